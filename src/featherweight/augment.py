@@ -1,0 +1,104 @@
+"""Batched augmentation: one draw per image, a few tensor operations a batch, on the images' device.
+
+    augmentation = Augmentation(rotation=10, shift=1, scale=0.1)
+    generator = torch.Generator().manual_seed(1)
+    images = augmentation(images, generator)       # (n, 1, height, width) float in [0, 1], and so back
+
+The draws are made on the CPU whatever the device, so that a seed means the same everywhere.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def affine(images: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
+    """Rotate about the centre, scale and shear, then move; bilinear, black outside.
+
+    images (n, c, height, width); angle (n,) degrees, counter-clockwise as seen; shift (n, 2) pixels, right
+    and down; scale (n,) factor; shear (n,) degrees along x.
+    """
+    n, _, height, width = images.shape
+    radians = torch.deg2rad(angle)
+    cos, sin, tan = radians.cos(), radians.sin(), torch.deg2rad(shear).tan()
+    # Output pixel -> input pixel (both from the centre): the inverse of shift * rotate * scale * shear.
+    # rotate is [[cos, sin], [-sin, cos]] with y pointing down; shear is [[1, -tan], [0, 1]].
+    a, b = (cos + tan * sin) / scale, (-sin + tan * cos) / scale
+    c, d = sin / scale, cos / scale
+    # grid_sample measures in half sides, so the off-diagonal terms carry the aspect.
+    dx, dy = shift[:, 0], shift[:, 1]
+    theta = torch.stack([
+        torch.stack([a, b * height / width, -(a * dx + b * dy) * 2 / width], 1),
+        torch.stack([c * width / height, d, -(c * dx + d * dy) * 2 / height], 1),
+    ], 1)  # (n, 2, 3)
+    grid = F.affine_grid(theta, [n, 1, height, width], align_corners=False)  # (n, height, width, 2)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Blur image i with standard deviation sigma[i] (pixels); mirrored at the border."""
+    radius = kernel_size // 2
+    offsets = torch.arange(-radius, radius + 1, device=images.device)
+    kernel = torch.exp(-offsets**2 / (2 * sigma[:, None] ** 2))
+    kernel = (kernel / kernel.sum(1, keepdim=True))[:, :, None, None, None]  # (n, k, 1, 1, 1)
+    height, width = images.shape[-2:]
+    x = F.pad(images, (radius,) * 4, mode="reflect")
+    x = sum(kernel[:, k] * x[..., k:k + width] for k in range(kernel_size))  # separable: rows, then columns
+    return sum(kernel[:, k] * x[..., k:k + height, :] for k in range(kernel_size))
+
+
+def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Multiply image i by brightness[i], then its distance from its own mean by contrast[i]; clipped."""
+    x = (images * brightness[:, None, None, None]).clamp(0, 1)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return ((x - mean) * contrast[:, None, None, None] + mean).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training image may be moved; every draw is uniform. Zero leaves a step out."""
+
+    rotation: float = 0.0
+    "Degrees, to either side."
+    shift: float = 0.0
+    "Pixels, along either axis."
+    scale: float = 0.0
+    "Fraction by which an image grows or shrinks: 0.1 is 0.9 to 1.1."
+    shear: float = 0.0
+    "Degrees along x, to either side."
+    blur_kernel: int = 0
+    "Side of the Gaussian kernel in pixels, odd."
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    "Least and greatest standard deviation of the blur in pixels."
+    brightness: float = 0.0
+    "Fraction: 0.2 multiplies by 0.8 to 1.2."
+    contrast: float = 0.0
+    "Fraction, about the image's mean: 0.2 multiplies by 0.8 to 1.2."
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blur_sigma", tuple(self.blur_sigma))  # a list when it comes from JSON
+        least, most = self.blur_sigma
+        if not 0 < least <= most or self.blur_kernel < 0 or (self.blur_kernel and self.blur_kernel % 2 == 0):
+            raise ValueError(f"blur: got kernel {self.blur_kernel} and sigma {self.blur_sigma}, "
+                             "expected an odd kernel and 0 < least <= greatest")
+        for name, value in asdict(self).items():
+            if name not in ("blur_sigma", "blur_kernel") and not 0 <= value < 90:
+                raise ValueError(f"{name}: got {value}, expected 0 to below 90")
+        if max(self.scale, self.brightness, self.contrast) >= 1:
+            raise ValueError("scale, brightness and contrast: expected fractions below 1")
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """images (n, 1, height, width) float in [0, 1] -> the same, each with a draw of its own."""
+        draws = torch.rand((8, len(images)), generator=generator).to(images.device)
+        signed = 2 * draws - 1  # in [-1, 1)
+        if self.blur_kernel:
+            least, most = self.blur_sigma
+            images = gaussian_blur(images, least + (most - least) * draws[0], self.blur_kernel)
+        if self.rotation or self.shift or self.scale or self.shear:
+            images = affine(images, self.rotation * signed[1], self.shift * signed[2:4].T,
+                            1 + self.scale * signed[4], self.shear * signed[5])
+        if self.brightness or self.contrast:
+            images = jitter(images, 1 + self.brightness * signed[6], 1 + self.contrast * signed[7])
+        return images

@@ -1,0 +1,156 @@
+"""The training loop, readable top to bottom.
+
+    run = create_run(None, recipe, contract, split, seed=0, device=device, command="")
+    train(run, split, device, on_epoch=print)
+
+Everything random in an epoch (order, augmentation, dropout) comes from (seed, epoch) alone, so a run that
+was killed goes on from its last finished epoch to the same bits.
+"""
+
+import copy
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .data import Images, Split
+from .evaluate import evaluate, normalise
+from .model import check_model
+from .recipe import Recipe
+from .run import Row, Run
+
+
+class Diverged(Exception):
+    """The loss is no longer finite; the finished epochs stay in the log."""
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. ValueError where the device can't be used."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def seed_everything(seed: int, epoch: int) -> torch.Generator:
+    """Seed torch, numpy and random for one epoch (-1: the initial weights); returns a CPU generator
+    for order and augmentation, apart from the one that a network's dropout draws from."""
+    state = int(np.random.SeedSequence([seed, epoch + 1]).generate_state(1, np.uint64)[0])
+    torch.manual_seed(state)
+    random.seed(state)
+    np.random.seed(state % 2**32)
+    return torch.Generator().manual_seed(state ^ 1)
+
+
+class Trainer:
+    """A network in training: weights, their average, optimiser, and the steps of an epoch."""
+
+    def __init__(self, recipe: Recipe, model: nn.Module, train: Images, mean_std: tuple[float, float]) -> None:
+        self.recipe, self.model, self.train, self.mean_std = recipe, model, train, mean_std
+        self.averaged = copy.deepcopy(model) if recipe.ema else model
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError("the model has no trainable parameter, expected at least one")
+        self.optimizer = torch.optim.SGD(
+            [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}],
+            lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+        self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
+
+    def steps(self, epoch: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """One epoch, each image once; yields the mean loss of every batch, still on the device."""
+        recipe, device = self.recipe, self.train.pixels.device
+        self.model.train()
+        order = torch.randperm(len(self.train), generator=generator).to(device)
+        n_steps = recipe.epochs * self.steps_per_epoch
+        for i, batch in enumerate(order.tensor_split(self.steps_per_epoch)):
+            lr = recipe.lr_at(epoch * self.steps_per_epoch + i, n_steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            images = recipe.augmentation(self.train.pixels[batch].float() / 255, generator)  # (b, 1, h, w)
+            # A network may return logits or log-probabilities: cross-entropy is the same for both.
+            loss = F.cross_entropy(self.model(normalise(images * 255, self.mean_std)), self.train.labels[batch])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.average()
+            yield loss.detach()
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the average one step towards the weights and batch-norm buffers."""
+        if self.averaged is self.model:
+            return
+        for mean, value in zip(_state(self.averaged), _state(self.model), strict=True):
+            if value.is_floating_point():
+                mean.lerp_(value, 1 - self.recipe.ema)
+            else:
+                mean.copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
+                "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _state(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def train(run: Run, split: Split, device: torch.device,
+          on_epoch: Callable[[Row], None] = lambda row: None,
+          on_batch: Callable[[int, int, float], None] = lambda step, n_steps, loss: None) -> None:
+    """Train the run's recipe to its last epoch, from its last finished one if it has any.
+
+    `on_batch(step, steps an epoch, loss)` and `on_epoch(row of metrics.jsonl)` are told how it goes.
+    Raises Diverged; ValueError where the network can't be built or used; OSError where the disk fails.
+    """
+    recipe, images, val = run.recipe, split.train.to(device), split.val.to(device)
+    seed_everything(run.seed, -1)
+    model = run.build_model().to(device)
+    check_model(model, normalise(images.pixels[:8], split.mean_std), split.num_classes)
+    trainer = Trainer(recipe, model, images, split.mean_std)
+    rows: list[Row] = []
+    if state := run.load_resume():
+        trainer.load_state(state)
+        rows = state["rows"]
+        run.write_metrics(rows)
+
+    for epoch in range(len(rows), recipe.epochs):
+        started = time.perf_counter()
+        generator = seed_everything(run.seed, epoch)
+        total = torch.zeros((), device=device)
+        for step, loss in enumerate(trainer.steps(epoch, generator), 1):
+            total += loss
+            if step % 10 == 0 or step == trainer.steps_per_epoch:  # reading the loss waits for the device
+                if not math.isfinite(value := loss.item()):
+                    raise Diverged(f"the loss became {value} in epoch {epoch + 1}, by step {step}")
+                on_batch(step, trainer.steps_per_epoch, value)
+        seconds = time.perf_counter() - started
+        result = evaluate(trainer.averaged, val, split.mean_std)
+        train_loss = total.item() / trainer.steps_per_epoch
+        if not (math.isfinite(train_loss) and math.isfinite(result.loss)):
+            raise Diverged(f"epoch {epoch + 1} ended with train loss {train_loss} and val loss {result.loss}")
+        rows.append({"epoch": epoch + 1, "seconds": round(seconds, 3),
+                     "lr": trainer.optimizer.param_groups[0]["lr"], "train_loss": train_loss,
+                     "val_loss": result.loss, "val_correct": result.correct, "val_total": result.total})
+        # The audit of a contract on several last epochs evaluates each of them anew.
+        if recipe.epochs - run.contract.consistent_epochs <= epoch < recipe.epochs - 1:
+            run.save_weights(trainer.averaged.state_dict(), f"epoch-{epoch + 1}.safetensors")
+        run.save_resume(trainer.state() | {"epoch": epoch + 1, "rows": rows})
+        run.write_metrics(rows)
+        on_epoch(rows[-1])
+    run.save_weights(trainer.averaged.state_dict())
