@@ -3,6 +3,7 @@
     rows, ratio = bench_train(("baseline", "feather-20k"), split, device)
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,7 @@ class _Contestant:
         self.generator = seed_everything(0, -1)
         model = build(recipe.model, recipe.model_args, split.num_classes).to(device)
         self.trainer = Trainer(recipe, model, split.train.to(device), split.mean_std)
+        self.batch = math.ceil(len(split.train) / self.trainer.steps_per_epoch)  # images in a first step
         self._steps = self._endless()
         counter = FlopCounterMode(display=False)
         with counter:

@@ -114,13 +114,15 @@ class Trace:
         node = Node(name, parents, shapes, tuple(results[0].shape) if results else (), from_images, detail)
         for tensor in results:
             self._alive.append(tensor)
+            if name == "lift_fresh":  # torch.tensor(list): stored, and counted by its content
+                self._writer[_storage(tensor)] = parents[0] if parents else node
             # A view or an in-place operation of a stored tensor leaves it stored.
-            if name != "lift_fresh" and not (_storage(tensor) in self._leaves and not from_images):
+            elif from_images or _storage(tensor) not in self._leaves:
                 self._writer[_storage(tensor)] = node
 
     def stored_numbers(self) -> int:
         """Every stored number that was read, once: batch-norm statistics and a few constants aside."""
-        total, constants = 0, len(self._scalars)
+        total, constants = 0, 0
         for key, (tensor, views) in self._leaves.items():
             roles = self._roles[key]
             if "statistic of True" in roles and all(role.startswith("statistic") for role in roles):
@@ -136,7 +138,7 @@ class Trace:
             else:
                 constants += numbers
         # In all, not each: else any weights could be cut into constants.
-        return total + (constants if constants > FREE else 0)
+        return total + sum(n for n in (constants, len(self._scalars)) if n > FREE)
 
     def used(self, output: Tensor) -> set[Node]:
         """The operations that an output rests on."""

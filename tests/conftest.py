@@ -1,0 +1,64 @@
+"""Made digits: ten glyphs with noise, in the MNIST format, that a small network learns in seconds."""
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from featherweight.contract import Contract
+from featherweight.data import load_split
+from featherweight.recipe import Recipe
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def write_idx(path, array):
+    """An array of uint8 as an IDX file, gzipped where the name says so."""
+    content = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+
+
+def make_digits(n, seed, side=28):
+    """images (n, side, side) and labels (n,): a coarse random pattern a class, noise, a shift."""
+    glyphs = np.random.default_rng(7).random((10, 5, 5)) > 0.5
+    random = np.random.default_rng(seed)
+    labels = np.arange(n, dtype=np.uint8) % 10
+    images = random.integers(0, 60, (n, side, side), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        y, x = random.integers(2, side - 22, 2)
+        image[y:y + 20, x:x + 20] += (glyphs[label].repeat(4, 0).repeat(4, 1) * 180).astype(np.uint8)
+    return images, labels
+
+
+def write_mnist(folder, n_train=600, n_test=100, suffix=".gz"):
+    folder.mkdir(exist_ok=True)
+    for stem, n, seed in (("train", n_train, 0), ("t10k", n_test, 1)):
+        images, labels = make_digits(n, seed)
+        write_idx(folder / f"{stem}-images-idx3-ubyte{suffix}", images)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte{suffix}", labels)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    return write_mnist(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def tiny_contract():
+    return Contract("tiny", 20_000, 20, 0.5, 1, 500, 100, True, True, ("linear", "gap"))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe():
+    return Recipe("tiny", "featherweight.model:Feather", {"widths": [8, 8], "dropout": 0.05}, epochs=4, lr=0.2,
+                  batch_size=25, nesterov=True, ema=0.8)
+
+
+@pytest.fixture
+def split(digits):
+    return load_split(str(digits), 500, 100)

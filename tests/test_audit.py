@@ -1,0 +1,374 @@
+"""Cheats must fail, honest oddities must pass; each network here is one of either."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from featherweight.audit import audit_model, audit_run
+from featherweight.contract import CONTRACTS
+from featherweight.data import Images, Split
+from featherweight.model import BaselineNet, Feather
+from featherweight.run import create_run, open_run
+from featherweight.train import train
+
+CPU = torch.device("cpu")
+
+
+def failed(model, split, contract):
+    return {clause.clause for clause in audit_model(model, split, contract).clauses if not clause.passed}
+
+
+class Net(nn.Module):
+    """An honest small network, to be spoiled by what inherits from it: 490 parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 16, 5, stride=3)  # 416
+        self.norm = nn.BatchNorm2d(16)  # 32
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(16, 10)  # 170
+
+    def body(self, x):
+        return self.drop(F.relu(self.norm(self.conv(x))))
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3)))
+
+
+NET = 416 + 32 + 170
+
+
+class ZeroDropout(Net):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.0)
+
+
+class DropoutInEvalMode(Net):
+    def train(self, mode=True):
+        super().train(mode)
+        self.drop.eval()
+        return self
+
+
+class DropoutThrownAway(Net):
+    def body(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        self.drop(x)
+        return x
+
+
+class DropoutTimesZero(Net):
+    def body(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        return x + 0 * self.drop(x)
+
+
+class NormNeverCalled(Net):
+    def body(self, x):
+        return self.drop(F.relu(self.conv(x)))
+
+
+class NormThrownAway(Net):
+    def body(self, x):
+        x = self.conv(x)
+        self.norm(x)
+        return self.drop(F.relu(x))
+
+
+class NormInEvalMode(Net):
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+class InstanceNorm(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(16, affine=True)
+
+
+class PooledInTheMiddle(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(16, 10, 1)
+
+    def forward(self, x):
+        x = self.body(x)
+        x = x * torch.sigmoid(x.mean((2, 3), keepdim=True))
+        return self.head(x).amax((2, 3))
+
+
+class ReluLast(Net):
+    def forward(self, x):
+        return F.relu(super().forward(x))
+
+
+@pytest.mark.parametrize(("net", "clause"), [
+    (ZeroDropout, "dropout"), (DropoutInEvalMode, "dropout"), (DropoutThrownAway, "dropout"),
+    (DropoutTimesZero, "dropout"), (NormNeverCalled, "batch norm"), (NormThrownAway, "batch norm"),
+    (NormInEvalMode, "batch norm"), (InstanceNorm, "batch norm"), (PooledInTheMiddle, "head"), (ReluLast, "head"),
+])
+def test_cheats_in_the_layers_fail(net, clause, split, tiny_contract):
+    assert failed(net(), split, tiny_contract) == {clause}
+
+
+class InBuffer(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("hidden", torch.randn(16, 1300))
+
+    def forward(self, x):
+        return super().forward(x) + (self.body(x).mean((2, 3)) @ self.hidden).mean(1, keepdim=True)
+
+
+class InPlainTensor(InBuffer):
+    def __init__(self):
+        Net.__init__(self)
+        self.hidden = torch.randn(16, 1300)
+
+
+class InPythonList(Net):
+    def __init__(self):
+        super().__init__()
+        self.hidden = [nn.Linear(16, 1300, bias=False)]
+
+    def forward(self, x):
+        return super().forward(x) + self.hidden[0](self.body(x).mean((2, 3))).mean(1, keepdim=True)
+
+
+class InListOfNumbers(InBuffer):
+    def __init__(self):
+        Net.__init__(self)
+        self.numbers = torch.randn(16, 1300).tolist()
+
+    @property
+    def hidden(self):
+        return torch.tensor(self.numbers)
+
+
+class InNumpy(InListOfNumbers):
+    def __init__(self):
+        Net.__init__(self)
+        self.array = torch.randn(16, 1300).numpy()
+
+    @property
+    def hidden(self):
+        return torch.from_numpy(self.array)
+
+
+class Frozen(InPythonList):
+    def __init__(self):
+        super().__init__()
+        self.hidden[0].requires_grad_(False)
+
+
+class InSmallPieces(Net):
+    def __init__(self):
+        super().__init__()
+        self.pieces = [torch.randn(16, 4) for _ in range(325)]
+
+    def forward(self, x):
+        pooled = self.body(x).mean((2, 3))
+        return super().forward(x) + torch.cat([pooled @ piece for piece in self.pieces], 1).mean(1, keepdim=True)
+
+
+class OnlyForSomeImages(InPythonList):
+    """Reads its hidden weights for one validation image alone."""
+
+    def __init__(self, trigger):
+        super().__init__()
+        self.trigger = trigger
+
+    def forward(self, x):
+        found = (x[:, 0, 0, 0] == self.trigger).any()
+        return super().forward(x) if found else Net.forward(self, x)
+
+
+@pytest.mark.parametrize("net", [InBuffer, InPlainTensor, InPythonList, InListOfNumbers, InNumpy, Frozen,
+                                 InSmallPieces])
+def test_hidden_weights_are_counted_once(net, split, tiny_contract):
+    verdict = audit_model(net(), split, tiny_contract)
+    parameters = next(clause for clause in verdict.clauses if clause.clause == "parameters")
+    assert parameters.found == f"{NET + 16 * 1300:,}"
+    assert not parameters.passed
+
+
+def test_weights_read_for_one_image_are_counted(split, tiny_contract):
+    pixels = split.val.pixels.clone()
+    pixels[:, 0, 0, 0] = 0
+    pixels[-1, 0, 0, 0] = 255
+    marked = Split(None, split.train, Images(pixels, split.val.labels), split.num_classes)
+    mean, std = marked.mean_std
+    trigger = (torch.tensor(255.0) - 255 * mean) / (255 * std)
+    train_corner = split.train.pixels[:128, 0, 0, 0]
+    assert (train_corner != 255).all()
+    assert "parameters" in failed(OnlyForSomeImages(trigger.item()), marked, tiny_contract)
+
+
+class Functional(Net):
+    def body(self, x):
+        n = self.norm
+        x = F.batch_norm(self.conv(x), n.running_mean, n.running_var, n.weight, n.bias, self.training, 0.1)
+        return F.dropout(F.relu(x), 0.2, self.training)
+
+
+class Shared(Net):
+    """One layer three times."""
+
+    def __init__(self):
+        super().__init__()
+        self.again = nn.Conv2d(16, 16, 1, bias=False)  # 256
+
+    def body(self, x):
+        x = super().body(x)
+        for _ in range(3):
+            x = F.relu(self.again(x))
+        return x
+
+
+class PoolingLast(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(16, 10, 1)
+
+    def forward(self, x):
+        return F.adaptive_avg_pool2d(self.head(self.body(x)), 1).flatten(1).log_softmax(1)
+
+
+class AveragePoolOfTheMap(PoolingLast):
+    def forward(self, x):
+        x = self.head(self.body(x))
+        return F.avg_pool2d(x, x.shape[-1]).squeeze((2, 3))
+
+
+class MatrixProduct(Net):
+    def forward(self, x):
+        logits = self.body(x).mean((2, 3)) @ self.head.weight.t() + self.head.bias
+        return logits - logits.logsumexp(1, keepdim=True)
+
+
+class ConvOnPooled(PoolingLast):
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3), keepdim=True)).flatten(1)
+
+
+class ConvOverTheMap(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(16, 10, 8)
+
+    def forward(self, x):
+        return self.head(self.body(x)).view(-1, 10)
+
+
+@pytest.mark.parametrize(("net", "numbers"), [
+    (Net, NET), (Functional, NET), (Shared, NET + 256), (PoolingLast, NET), (AveragePoolOfTheMap, NET),
+    (MatrixProduct, NET), (ConvOnPooled, NET), (ConvOverTheMap, NET - 160 + 16 * 640),
+    (BaselineNet, 18_746), (Feather, 19_210),
+])
+def test_honest_networks_pass(net, numbers, split, tiny_contract):
+    verdict = audit_model(net(), split, tiny_contract)
+    assert verdict.passed, verdict
+    assert verdict.clauses[0].found == f"{numbers:,}"
+
+
+def test_a_head_that_the_contract_does_not_take_fails(split, tiny_contract):
+    assert failed(Net(), split, dataclasses.replace(tiny_contract, heads=("gap",))) == {"head"}
+
+
+def test_an_audit_leaves_the_network_as_it_was(split, tiny_contract):
+    net = Net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    audit_model(net, split, tiny_contract)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert net.training
+
+
+@pytest.fixture
+def trained(tmp_path, split, tiny_recipe, tiny_contract):
+    run = create_run(str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, CPU, "test")
+    train(run, split, CPU)
+    return run
+
+
+def run_failures(run, split, contract=None):
+    verdict, _ = audit_run(open_run(run.path), split, contract)
+    return {clause.clause for clause in verdict.clauses if not clause.passed}
+
+
+def test_an_honest_run_passes(trained, split):
+    assert run_failures(trained, split) == set()
+
+
+def test_a_log_edited_to_look_better_fails(trained, split):
+    rows = trained.read_metrics()
+    rows[-1]["val_correct"] += 1
+    trained.write_metrics(rows)
+    assert run_failures(trained, split) == {"log"}
+
+
+def test_a_log_with_an_epoch_too_few_fails(trained, split):
+    trained.write_metrics(trained.read_metrics()[:-1])
+    assert run_failures(trained, split) == {"epochs", "log"}
+
+
+def test_weights_of_another_network_fail(trained, split):
+    trained.save_weights(BaselineNet().state_dict())
+    assert run_failures(trained, split) == {"weights"}
+
+
+def test_weights_of_another_training_fail(trained, split):
+    model = trained.load_model()
+    with torch.no_grad():
+        model.head.bias.add_(torch.arange(10.0))
+    trained.save_weights(model.state_dict())
+    assert {"weights", "log"} <= run_failures(trained, split)
+
+
+def test_twenty_epochs_fail_and_nineteen_pass(tmp_path, split, tiny_recipe, tiny_contract):
+    for epochs, expected in ((19, set()), (20, {"epochs"})):
+        recipe = dataclasses.replace(tiny_recipe, epochs=epochs)
+        run = create_run(str(tmp_path / str(epochs)), recipe, tiny_contract, split, 0, CPU, "test")
+        train(run, split, CPU)
+        assert run_failures(run, split) == expected
+
+
+def test_too_low_an_accuracy_fails(trained, split, tiny_contract):
+    impossible = dataclasses.replace(tiny_contract, min_val_accuracy=1.0)
+    val = Images(split.val.pixels, (split.val.labels + 1) % 10)
+    wrong = Split(split.source, split.train, val, split.num_classes)
+    assert "accuracy" in run_failures(trained, wrong, impossible)
+
+
+def test_every_one_of_the_last_epochs_is_evaluated_anew(tmp_path, split, tiny_recipe, tiny_contract):
+    three = dataclasses.replace(tiny_contract, consistent_epochs=3)
+    recipe = dataclasses.replace(tiny_recipe, epochs=8)
+    run = create_run(str(tmp_path / "run"), recipe, three, split, 0, CPU, "test")
+    train(run, split, CPU)
+    assert run_failures(run, split) == set()
+    (run.path / "epoch-6.safetensors").unlink()
+    assert run_failures(run, split) == {"accuracy"}
+
+
+def test_validation_images_among_the_training_images_fail(tmp_path, split, tiny_recipe, tiny_contract):
+    pixels = split.val.pixels.clone()
+    pixels[3] = split.train.pixels[17]
+    overlapping = Split(split.source, split.train, Images(pixels, split.val.labels), split.num_classes)
+    run = create_run(str(tmp_path / "run"), tiny_recipe, tiny_contract, overlapping, 0, CPU, "test")
+    train(run, overlapping, CPU)
+    assert run_failures(run, overlapping) == {"split"}
+
+
+def test_the_split_of_another_size_fails(trained, split):
+    assert "split" in run_failures(trained, split, dataclasses.replace(CONTRACTS[0], min_val_accuracy=0.0))
+
+
+def test_a_verdict_goes_to_json(trained, split):
+    verdict, _ = audit_run(trained, split)
+    assert json.loads(json.dumps(verdict.to_dict()))["passed"] is True

@@ -1,0 +1,25 @@
+import math
+
+import torch
+
+from featherweight import bench
+
+
+def test_two_recipes_are_measured_in_turn(split):
+    speeds, ratio = bench.bench_train(("baseline", "feather-20k"), split, torch.device("cpu"), rounds=2, n_steps=1)
+    assert [speed.recipe for speed in speeds] == ["baseline", "feather-20k"]
+    for speed in speeds:
+        assert math.isclose(speed.images_per_second * speed.seconds_per_epoch, len(split.train), rel_tol=1e-6)
+        assert 0 < speed.share_of_peak
+        assert 0 < speed.share_augmentation < 1
+    assert ratio.least <= ratio.median <= ratio.most
+
+
+def test_the_floating_point_count_is_that_of_the_layers(split):
+    contestant = bench._Contestant(bench.find_recipe("baseline"), split, torch.device("cpu"))
+    layers = [(26, 16, 9), (24, 32, 16 * 9), (10, 32, 32 * 9), (5, 16, 32)]  # map side, width, inputs
+    macs = [side**2 * width * inputs for side, width, inputs in layers]
+    forward = sum(macs) + 400 * 10
+    # Backward is twice the forward, but nothing flows back to the images.
+    expected = 2 * (3 * forward - macs[0])
+    assert math.isclose(contestant.flops_per_step / contestant.batch, expected, rel_tol=1e-6)
