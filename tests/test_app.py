@@ -40,7 +40,7 @@ def workplace(tmp_path, digits, tiny_contract):
 
 @pytest.fixture
 def options(digits):
-    return ["--contract", "small.toml", "--data", digits, "--model", "my_net:Net"]
+    return ["--contract", "small.toml", "--data", digits, "--model", "my_net:Net", "--recipe", "baseline"]
 
 
 def test_help_imports_no_torch(tmp_path):

@@ -175,7 +175,8 @@ class InSmallPieces(Net):
 
     def forward(self, x):
         pooled = self.body(x).mean((2, 3))
-        return super().forward(x) + torch.cat([pooled @ piece for piece in self.pieces], 1).mean(1, keepdim=True)
+        products = torch.cat([pooled @ piece for piece in self.pieces], 1)
+        return super().forward(x) + products.mean(1, keepdim=True)
 
 
 class OnlyForSomeImages(InPythonList):

@@ -10,7 +10,7 @@ def test_two_recipes_are_measured_in_turn(split):
     assert [speed.recipe for speed in speeds] == ["baseline", "feather-20k"]
     for speed in speeds:
         assert math.isclose(speed.images_per_second * speed.seconds_per_epoch, len(split.train), rel_tol=1e-6)
-        assert 0 < speed.share_of_peak
+        assert speed.share_of_peak > 0
         assert 0 < speed.share_augmentation < 1
     assert ratio.least <= ratio.median <= ratio.most
 

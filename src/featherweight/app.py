@@ -86,15 +86,17 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
         go on with the run in this folder.
     """
     from .data import load_split
+    from .evaluate import normalise
     from .model import build, check_model
     from .recipe import find_recipe
     from .run import create_run, open_run
-    from .train import Diverged, normalise, pick_device, seed_everything
+    from .train import Diverged, pick_device, seed_everything
     from .train import train as train_run
 
     where = pick_device(device)
     if resume is not None:
-        given = {"recipe": recipe, "model": model, "contract": contract, "seed": seed, "epochs": epochs, "out": out}
+        given = {"recipe": recipe, "model": model, "contract": contract, "seed": seed, "epochs": epochs,
+                 "out": out}
         if named := [key for key, value in given.items() if value is not None]:
             raise ValueError(f"--resume with --{named[0]}: a run keeps its own; "
                              f"hint: featherweight train --resume {shlex.quote(resume)}")
@@ -170,9 +172,9 @@ def audit(target: str, *, contract: str | None = None, data: str | None = None,
 
     from .audit import audit_model, audit_run
     from .data import load_split
+    from .evaluate import normalise
     from .model import build, check_model
     from .run import open_run
-    from .train import normalise
 
     if ":" in target and not Path(target).exists():
         held = load_contract(contract or "era-v3-s6")
@@ -225,7 +227,7 @@ def evaluate(run: str, *, split: Literal["val", "test"] = "val", data: str | Non
 
 
 def _print_evaluation(split: str, result: "Evaluation") -> None:
-    from .audit import percent
+    from .evaluate import percent
 
     low, high = result.interval
     out.print(f"{split}: {percent(result.correct, result.total)}, "

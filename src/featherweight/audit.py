@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .contract import Contract
 from .data import Split
-from .evaluate import BATCH, Evaluation, evaluate, normalise
+from .evaluate import BATCH, Evaluation, evaluate, normalise, percent
 from .run import IncompatibleWeights, Run
 from .trace import FREE, Trace
 
@@ -50,11 +50,6 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         return {"contract": self.contract, "passed": self.passed,
                 "clauses": [asdict(clause) for clause in self.clauses]}
-
-
-def percent(correct: int, total: int) -> str:
-    """`99.43 % (57 wrong of 10,000)`."""
-    return f"{100 * correct / total:.2f} % ({total - correct:,} wrong of {total:,})"
 
 
 @torch.no_grad()

@@ -45,8 +45,9 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     kernel = (kernel / kernel.sum(1, keepdim=True))[:, :, None, None, None]  # (n, k, 1, 1, 1)
     height, width = images.shape[-2:]
     x = F.pad(images, (radius,) * 4, mode="reflect")
-    x = sum(kernel[:, k] * x[..., k:k + width] for k in range(kernel_size))  # separable: rows, then columns
-    return sum(kernel[:, k] * x[..., k:k + height, :] for k in range(kernel_size))
+    # Separable: along the rows, then along the columns.
+    x = torch.stack([kernel[:, k] * x[..., k:k + width] for k in range(kernel_size)]).sum(0)
+    return torch.stack([kernel[:, k] * x[..., k:k + height, :] for k in range(kernel_size)]).sum(0)
 
 
 def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:

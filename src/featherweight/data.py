@@ -69,8 +69,8 @@ class Split:
         digest = hashlib.sha256()
         for part in (self.train, self.val):
             digest.update(str(tuple(part.pixels.shape)).encode())
-            digest.update(part.pixels.numpy())
-            digest.update(part.labels.numpy())
+            digest.update(part.pixels.numpy().data)
+            digest.update(part.labels.numpy().data)
         return digest.hexdigest()
 
     @property
@@ -115,12 +115,13 @@ def _read_idx_part(folder: Path, part: str) -> Images:
 
 def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
     """The embedded files against SHA256SUMS, whose sums are of the uncompressed bytes."""
-    sums = dict(reversed(line.split()) for line in (EMBEDDED / "SHA256SUMS").read_text().splitlines())
+    lines = (EMBEDDED / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in map(str.split, lines)}
     for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
         name = f"{STEMS[part]}-{kind}-ubyte"
         header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
         got = hashlib.sha256(header)
-        got.update(array)
+        got.update(array.data)
         if got.hexdigest() != sums[name]:
             raise ValueError(f"{name}: got SHA-256 {got.hexdigest()}, expected {sums[name]}; "
                              "install featherweight again")
@@ -195,7 +196,7 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
 
 
 def load_test(split: Split) -> Images:
-    """The test images that belong to a split. Only `evaluate --split test` and a study's last step call this."""
+    """The test images that belong to a split. Only `evaluate --split test` and a study's end call this."""
     path = Path(split.source) if split.source is not None else EMBEDDED
     read = _read_npz_part if path.suffix == ".npz" else _read_idx_part
     return _same_kind(f"{path} (test)", read(path, "test"), split.train.pixels.shape[1:], split.num_classes)

@@ -31,6 +31,11 @@ def wilson(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def percent(correct: int, total: int) -> str:
+    """`99.43 % (57 wrong of 10,000)`."""
+    return f"{100 * correct / total:.2f} % ({total - correct:,} wrong of {total:,})"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """`probabilities` (n, classes) and `labels` (n,) on the CPU, and what follows from them."""

@@ -32,7 +32,8 @@ class BaselineNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+        log_probabilities: Tensor = self.layers(images)
+        return log_probabilities
 
 
 class Feather(nn.Module):
@@ -63,7 +64,8 @@ class Feather(nn.Module):
             images = F.pad(images, (0, width % 2, 0, height % 2))
         x = F.pixel_unshuffle(images, 2)  # (n, 4, height / 2, width / 2)
         x = self.features(x).mean((2, 3))  # (n, channels)
-        return self.head(self.dropout(x))
+        logits: Tensor = self.head(self.dropout(x))
+        return logits
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -67,7 +67,9 @@ class Trace:
         """Watch a pass over `images`; the graph is that of the last pass, the reads those of all."""
         self._writer, self._alive = {}, [images]
         self._writer[_storage(images)] = Node("input", [], [], tuple(images.shape), True, {})
-        with _Watch(self):
+        mode = _Watch()  # type: ignore[no-untyped-call]  # torch types no constructor
+        mode.trace = self
+        with mode:
             yield
 
     def leaf(self, tensor: Tensor, role: str) -> Node:
@@ -188,7 +190,7 @@ class Trace:
             return False
         # Every position of every map becomes one number a class, more than one position in each.
         start, end = node.shapes[0], [n for n in node.shape if n > 1]
-        return len(end) <= 2 and 1 < math.prod(start) // max(1, math.prod(node.shape))
+        return len(end) <= 2 and math.prod(start) // max(1, math.prod(node.shape)) > 1
 
     def _behind(self, node: Node) -> Node:
         """The operation that an answer comes from, behind reshaping, scaling, bias and softmax."""
@@ -202,9 +204,7 @@ class Trace:
 
 
 class _Watch(TorchDispatchMode):
-    def __init__(self, trace: Trace) -> None:
-        super().__init__()
-        self.trace = trace
+    trace: Trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

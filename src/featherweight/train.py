@@ -72,7 +72,8 @@ class Trainer:
         order = torch.randperm(len(self.train), generator=generator).to(device)
         n_steps = recipe.epochs * self.steps_per_epoch
         for i, batch in enumerate(order.tensor_split(self.steps_per_epoch)):
-            lr = recipe.lr_at(epoch * self.steps_per_epoch + i, n_steps)
+            step = epoch * self.steps_per_epoch + i
+            lr = recipe.lr_at(step, n_steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             images = recipe.augmentation(self.train.pixels[batch].float() / 255, generator)  # (b, 1, h, w)
@@ -81,17 +82,19 @@ class Trainer:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            self.average()
+            self.average(step)
             yield loss.detach()
 
     @torch.no_grad()
-    def average(self) -> None:
+    def average(self, step: int) -> None:
         """Move the average one step towards the weights and batch-norm buffers."""
         if self.averaged is self.model:
             return
+        # A shorter memory at first, so that the initial weights are soon forgotten.
+        decay = min(self.recipe.ema, (1 + step) / (10 + step))
         for mean, value in zip(_state(self.averaged), _state(self.model), strict=True):
             if value.is_floating_point():
-                mean.lerp_(value, 1 - self.recipe.ema)
+                mean.lerp_(value, 1 - decay)
             else:
                 mean.copy_(value)
 
