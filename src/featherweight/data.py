@@ -53,7 +53,7 @@ class Split:
 
     @cached_property
     def mean_std(self) -> tuple[float, float]:
-        """Of all training pixels in [0, 1]; 0.1307 and 0.3081 for MNIST."""
+        """Of all training pixels in [0, 1]; 0.1310 and 0.3085 for MNIST (0.1307, 0.3081 of all 60,000)."""
         # From the histogram: exact in integers, and no float copy of 47 million pixels.
         counts = torch.bincount(self.train.pixels.flatten(), minlength=256).double()
         values = torch.arange(256, dtype=torch.float64) / 255

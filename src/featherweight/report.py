@@ -68,7 +68,7 @@ def confusion(result: Evaluation) -> Figure:
     mistakes = counts.double()
     mistakes.fill_diagonal_(0)
     shown = mistakes.masked_fill(mistakes == 0, math.nan)  # an empty cell stays white
-    axes.imshow(shown, cmap="Reds", norm=LogNorm(0.5, max(2.0, float(mistakes.max()))))
+    axes.imshow(shown.numpy(), cmap="Reds", norm=LogNorm(0.5, max(2.0, float(mistakes.max()))))
     for true in range(classes):
         for read in range(classes):
             if count := int(counts[true, read]):
@@ -105,7 +105,7 @@ def mistakes(result: Evaluation, pixels: torch.Tensor) -> Figure:
         if i < len(drawn):
             index = int(drawn[i])
             read = int(result.predicted[index])
-            axes.imshow(pixels[index, 0].cpu(), cmap="gray_r", vmin=0, vmax=255)
+            axes.imshow(pixels[index, 0].cpu().numpy(), cmap="gray_r", vmin=0, vmax=255)
             axes.set_title(f"true {int(result.labels[index])}, read {read}\n"
                            f"{100 * float(result.probabilities[index, read]):.0f} %, no. {index}", fontsize=7)
     return figure
@@ -125,7 +125,8 @@ def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) ->
 
 Contract `{verdict['contract']}`: **{'PASS' if verdict['passed'] else 'FAIL'}**.
 Validation: **{percent(result.correct, result.total)}**,
-95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson), expected calibration error {100 * result.calibration_error:.2f} %.
+95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
+expected calibration error {100 * result.calibration_error:.2f} %.
 
 | clause | required | found | how | verdict |
 |---|---|---|---|---|
@@ -136,7 +137,8 @@ Judge it again: `featherweight audit {run.path.name}`.
 ## Made from
 - network: `{run.recipe.model}` {json.dumps(run.recipe.model_args)}
 - data: {data}, {len(split.train):,} images trained on, {len(split.val):,} to validate,
-  {width}x{height} grey pixels, {split.num_classes} classes; normalised by mean {split.mean_std[0]:.4f} and deviation {split.mean_std[1]:.4f}
+  {width}x{height} grey pixels, {split.num_classes} classes;
+  normalised by mean {split.mean_std[0]:.4f} and deviation {split.mean_std[1]:.4f}
 - training: {run.recipe.epochs} epochs, {sum(row['seconds'] for row in rows):.0f} s on {where};
   torch {environment['torch']}, commit {environment['commit'] or 'unknown'}
 - the weights are the last epoch's{' (moving average)' if run.recipe.ema else ''}; the test images were not read

@@ -1,0 +1,86 @@
+import warnings
+
+import pytest
+import torch
+
+from featherweight.augment import Augmentation, affine, gaussian_blur, jitter
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import kornia
+
+N = 16
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(3)
+    smooth = torch.rand(N, 1, 9, 7, generator=generator)
+    return torch.nn.functional.interpolate(smooth, (28, 24), mode="bilinear")
+
+
+def draw(low, high, *shape, seed=0):
+    return low + (high - low) * torch.rand(shape or (N,), generator=torch.Generator().manual_seed(seed))
+
+
+def kornia_affine(images, angle, shift, scale, shear):
+    """shift * rotate * scale * shear, composed of kornia's own matrices and warped by kornia."""
+    height, width = images.shape[-2:]
+    centre = torch.tensor([[(width - 1) / 2, (height - 1) / 2]]).expand(N, 2)
+    # Kornia turns clockwise here (it negates the angle), we counter-clockwise.
+    turn = kornia.geometry.transform.get_affine_matrix2d(shift, centre, scale[:, None].expand(N, 2), -angle)
+    zero, one = torch.zeros(N, 2), torch.ones(N, 2)
+    lean = kornia.geometry.transform.get_affine_matrix2d(
+        zero, centre, one, torch.zeros(N), sx=torch.deg2rad(shear), sy=torch.zeros(N))
+    matrix = (turn @ lean)[:, :2]
+    return kornia.geometry.transform.warp_affine(images, matrix, (height, width), align_corners=True)
+
+
+@pytest.mark.parametrize("part", ["angle", "shift", "scale", "shear", "all"])
+def test_affine_is_kornias(images, part):
+    on = {name: part in (name, "all") for name in ("angle", "shift", "scale", "shear")}
+    arguments = (draw(-30, 30, seed=1) * on["angle"], draw(-3, 3, N, 2, seed=2) * on["shift"],
+                 1 + draw(-0.3, 0.3, seed=3) * on["scale"], draw(-20, 20, seed=4) * on["shear"])
+    torch.testing.assert_close(affine(images, *arguments), kornia_affine(images, *arguments), atol=1e-4, rtol=0)
+
+
+def test_blur_is_kornias(images):
+    sigma = draw(0.1, 2.0)
+    expected = kornia.filters.gaussian_blur2d(images, (5, 5), torch.stack([sigma, sigma], 1), border_type="reflect")
+    torch.testing.assert_close(gaussian_blur(images, sigma, 5), expected, atol=1e-5, rtol=0)
+
+
+def test_jitter_is_kornias(images):
+    brightness, contrast = draw(0.5, 1.5, seed=1), draw(0.5, 1.5, seed=2)
+    expected = kornia.enhance.adjust_brightness_accumulative(images, brightness)
+    expected = kornia.enhance.adjust_contrast_with_mean_subtraction(expected, contrast)
+    torch.testing.assert_close(jitter(images, brightness, contrast), expected, atol=1e-5, rtol=0)
+
+
+EVERYTHING = Augmentation(rotation=10, shift=2, scale=0.1, shear=5, blur_kernel=5, brightness=0.2, contrast=0.2)
+
+
+def test_no_augmentation_leaves_images_as_they_are(images):
+    assert torch.equal(Augmentation()(images, torch.Generator()), images)
+    still = affine(images, torch.zeros(N), torch.zeros(N, 2), torch.ones(N), torch.zeros(N))
+    torch.testing.assert_close(still, images, atol=1e-5, rtol=0)
+
+
+def test_a_seed_means_one_draw_and_each_image_has_its_own(images):
+    same = images[:1].expand(N, 1, 28, 24)
+    first, again, other = (EVERYTHING(same, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len({image.numpy().tobytes() for image in first}) == N
+    assert first.shape == same.shape
+    assert first.min() >= 0
+    assert first.max() <= 1
+
+
+@pytest.mark.parametrize("wrong", [
+    {"rotation": -1}, {"rotation": 90}, {"scale": 1.0}, {"blur_kernel": 4}, {"blur_sigma": (0, 1)},
+    {"blur_sigma": (2, 1)}, {"contrast": 1.5}, {"shear": float("nan")},
+])
+def test_strengths_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        Augmentation(**wrong)

@@ -1,0 +1,163 @@
+import gzip
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_digits, write_idx, write_mnist
+
+from featherweight import data
+from featherweight.data import EMBEDDED, load_split, load_test
+
+
+@pytest.fixture(autouse=True)
+def _no_cache():
+    load_split.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return load_split(None, 50_000, 10_000)
+
+
+def test_mnist_is_mnist(mnist):
+    assert mnist.train.pixels.shape == (50_000, 1, 28, 28)
+    assert mnist.val.pixels.shape == (10_000, 1, 28, 28)
+    assert mnist.num_classes == 10
+    assert mnist.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert mnist.mean_std == pytest.approx((0.1307, 0.3081), abs=5e-4)  # those are of all 60,000
+    pixels = mnist.train.pixels.numpy() / 255
+    assert mnist.mean_std == pytest.approx((pixels.mean(), pixels.std()))
+    test = load_test(mnist)
+    assert len(test) == 10_000
+    assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_no_validation_image_of_mnist_is_a_training_image(mnist):
+    assert not set(mnist.train.digests()) & set(mnist.val.digests())
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_directory_gzipped_or_not(tmp_path, suffix):
+    split = load_split(str(write_mnist(tmp_path / "d", suffix=suffix)), 500, 100)
+    images, labels = make_digits(600, 0)
+    assert np.array_equal(split.train.pixels[:, 0], images[:500])
+    assert np.array_equal(split.val.pixels[:, 0], images[-100:])
+    assert np.array_equal(split.val.labels, labels[-100:])
+    assert len(load_test(split)) == 100
+
+
+def test_the_hash_is_of_every_pixel_and_label(split):
+    for part in ("train", "val"):
+        for kind in ("pixels", "labels"):
+            images = getattr(split, part)
+            changed = getattr(images, kind).clone()
+            changed.view(-1)[-1] ^= 1
+            other = data.Split(None, split.train, split.val, 10)
+            object.__setattr__(other, part, data.Images(**{**vars(images), kind: changed}))
+            assert other.sha256 != split.sha256
+
+
+@pytest.mark.parametrize("side", [8, 27, 64])
+def test_other_sides_and_classes(tmp_path, side):
+    random = np.random.default_rng(0)
+    for stem, n in (("train", 60), ("t10k", 26)):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte", random.integers(0, 256, (n, side, side), dtype=np.uint8))
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 26 + 1)
+    split = load_split(str(tmp_path), 50, 10)
+    assert split.num_classes == 27
+    assert split.shape == (1, side, side)
+
+
+def npz(path, **changes):
+    parts = {}
+    for part, n in (("train", 50), ("val", 20), ("test", 10)):
+        images, labels = make_digits(n, n)
+        parts |= {f"{part}_images": images, f"{part}_labels": labels[:, None]}
+    np.savez(path, **{key: value for key, value in (parts | changes).items() if value is not None})
+    return str(path)
+
+
+def test_an_npz_has_its_own_validation_images(tmp_path):
+    split = load_split(npz(tmp_path / "a.npz"), 50, 20)
+    assert np.array_equal(split.val.labels, make_digits(20, 20)[1])
+    assert len(load_test(split)) == 10
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"val_images": None}, "val_images"),
+    ({"train_images": np.zeros((50, 28, 28, 3), np.uint8)}, "greyscale"),
+    ({"train_images": np.zeros((50, 28, 28))}, "uint8"),
+    ({"train_images": np.zeros((50, 65, 28), np.uint8)}, "64x64"),
+    ({"train_labels": np.zeros(49, np.uint8)}, "50 images and 49 labels"),
+    ({"train_labels": np.zeros(50, np.uint8)}, "one class"),
+    ({"train_labels": np.zeros(50)}, "whole numbers"),
+    ({"train_labels": -np.ones(50, np.int64)}, "label -1"),
+    ({"val_labels": np.full(20, 10)}, "label 10"),
+    ({"val_images": np.zeros((20, 14, 14), np.uint8)}, "expected"),
+])
+def test_a_wrong_npz_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_split(npz(tmp_path / "a.npz", **changes), 50, 20)
+
+
+def test_sizes_that_the_contract_does_not_name_are_refused(tmp_path, digits):
+    with pytest.raises(ValueError, match="600 images, expected 50,000"):
+        load_split(str(digits), 50_000, 10_000)
+    with pytest.raises(ValueError, match="50 and 20"):
+        load_split(npz(tmp_path / "a.npz"), 40, 20)
+
+
+def spoil(name, change):
+    def apply(folder):
+        path = folder / name
+        path.write_bytes(change(path.read_bytes()))
+    return apply
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda folder: (folder / LABELS).unlink(), LABELS),
+    (spoil(IMAGES, lambda b: b[:-1]), "truncated"),
+    (spoil(IMAGES, lambda b: b[:9]), "truncated"),
+    (spoil(IMAGES, lambda b: b""), "empty"),
+    (spoil(IMAGES, lambda b: b"\0\0\x0b\3" + b[4:]), "magic number 00000b03"),
+    (spoil(LABELS, lambda b: b[:4] + (599).to_bytes(4, "big") + b[8:-1]), "600 images and 599 labels"),
+    (spoil(LABELS, lambda b: b[:-1] + b"\x0b"), "label 11"),
+])
+def test_damaged_files_are_refused(tmp_path, damage, message):
+    folder = write_mnist(tmp_path / "d", suffix="")
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        load_split(str(folder), 500, 100)
+
+
+def test_a_truncated_gzip_is_refused(tmp_path):
+    folder = write_mnist(tmp_path / "d")
+    spoil(IMAGES + ".gz", lambda b: b[:-100])(folder)
+    with pytest.raises(ValueError, match="damaged gzip"):
+        load_split(str(folder), 500, 100)
+
+
+def test_the_embedded_files_are_checked_against_their_sums(tmp_path, monkeypatch):
+    shutil.copytree(EMBEDDED, tmp_path / "mnist")
+    labels = tmp_path / "mnist" / "train-labels-idx1-ubyte.gz"
+    content = bytearray(gzip.decompress(labels.read_bytes()))
+    content[-1] ^= 1
+    labels.write_bytes(gzip.compress(content, 1))
+    monkeypatch.setattr(data, "EMBEDDED", tmp_path / "mnist")
+    with pytest.raises(ValueError, match="train-labels-idx1-ubyte: got SHA-256"):
+        load_split(None, 50_000, 10_000)
+
+
+def test_nowhere():
+    with pytest.raises(ValueError, match="no such directory"):
+        load_split("nowhere", 500, 100)
+
+
+def test_images_of_one_grey_level_cannot_be_normalised(split):
+    flat = data.Images(torch.zeros_like(split.train.pixels), split.train.labels)
+    with pytest.raises(ValueError, match="one and the same"):
+        _ = data.Split(None, flat, split.val, 10).mean_std

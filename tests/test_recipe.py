@@ -1,0 +1,47 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featherweight.recipe import RECIPES, Recipe, find_recipe
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_json_and_back(recipe):
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert find_recipe(recipe.name) is recipe
+    assert recipe.epochs < 20
+
+
+@given(st.integers(2, 5000), st.floats(0, 0.9))
+def test_one_cycle_rises_to_its_peak_and_falls_to_about_zero(n_steps, warmup):
+    recipe = dataclasses.replace(find_recipe("feather-20k"), warmup=warmup)
+    rates = [recipe.lr_at(step, n_steps) for step in range(n_steps)]
+    peak = rates.index(max(rates))
+    assert rates[peak] == pytest.approx(recipe.lr, rel=2 / max(2, (1 - warmup) * n_steps))
+    assert rates[:peak + 1] == sorted(rates[:peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    falling = max(1, n_steps - max(1, round(warmup * n_steps)))
+    assert 0 < rates[-1] <= recipe.lr / falling * (1 + 1e-9)
+
+
+def test_the_baseline_keeps_its_rate():
+    assert {find_recipe("baseline").lr_at(step, 100) for step in range(100)} == {0.1}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"epochs": 0}, "epochs"), ({"batch_size": 1}, "batch_size"), ({"lr": 0.0}, "lr"), ({"lr": float("nan")}, "lr"),
+    ({"schedule": "cosine"}, "schedule"), ({"ema": 1.0}, "ema"), ({"momentum": -0.1}, "momentum"),
+])
+def test_a_wrong_value_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(RECIPES[0], **change)
+
+
+def test_unknown_names_and_keys():
+    with pytest.raises(ValueError, match="feather-20k, baseline"):
+        find_recipe("nope")
+    with pytest.raises(ValueError, match="colour"):
+        Recipe.from_dict(RECIPES[0].to_dict() | {"colour": 1})

@@ -1,0 +1,98 @@
+import json
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from featherweight.run import IncompatibleWeights, create_run, open_run, write_atomic
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, tiny_recipe, tiny_contract, split):
+    monkeypatch.chdir(tmp_path)
+    return create_run(None, tiny_recipe, tiny_contract, split, 5, CPU, "featherweight train")
+
+
+def test_a_run_says_what_it_was_made_from(run, tiny_recipe, tiny_contract, split):
+    again = open_run(run.path)
+    assert (again.recipe, again.contract, again.seed) == (tiny_recipe, tiny_contract, 5)
+    assert again.load_split().sha256 == split.sha256
+    assert not again.complete
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    assert environment["command"] == "featherweight train"
+
+
+def test_folders_are_numbered_and_never_overwritten(run, tiny_recipe, tiny_contract, split):
+    second = create_run(None, tiny_recipe, tiny_contract, split, 5, CPU, "")
+    assert [run.path.name, second.path.name] == ["tiny-s5-1", "tiny-s5-2"]
+    with pytest.raises(ValueError, match="exists"):
+        create_run(str(run.path), tiny_recipe, tiny_contract, split, 5, CPU, "")
+    assert {path.name for path in run.path.parent.iterdir()} == {"tiny-s5-1", "tiny-s5-2"}
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda c: c.unlink(), "not a run folder"),
+    (lambda c: c.write_text("{"), "damaged"),
+    (lambda c: c.write_text("[]"), "damaged"),
+    (lambda c: c.write_text(c.read_text().replace('"format": 1', '"format": 2')), "version 2, expected version 1"),
+    (lambda c: c.write_text(json.dumps({"format": 1})), "incomplete"),
+])
+def test_what_is_no_run_is_refused(run, spoil, message):
+    spoil(run.path / "config.json")
+    with pytest.raises(ValueError, match=message):
+        open_run(run.path)
+
+
+def test_a_failing_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "a.json"
+    write_atomic(file, b"old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_weights_come_back_and_another_networks_do_not(run):
+    with pytest.raises(ValueError, match="finished run"):
+        run.load_model()
+    model = run.build_model()
+    run.save_weights(model.state_dict())
+    assert run.complete
+    loaded = run.load_model().state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+    run.save_weights(nn.Linear(3, 4).state_dict())
+    with pytest.raises(IncompatibleWeights):
+        run.load_model()
+    (run.path / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(IncompatibleWeights):
+        run.load_model()
+
+
+def test_layers_that_share_memory_can_be_saved(run):
+    layer = nn.Linear(3, 3)
+    run.save_weights(nn.Sequential(layer, layer).state_dict())
+    assert run.complete
+
+
+def test_a_damaged_state_is_refused(run):
+    assert run.load_resume() is None
+    (run.path / "resume.pt").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="damaged"):
+        run.load_resume()
+
+
+def test_other_images_than_the_runs_are_refused(run, tmp_path, digits):
+    from conftest import make_digits, write_idx, write_mnist
+    other = write_mnist(tmp_path / "other")
+    images, _ = make_digits(600, 99)
+    write_idx(other / "train-images-idx3-ubyte.gz", images)
+    with pytest.raises(ValueError, match="expected the run's"):
+        run.load_split(str(other))

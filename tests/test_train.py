@@ -1,0 +1,128 @@
+import dataclasses
+
+import pytest
+import torch
+
+from featherweight.contract import CONTRACTS
+from featherweight.data import load_split
+from featherweight.recipe import find_recipe
+from featherweight.run import create_run, open_run
+from featherweight.train import Diverged, Trainer, pick_device, seed_everything, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def make(tmp_path, split, tiny_recipe, tiny_contract):
+    def make(name, recipe=tiny_recipe, contract=tiny_contract, seed=0):
+        return create_run(str(tmp_path / name), recipe, contract, split, seed, CPU, "")
+    return make
+
+
+def weights(run):
+    return (run.path / "model.safetensors").read_bytes()
+
+
+def test_it_learns_and_logs_every_epoch(make, split, tiny_recipe):
+    run, told = make("run"), []
+    train(run, split, CPU, on_epoch=told.append)
+    rows = run.read_metrics()
+    assert rows == told
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert set(rows[0]) == {"epoch", "seconds", "lr", "train_loss", "val_loss", "val_correct", "val_total"}
+    assert rows[-1]["val_correct"] > 50
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_a_seed_means_the_same_bits_and_another_does_not(make, split):
+    runs = [make(f"run{i}", seed=seed) for i, seed in enumerate((0, 0, 1))]
+    for run in runs:
+        train(run, split, CPU)
+    assert weights(runs[0]) == weights(runs[1]) != weights(runs[2])
+
+
+@pytest.mark.parametrize("stop_at", [(1, 7), (3, 1), (4, 20)])
+def test_a_stopped_run_goes_on_to_the_same_bits(make, split, tiny_recipe, stop_at):
+    whole, stopped = make("whole"), make("stopped")
+    train(whole, split, CPU)
+    seen = [0, 0]
+
+    def stop(step, n_steps, loss):
+        seen[0] += step <= seen[1] or seen[0] == 0
+        seen[1] = step
+        if (seen[0], step) >= stop_at:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, split, CPU, on_batch=stop)
+    assert not stopped.complete
+    train(open_run(stopped.path), split, CPU)
+    assert weights(stopped) == weights(whole)
+    losses = [[row["val_loss"] for row in run.read_metrics()] for run in (whole, stopped)]
+    assert losses[0] == losses[1]
+
+
+def test_an_epoch_holds_each_image_once(split, tiny_recipe, monkeypatch):
+    recipe = dataclasses.replace(tiny_recipe, batch_size=47)
+    run_batches = []
+    trainer = Trainer(recipe, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)), split.train, (0, 1))
+    original = torch.Tensor.tensor_split
+
+    def spy(order, n):
+        batches = original(order, n)
+        run_batches.extend(batches)
+        return batches
+    monkeypatch.setattr(torch.Tensor, "tensor_split", spy)
+    assert len(list(trainer.steps(0, seed_everything(0, 0)))) == trainer.steps_per_epoch == 11
+    assert torch.cat(run_batches).sort().values.tolist() == list(range(500))
+    assert {len(batch) for batch in run_batches} == {45, 46}
+
+
+def test_the_average_is_over_weights_and_batch_norm_buffers(split, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, ema=0.5)
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    trainer = Trainer(recipe, model, split.train, split.mean_std)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for step, _ in zip(range(9), trainer.steps(0, seed_everything(0, 0)), strict=False):
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    averaged = trainer.averaged.state_dict()
+    assert not torch.equal(averaged["0.running_mean"], model.state_dict()["0.running_mean"])
+    for name in ("0.running_mean", "0.running_var", "0.weight", "2.weight"):
+        torch.testing.assert_close(averaged[name], expected[name])
+
+
+def test_weights_decay_and_biases_do_not(split, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, weight_decay=0.01)
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    groups = Trainer(recipe, model, split.train, split.mean_std).optimizer.param_groups
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.01, 1), (0.0, 3)]
+
+
+def test_a_diverged_run_stops_and_keeps_its_log(make, split, tiny_recipe):
+    run = make("run", dataclasses.replace(tiny_recipe, lr=1e30))
+    with pytest.raises(Diverged, match="epoch 1"):
+        train(run, split, CPU)
+    assert run.read_metrics() == []
+    assert not run.complete
+
+
+def test_the_last_epochs_weights_are_kept_for_a_contract_on_several(make, split, tiny_contract):
+    run = make("run", contract=dataclasses.replace(tiny_contract, consistent_epochs=3))
+    train(run, split, CPU)
+    assert sorted(path.name for path in run.path.glob("epoch-*")) == ["epoch-2.safetensors", "epoch-3.safetensors"]
+
+
+def test_a_device_that_is_not_there():
+    assert pick_device("cpu") == CPU
+    with pytest.raises(ValueError, match="abacus"):
+        pick_device("abacus")
+
+
+def test_one_epoch_of_the_default_recipe_on_mnist(tmp_path):
+    mnist = load_split(None, 50_000, 10_000)
+    recipe = dataclasses.replace(find_recipe("feather-20k"), epochs=1)
+    run = create_run(str(tmp_path / "run"), recipe, CONTRACTS[0], mnist, 0, CPU, "")
+    train(run, mnist, CPU)
+    assert run.read_metrics()[0]["val_correct"] >= 9_750
