@@ -43,9 +43,9 @@ def curves(run: Run) -> Figure:
     allowed = (1 - run.contract.min_val_accuracy) * rows[-1]["val_total"]
     wrong.axhline(allowed, color=RED, ls="--", lw=1)
     wrong.annotate(f"{run.contract.name}: {100 * run.contract.min_val_accuracy:.2f} %", (epochs[0], allowed),
-                   xytext=(0, -11), textcoords="offset points", color=RED, fontsize=9)
-    wrong.annotate(str(errors[-1]), (epochs[-1], errors[-1]), xytext=(0, 7), textcoords="offset points",
-                   ha="center", color=BLUE, fontsize=9)
+                   xytext=(0, 4), textcoords="offset points", color=RED, fontsize=9)
+    wrong.annotate(str(errors[-1]), (epochs[-1], errors[-1]), xytext=(8, -3), textcoords="offset points",
+                   color=BLUE, fontsize=9)
     wrong.set(ylabel=f"wrong of {rows[-1]['val_total']:,}", yscale="log" if min(errors) > 0 else "linear")
     wrong.yaxis.set_major_formatter("{x:,.0f}")
     wrong.yaxis.set_minor_formatter("")
