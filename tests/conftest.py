@@ -55,8 +55,8 @@ def tiny_contract():
 
 @pytest.fixture(scope="session")
 def tiny_recipe():
-    return Recipe("tiny", "featherweight.model:Feather", {"widths": [8, 8], "dropout": 0.05}, epochs=4, lr=0.2,
-                  batch_size=25, nesterov=True, ema=0.8)
+    return Recipe("tiny", "featherweight.model:Feather", {"layers": ["conv 8 k6 s2 p2", "conv 8"], "dropout": 0.05},
+                  epochs=4, lr=0.2, batch_size=25, nesterov=True, ema=0.8)
 
 
 @pytest.fixture

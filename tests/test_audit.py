@@ -271,7 +271,8 @@ class ConvOverTheMap(Net):
 @pytest.mark.parametrize(("net", "numbers"), [
     (Net, NET), (Functional, NET), (Shared, NET + 256), (PoolingLast, NET), (AveragePoolOfTheMap, NET),
     (MatrixProduct, NET), (ConvOnPooled, NET), (ConvOverTheMap, NET - 160 + 16 * 640),
-    (BaselineNet, 18_746), (Feather, 19_210),
+    (BaselineNet, 18_746), (lambda: Feather(["conv 8", "pool", "conv 8 x3"]), 72 + 16 + 576 + 48 + 90),
+    (lambda: Feather(["conv 8 k5", "sep 12"]), 200 + 16 + 72 + 96 + 24 + 130),
 ])
 def test_honest_networks_pass(net, numbers, split, tiny_contract):
     verdict = audit_model(net(), split, tiny_contract)

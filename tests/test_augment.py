@@ -41,12 +41,24 @@ def test_affine_is_kornias(images, part):
     on = {name: part in (name, "all") for name in ("angle", "shift", "scale", "shear")}
     arguments = (draw(-30, 30, seed=1) * on["angle"], draw(-3, 3, N, 2, seed=2) * on["shift"],
                  1 + draw(-0.3, 0.3, seed=3) * on["scale"], draw(-20, 20, seed=4) * on["shear"])
-    torch.testing.assert_close(affine(images, *arguments), kornia_affine(images, *arguments), atol=1e-4, rtol=0)
+    expected = kornia_affine(images, *arguments)
+    torch.testing.assert_close(affine(images, *arguments), expected, atol=1e-4, rtol=0)
+
+
+def test_right_down_and_counter_clockwise():
+    image = torch.zeros(1, 1, 9, 7)
+    image[0, 0, 4, 5] = 1  # right of the centre (4, 3)
+    zero, one, still = torch.zeros(1), torch.ones(1), torch.zeros(1, 2)
+    for draws, lit in (((zero, torch.tensor([[1.0, 2.0]]), one, zero), (6, 6)),
+                       ((torch.tensor([90.0]), still, one, zero), (2, 3)),
+                       ((zero, still, one * 1.5, zero), (4, 6))):
+        assert divmod(affine(image, *draws).argmax().item(), 7) == lit
 
 
 def test_blur_is_kornias(images):
     sigma = draw(0.1, 2.0)
-    expected = kornia.filters.gaussian_blur2d(images, (5, 5), torch.stack([sigma, sigma], 1), border_type="reflect")
+    both = torch.stack([sigma, sigma], 1)
+    expected = kornia.filters.gaussian_blur2d(images, (5, 5), both, border_type="reflect")
     torch.testing.assert_close(gaussian_blur(images, sigma, 5), expected, atol=1e-5, rtol=0)
 
 
@@ -57,13 +69,45 @@ def test_jitter_is_kornias(images):
     torch.testing.assert_close(jitter(images, brightness, contrast), expected, atol=1e-5, rtol=0)
 
 
-EVERYTHING = Augmentation(rotation=10, shift=2, scale=0.1, shear=5, blur_kernel=5, brightness=0.2, contrast=0.2)
+EVERYTHING = Augmentation(rotation=10, shift=2, scale=0.1, shear=5, blur_kernel=5, brightness=0.2,
+                          contrast=0.2)
+
+
+@pytest.mark.parametrize("step", [{"rotation": 20}, {"shift": 3}, {"scale": 0.3}, {"shear": 20},
+                                  {"elastic": 2}, {"thickness": 0.9}, {"blur_kernel": 5},
+                                  {"brightness": 0.5}, {"contrast": 0.5}])
+def test_every_step_moves_every_image_on_its_own(images, step):
+    same = images[:1].expand(N, 1, 28, 24)
+    moved = Augmentation(**step)(same, torch.Generator().manual_seed(1))
+    assert len({image.numpy().tobytes() for image in [*moved, images[0]]}) == N + 1
 
 
 def test_no_augmentation_leaves_images_as_they_are(images):
     assert torch.equal(Augmentation()(images, torch.Generator()), images)
     still = affine(images, torch.zeros(N), torch.zeros(N, 2), torch.ones(N), torch.zeros(N))
     torch.testing.assert_close(still, images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(jitter(images, torch.ones(N), torch.ones(N)), images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(gaussian_blur(images, torch.full((N,), 0.01), 5), images)
+
+
+def test_strokes_get_thicker_or_thinner_between_the_extremes_of_their_neighbours(images):
+    moved = Augmentation(thickness=0.9)(images, torch.Generator().manual_seed(1))
+    thick = torch.nn.functional.max_pool2d(images, 3, 1, 1)
+    thin = -torch.nn.functional.max_pool2d(-images, 3, 1, 1)
+    assert ((thin <= moved + 1e-6) & (moved <= thick + 1e-6)).all()
+    grown = (moved >= images - 1e-6).all((1, 2, 3))
+    shrunk = (moved <= images + 1e-6).all((1, 2, 3))
+    assert (grown | shrunk).all()
+    assert grown.any()
+    assert shrunk.any()
+
+
+def test_elastic_moves_points_by_no_more_than_it_says():
+    ramp = torch.arange(28.0).expand(64, 1, 28, 28)  # the value of a pixel is its column
+    moved = Augmentation(elastic=2)(ramp, torch.Generator().manual_seed(1))
+    away = (moved - ramp)[..., 6:-6, 6:-6]
+    assert 1.0 < away.abs().max() <= 2.6  # bicubic overshoots its points a little
+    assert away.std((1, 2, 3)).min() > 0.05  # not one shift for the whole image
 
 
 def test_a_seed_means_one_draw_and_each_image_has_its_own(images):
@@ -79,7 +123,8 @@ def test_a_seed_means_one_draw_and_each_image_has_its_own(images):
 
 @pytest.mark.parametrize("wrong", [
     {"rotation": -1}, {"rotation": 90}, {"scale": 1.0}, {"blur_kernel": 4}, {"blur_sigma": (0, 1)},
-    {"blur_sigma": (2, 1)}, {"contrast": 1.5}, {"shear": float("nan")},
+    {"blur_sigma": (2, 1)}, {"blur_kernel": -1}, {"contrast": 1.5}, {"brightness": 1.0}, {"shift": -1},
+    {"shear": float("nan")},
 ])
 def test_strengths_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):

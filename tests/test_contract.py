@@ -4,20 +4,33 @@ from featherweight.contract import CONTRACTS, Contract, load_contract
 
 
 def test_the_built_in_contracts():
-    assert [(c.name, c.max_params, c.max_epochs, c.min_val_accuracy, c.consistent_epochs) for c in CONTRACTS] == [
-        ("era-v3-s6", 20_000, 20, 0.994, 1), ("era-s7", 8_000, 16, 0.994, 3)]
+    data_and_layers = {"train_size": 50_000, "val_size": 10_000, "batch_norm": True, "dropout": True,
+                       "heads": ["linear", "gap"]}
+    assert [contract.to_dict() for contract in CONTRACTS] == [
+        {"name": "era-v3-s6", "max_params": 20_000, "max_epochs": 20, "min_val_accuracy": 0.994,
+         "consistent_epochs": 1} | data_and_layers,
+        {"name": "era-s7", "max_params": 8_000, "max_epochs": 16, "min_val_accuracy": 0.994,
+         "consistent_epochs": 3} | data_and_layers]
 
 
-@pytest.mark.parametrize("contract", CONTRACTS)
+@pytest.mark.parametrize("contract", [*CONTRACTS, Contract(
+    'a "b" \\ é', 1, 2, 1e-05, 1, 1, 1, False, False, ("gap",))])
 def test_toml_and_back(contract, tmp_path):
     (tmp_path / "c.toml").write_text(contract.to_toml())
     assert load_contract(str(tmp_path / "c.toml")) == contract
-    assert load_contract(contract.name) is contract
+
+
+def test_a_built_in_name_goes_before_a_file():
+    assert all(load_contract(contract.name) is contract for contract in CONTRACTS)
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"max_params": 0}, "max_params"), ({"max_epochs": 2.5}, "max_epochs"), ({"min_val_accuracy": 99.4}, "fraction"),
-    ({"heads": []}, "heads"), ({"heads": ["svm"]}, "heads"), ({"dropout": "yes"}, "dropout"), ({"name": ""}, "name"),
+    ({"max_params": 0}, "max_params"), ({"max_params": True}, "max_params"), ({"max_epochs": 2.5}, "max_epochs"),
+    ({"train_size": "50"}, "train_size"), ({"val_size": -1}, "val_size"), ({"batch_norm": 1}, "batch_norm"),
+    ({"min_val_accuracy": 99.4}, "fraction"), ({"min_val_accuracy": "0.9"}, "fraction"),
+    ({"min_val_accuracy": float("nan")}, "fraction"), ({"name": 7}, "name"), ({"name": ""}, "name"),
+    ({"heads": []}, "heads"), ({"heads": "gap"}, "heads"), ({"heads": ["svm"]}, "heads"),
+    ({"dropout": "yes"}, "dropout"),
     ({"consistent_epochs": 20}, "consistent_epochs"), ({"colour": 1}, "unknown key 'colour'"),
 ])
 def test_a_wrong_value_is_named(change, message):
@@ -35,6 +48,15 @@ def test_a_missing_key_is_named():
 def test_what_is_no_file_or_no_toml_is_refused(tmp_path):
     with pytest.raises(ValueError, match="era-v3-s6"):
         load_contract("nope")
-    (tmp_path / "bad.toml").write_text("= 3")
-    with pytest.raises(ValueError, match="not a TOML file"):
-        load_contract(str(tmp_path / "bad.toml"))
+    with pytest.raises(ValueError, match="neither built in"):
+        load_contract(str(tmp_path))
+    for content in (b"= 3", b"name = '\xff'"):
+        (tmp_path / "bad.toml").write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\.toml: not a TOML file"):
+            load_contract(str(tmp_path / "bad.toml"))
+
+
+def test_a_wrong_value_names_its_file(tmp_path):
+    (tmp_path / "c.toml").write_text(CONTRACTS[0].to_toml().replace("20000", "'many'"))
+    with pytest.raises(ValueError, match=r"c\.toml: contract max_params: got 'many'"):
+        load_contract(str(tmp_path / "c.toml"))

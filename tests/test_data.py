@@ -25,7 +25,12 @@ def test_mnist_is_mnist(mnist):
     assert mnist.val.pixels.shape == (10_000, 1, 28, 28)
     assert mnist.num_classes == 10
     assert mnist.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-    assert mnist.mean_std == pytest.approx((0.1307, 0.3081), abs=5e-4)  # those are of all 60,000
+    assert [round(value, 4) for value in mnist.mean_std] == [0.1310, 0.3085]
+    counts = [torch.bincount(part.pixels.flatten(), minlength=256).double() for part in (mnist.train, mnist.val)]
+    grey, share = torch.arange(256) / 255, sum(counts) / sum(counts).sum()
+    mean = (share * grey).sum()  # of all 60,000: the figures everybody uses
+    assert round(mean.item(), 4) == 0.1307
+    assert round((share * (grey - mean) ** 2).sum().sqrt().item(), 4) == 0.3081
     pixels = mnist.train.pixels.numpy() / 255
     assert mnist.mean_std == pytest.approx((pixels.mean(), pixels.std()))
     test = load_test(mnist)
@@ -34,7 +39,16 @@ def test_mnist_is_mnist(mnist):
 
 
 def test_no_validation_image_of_mnist_is_a_training_image(mnist):
-    assert not set(mnist.train.digests()) & set(mnist.val.digests())
+    train, val = set(mnist.train.digests()), set(mnist.val.digests())
+    assert (len(train), len(val)) == (50_000, 10_000)
+    assert not train & val
+
+
+def test_equal_images_have_equal_digests():
+    pixels = torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+    pixels[1, 0, 3, 3] = 1
+    first, other, again = data.Images(pixels, torch.arange(3)).digests()
+    assert first == again != other
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -45,6 +59,23 @@ def test_a_directory_gzipped_or_not(tmp_path, suffix):
     assert np.array_equal(split.val.pixels[:, 0], images[-100:])
     assert np.array_equal(split.val.labels, labels[-100:])
     assert len(load_test(split)) == 100
+
+
+def test_the_dot_in_the_names_of_old(tmp_path):
+    folder = write_mnist(tmp_path / "d", suffix="")
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name.replace("-idx", ".idx"))
+    split = load_split(str(folder), 500, 100)
+    assert np.array_equal(split.train.pixels[:, 0], make_digits(600, 0)[0][:500])
+    assert len(load_test(split)) == 100
+
+
+def test_a_split_is_of_the_first_and_the_last_images(digits):
+    split = load_split(str(digits), 30, 20)
+    images, labels = make_digits(600, 0)
+    assert np.array_equal(split.train.pixels[:, 0], images[:30])
+    assert np.array_equal(split.val.pixels[:, 0], images[580:])
+    assert np.array_equal(split.train.labels, labels[:30])
 
 
 def test_the_hash_is_of_every_pixel_and_label(split):
@@ -58,15 +89,16 @@ def test_the_hash_is_of_every_pixel_and_label(split):
             assert other.sha256 != split.sha256
 
 
-@pytest.mark.parametrize("side", [8, 27, 64])
-def test_other_sides_and_classes(tmp_path, side):
+@pytest.mark.parametrize("sides", [(1, 8), (27, 31), (64, 64)])
+def test_other_sides_and_classes(tmp_path, sides):
     random = np.random.default_rng(0)
     for stem, n in (("train", 60), ("t10k", 26)):
-        write_idx(tmp_path / f"{stem}-images-idx3-ubyte", random.integers(0, 256, (n, side, side), dtype=np.uint8))
+        images = random.integers(0, 256, (n, *sides), dtype=np.uint8)
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte", images)
         write_idx(tmp_path / f"{stem}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 26 + 1)
     split = load_split(str(tmp_path), 50, 10)
     assert split.num_classes == 27
-    assert split.shape == (1, side, side)
+    assert split.shape == (1, *sides)
 
 
 def npz(path, **changes):
@@ -81,7 +113,25 @@ def npz(path, **changes):
 def test_an_npz_has_its_own_validation_images(tmp_path):
     split = load_split(npz(tmp_path / "a.npz"), 50, 20)
     assert np.array_equal(split.val.labels, make_digits(20, 20)[1])
+    assert np.array_equal(split.train.pixels[:, 0], make_digits(50, 50)[0])
+    assert split.train.labels.shape == (50,)
     assert len(load_test(split)) == 10
+
+
+def test_test_images_of_another_kind_are_refused(tmp_path):
+    source = npz(tmp_path / "a.npz", test_labels=np.full(10, 10))
+    with pytest.raises(ValueError, match=r"\(test\): got label 10"):
+        load_test(load_split(source, 50, 20))
+
+
+def test_a_damaged_npz_is_refused(tmp_path):
+    source = tmp_path / "a.npz"
+    npz(source)
+    whole = source.read_bytes()
+    for content in (whole[:-100], whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:], b""):
+        source.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            load_split(str(source), 50, 20)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -126,6 +176,9 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
     (spoil(IMAGES, lambda b: b"\0\0\x0b\3" + b[4:]), "magic number 00000b03"),
     (spoil(LABELS, lambda b: b[:4] + (599).to_bytes(4, "big") + b[8:-1]), "600 images and 599 labels"),
     (spoil(LABELS, lambda b: b[:-1] + b"\x0b"), "label 11"),
+    (lambda folder: write_idx(folder / IMAGES, np.zeros((600, 65, 28), np.uint8)), "64x64"),
+    (lambda folder: write_idx(folder / IMAGES, np.zeros((0, 28, 28), np.uint8)), "0 images"),
+    (lambda folder: (folder / IMAGES).write_bytes((folder / LABELS).read_bytes()), "expected 00000803"),
 ])
 def test_damaged_files_are_refused(tmp_path, damage, message):
     folder = write_mnist(tmp_path / "d", suffix="")

@@ -38,6 +38,12 @@ def test_counts_by_hand():
     assert [(r["recall"], r["precision"]) for r in rows] == [(1, 0.5), (0.5, 0.5), (0, None)]
 
 
+def test_calibration_counts_hits_and_misses_of_a_bin_together():
+    confident = torch.tensor([0.75, 0.25]).repeat(4, 1)  # all in one bin, three of four right: calibrated
+    assert Evaluation(0.0, confident, torch.tensor([0, 0, 0, 1])).calibration_error == 0
+    assert Evaluation(0.0, confident, torch.tensor([0, 1, 1, 1])).calibration_error == pytest.approx(0.5)
+
+
 class Fixed(nn.Module):
     def __init__(self, log):
         super().__init__()
@@ -50,7 +56,8 @@ class Fixed(nn.Module):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_logits_and_log_probabilities_are_the_same(training):
-    images = Images(torch.randint(0, 256, (2300, 1, 5, 5), dtype=torch.uint8), torch.randint(0, 10, (2300,)))
+    images = Images(torch.randint(0, 256, (2300, 1, 5, 5), dtype=torch.uint8),
+                    torch.randint(0, 10, (2300,)))
     results = []
     for log in (False, True):
         model = Fixed(log).train(training)
@@ -58,6 +65,7 @@ def test_logits_and_log_probabilities_are_the_same(training):
         assert model.training is training
     assert results[0].total == 2300
     assert results[0].loss == pytest.approx(results[1].loss, abs=1e-5)
+    torch.testing.assert_close(results[0].probabilities.sum(1), torch.ones(2300))
     assert torch.equal(results[0].predicted, results[1].predicted)
     pixels = (images.pixels.float() / 255 - 0.5) / 0.3
     logits = pixels.flatten(1)[:, :10] * 3

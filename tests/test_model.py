@@ -1,9 +1,12 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+from featherweight.contract import load_contract
 from featherweight.model import BaselineNet, Feather, build, check_model, count_parameters
-from featherweight.recipe import find_recipe
+from featherweight.recipe import RECIPES
 
 
 def test_the_assignments_network_layer_by_layer():
@@ -23,16 +26,67 @@ def test_the_assignments_network_layer_by_layer():
     assert [layer.p for layer in BaselineNet().layers if isinstance(layer, nn.Dropout)] == [0.01, 0.01, 0.0]
 
 
-def test_the_default_network():
-    recipe = find_recipe("feather-20k")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipes_network_is_as_small_as_its_contract_asks(recipe):
     model = build(recipe.model, recipe.model_args, 10)
-    assert count_parameters(model) == 19_210
-    assert model.features(torch.zeros(1, 4, 14, 14)).shape == (1, 24, 4, 4)
+    assert count_parameters(model) < load_contract(recipe.contract).max_params
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_layers_mean_what_they_say():
+    model = Feather(["conv 6 k5 s2 p2", "conv 6 x3", "pool", "sep 8", "sep 4 k1"], dropout=0.1, activation="relu")
+    shapes = []
+    for stage in model.features:
+        stage.register_forward_hook(lambda stage, given, x: shapes.append(tuple(x.shape)))
+    model(torch.zeros(2, 1, 28, 28))
+    assert shapes == [(2, 6, 14, 14), (2, 6, 8, 8), (2, 6, 4, 4), (2, 8, 2, 2), (2, 4, 2, 2)]
+    weights = [6 * 25, 6 * 6 * 9, 6 * 9 + 6 * 8, 8 * 1 + 8 * 4, 4 * 10 + 10]
+    norms = 2 * (6 + 3 * 6 + 8 + 4)
+    assert count_parameters(model) == sum(weights) + norms
+
+
+def test_a_repeated_layer_is_the_same_convolution_each_time():
+    model = Feather(["conv 5", "conv 5 p1 x2"], activation="relu").eval()
+    x = torch.randn(3, 1, 9, 9)
+    once = torch.relu(model.features[1].norms[0](model.features[1].convolution(model.features[0](x))))
+    twice = torch.relu(model.features[1].norms[1](model.features[1].convolution(once)))
+    torch.testing.assert_close(model.features(x), twice)
+
+
+@pytest.mark.parametrize("layer", ["conv", "conv x", "conv 0", "conv 8 k0", "conv 8 s0", "conv 8 x0", "conv 8 x2",
+                                   "conv 8 q3", "max", "pool 3", "", "conv 8  k3"])
+def test_layers_that_mean_nothing_are_refused(layer):
+    with pytest.raises(ValueError, match=f"layer '{layer}'"):
+        Feather(["conv 4", layer])
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="relu or hardswish"):
+        Feather(activation="sine")
 
 
 @pytest.mark.parametrize("size", [(28, 28), (27, 31), (64, 64)])
 def test_feather_takes_other_sides_and_classes(size):
-    assert Feather([6, 7], num_classes=26)(torch.zeros(3, 1, *size)).shape == (3, 26)
+    assert Feather(num_classes=26)(torch.zeros(3, 1, *size)).shape == (3, 26)
+
+
+def test_networks_are_built_channels_last():
+    model = build("featherweight.model:Feather", {}, 10)
+    x = torch.zeros(2, 1, 28, 28)
+    for stage in model.features:
+        x = stage(x)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_shared_layers_are_counted_once():
+    layer = nn.Linear(3, 3)
+    assert count_parameters(nn.Sequential(layer, layer)) == 12
+
+
+def test_the_assignments_network_returns_log_probabilities_of_any_classes():
+    out = BaselineNet(num_classes=26).eval()(torch.rand(3, 1, 28, 28))
+    torch.testing.assert_close(out.exp().sum(1), torch.ones(3))
+    assert out.shape == (3, 26)
 
 
 NETS = """
@@ -43,8 +97,11 @@ class Classes(nn.Sequential):
     def __init__(self, num_classes): super().__init__(nn.Flatten(), nn.Linear(784, num_classes))
 class Wants(nn.Module):
     def __init__(self, width): super().__init__()
+class Width(nn.Linear):
+    def __init__(self, width, num_classes=2): super().__init__(width, num_classes)
 class Raises(nn.Module):
     def __init__(self): raise RuntimeError("no luck")
+class Number: pass
 def function(): pass
 """
 
@@ -54,11 +111,19 @@ def test_a_strangers_network_is_found_in_the_working_directory(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert build("nets_of_a_stranger:Plain", {}, 10)[1].out_features == 10
     assert build("nets_of_a_stranger:Classes", {}, 26)[1].out_features == 26
-    for path, message in (("Plain", "MODULE:CLASS"), ("nets_of_a_stranger:Nope", "Nope"),
-                          ("no_such_module:Net", "no_such_module"), ("nets_of_a_stranger:function", "Module class"),
+    assert build("nets_of_a_stranger:Width", {"width": 3}, 26).weight.shape == (26, 3)
+    (tmp_path / "broken_of_a_stranger.py").write_text("1 / 0")
+    path_before = list(sys.path)
+    for path, message in (("Plain", "MODULE:CLASS"), (":Net", "MODULE:CLASS"), ("nets_of_a_stranger:Nope", "Nope"),
+                          ("no_such_module:Net", "no_such_module"), ("broken_of_a_stranger:Net", "ZeroDivision"),
+                          ("nets_of_a_stranger:function", "Module class"),
+                          ("nets_of_a_stranger:Number", "Module class"),
                           ("nets_of_a_stranger:Wants", "width"), ("nets_of_a_stranger:Raises", "no luck")):
         with pytest.raises(ValueError, match=message):
             build(path, {}, 10)
+    with pytest.raises(ValueError, match="colour"):
+        build("nets_of_a_stranger:Plain", {"colour": 1}, 10)
+    assert sys.path == path_before
 
 
 class Answers(nn.Module):
@@ -76,6 +141,19 @@ class Answers(nn.Module):
 ])
 def test_answers_that_cannot_be_used_are_refused(answer, message):
     with pytest.raises(ValueError, match=message):
+        check_model(Answers(answer), torch.rand(4, 1, 28, 28) + 1, 10)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = Feather(["conv 6"])
+    with torch.no_grad():
+        model.head.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        check_model(model, torch.rand(4, 1, 28, 28), 10)
+
+
+def test_logits_and_log_probabilities_pass():
+    for answer in (lambda x: x, lambda x: x.log_softmax(1)):
         check_model(Answers(answer), torch.rand(4, 1, 28, 28) + 1, 10)
 
 

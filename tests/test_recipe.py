@@ -27,13 +27,27 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_about_zero(n_steps, warmup):
     assert 0 < rates[-1] <= recipe.lr / falling * (1 + 1e-9)
 
 
+@given(st.integers(1, 5000), st.floats(0, 0.999))
+def test_no_rate_is_outside_of_zero_and_the_peak(n_steps, warmup):
+    recipe = dataclasses.replace(find_recipe("feather-20k"), warmup=warmup)
+    assert all(0 < recipe.lr_at(step, n_steps) <= recipe.lr for step in range(n_steps))
+
+
+def test_one_cycle_by_hand():
+    recipe = dataclasses.replace(find_recipe("feather-20k"), lr=0.8, warmup=0.4)
+    assert [recipe.lr_at(step, 10) for step in range(10)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 0.8, 2 / 3, 1.6 / 3, 0.4, 0.8 / 3, 0.4 / 3])
+
+
 def test_the_baseline_keeps_its_rate():
     assert {find_recipe("baseline").lr_at(step, 100) for step in range(100)} == {0.1}
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"epochs": 0}, "epochs"), ({"batch_size": 1}, "batch_size"), ({"lr": 0.0}, "lr"), ({"lr": float("nan")}, "lr"),
+    ({"epochs": 0}, "epochs"), ({"epochs": 2.0}, "epochs"), ({"batch_size": 1}, "batch_size"),
+    ({"lr": 0.0}, "lr"), ({"lr": float("nan")}, "lr"), ({"lr": float("inf")}, "lr"),
     ({"schedule": "cosine"}, "schedule"), ({"ema": 1.0}, "ema"), ({"momentum": -0.1}, "momentum"),
+    ({"warmup": 1}, "warmup"), ({"weight_decay": -1e-4}, "weight_decay"),
 ])
 def test_a_wrong_value_is_named(change, message):
     with pytest.raises(ValueError, match=message):
@@ -45,3 +59,10 @@ def test_unknown_names_and_keys():
         find_recipe("nope")
     with pytest.raises(ValueError, match="colour"):
         Recipe.from_dict(RECIPES[0].to_dict() | {"colour": 1})
+    for key in ("model", "augmentation"):
+        values = RECIPES[0].to_dict()
+        del values[key]
+        with pytest.raises(ValueError, match=key):
+            Recipe.from_dict(values)
+    with pytest.raises(ValueError, match="colour"):
+        Recipe.from_dict(RECIPES[0].to_dict() | {"augmentation": {"colour": 1}})

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -38,7 +39,10 @@ def test_folders_are_numbered_and_never_overwritten(run, tiny_recipe, tiny_contr
     (lambda c: c.unlink(), "not a run folder"),
     (lambda c: c.write_text("{"), "damaged"),
     (lambda c: c.write_text("[]"), "damaged"),
-    (lambda c: c.write_text(c.read_text().replace('"format": 1', '"format": 2')), "version 2, expected version 1"),
+    (lambda c: c.write_text(c.read_text().replace('"format": 1', '"format": 2')),
+     "version 2, expected version 1"),
+    (lambda c: c.write_text(c.read_text().replace('"epochs": 4', '"epochs": 0')), "epochs"),
+    (lambda c: c.write_text(c.read_text().replace('"max_params"', '"most_params"')), "most_params"),
     (lambda c: c.write_text(json.dumps({"format": 1})), "incomplete"),
 ])
 def test_what_is_no_run_is_refused(run, spoil, message):
@@ -76,10 +80,34 @@ def test_weights_come_back_and_another_networks_do_not(run):
         run.load_model()
 
 
-def test_layers_that_share_memory_can_be_saved(run):
-    layer = nn.Linear(3, 3)
-    run.save_weights(nn.Sequential(layer, layer).state_dict())
-    assert run.complete
+TIED = """
+from torch import nn
+class Tied(nn.Sequential):
+    def __init__(self):
+        layer = nn.Linear(10, 10)
+        super().__init__(nn.Flatten(), nn.Linear(784, 10), layer, layer)
+"""
+
+
+def test_layers_that_share_memory_are_saved_and_still_share_it(run, tmp_path, tiny_recipe, tiny_contract,
+                                                              split):
+    (tmp_path / "tied_net_of_a_stranger.py").write_text(TIED)
+    recipe = dataclasses.replace(tiny_recipe, model="tied_net_of_a_stranger:Tied", model_args={})
+    run = create_run("tied", recipe, tiny_contract, split, 0, CPU, "")
+    model = run.build_model()
+    run.save_weights(model.state_dict())
+    loaded = run.load_model()
+    assert loaded[2] is loaded[3]
+    assert torch.equal(loaded[2].weight, model[3].weight)
+
+
+def test_metrics_come_back(run):
+    rows = [{"epoch": 1, "val_loss": 0.1}, {"epoch": 2, "val_loss": 1e-9}]
+    run.write_metrics(rows)
+    assert run.read_metrics() == rows
+    (run.path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
+    with pytest.raises(ValueError, match="unreadable"):
+        run.read_metrics()
 
 
 def test_a_damaged_state_is_refused(run):

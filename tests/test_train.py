@@ -1,11 +1,18 @@
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import featherweight
 from featherweight.contract import CONTRACTS
 from featherweight.data import load_split
-from featherweight.recipe import find_recipe
+from featherweight.evaluate import evaluate
+from featherweight.recipe import Recipe, find_recipe
 from featherweight.run import create_run, open_run
 from featherweight.train import Diverged, Trainer, pick_device, seed_everything, train
 
@@ -61,10 +68,77 @@ def test_a_stopped_run_goes_on_to_the_same_bits(make, split, tiny_recipe, stop_a
     assert losses[0] == losses[1]
 
 
+def test_a_run_stopped_between_epochs_goes_on_to_the_same_bits(make, split):
+    whole, stopped = make("whole"), make("stopped")
+    train(whole, split, CPU)
+
+    def stop(row):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, split, CPU, on_epoch=stop)
+    assert [row["epoch"] for row in stopped.read_metrics()] == [1]
+    rest = []
+    train(open_run(stopped.path), split, CPU, on_epoch=rest.append)
+    assert [row["epoch"] for row in rest] == [2, 3, 4]
+    assert weights(stopped) == weights(whole)
+
+
+KILLED = """
+import os, signal, sys, torch
+from featherweight.run import open_run
+from featherweight.train import train
+torch.set_num_threads(1)
+run, seen = open_run(sys.argv[1]), []
+def kill(step, n_steps, loss):
+    seen.append(step)
+    if len(seen) == 3:  # told every tenth of 20 steps: in the middle of epoch 2
+        os.kill(os.getpid(), signal.SIGKILL)
+train(run, run.load_split(), torch.device("cpu"), on_batch=kill)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(make, split):
+    whole, killed = make("whole"), make("killed")
+    train(whole, split, CPU)
+    source = str(Path(featherweight.__file__).parents[1])
+    process = subprocess.run([sys.executable, "-c", KILLED, str(killed.path)], check=False,
+                             env=os.environ | {"PYTHONPATH": source})
+    assert process.returncode == -signal.SIGKILL
+    assert [row["epoch"] for row in killed.read_metrics()] == [1]
+    assert not killed.complete
+    train(open_run(killed.path), split, CPU)
+    assert weights(killed) == weights(whole)
+
+
+NETS = """
+from torch import nn
+class Logits(nn.Sequential):
+    def __init__(self, *last): super().__init__(nn.Flatten(), nn.Linear(784, 10), *last)
+class LogProbabilities(Logits):
+    def __init__(self): super().__init__(nn.LogSoftmax(1))
+"""
+
+
+def test_a_strangers_logits_and_log_probabilities_train_alike(make, split, tiny_recipe, tmp_path, monkeypatch):
+    (tmp_path / "trained_nets_of_a_stranger.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for name in ("Logits", "LogProbabilities"):
+        run = make(name, dataclasses.replace(tiny_recipe, model=f"trained_nets_of_a_stranger:{name}",
+                                             model_args={}, epochs=2, lr=0.01))
+        train(run, split, CPU)
+        rows.append(run.read_metrics())
+    for one, other in zip(*rows, strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
+    assert rows[1][-1]["val_correct"] > 50
+
+
 def test_an_epoch_holds_each_image_once(split, tiny_recipe, monkeypatch):
     recipe = dataclasses.replace(tiny_recipe, batch_size=47)
     run_batches = []
-    trainer = Trainer(recipe, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)), split.train, (0, 1))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    trainer = Trainer(recipe, model, split.train, (0, 1))
     original = torch.Tensor.tensor_split
 
     def spy(order, n):
@@ -108,10 +182,23 @@ def test_a_diverged_run_stops_and_keeps_its_log(make, split, tiny_recipe):
     assert not run.complete
 
 
+def test_a_run_that_diverges_later_keeps_its_finished_epochs(make, split, monkeypatch):
+    run = make("run")
+    monkeypatch.setattr(Recipe, "lr_at", lambda self, step, n_steps: 0.1 if step < 40 else 1e30)
+    with pytest.raises(Diverged, match="epoch 3"):
+        train(run, split, CPU)
+    assert [row["epoch"] for row in run.read_metrics()] == [1, 2]
+    assert not run.complete
+
+
 def test_the_last_epochs_weights_are_kept_for_a_contract_on_several(make, split, tiny_contract):
     run = make("run", contract=dataclasses.replace(tiny_contract, consistent_epochs=3))
     train(run, split, CPU)
     assert sorted(path.name for path in run.path.glob("epoch-*")) == ["epoch-2.safetensors", "epoch-3.safetensors"]
+    for row in run.read_metrics()[1:]:
+        name = "model.safetensors" if row["epoch"] == 4 else f"epoch-{row['epoch']}.safetensors"
+        result = evaluate(run.load_model(name), split.val, split.mean_std)
+        assert (result.correct, result.loss) == (row["val_correct"], row["val_loss"])
 
 
 def test_a_device_that_is_not_there():

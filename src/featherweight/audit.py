@@ -42,6 +42,8 @@ class Verdict:
 
     contract: str
     clauses: tuple[Clause, ...]
+    n_params: int | None
+    "Stored numbers that the network reads; None where the weights are not the network's."
 
     @property
     def passed(self) -> bool:
@@ -53,9 +55,9 @@ class Verdict:
 
 
 @torch.no_grad()
-def _structure(model: nn.Module, split: Split, contract: Contract, everything: bool) -> list[Clause]:
-    """The clauses that a forward pass shows; `everything` watches all validation images, for a network
-    that reads other weights for other images."""
+def _structure(model: nn.Module, split: Split, contract: Contract, everything: bool) -> tuple[list[Clause], int]:
+    """The clauses that a forward pass shows, and the stored numbers it reads. `everything` watches all
+    validation images, for a network that reads other weights for other images."""
     model = copy.deepcopy(model)  # a pass in training mode moves the batch-norm statistics
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     images = normalise(split.train.pixels[:PROBE].to(device), split.mean_std)
@@ -98,12 +100,13 @@ def _structure(model: nn.Module, split: Split, contract: Contract, everything: b
                               dropped > 0 and drop_matters))
     clauses.append(Clause("head", " or ".join(HEAD_NAMES[name] for name in contract.heads), HEAD_NAMES[head],
                           f"last before log-softmax: {seen}", head in contract.heads))
-    return clauses
+    return clauses, numbers
 
 
 def audit_model(model: nn.Module, split: Split, contract: Contract) -> Verdict:
     """The clauses that need no training: parameters, batch norm, dropout, head."""
-    return Verdict(contract.name, tuple(_structure(model, split, contract, everything=True)))
+    clauses, n_params = _structure(model, split, contract, everything=True)
+    return Verdict(contract.name, tuple(clauses), n_params)
 
 
 def _epochs(run: Run, contract: Contract) -> Clause:
@@ -167,7 +170,7 @@ def audit_run(run: Run, split: Split, contract: Contract | None = None,
         model = run.load_model().to(device)
     except IncompatibleWeights as error:
         clause = Clause("weights", "the last epoch's", "another network's", str(error), False)
-        return Verdict(contract.name, (clause,)), None
+        return Verdict(contract.name, (clause,), None), None
     val, last = split.val.to(device), run.recipe.epochs
     results = {}
     for epoch in range(max(1, last - contract.consistent_epochs + 1), last):
@@ -187,6 +190,7 @@ def audit_run(run: Run, split: Split, contract: Contract | None = None,
         accuracies + (f"; weights of {missing} epochs are not there" if missing else ""),
         f"every one of {result.total:,} validation images evaluated anew",
         not missing and all(r.accuracy >= contract.min_val_accuracy for r in results.values()))
-    clauses = [*_structure(model, split, contract, everything=True), epochs, _split(run, split, contract),
+    structure, n_params = _structure(model, split, contract, everything=True)
+    clauses = [*structure, epochs, _split(run, split, contract),
                accuracy, _weights(run, model), _log_agrees(run, results)]
-    return Verdict(contract.name, tuple(clauses)), result
+    return Verdict(contract.name, tuple(clauses), n_params), result

@@ -14,26 +14,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def affine(images: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
+def affine(images: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor,
+           bend: Tensor | None = None) -> Tensor:
     """Rotate about the centre, scale and shear, then move; bilinear, black outside.
 
     images (n, c, height, width); angle (n,) degrees, counter-clockwise as seen; shift (n, 2) pixels, right
     and down; scale (n,) factor; shear (n,) degrees along x.
     """
-    n, _, height, width = images.shape
+    height, width = images.shape[-2:]
     radians = torch.deg2rad(angle)
     cos, sin, tan = radians.cos(), radians.sin(), torch.deg2rad(shear).tan()
     # Output pixel -> input pixel (both from the centre): the inverse of shift * rotate * scale * shear.
     # rotate is [[cos, sin], [-sin, cos]] with y pointing down; shear is [[1, -tan], [0, 1]].
     a, b = (cos + tan * sin) / scale, (-sin + tan * cos) / scale
     c, d = sin / scale, cos / scale
-    # grid_sample measures in half sides, so the off-diagonal terms carry the aspect.
-    dx, dy = shift[:, 0], shift[:, 1]
-    theta = torch.stack([
-        torch.stack([a, b * height / width, -(a * dx + b * dy) * 2 / width], 1),
-        torch.stack([c * width / height, d, -(c * dx + d * dy) * 2 / height], 1),
-    ], 1)  # (n, 2, 3)
-    grid = F.affine_grid(theta, [n, 1, height, width], align_corners=False)  # (n, height, width, 2)
+    # Pixels from the centre: x (1, 1, width), y (1, height, 1).
+    x = torch.arange(width, device=images.device)[None, None] - (width - 1) / 2
+    y = torch.arange(height, device=images.device)[None, :, None] - (height - 1) / 2
+    a, b, c, d, dx, dy = (v[:, None, None] for v in (a, b, c, d, shift[:, 0], shift[:, 1]))
+    x, y = x - dx, y - dy
+    # grid_sample measures in half sides. (n, height, width, 2)
+    grid = torch.stack([(a * x + b * y) * (2 / width), (c * x + d * y) * (2 / height)], 3)
+    if bend is not None:
+        grid += bend
     return F.grid_sample(images, grid, align_corners=False)
 
 
@@ -69,6 +72,10 @@ class Augmentation:
     "Fraction by which an image grows or shrinks: 0.1 is 0.9 to 1.1."
     shear: float = 0.0
     "Degrees along x, to either side."
+    elastic: float = 0.0
+    "Pixels by which points of a 5x5 grid over the image move along either axis; between them, bicubic."
+    thickness: float = 0.0
+    "Fraction of the way to the image with strokes one pixel thicker (or thinner) all round."
     blur_kernel: int = 0
     "Side of the Gaussian kernel in pixels, odd."
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -97,9 +104,20 @@ class Augmentation:
         if self.blur_kernel:
             least, most = self.blur_sigma
             images = gaussian_blur(images, least + (most - least) * draws[0], self.blur_kernel)
-        if self.rotation or self.shift or self.scale or self.shear:
+        if self.thickness:
+            t = (self.thickness * signed[7])[:, None, None, None]
+            thick, thin = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
+            images = images + t.clamp(min=0) * (thick - images) + (-t).clamp(min=0) * (thin - images)
+        bend = None
+        if self.elastic:
+            height, width = images.shape[-2:]
+            points = 2 * torch.rand((len(images), 2, 5, 5), generator=generator) - 1
+            points *= torch.tensor([2 / width, 2 / height])[:, None, None] * self.elastic
+            bend = F.interpolate(points.to(images.device), (height, width), mode="bicubic", align_corners=True)
+            bend = bend.permute(0, 2, 3, 1)
+        if self.rotation or self.shift or self.scale or self.shear or self.elastic:
             images = affine(images, self.rotation * signed[1], self.shift * signed[2:4].T,
-                            1 + self.scale * signed[4], self.shear * signed[5])
+                            1 + self.scale * signed[4], self.shear * signed[5], bend)
         if self.brightness or self.contrast:
             images = jitter(images, 1 + self.brightness * signed[6], 1 + self.contrast * signed[7])
         return images

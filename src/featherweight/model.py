@@ -1,11 +1,12 @@
 """The networks: the assignment's own, and the Feather family; and how a stranger's is brought in.
 
-    model = build("featherweight.model:Feather", {"widths": [16, 18, 20, 20, 22, 24]}, num_classes=10)
+    model = build("featherweight.model:Feather", {"layers": ["conv 8", "pool", "conv 16"], "dropout": 0.02}, 10)
     log_probabilities = torch.log_softmax(model(images), 1)     # images (n, 1, 28, 28), normalised
 """
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class BaselineNet(nn.Module):
@@ -36,34 +36,74 @@ class BaselineNet(nn.Module):
         return log_probabilities
 
 
-class Feather(nn.Module):
-    """A 2x2 space-to-depth stem, 3x3 convolutions, global average pooling, a linear layer.
+class Block(nn.Module):
+    """A convolution, batch norm, activation; `times` over, the same weights but a batch norm for each time."""
 
-    images (n, 1, height, width) -> logits (n, num_classes). The first convolution is padded, the others
-    are valid, so that every later one costs less and sees the digit, not a border: 28x28 pixels become
-    14x14, then 12x12 down to 4x4 for six widths. An odd side is padded by one pixel.
+    def __init__(self, convolution: nn.Module, width: int, activation: nn.Module, times: int) -> None:
+        super().__init__()
+        self.convolution, self.activation = convolution, activation
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(times))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm in self.norms:
+            x = self.activation(norm(self.convolution(x)))
+        return x
+
+
+ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
+FEATHER_20K = ("conv 8", "conv 16", "pool", "conv 16", "conv 24", "conv 24", "conv 24")  # 17,826 parameters
+_LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspx]\d+)*)")
+
+
+class Feather(nn.Module):
+    """Convolutions, global average pooling, dropout, a linear layer: images (n, 1, height, width) -> logits.
+
+    Each of `layers` is a few words:
+
+        conv 16     3x3 convolution to 16 channels, batch norm, activation
+        sep 24      the same, but a 3x3 convolution of each channel alone, then a 1x1 one to 24 channels (Sifre
+                    and Mallat 2013): from 24 channels 792 weights instead of 5,184
+        pool        maximum of 2x2 pixels
+
+    The first two take k5 (another kernel), s2 (stride), p2 (padding; none by itself, so that later layers cost
+    less and see the digit, not a border) and x3 (three times over with the same weights). No convolution has a
+    bias, since the batch norm after it has one. `activation` is relu, or hardswish (Howard
+    et al. 2019), which learns more in the same epochs. Raises ValueError for other words.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 18, 20, 20, 22, 24), dropout: float = 0.02,
+    def __init__(self, layers: Sequence[str] = FEATHER_20K, dropout: float = 0.02, activation: str = "hardswish",
                  num_classes: int = 10) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = 4
-        for stage, width in enumerate(widths):
-            # No bias: the batch norm that follows has one.
-            layers += [nn.Conv2d(channels, width, 3, padding=1 if stage == 0 else 0, bias=False),
-                       nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r}: expected {' or '.join(ACTIVATIONS)}")
+        stages: list[nn.Module] = []
+        channels = 1
+        for layer in layers:
+            if layer == "pool":
+                stages.append(nn.MaxPool2d(2))
+                continue
+            words = _LAYER.fullmatch(layer)
+            if words is None:
+                raise ValueError(f"layer {layer!r}: expected pool, conv WIDTH or sep WIDTH, with options such as "
+                                 "k5 s2 p2 x3")
+            kind, width = words[1], int(words[2])
+            option = {"k": 3, "s": 1, "p": 0, "x": 1} | {word[0]: int(word[1:]) for word in words[3].split()}
+            if min(option["k"], option["s"], option["x"]) < 1 or (option["x"] > 1 and width != channels):
+                raise ValueError(f"layer {layer!r}: expected kernel, stride and times of at least 1, and as many "
+                                 f"channels out as in, {channels}, to go through several times")
+            size = option["k"], option["s"], option["p"]
+            convolution: nn.Module = nn.Conv2d(channels, width, *size, bias=False)
+            if kind == "sep":
+                convolution = nn.Sequential(nn.Conv2d(channels, channels, *size, groups=channels, bias=False),
+                                            nn.Conv2d(channels, width, 1, bias=False))
+            stages.append(Block(convolution, width, ACTIVATIONS[activation](inplace=True), option["x"]))
             channels = width
-        self.features = nn.Sequential(*layers)
+        self.features = nn.Sequential(*stages)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        if height % 2 or width % 2:
-            images = F.pad(images, (0, width % 2, 0, height % 2))
-        x = F.pixel_unshuffle(images, 2)  # (n, 4, height / 2, width / 2)
-        x = self.features(x).mean((2, 3))  # (n, channels)
+        x = self.features(images).mean((2, 3))  # (n, channels)
         logits: Tensor = self.head(self.dropout(x))
         return logits
 
@@ -98,7 +138,8 @@ def build(path: str, arguments: Mapping[str, Any], num_classes: int) -> nn.Modul
         raise ValueError(f"model {path!r}: can't be built with {given or 'no arguments'}: "
                          f"{type(error).__name__}: {error}") from error
     assert isinstance(model, nn.Module)
-    return model
+    # Channels last: on CPUs the convolutions of small networks, above all their gradients, are faster so.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def check_model(model: nn.Module, images: Tensor, num_classes: int) -> None:

@@ -26,6 +26,8 @@ class Recipe:
     "Passes over the training images, decided before the run; the last one's weights are the result."
     lr: float
     "The learning rate; with a one-cycle schedule its peak."
+    contract: str = "era-v3-s6"
+    "The contract it is made for, unless another one is named."
     schedule: str = "one-cycle"
     "one-cycle: linearly up, then linearly to zero; constant: the same throughout."
     warmup: float = 0.2
@@ -40,6 +42,8 @@ class Recipe:
     "L2, on weights only: not on biases nor on batch norm."
     ema: float = 0.0
     "Decay a step of the moving average over weights and batch-norm buffers that is evaluated; 0: none."
+    label_smoothing: float = 0.0
+    "Share of every label spread evenly over all classes (Szegedy et al. 2016)."
     augmentation: Augmentation = field(default_factory=Augmentation)
     "How training images are moved, blurred and re-lit."
 
@@ -78,12 +82,33 @@ class Recipe:
             raise ValueError(f"recipe: {error}; expected {names}") from error
 
 
+# Of the Feather family: what all of its recipes share.
+FEATHER: dict[str, Any] = {"model": "featherweight.model:Feather", "lr": 0.1, "nesterov": True, "batch_size": 64,
+                           "weight_decay": 2e-4, "ema": 0.995}
+
 RECIPES = (
     Recipe(
-        "feather-20k", "featherweight.model:Feather",
-        {"widths": [16, 18, 20, 20, 22, 24], "dropout": 0.02},
-        epochs=18, lr=0.1, nesterov=True, weight_decay=2e-4, ema=0.995,
+        "feather-20k", **FEATHER, epochs=19,
+        model_args={"layers": ["conv 8", "conv 16", "pool", "conv 16", "conv 24", "conv 24", "conv 24"],
+                    "dropout": 0.02},
         augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
+    ),
+    Recipe(
+        "feather-8k", **FEATHER, epochs=15, contract="era-s7",
+        model_args={"layers": ["conv 8", "conv 8", "pool", "conv 8", "conv 16", "conv 16", "conv 16"],
+                    "dropout": 0.02},
+        augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
+    ),
+    # The smaller the network, the less it can use of the augmentation, and the less there is to drop.
+    Recipe(
+        "feather-4k", **FEATHER, epochs=19,
+        model_args={"layers": ["conv 8", "conv 8", "pool", "sep 16", "sep 24", "sep 24", "sep 24"], "dropout": 0.01},
+        augmentation=Augmentation(rotation=7, shift=0.9, scale=0.07, shear=4),
+    ),
+    Recipe(
+        "feather-1k", **FEATHER, epochs=19,
+        model_args={"layers": ["conv 6", "sep 6", "pool", "sep 8", "sep 8", "sep 10", "sep 12"], "dropout": 0.005},
+        augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),
     # The assignment's, at 19 epochs since 20 is not fewer than 20. It names its augmentation without
     # strengths: these are the usual ones (torchvision's blur default; 10 degrees, a tenth, a fifth).

@@ -62,7 +62,12 @@ class Trainer:
         self.optimizer = torch.optim.SGD(
             [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}],
-            lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+            lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+        # Tensors keep their place while they are trained, so they are listed once.
+        pairs = list(zip(_state(self.averaged), _state(model), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._averages = [mean for mean, _ in floats], [value for _, value in floats]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
 
     def steps(self, epoch: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -78,7 +83,8 @@ class Trainer:
                 group["lr"] = lr
             images = recipe.augmentation(self.train.pixels[batch].float() / 255, generator)  # (b, 1, h, w)
             # A network may return logits or log-probabilities: cross-entropy is the same for both.
-            loss = F.cross_entropy(self.model(normalise(images * 255, self.mean_std)), self.train.labels[batch])
+            loss = F.cross_entropy(self.model(normalise(images * 255, self.mean_std)), self.train.labels[batch],
+                                   label_smoothing=recipe.label_smoothing)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -92,11 +98,9 @@ class Trainer:
             return
         # A shorter memory at first, so that the initial weights are soon forgotten.
         decay = min(self.recipe.ema, (1 + step) / (10 + step))
-        for mean, value in zip(_state(self.averaged), _state(self.model), strict=True):
-            if value.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
+        torch._foreach_lerp_(*self._averages, 1 - decay)
+        for mean, count in self._counts:
+            mean.copy_(count)
 
     def state(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
@@ -156,4 +160,5 @@ def train(run: Run, split: Split, device: torch.device,
         run.save_resume(trainer.state() | {"epoch": epoch + 1, "rows": rows})
         run.write_metrics(rows)
         on_epoch(rows[-1])
-    run.save_weights(trainer.averaged.state_dict())
+    if not run.complete:
+        run.save_weights(trainer.averaged.state_dict())
