@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import torch
@@ -13,6 +14,21 @@ def test_two_recipes_are_measured_in_turn(split):
         assert speed.share_of_peak > 0
         assert 0 < speed.share_augmentation < 1
     assert ratio.least <= ratio.median <= ratio.most
+
+
+def test_whole_trainings_are_timed_in_the_order_given(split, tiny_recipe, tiny_contract, monkeypatch):
+    other = dataclasses.replace(tiny_recipe, name="other", epochs=1)
+    monkeypatch.setattr(bench, "find_recipe", {"tiny": tiny_recipe, "other": other}.get)
+    monkeypatch.setattr(bench, "load_contract", lambda name: tiny_contract)
+    told = []
+    races = bench.bench_sprint(("other", "tiny", "other"), split, torch.device("cpu"),
+                               on_epoch=lambda name, row: told.append((name, row["epoch"], row["val_correct"])))
+    assert [(name, epoch) for name, epoch, _ in told] == [
+        ("other", 1), ("tiny", 1), ("tiny", 2), ("tiny", 3), ("tiny", 4), ("other", 1)]
+    assert [(race.recipe, race.epochs, race.val_total) for race in races] == [
+        ("other", 1, 100), ("tiny", 4, 100), ("other", 1, 100)]
+    assert [race.val_correct for race in races] == [told[0][2], told[4][2], told[5][2]]
+    assert all(race.seconds > 0 for race in races)
 
 
 def test_the_floating_point_count_is_that_of_the_layers(split):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from . import __version__
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .audit import Verdict
     from .evaluate import Evaluation
     from .run import Run
+    from .study import Summary
 
 app = App(name="featherweight", version=__version__, help_format="plaintext",
           help="Train, prove and ship image classifiers that must fit a hard budget.")
@@ -71,7 +72,7 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
     model
         a network of your own, MODULE:CLASS, trained by the recipe instead of its own.
     contract
-        what must hold, one of `featherweight contracts` or a TOML file (era-v3-s6).
+        what must hold, one of `featherweight contracts` or a TOML file (the recipe's own).
     data
         a directory of MNIST-format files or an .npz, instead of the embedded MNIST.
     seed
@@ -108,7 +109,7 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
             chosen = dataclasses.replace(chosen, model=model, model_args={})
         if epochs is not None:
             chosen = dataclasses.replace(chosen, epochs=epochs)
-        held = load_contract(contract or "era-v3-s6")
+        held = load_contract(contract or chosen.contract)
         split = load_split(data, held.train_size, held.val_size)
         # Before the folder is made, so that a network that can't be used leaves none behind.
         seed = seed or 0
@@ -268,21 +269,140 @@ def report(run: str, *, data: str | None = None, device: str = "auto") -> int:
 
 
 @app.command
-def bench(what: Literal["train"], *, device: str = "auto") -> int:
-    """Measure the training step of the baseline and the default recipe, in turn in one process.
+def study(plan: str, *, results: str | None = None, runs: str = "runs", data: str | None = None,
+          workers: int | None = None, threads: int = 1, device: str = "auto") -> int:
+    """Train every run of a plan, recipes x overrides x seeds, and add a row a run to one CSV.
+
+    A study that was stopped goes on where it was when it is started again.
+
+    Parameters
+    ----------
+    plan
+        a TOML file; `results/records.toml` is one.
+    results
+        the CSV (the plan's name with .csv).
+    runs
+        where the run folders are kept.
+    data
+        a directory of MNIST-format files or an .npz, instead of the embedded MNIST.
+    workers
+        processes at a time (as many as cores by `threads`).
+    threads
+        of each process.
+    device
+        cpu, cuda, or auto.
+    """
+    import os
+    from pathlib import Path
+
+    from .study import load_plan, run_study, summarise
+    from .train import pick_device
+
+    for name, value in (("workers", workers), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name}: got {value}, expected 1 or more")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    where, wanted = pick_device(device), load_plan(plan, data)
+    table = Path(results) if results is not None else Path(plan).with_suffix(".csv")
+    columns = (TextColumn("{task.completed} of {task.total} runs"), BarColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=talk, disable=not talk.is_terminal) as progress:
+        bar = progress.add_task("", total=len(wanted.tasks))
+
+        def on_row(row: dict[str, str]) -> None:
+            val = f"val {row['val_correct']} of {row['val_total']}" if row["val_correct"] else "no accuracy"
+            talk.print(f"{row['recipe']} seed {row['seed']}: {val}, {row['verdict']}, {row['seconds']} s")
+            progress.advance(bar)
+
+        try:
+            rows = run_study(wanted, table, Path(runs), where, workers or max(1, cores // threads), threads, on_row)
+        except KeyboardInterrupt:
+            talk.print("interrupted; the same command goes on")
+            return INTERRUPTED
+    _print_summaries(summarise(rows))
+    talk.print(f"see {table}")
+    return DONE if all(row["verdict"] == "PASS" for row in rows) else BROKEN
+
+
+def _print_summaries(summaries: "list[Summary]") -> None:
+    header = Table("recipe", "parameters", "runs", "pass", "part", "n", "mean %", "s.d.", "least %",
+                   "95 % interval of the mean", "seconds")
+    for summary in summaries:
+        first = (summary.recipe, summary.n_params, str(summary.runs), str(summary.passed))
+        for part, found in (("val", summary.val), ("test", summary.test)):
+            if found is not None:
+                low, high = found.interval
+                header.add_row(*first, part, str(found.n), f"{100 * found.mean:.3f}", *(
+                    ("-", f"{100 * found.least:.2f}", "-") if found.n == 1 else
+                    (f"{100 * found.sd:.3f}", f"{100 * found.least:.2f}", f"{100 * low:.3f} to {100 * high:.3f}")),
+                    f"{summary.seconds:.0f}" if part == "val" else "")
+                first = ("", "", "", "")
+        if summary.val is None:
+            header.add_row(*first, "-", "0")
+    out.print(header)
+
+
+@app.command
+def frontier(tables: list[str], *, public: str | None = None, out: str = "frontier.svg") -> int:
+    """Draw the test accuracy of studies over their parameters, beside the marks of others.
+
+    Parameters
+    ----------
+    tables
+        a study's CSVs; recipes whose test images were not read are left out.
+    public
+        a CSV of figures of others: n_params, accuracy, epochs, protocol, source.
+    out
+        the picture, .svg or .png.
+    """
+    from pathlib import Path
+
+    from .report import Mark, frontier, read_marks, save_picture
+    from .study import read_table, summarise
+
+    rows = [row for table in tables for row in read_table(Path(table), must_exist=True)]
+    protocol = "ours: mean of the seeds and its 95 % interval, last epoch, 50,000 training images, test read once"
+    marks = [Mark(f"{summary.recipe} ({summary.test.n} seeds)", int(summary.n_params), summary.test.mean,
+                  summary.test.interval, protocol)
+             for summary in summarise(rows) if summary.test is not None]
+    if not marks:
+        raise ValueError(f"{', '.join(tables)}: no row with a test count; hint: test = true in the plan")
+    save_picture(frontier(marks + (read_marks(Path(public)) if public else [])), Path(out))
+    talk.print(f"see {out}")
+    return DONE
+
+
+@app.command
+def bench(what: Literal["train", "sprint"], *, device: str = "auto") -> int:
+    """Measure recipes against the baseline, in turn in one process.
 
     Parameters
     ----------
     what
-        train.
+        train: the training steps of the baseline and the default recipe, a minute or two; sprint: the whole
+        trainings of the baseline and of `sprint`, before and after it, ten minutes or more.
     device
         cpu, cuda, or auto.
     """
-    from .bench import bench_train
+    from .bench import bench_sprint, bench_train
     from .data import load_split
+    from .evaluate import percent
     from .train import pick_device
 
-    speeds, ratio = bench_train(("baseline", "feather-20k"), load_split(None, 50_000, 10_000), pick_device(device))
+    split, where = load_split(None, 50_000, 10_000), pick_device(device)
+    if what == "sprint":
+        races = bench_sprint(
+            ("sprint", "baseline", "sprint"), split, where,
+            on_epoch=lambda name, row: talk.print(f"{name} epoch {row['epoch']}: {row['seconds']:.1f} s"))
+        table = Table("recipe", "epochs", "seconds", "validation", "of the baseline's time")
+        baseline = next(race for race in races if race.recipe == "baseline")
+        for race in races:
+            table.add_row(race.recipe, str(race.epochs), f"{race.seconds:.1f}",
+                          percent(race.val_correct, race.val_total),
+                          "" if race is baseline else f"1/{baseline.seconds / race.seconds:.1f}")
+        out.print(table)
+        return DONE
+    speeds, ratio = bench_train(("baseline", "feather-20k"), split, where)
     table = Table("recipe", "images/s", "s/epoch", "GFLOP/s", "of matmul peak", "augmentation")
     for speed in speeds:
         table.add_row(speed.recipe, f"{speed.images_per_second:,.0f}", f"{speed.seconds_per_epoch:.2f}",

@@ -1,10 +1,12 @@
-"""Measure two recipes' training steps in turn in one process, so that a noisy machine troubles both alike.
+"""Measure two recipes in turn in one process, so that a noisy machine troubles both alike.
 
-    rows, ratio = bench_train(("baseline", "feather-20k"), split, device)
+    rows, ratio = bench_train(("baseline", "feather-20k"), split, device)       # steps
+    races = bench_sprint(("sprint", "baseline", "sprint"), split, device)       # whole trainings
 """
 
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from .contract import load_contract
 from .data import Split
 from .model import build
 from .recipe import Recipe, find_recipe
-from .train import Trainer, seed_everything
+from .run import Row, create_run
+from .train import Trainer, seed_everything, train
 
 
 @dataclass(frozen=True)
@@ -118,3 +122,30 @@ def bench_train(names: tuple[str, ...], split: Split, device: torch.device, roun
         last * contestants[-1].trainer.steps_per_epoch / (first * contestants[0].trainer.steps_per_epoch)
         for first, last in zip(step[names[0]], step[names[-1]], strict=True)]
     return speeds, Ratio(statistics.median(per_epoch), min(per_epoch), max(per_epoch))
+
+
+@dataclass(frozen=True)
+class Race:
+    """One training from its first epoch to its last, an evaluation an epoch and the run folder included."""
+
+    recipe: str
+    epochs: int
+    seconds: float
+    val_correct: int
+    val_total: int
+
+
+def bench_sprint(names: tuple[str, ...], split: Split, device: torch.device, seed: int = 0,
+                 on_epoch: Callable[[str, Row], None] = lambda name, row: None) -> list[Race]:
+    """Whole trainings, one after the other; name a recipe twice to see how steady the machine is."""
+    races = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(names):
+            recipe = find_recipe(name)
+            run = create_run(f"{folder}/{number}", recipe, load_contract(recipe.contract), split, seed, device,
+                             "featherweight bench sprint")
+            seconds = _timed(device, lambda run=run, name=name: train(  # type: ignore[misc]
+                run, split, device, on_epoch=lambda row: on_epoch(name, row)))
+            last = run.read_metrics()[-1]
+            races.append(Race(name, recipe.epochs, seconds, last["val_correct"], last["val_total"]))
+    return races

@@ -3,15 +3,19 @@
     report(run, result, split, verdict.to_dict())    # curves.png, confusion.png, mistakes.png, README.md
 """
 
+import csv
 import io
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import rc_context
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from .data import Split
 from .evaluate import Evaluation, percent
@@ -21,11 +25,70 @@ MOST_MISTAKES = 400  # pictures on one page; past that only the most confident a
 INK, RED, BLUE, GREY = "#222222", "#c0392b", "#1f5fa8", "#888888"
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_picture(figure: Figure, path: Path) -> Path:
+    """As .svg or .png; the same figure gives the same bytes."""
+    if path.suffix not in (".svg", ".png"):
+        raise ValueError(f"{path}: expected a name that ends in .svg or .png")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    undated = {"Date": None} if path.suffix == ".svg" else None
+    with rc_context({"svg.hashsalt": "featherweight"}):
+        figure.savefig(buffer, format=path.suffix[1:], dpi=150, metadata=undated)
     write_atomic(path, buffer.getvalue())
     return path
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One point of the frontier, accuracies in fractions."""
+
+    name: str
+    n_params: int
+    accuracy: float
+    interval: tuple[float, float] | None
+    "95 % interval of the mean of several seeds; None for a single figure of others."
+    protocol: str
+    "How it was measured; marks of one protocol share a symbol."
+
+
+def read_marks(file: Path) -> list[Mark]:
+    """The figures of others, from a CSV with n_params, accuracy, epochs, protocol, source; or ValueError."""
+    with file.open(newline="") as lines:
+        try:
+            return [Mark(row["source"], int(row["n_params"]), float(row["accuracy"]), None, row["protocol"])
+                    for row in csv.DictReader(lines)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: got {error!r}, expected columns n_params, accuracy, protocol and source"
+                             ) from error
+
+
+def frontier(marks: list[Mark]) -> Figure:
+    """Accuracy over parameters; the error is drawn, on a logarithmic scale, so that the top has room."""
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="accuracy on the test images, %")
+    symbols = iter("osD^vPX*")
+    for protocol in dict.fromkeys(mark.protocol for mark in marks):
+        group = [mark for mark in marks if mark.protocol == protocol]
+        ours = any(mark.interval for mark in group)
+        axes.plot([mark.n_params for mark in group], [1 - mark.accuracy for mark in group], next(symbols),
+                  color=BLUE if ours else GREY, mfc=BLUE if ours else "none", ms=7 if ours else 6, label=protocol)
+    for mark in marks:
+        if mark.interval:
+            low, high = mark.interval
+            axes.plot([mark.n_params] * 2, [1 - low, 1 - high], "-", color=BLUE, lw=2)
+        axes.annotate(mark.name, (mark.n_params, 1 - mark.accuracy), xytext=(7, 4), textcoords="offset points",
+                      fontsize=8, color=BLUE if mark.interval else GREY)
+    worst, best = max(1 - mark.accuracy for mark in marks), min(1 - mark.accuracy for mark in marks)
+    axes.set_ylim(worst * 1.15, best * 0.85)
+    ticks = (0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.995, 0.996, 0.997, 0.998)
+    axes.yaxis.set_major_locator(FixedLocator([1 - a for a in ticks if best * 0.85 <= 1 - a <= worst * 1.15]))
+    axes.yaxis.set_major_formatter(lambda error, _: f"{100 * (1 - error):.1f}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
 
 
 def curves(run: Run) -> Figure:
@@ -155,8 +218,8 @@ classes for any image at all, also where there is none to be seen; photographs n
 
 def report(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) -> list[Path]:
     """Write the pictures and the card into the run folder; `result` is the audit's, over `split.val`."""
-    written = [_save(curves(run), run.path / "curves.png"),
-               _save(confusion(result), run.path / "confusion.png"),
-               _save(mistakes(result, split.val.pixels), run.path / "mistakes.png")]
+    written = [save_picture(curves(run), run.path / "curves.png"),
+               save_picture(confusion(result), run.path / "confusion.png"),
+               save_picture(mistakes(result, split.val.pixels), run.path / "mistakes.png")]
     write_atomic(run.path / "README.md", card(run, result, split, verdict).encode())
     return [*written, run.path / "README.md"]
