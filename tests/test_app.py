@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from featherweight.recipe import RECIPES, Recipe
+
 COMMAND = [sys.executable, "-c", "from featherweight.app import main; main()"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "160"}
 
@@ -167,8 +169,8 @@ def test_contracts_prints_files_that_can_be_read_back(workplace):
 
 
 def test_recipes_prints_json(workplace):
-    assert [r["name"] for r in json.loads(featherweight("recipes", cwd=workplace).stdout)] == [
-        "feather-20k", "baseline"]
+    printed = json.loads(featherweight("recipes", cwd=workplace).stdout)
+    assert [Recipe.from_dict(values) for values in printed] == list(RECIPES)
 
 
 def test_killed_run_leaves_whole_files(workplace, options):

@@ -1,4 +1,5 @@
 import gzip
+import io
 import shutil
 
 import numpy as np
@@ -128,7 +129,10 @@ def test_a_damaged_npz_is_refused(tmp_path):
     source = tmp_path / "a.npz"
     npz(source)
     whole = source.read_bytes()
-    for content in (whole[:-100], whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:], b""):
+    lone = io.BytesIO()
+    np.save(lone, np.zeros(3))
+    spoilt = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
+    for content in (whole[:-100], spoilt, b"", lone.getvalue()):
         source.write_bytes(content)
         with pytest.raises(ValueError, match="damaged"):
             load_split(str(source), 50, 20)

@@ -149,7 +149,7 @@ def test_a_killed_study_goes_on_and_loses_no_row(how, tmp_path, digits, plan_fil
     table = tmp_path / "rows.csv"
     plan_file.write_text(plan_file.read_text().replace("epochs = 2", "epochs = 12"))
     process = subprocess.Popen(_command(tmp_path, digits, plan_file), stderr=subprocess.PIPE, text=True)
-    _wait_for(lambda: table.exists() and (tmp_path / "runs").glob("two*/resume.pt"))
+    _wait_for(lambda: table.exists() and any((tmp_path / "runs").glob("two*/resume.pt")))
     before = read_table(table)
     process.send_signal(how)
     _, said = process.communicate()

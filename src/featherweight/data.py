@@ -149,11 +149,12 @@ def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
 
 def _read_npz_part(path: Path, part: str) -> Images:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: np.load leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _images(f"{path} ({part})", arrays[f"{part}_images"], arrays[f"{part}_labels"])
     except KeyError as error:
         raise ValueError(f"{path}: got no array {part}_images or {part}_labels, expected both") from error
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, TypeError) as error:  # TypeError: a lone array, no archive
         raise ValueError(f"{path}: damaged .npz file: {error}") from error
 
 
