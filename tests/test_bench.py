@@ -16,6 +16,14 @@ def test_two_recipes_are_measured_in_turn(split):
     assert ratio.least <= ratio.median <= ratio.most
 
 
+def test_the_profile_is_of_the_whole_step(split):
+    shares = bench.profile_train("baseline", split, torch.device("cpu"), n_steps=2)
+    assert math.isclose(sum(share for _, share in shares), 1)
+    assert shares == sorted(shares, key=lambda item: -item[1])
+    assert "convolution_backward" in shares[0][0]
+    assert "aten::grid_sampler_2d" in dict(shares)  # the augmentation too
+
+
 def test_whole_trainings_are_timed_in_the_order_given(split, tiny_recipe, tiny_contract, monkeypatch):
     other = dataclasses.replace(tiny_recipe, name="other", epochs=1)
     monkeypatch.setattr(bench, "find_recipe", {"tiny": tiny_recipe, "other": other}.get)

@@ -379,12 +379,13 @@ def bench(what: Literal["train", "sprint"], *, device: str = "auto") -> int:
     Parameters
     ----------
     what
-        train: the training steps of the baseline and the default recipe, a minute or two; sprint: the whole
-        trainings of the baseline and of `sprint`, before and after it, ten minutes or more.
+        train: the training steps of the baseline and the default recipe, and where the latter's time goes, a
+        minute or two; sprint: the whole trainings of the baseline and of `sprint`, before and after it, ten
+        minutes or more.
     device
         cpu, cuda, or auto.
     """
-    from .bench import bench_sprint, bench_train
+    from .bench import bench_sprint, bench_train, profile_train
     from .data import load_split
     from .evaluate import percent
     from .train import pick_device
@@ -411,6 +412,10 @@ def bench(what: Literal["train", "sprint"], *, device: str = "auto") -> int:
     out.print(table)
     out.print(f"epoch of {speeds[-1].recipe} / epoch of {speeds[0].recipe}: "
               f"{ratio.median:.3f} (rounds {ratio.least:.3f} to {ratio.most:.3f})")
+    profile = Table("operation", f"of {speeds[-1].recipe}'s step")
+    for operation, share in profile_train(speeds[-1].recipe, split, where)[:12]:
+        profile.add_row(operation, f"{100 * share:.1f} %")
+    out.print(profile)
     return DONE
 
 

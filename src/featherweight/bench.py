@@ -124,6 +124,18 @@ def bench_train(names: tuple[str, ...], split: Split, device: torch.device, roun
     return speeds, Ratio(statistics.median(per_epoch), min(per_epoch), max(per_epoch))
 
 
+def profile_train(name: str, split: Split, device: torch.device, n_steps: int = 15) -> list[tuple[str, float]]:
+    """Where a recipe's training step spends its time: operations and their shares of it, the greatest first."""
+    contestant = _Contestant(find_recipe(name), split, device)
+    contestant.run(5)
+    with torch.profiler.profile() as profiler:
+        contestant.run(n_steps)
+    times = {event.key: event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+             for event in profiler.key_averages()}
+    total = sum(times.values())
+    return sorted(((operation, seconds / total) for operation, seconds in times.items()), key=lambda item: -item[1])
+
+
 @dataclass(frozen=True)
 class Race:
     """One training from its first epoch to its last, an evaluation an epoch and the run folder included."""
