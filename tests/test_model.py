@@ -53,8 +53,17 @@ def test_a_repeated_layer_is_the_same_convolution_each_time():
     torch.testing.assert_close(model.features(x), twice)
 
 
-@pytest.mark.parametrize("layer", ["conv", "conv x", "conv 0", "conv 8 k0", "conv 8 s0", "conv 8 x0", "conv 8 x2",
-                                   "conv 8 q3", "max", "pool 3", "", "conv 8  k3"])
+def test_a_maximum_in_a_layer_comes_before_its_batch_norm():
+    model = Feather(["conv 5 m2"], activation="relu").eval()
+    norm, x = model.features[0].norms[0], torch.randn(3, 1, 9, 9)
+    with torch.no_grad():
+        norm.weight.fill_(-1)  # with a falling batch norm the order shows
+        expected = torch.relu(norm(nn.functional.max_pool2d(model.features[0].convolution[0](x), 2)))
+        torch.testing.assert_close(model.features(x), expected)
+
+
+@pytest.mark.parametrize("layer", ["conv", "conv x", "conv 0", "conv 8 k0", "conv 8 m0", "conv 8 s0", "conv 8 x0",
+                                   "conv 8 x2", "conv 8 q3", "max", "pool 3", "", "conv 8  k3"])
 def test_layers_that_mean_nothing_are_refused(layer):
     with pytest.raises(ValueError, match=f"layer '{layer}'"):
         Feather(["conv 4", layer])

@@ -12,9 +12,10 @@ import featherweight
 from featherweight.contract import CONTRACTS
 from featherweight.data import load_split
 from featherweight.evaluate import evaluate
+from featherweight.model import build
 from featherweight.recipe import Recipe, find_recipe
 from featherweight.run import create_run, open_run
-from featherweight.train import Diverged, Trainer, pick_device, seed_everything, train
+from featherweight.train import Diverged, Trainer, pick_device, resized, seed_everything, train
 
 CPU = torch.device("cpu")
 
@@ -46,6 +47,32 @@ def test_a_seed_means_the_same_bits_and_another_does_not(make, split):
     for run in runs:
         train(run, split, CPU)
     assert weights(runs[0]) == weights(runs[1]) != weights(runs[2])
+
+
+def test_images_are_small_in_the_first_steps_alone(split, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, resize=0.8, resize_until=0.6)
+    model = build(recipe.model, recipe.model_args, 10)
+    sides = []
+    model.register_forward_pre_hook(lambda model, images: sides.append(tuple(images[0].shape[2:])))
+    trainer = Trainer(recipe, model, split.train, split.mean_std)
+    for epoch in range(recipe.epochs):
+        list(trainer.steps(epoch, seed_everything(0, epoch)))
+    assert sides == [(22, 22)] * 48 + [(28, 28)] * 32
+
+
+def test_smaller_images_keep_their_mean_and_place():
+    images = torch.zeros(1, 1, 28, 28)
+    images[..., 7:21, 10:24] = 1
+    small = resized(images, 0.5)
+    torch.testing.assert_close(small.mean(), images.mean(), atol=1e-3, rtol=0)
+    columns = (small.sum(2).flatten() * (torch.arange(14) + 0.5)).sum() / small.sum()
+    assert columns.item() == pytest.approx(17 / 2, abs=0.02)
+
+
+def test_a_network_that_cannot_take_the_smaller_images_is_refused_at_once(make, tiny_recipe, split):
+    run = make("run", dataclasses.replace(tiny_recipe, resize=0.1, resize_until=0.5))
+    with pytest.raises(ValueError, match=r"fails on images \(8, 1, 3, 3\)"):
+        train(run, split, CPU)
 
 
 @pytest.mark.parametrize("stop_at", [(1, 7), (3, 1), (4, 20)])

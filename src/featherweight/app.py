@@ -87,11 +87,10 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
         go on with the run in this folder.
     """
     from .data import load_split
-    from .evaluate import normalise
-    from .model import build, check_model
+    from .model import build
     from .recipe import find_recipe
     from .run import create_run, open_run
-    from .train import Diverged, pick_device, seed_everything
+    from .train import Diverged, check_recipe, pick_device, seed_everything
     from .train import train as train_run
 
     where = pick_device(device)
@@ -117,7 +116,7 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
             raise ValueError(f"--seed: got {seed}, expected 0 or more")
         seed_everything(seed, -1)
         network = build(chosen.model, chosen.model_args, split.num_classes)
-        check_model(network, normalise(split.train.pixels[:8], split.mean_std), split.num_classes)
+        check_recipe(chosen, split, network)
         run = create_run(out, chosen, held, split, seed, where, shlex.join(["featherweight", *sys.argv[1:]]))
     talk.print(f"run {run.path}: {run.recipe.name}, seed {run.seed}, {run.recipe.epochs} epochs, "
                f"{len(split.train):,} images, on {where}")

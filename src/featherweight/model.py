@@ -52,7 +52,7 @@ class Block(nn.Module):
 
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
 FEATHER_20K = ("conv 8", "conv 16", "pool", "conv 16", "conv 24", "conv 24", "conv 24")  # 17,826 parameters
-_LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspx]\d+)*)")
+_LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspxm]\d+)*)")
 
 
 class Feather(nn.Module):
@@ -66,7 +66,8 @@ class Feather(nn.Module):
         pool        maximum of 2x2 pixels
 
     The first two take k5 (another kernel), s2 (stride), p2 (padding; none by itself, so that later layers cost
-    less and see the digit, not a border) and x3 (three times over with the same weights). No convolution has a
+    less and see the digit, not a border), m2 (maximum of 2x2 pixels right after the convolution: batch norm and
+    activation then have a quarter to do) and x3 (three times over with the same weights). No convolution has a
     bias, since the batch norm after it has one. `activation` is relu, or hardswish (Howard
     et al. 2019), which learns more in the same epochs. Raises ValueError for other words.
     """
@@ -87,15 +88,18 @@ class Feather(nn.Module):
                 raise ValueError(f"layer {layer!r}: expected pool, conv WIDTH or sep WIDTH, with options such as "
                                  "k5 s2 p2 x3")
             kind, width = words[1], int(words[2])
-            option = {"k": 3, "s": 1, "p": 0, "x": 1} | {word[0]: int(word[1:]) for word in words[3].split()}
-            if min(option["k"], option["s"], option["x"]) < 1 or (option["x"] > 1 and width != channels):
-                raise ValueError(f"layer {layer!r}: expected kernel, stride and times of at least 1, and as many "
-                                 f"channels out as in, {channels}, to go through several times")
+            given = {word[0]: int(word[1:]) for word in words[3].split()}
+            option = {"k": 3, "s": 1, "p": 0, "m": 1, "x": 1} | given
+            if min(option[key] for key in "ksmx") < 1 or (option["x"] > 1 and width != channels):
+                raise ValueError(f"layer {layer!r}: expected kernel, stride, maximum and times of at least 1, "
+                                 f"and as many channels out as in, {channels}, to go through several times")
             size = option["k"], option["s"], option["p"]
             convolution: nn.Module = nn.Conv2d(channels, width, *size, bias=False)
             if kind == "sep":
                 convolution = nn.Sequential(nn.Conv2d(channels, channels, *size, groups=channels, bias=False),
                                             nn.Conv2d(channels, width, 1, bias=False))
+            if option["m"] > 1:
+                convolution = nn.Sequential(convolution, nn.MaxPool2d(option["m"]))
             stages.append(Block(convolution, width, ACTIVATIONS[activation](inplace=True), option["x"]))
             channels = width
         self.features = nn.Sequential(*stages)

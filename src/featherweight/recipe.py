@@ -44,6 +44,10 @@ class Recipe:
     "Decay a step of the moving average over weights and batch-norm buffers that is evaluated; 0: none."
     label_smoothing: float = 0.0
     "Share of every label spread evenly over all classes (Szegedy et al. 2016)."
+    resize: float = 1.0
+    "Factor of the images' sides in the first steps, 0.8: 22 of 28 pixels (progressive resizing, Howard 2018)."
+    resize_until: float = 0.0
+    "Fraction of the steps on which images are resized."
     augmentation: Augmentation = field(default_factory=Augmentation)
     "How training images are moved, blurred and re-lit."
 
@@ -56,7 +60,9 @@ class Recipe:
             raise ValueError(f"lr: got {self.lr}, expected more than 0")
         if self.schedule not in ("one-cycle", "constant"):
             raise ValueError(f"schedule: got {self.schedule!r}, expected one-cycle or constant")
-        for key in ("warmup", "momentum", "ema", "weight_decay"):
+        if not 0 < self.resize <= 1:
+            raise ValueError(f"resize: got {self.resize}, expected more than 0 to 1")
+        for key in ("warmup", "momentum", "ema", "weight_decay", "label_smoothing", "resize_until"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key}: got {getattr(self, key)}, expected 0 to below 1")
 

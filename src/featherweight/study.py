@@ -33,11 +33,11 @@ from scipy import stats
 from .audit import audit_run
 from .contract import Contract, load_contract
 from .data import Split, load_split, load_test
-from .evaluate import evaluate, normalise
-from .model import build, check_model
+from .evaluate import evaluate
+from .model import build
 from .recipe import Recipe, find_recipe
 from .run import Run, create_run, open_run, write_atomic
-from .train import Diverged, train
+from .train import Diverged, check_recipe, train
 
 Row = dict[str, str]
 COLUMNS = (
@@ -150,7 +150,7 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
         if task.seed == seeds[0]:
             split = task.load_split()
             model = build(task.recipe.model, task.recipe.model_args, split.num_classes)
-            check_model(model, normalise(split.train.pixels[:8], split.mean_std), split.num_classes)
+            check_recipe(task.recipe, split, model)
     return Plan(tuple(tasks), test)
 
 

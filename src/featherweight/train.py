@@ -50,6 +50,20 @@ def seed_everything(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(state ^ 1)
 
 
+def resized(images: Tensor, factor: float) -> Tensor:
+    """images (n, c, height, width) with sides of `factor`, rounded to pixels; bilinear with antialiasing."""
+    size = [max(1, round(factor * side)) for side in images.shape[-2:]]
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
+    """Try the recipe's network on a few images of every size that it will meet; ValueError unless it can be used."""
+    images = normalise(split.train.pixels[:8], split.mean_std)
+    check_model(model, images, split.num_classes)
+    if recipe.resize_until:
+        check_model(model, resized(images, recipe.resize), split.num_classes)
+
+
 class Trainer:
     """A network in training: weights, their average, optimiser, and the steps of an epoch."""
 
@@ -82,6 +96,8 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             images = recipe.augmentation(self.train.pixels[batch].float() / 255, generator)  # (b, 1, h, w)
+            if step < recipe.resize_until * n_steps:
+                images = resized(images, recipe.resize)
             # A network may return logits or log-probabilities: cross-entropy is the same for both.
             loss = F.cross_entropy(self.model(normalise(images * 255, self.mean_std)), self.train.labels[batch],
                                    label_smoothing=recipe.label_smoothing)
@@ -127,8 +143,9 @@ def train(run: Run, split: Split, device: torch.device,
     """
     recipe, images, val = run.recipe, split.train.to(device), split.val.to(device)
     seed_everything(run.seed, -1)
-    model = run.build_model().to(device)
-    check_model(model, normalise(images.pixels[:8], split.mean_std), split.num_classes)
+    model = run.build_model()
+    check_recipe(recipe, split, model)
+    model.to(device)
     trainer = Trainer(recipe, model, images, split.mean_std)
     rows: list[Row] = []
     if state := run.load_resume():
