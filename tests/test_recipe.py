@@ -48,7 +48,7 @@ def test_the_baseline_keeps_its_rate():
     ({"lr": 0.0}, "lr"), ({"lr": float("nan")}, "lr"), ({"lr": float("inf")}, "lr"),
     ({"schedule": "cosine"}, "schedule"), ({"ema": 1.0}, "ema"), ({"momentum": -0.1}, "momentum"),
     ({"warmup": 1}, "warmup"), ({"weight_decay": -1e-4}, "weight_decay"),
-    ({"label_smoothing": 1}, "label_smoothing"),
+    ({"muon": -1.0}, "muon"), ({"muon": float("inf")}, "muon"), ({"label_smoothing": 1}, "label_smoothing"),
     ({"resize": 0}, "resize"), ({"resize": 1.1}, "resize"), ({"resize_until": 1}, "resize_until"),
 ])
 def test_a_wrong_value_is_named(change, message):

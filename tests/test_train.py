@@ -75,9 +75,11 @@ def test_a_network_that_cannot_take_the_smaller_images_is_refused_at_once(make, 
         train(run, split, CPU)
 
 
+@pytest.mark.parametrize("muon", [0.0, 0.2])
 @pytest.mark.parametrize("stop_at", [(1, 7), (3, 1), (4, 20)])
-def test_a_stopped_run_goes_on_to_the_same_bits(make, split, tiny_recipe, stop_at):
-    whole, stopped = make("whole"), make("stopped")
+def test_a_stopped_run_goes_on_to_the_same_bits(make, split, tiny_recipe, stop_at, muon):
+    recipe = dataclasses.replace(tiny_recipe, muon=muon)
+    whole, stopped = make("whole", recipe), make("stopped", recipe)
     train(whole, split, CPU)
     seen = [0, 0]
 
@@ -197,7 +199,7 @@ def test_the_average_is_over_weights_and_batch_norm_buffers(split, tiny_recipe):
 def test_weights_decay_and_biases_do_not(split, tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, weight_decay=0.01)
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(784, 10))
-    groups = Trainer(recipe, model, split.train, split.mean_std).optimizer.param_groups
+    groups = Trainer(recipe, model, split.train, split.mean_std).optimizers["sgd"][0].param_groups
     assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.01, 1), (0.0, 3)]
 
 

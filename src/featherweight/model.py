@@ -51,7 +51,7 @@ class Block(nn.Module):
 
 
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
-FEATHER_20K = ("conv 8", "conv 16", "pool", "conv 16", "conv 24", "conv 24", "conv 24")  # 17,826 parameters
+FEATHER_20K = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")  # 19,650 parameters
 _LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspxm]\d+)*)")
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from .data import Images, Split
 from .evaluate import evaluate, normalise
 from .model import check_model
+from .muon import Muon
 from .recipe import Recipe
 from .run import Row, Run
 
@@ -73,10 +74,17 @@ class Trainer:
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError("the model has no trainable parameter, expected at least one")
-        self.optimizer = torch.optim.SGD(
-            [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}],
-            lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True)
+        convolutions = [p for p in parameters if p.ndim == 4 and recipe.muon]
+        rest = [p for p in parameters if not (p.ndim == 4 and recipe.muon)]
+        self.optimizers: dict[str, tuple[torch.optim.Optimizer, float]] = {}  # and their rate as a factor of lr
+        if convolutions:
+            self.optimizers["muon"] = Muon(convolutions, recipe.lr, recipe.momentum), recipe.muon
+        if rest:
+            self.optimizers["sgd"] = torch.optim.SGD(
+                [{"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
+                 {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}],
+                lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True), 1.0
+        self.lr = recipe.lr
         # Tensors keep their place while they are trained, so they are listed once.
         pairs = list(zip(_state(self.averaged), _state(model), strict=True))
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -92,18 +100,20 @@ class Trainer:
         n_steps = recipe.epochs * self.steps_per_epoch
         for i, batch in enumerate(order.tensor_split(self.steps_per_epoch)):
             step = epoch * self.steps_per_epoch + i
-            lr = recipe.lr_at(step, n_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            self.lr = recipe.lr_at(step, n_steps)
+            for optimizer, factor in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr * factor
             images = recipe.augmentation(self.train.pixels[batch].float() / 255, generator)  # (b, 1, h, w)
             if step < recipe.resize_until * n_steps:
                 images = resized(images, recipe.resize)
             # A network may return logits or log-probabilities: cross-entropy is the same for both.
             loss = F.cross_entropy(self.model(normalise(images * 255, self.mean_std)), self.train.labels[batch],
                                    label_smoothing=recipe.label_smoothing)
-            self.optimizer.zero_grad()
+            self.model.zero_grad()
             loss.backward()
-            self.optimizer.step()
+            for optimizer, _ in self.optimizers.values():
+                optimizer.step()
             self.average(step)
             yield loss.detach()
 
@@ -120,12 +130,13 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
-                "optimizer": self.optimizer.state_dict()}
+                "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, (optimizer, _) in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
 
 
 def _state(model: nn.Module) -> Iterator[Tensor]:
@@ -169,7 +180,7 @@ def train(run: Run, split: Split, device: torch.device,
         if not (math.isfinite(train_loss) and math.isfinite(result.loss)):
             raise Diverged(f"epoch {epoch + 1} ended with train loss {train_loss} and val loss {result.loss}")
         rows.append({"epoch": epoch + 1, "seconds": round(seconds, 3),
-                     "lr": trainer.optimizer.param_groups[0]["lr"], "train_loss": train_loss,
+                     "lr": trainer.lr, "train_loss": train_loss,
                      "val_loss": result.loss, "val_correct": result.correct, "val_total": result.total})
         # The audit of a contract on several last epochs evaluates each of them anew.
         if recipe.epochs - run.contract.consistent_epochs <= epoch < recipe.epochs - 1:

@@ -1,0 +1,50 @@
+import dataclasses
+
+import pytest
+import torch
+
+from featherweight.model import build
+from featherweight.muon import Muon, orthogonalised
+from featherweight.train import Trainer, seed_everything
+
+
+@pytest.mark.parametrize("shape", [(24, 216), (216, 24), (8, 9), (5, 5), (1, 7)])
+def test_every_direction_is_stepped_alike(shape):
+    matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+    values = torch.linalg.svdvals(orthogonalised(matrix))
+    assert 0.5 < values.min() <= values.max() < 1.3
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    cosine = (orthogonalised(matrix) * (u @ v)).sum() / (orthogonalised(matrix).norm() * (u @ v).norm())
+    assert cosine > 0.97
+
+
+def test_a_step_by_hand():
+    weight = torch.nn.Parameter(torch.zeros(2, 1, 1, 2))
+    optimizer = Muon([weight], lr=0.1, momentum=0.5)
+    for gradient, ahead in ((torch.tensor([[1., 2.], [3., 4.]]), 0.75), (torch.zeros(2, 2), 0.125)):
+        before = weight.detach().clone()
+        weight.grad = gradient.reshape(weight.shape)
+        optimizer.step()
+        # Half of the new gradient goes into the momentum, half of that is added to half of the gradient.
+        expected = orthogonalised(ahead * torch.tensor([[1., 2.], [3., 4.]]))
+        torch.testing.assert_close((before - weight.detach()).reshape(2, 2) / 0.1, expected)
+
+
+def test_no_gradient_no_step_and_zeros_stay_finite():
+    untouched, zero = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2, 2))
+    zero.grad = torch.zeros(2, 2)
+    Muon([untouched, zero], lr=1.0, momentum=0.9).step()
+    assert (untouched == 1).all()
+    assert (zero == 1).all()
+
+
+def test_it_moves_the_convolutions_and_sgd_the_rest(split, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, muon=0.2)
+    trainer = Trainer(recipe, build(recipe.model, recipe.model_args, 10), split.train, split.mean_std)
+    dimensions = {name: sorted({p.ndim for group in optimizer.param_groups for p in group["params"]})
+                  for name, (optimizer, _) in trainer.optimizers.items()}
+    assert dimensions == {"muon": [4], "sgd": [1, 2]}
+    for loss in trainer.steps(0, seed_everything(0, 0)):
+        assert loss.isfinite()
+    rates = {name: optimizer.param_groups[0]["lr"] for name, (optimizer, _) in trainer.optimizers.items()}
+    assert rates["muon"] == pytest.approx(0.2 * rates["sgd"])
