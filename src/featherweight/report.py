@@ -63,22 +63,28 @@ def read_marks(file: Path) -> list[Mark]:
 
 def frontier(marks: list[Mark]) -> Figure:
     """Accuracy over parameters; the error is drawn, on a logarithmic scale, so that the top has room."""
-    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
     axes = figure.subplots()
-    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="accuracy on the test images, %")
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="accuracy, % (of the test images, unless the key says otherwise)")
     symbols = iter("osD^vPX*")
     for protocol in dict.fromkeys(mark.protocol for mark in marks):
         group = [mark for mark in marks if mark.protocol == protocol]
         ours = any(mark.interval for mark in group)
         axes.plot([mark.n_params for mark in group], [1 - mark.accuracy for mark in group], next(symbols),
                   color=BLUE if ours else GREY, mfc=BLUE if ours else "none", ms=7 if ours else 6, label=protocol)
+    sizes = [mark.n_params for mark in marks]
+    middle = math.sqrt(min(sizes) * max(sizes))
     for mark in marks:
         if mark.interval:
             low, high = mark.interval
             axes.plot([mark.n_params] * 2, [1 - low, 1 - high], "-", color=BLUE, lw=2)
-        axes.annotate(mark.name, (mark.n_params, 1 - mark.accuracy), xytext=(7, 4), textcoords="offset points",
-                      fontsize=8, color=BLUE if mark.interval else GREY)
-    worst, best = max(1 - mark.accuracy for mark in marks), min(1 - mark.accuracy for mark in marks)
+        # Ours to the right, others' towards the middle: close marks of two kinds do not write over each other.
+        right = mark.interval or mark.n_params < middle
+        axes.annotate(mark.name, (mark.n_params, 1 - mark.accuracy), xytext=(7 if right else -7, 3),
+                      textcoords="offset points", ha="left" if right else "right", fontsize=8,
+                      color=BLUE if mark.interval else GREY)
+    errors = [1 - accuracy for mark in marks for accuracy in (mark.accuracy, *(mark.interval or ()))]
+    worst, best = max(errors), min(errors)
     axes.set_ylim(worst * 1.15, best * 0.85)
     ticks = (0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.995, 0.996, 0.997, 0.998)
     axes.yaxis.set_major_locator(FixedLocator([1 - a for a in ticks if best * 0.85 <= 1 - a <= worst * 1.15]))
@@ -87,7 +93,7 @@ def frontier(marks: list[Mark]) -> Figure:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=2)
     return figure
 
 
