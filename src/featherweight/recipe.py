@@ -118,9 +118,9 @@ RECIPES = (
         model_args={"layers": ["conv 6", "sep 6", "pool", "sep 8", "sep 8", "sep 10", "sep 12"], "dropout": 0.005},
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),
-    # The least time to 99.4 %: small images first, a stem that leaves 28x28 at once, a high rate.
+    # The least time to 99.4 %: small images first, a stem that leaves 28x28 at once, large batches, a high rate.
     Recipe(
-        "sprint", **FEATHER | {"lr": 0.4, "batch_size": 128, "ema": 0.99}, epochs=4, muon=0.1,
+        "sprint", **FEATHER | {"lr": 0.8, "batch_size": 256, "ema": 0.98, "weight_decay": 5e-4}, epochs=6,
         resize=0.8, resize_until=0.6,
         model_args={"layers": ["conv 12 k5 m2", "conv 16", "conv 24", "conv 24", "conv 24"], "dropout": 0.02},
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
