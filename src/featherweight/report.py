@@ -65,7 +65,8 @@ def frontier(marks: list[Mark]) -> Figure:
     """Accuracy over parameters; the error is drawn, on a logarithmic scale, so that the top has room."""
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     axes = figure.subplots()
-    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="accuracy, % (of the test images, unless the key says otherwise)")
+    axes.set(xscale="log", yscale="log", xlabel="parameters",
+             ylabel="accuracy, % (of the test images, unless the key says otherwise)")
     symbols = iter("osD^vPX*")
     for protocol in dict.fromkeys(mark.protocol for mark in marks):
         group = [mark for mark in marks if mark.protocol == protocol]
