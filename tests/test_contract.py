@@ -10,7 +10,11 @@ def test_the_built_in_contracts():
         {"name": "era-v3-s6", "max_params": 20_000, "max_epochs": 20, "min_val_accuracy": 0.994,
          "consistent_epochs": 1} | data_and_layers,
         {"name": "era-s7", "max_params": 8_000, "max_epochs": 16, "min_val_accuracy": 0.994,
-         "consistent_epochs": 3} | data_and_layers]
+         "consistent_epochs": 3} | data_and_layers,
+        {"name": "under-4k", "max_params": 4_000, "max_epochs": 20, "min_val_accuracy": 0.9935,
+         "consistent_epochs": 1} | data_and_layers,
+        {"name": "under-1k", "max_params": 1_000, "max_epochs": 20, "min_val_accuracy": 0.988,
+         "consistent_epochs": 1} | data_and_layers]
 
 
 @pytest.mark.parametrize("contract", [*CONTRACTS, Contract(

@@ -91,6 +91,9 @@ class Contract:
 CONTRACTS = (
     Contract("era-v3-s6", 20_000, 20, 0.994, 1, 50_000, 10_000, True, True, HEADS),
     Contract("era-s7", 8_000, 16, 0.994, 3, 50_000, 10_000, True, True, HEADS),
+    # Nobody's assignment: the limits that feather-4k and feather-1k are made for.
+    Contract("under-4k", 4_000, 20, 0.9935, 1, 50_000, 10_000, True, True, HEADS),
+    Contract("under-1k", 1_000, 20, 0.988, 1, 50_000, 10_000, True, True, HEADS),
 )
 
 

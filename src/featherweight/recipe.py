@@ -109,12 +109,12 @@ RECIPES = (
     ),
     # The smaller the network, the less it can use of the augmentation, and the less there is to drop.
     Recipe(
-        "feather-4k", **FEATHER, epochs=19,
+        "feather-4k", **FEATHER, epochs=19, contract="under-4k",
         model_args={"layers": ["conv 8", "conv 8", "pool", "sep 16", "sep 24", "sep 24", "sep 24"], "dropout": 0.01},
         augmentation=Augmentation(rotation=7, shift=0.9, scale=0.07, shear=4),
     ),
     Recipe(
-        "feather-1k", **FEATHER, epochs=19,
+        "feather-1k", **FEATHER, epochs=19, contract="under-1k",
         model_args={"layers": ["conv 6", "sep 6", "pool", "sep 8", "sep 8", "sep 10", "sep 12"], "dropout": 0.005},
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),
