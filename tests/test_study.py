@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -179,10 +180,13 @@ def test_workers_end_with_their_study(tmp_path, digits, plan_file):
 
 def test_two_studies_on_one_table_share_the_work(tmp_path, digits, plan_file):
     commands = [_command(tmp_path, digits, plan_file)] * 2
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) for command in commands]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                             env=os.environ | {"COLUMNS": "80"}) for command in commands]
     tables = [process.communicate()[0] for process in both]
     assert {process.returncode for process in both} <= {0, 1}
     assert tables[0] == tables[1]
+    assert "95 % of mean" in tables[0]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in tables[0]  # no figure is cut short
     rows = read_table(tmp_path / "rows.csv")
     assert len(rows) == 4
     assert len({(row["recipe"], row["seed"]) for row in rows}) == 4

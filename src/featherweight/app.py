@@ -7,6 +7,7 @@
 # torch takes seconds to load: only the commands that need it import the modules that do.
 import dataclasses
 import json
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 app = App(name="featherweight", version=__version__, help_format="plaintext",
           help="Train, prove and ship image classifiers that must fit a hard budget.")
-out = Console(highlight=False, soft_wrap=False)
+# A table in a pipe or a file is as wide as it needs to be, unless COLUMNS says otherwise.
+out = Console(highlight=False, soft_wrap=False,
+              width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 talk = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DONE, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -291,7 +294,6 @@ def study(plan: str, *, results: str | None = None, runs: str = "runs", data: st
     device
         cpu, cuda, or auto.
     """
-    import os
     from pathlib import Path
 
     from .study import load_plan, run_study, summarise
@@ -324,21 +326,21 @@ def study(plan: str, *, results: str | None = None, runs: str = "runs", data: st
 
 
 def _print_summaries(summaries: "list[Summary]") -> None:
-    header = Table("recipe", "parameters", "runs", "pass", "part", "n", "mean %", "s.d.", "least %",
-                   "95 % interval of the mean", "seconds")
+    table = Table("recipe", "params", "pass", "on", "n", "mean %", "s.d.", "least", "95 % of mean", "s",
+                  box=None, padding=(0, 2, 0, 0), pad_edge=False)  # fits in 80 columns
     for summary in summaries:
-        first = (summary.recipe, summary.n_params, str(summary.runs), str(summary.passed))
+        first = (summary.recipe, summary.n_params, f"{summary.passed}/{summary.runs}")
         for part, found in (("val", summary.val), ("test", summary.test)):
             if found is not None:
-                low, high = found.interval
-                header.add_row(*first, part, str(found.n), f"{100 * found.mean:.3f}", *(
-                    ("-", f"{100 * found.least:.2f}", "-") if found.n == 1 else
-                    (f"{100 * found.sd:.3f}", f"{100 * found.least:.2f}", f"{100 * low:.3f} to {100 * high:.3f}")),
-                    f"{summary.seconds:.0f}" if part == "val" else "")
-                first = ("", "", "", "")
+                low, high = (100 * end for end in found.interval)
+                spread = ("-", f"{100 * found.least:.2f}", "-") if found.n == 1 else (
+                    f"{100 * found.sd:.3f}", f"{100 * found.least:.2f}", f"{low:.2f} to {high:.2f}")
+                table.add_row(*first, part, str(found.n), f"{100 * found.mean:.3f}", *spread,
+                              f"{summary.seconds:.0f}" if part == "val" else "")
+                first = ("", "", "")
         if summary.val is None:
-            header.add_row(*first, "-", "0")
-    out.print(header)
+            table.add_row(*first, "-", "0")
+    out.print(table)
 
 
 @app.command
