@@ -63,7 +63,8 @@ MARKS = [Mark("a (10 seeds)", 900, 0.988, (0.9871, 0.9889), "ours"),
 
 
 def test_the_frontier_draws_every_mark_at_its_place():
-    axes = frontier(MARKS).axes[0]
+    figure = frontier(MARKS)
+    axes, key = figure.axes[0], figure.legends[0]
     drawn = {point for line in axes.lines if line.get_marker() != "None"
              for point in zip(*line.get_data(), strict=True)}
     assert drawn == {(mark.n_params, 1 - mark.accuracy) for mark in MARKS}
@@ -71,7 +72,7 @@ def test_the_frontier_draws_every_mark_at_its_place():
     assert [([900, 900], pytest.approx([0.0129, 0.0111])), ([19_000, 19_000], pytest.approx([0.0042, 0.0038]))] == [
         (list(x), list(y)) for x, y in bars]
     assert {text.get_text() for text in axes.texts} == {mark.name for mark in MARKS}
-    assert {text.get_text() for text in axes.get_legend().texts} == {"ours", "best of 700 runs", "honest"}
+    assert {text.get_text() for text in key.texts} == {"ours", "best of 700 runs", "honest"}
 
 
 @pytest.mark.parametrize("name", ["a.svg", "a.png"])
