@@ -3,8 +3,7 @@
     optimizer = Muon([convolution.weight], lr=0.02, momentum=0.9)
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,16 +13,21 @@ from torch.optim import Optimizer
 ROUNDS, QUINTIC = 5, (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """matrix (m, n) -> about U V of its singular value decomposition U S V, by Newton-Schulz rounds."""
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """matrices (m, n), each of its own shape -> about U V of the singular value decomposition U S V of each, by
+    Newton-Schulz rounds."""
     a, b, c = QUINTIC
-    x: Tensor = matrix / (matrix.norm() + 1e-7)  # no singular value is over 1
-    if tall := x.shape[0] > x.shape[1]:
-        x = x.T
+    wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T for matrix in matrices]
+    # All at once, with zeros around the smaller ones, which stay zero: small products cost little but their calls.
+    x = matrices[0].new_zeros(len(wide), max(w.shape[0] for w in wide), max(w.shape[1] for w in wide))
+    for slot, matrix in zip(x, wide, strict=True):
+        slot[:matrix.shape[0], :matrix.shape[1]] = matrix
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # no singular value is over 1
     for _ in range(ROUNDS):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
+        square = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    steps = [slot[:matrix.shape[0], :matrix.shape[1]] for slot, matrix in zip(x, wide, strict=True)]
+    return [step if step.shape == matrix.shape else step.T for step, matrix in zip(steps, matrices, strict=True)]
 
 
 class Muon(Optimizer):
@@ -37,15 +41,17 @@ class Muon(Optimizer):
         if closure is not None:
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move(parameter, parameter.grad, self.state[parameter], group["lr"], group["momentum"])
-
-    @staticmethod
-    def _move(parameter: Tensor, gradient: Tensor, state: dict[str, Any], lr: float, momentum: float) -> None:
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - momentum)
-        ahead = gradient.lerp(state["momentum"], momentum).flatten(1)  # as Nesterov's
-        scale = max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
-        parameter.add_(orthogonalised(ahead).reshape(parameter.shape), alpha=-lr * scale)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+            gradients = [parameter.grad for parameter in parameters]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # as Nesterov's
+            steps = orthogonalised([gradient.flatten(1) for gradient in ahead])
+            for parameter, step in zip(parameters, steps, strict=True):
+                scale = max(1.0, step.shape[0] / step.shape[1]) ** 0.5
+                parameter.add_(step.reshape(parameter.shape), alpha=-group["lr"] * scale)
