@@ -75,8 +75,21 @@ def test_an_unknown_activation_is_refused():
 
 
 @pytest.mark.parametrize("size", [(28, 28), (27, 31), (64, 64)])
-def test_feather_takes_other_sides_and_classes(size):
-    assert Feather(num_classes=26)(torch.zeros(3, 1, *size)).shape == (3, 26)
+@pytest.mark.parametrize("dense", [False, True])
+def test_feather_takes_other_sides_and_classes(size, dense):
+    for mode in (True, False):
+        model = Feather(["conv 4 m2", "conv 5", "pool", "conv 6"], dense=dense, num_classes=26).train(mode)
+        assert model(torch.zeros(3, 1, *size)).shape == (3, 26)
+
+
+def test_a_dense_answer_is_the_mean_over_the_moved_image():
+    dense, plain = (Feather(["conv 4 m2", "conv 5"], dense=dense, dropout=0).eval() for dense in (True, False))
+    plain.load_state_dict(dense.state_dict())
+    images = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(2))
+    margin = nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
+    moved = [plain(margin[:, :, i:i + 30, j:j + 30]) for i in (0, 1) for j in (0, 1)]  # 30: the last row has no pair
+    torch.testing.assert_close(dense(images), torch.stack(moved).mean(0))
+    torch.testing.assert_close(dense.train()(images), plain.train()(images))
 
 
 def test_networks_are_built_channels_last():

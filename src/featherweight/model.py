@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class BaselineNet(nn.Module):
@@ -50,7 +51,28 @@ class Block(nn.Module):
         return x
 
 
+class Pool(nn.Module):
+    """Maximum of size x size pixels: (n, c, height, width) -> (n, c, height / size, width / size).
+
+    `dense`, in evaluation mode: at each of the size x size offsets that such a grid can have (Sermanet et al.
+    2013), one after the other: -> (size * size * n, c, height / size, width / size).
+    """
+
+    def __init__(self, size: int, dense: bool) -> None:
+        super().__init__()
+        self.size, self.dense = size, dense
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.size
+        if self.training or not self.dense:
+            return F.max_pool2d(x, size)
+        x = F.max_pool2d(x, size, stride=1)
+        height, width = (side // size * size for side in x.shape[2:])
+        return torch.cat([x[:, :, i:height:size, j:width:size] for i in range(size) for j in range(size)])
+
+
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
+MARGIN = 2  # pixels
 FEATHER_20K = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")  # 19,650 parameters
 _LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspxm]\d+)*)")
 
@@ -70,18 +92,23 @@ class Feather(nn.Module):
     activation then have a quarter to do) and x3 (three times over with the same weights). No convolution has a
     bias, since the batch norm after it has one. `activation` is relu, or hardswish (Howard
     et al. 2019), which learns more in the same epochs. Raises ValueError for other words.
+
+    `dense`: in evaluation mode the image gets a margin and every maximum is taken at every offset of its grid, so
+    that the answer is about what the network says, on average, to the image moved by -2 to 1 pixels either way.
+    No parameter more, nothing in training, and 3 to 4 times the multiply-accumulates of an answer.
     """
 
     def __init__(self, layers: Sequence[str] = FEATHER_20K, dropout: float = 0.02, activation: str = "hardswish",
-                 num_classes: int = 10) -> None:
+                 dense: bool = False, num_classes: int = 10) -> None:
         super().__init__()
+        self.dense = dense
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation {activation!r}: expected {' or '.join(ACTIVATIONS)}")
         stages: list[nn.Module] = []
         channels = 1
         for layer in layers:
             if layer == "pool":
-                stages.append(nn.MaxPool2d(2))
+                stages.append(Pool(2, dense))
                 continue
             words = _LAYER.fullmatch(layer)
             if words is None:
@@ -99,7 +126,7 @@ class Feather(nn.Module):
                 convolution = nn.Sequential(nn.Conv2d(channels, channels, *size, groups=channels, bias=False),
                                             nn.Conv2d(channels, width, 1, bias=False))
             if option["m"] > 1:
-                convolution = nn.Sequential(convolution, nn.MaxPool2d(option["m"]))
+                convolution = nn.Sequential(convolution, Pool(option["m"], dense))
             stages.append(Block(convolution, width, ACTIVATIONS[activation](inplace=True), option["x"]))
             channels = width
         self.features = nn.Sequential(*stages)
@@ -107,7 +134,11 @@ class Feather(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.features(images).mean((2, 3))  # (n, channels)
+        n = len(images)
+        if self.dense and not self.training:
+            images = F.pad(images, (MARGIN,) * 4, mode="replicate")
+        x = self.features(images).mean((2, 3))  # (offsets * n, channels)
+        x = x.reshape(-1, n, x.shape[1]).mean(0)  # (n, channels)
         logits: Tensor = self.head(self.dropout(x))
         return logits
 
