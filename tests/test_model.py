@@ -86,10 +86,20 @@ def test_a_dense_answer_is_the_mean_over_the_moved_image():
     dense, plain = (Feather(["conv 4 m2", "conv 5"], dense=dense, dropout=0).eval() for dense in (True, False))
     plain.load_state_dict(dense.state_dict())
     images = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(2))
-    margin = nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
-    moved = [plain(margin[:, :, i:i + 30, j:j + 30]) for i in (0, 1) for j in (0, 1)]  # 30: the last row has no pair
+    margin = nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    moved = [plain(margin[:, :, i:i + 28, j:j + 28]) for i in (0, 1) for j in (0, 1)]
     torch.testing.assert_close(dense(images), torch.stack(moved).mean(0))
     torch.testing.assert_close(dense.train()(images), plain.train()(images))
+
+
+def test_dense_over_two_grids_is_the_mean_over_all_their_offsets():
+    layers = ["conv 4 m2", "conv 5", "pool"]  # a grid of 4 pixels: the margin is 2
+    dense, plain = (Feather(layers, dense=dense, dropout=0).eval() for dense in (True, False))
+    plain.load_state_dict(dense.state_dict())
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(2))
+    margin = nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
+    moved = [plain(margin[:, :, i:i + 28, j:j + 28]) for i in range(4) for j in range(4)]
+    torch.testing.assert_close(dense(images), torch.stack(moved).mean(0))
 
 
 def test_networks_are_built_channels_last():
