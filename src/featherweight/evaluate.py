@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .data import Images
 
-BATCH = 1000  # images; the same wherever a network is evaluated, so that the counts agree
+BATCH = 500  # images; the same wherever a network is evaluated, so that the counts agree
 
 
 def normalise(pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
