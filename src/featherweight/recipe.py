@@ -118,7 +118,7 @@ RECIPES = (
     ),
     Recipe(
         "feather-1k", **FEATHER, epochs=19, contract="under-1k",
-        model_args={"layers": ["conv 6", "sep 6 m2", "sep 8", "sep 8", "sep 10", "sep 12"], "dropout": 0.005,
+        model_args={"layers": ["conv 8", "sep 8 m2", "sep 8", "sep 8", "sep 8", "sep 10"], "dropout": 0.005,
                     "dense": True},
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),
