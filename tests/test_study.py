@@ -79,6 +79,16 @@ def test_a_plan_is_recipes_by_overrides_by_seeds(plan_file, digits):
     assert plan.test
 
 
+def test_a_model_that_an_override_names_has_its_own_arguments(plan_file, digits):
+    text = plan_file.read_text()
+    plan_file.write_text(text.replace("epochs = 2", 'epochs = 2\nmodel_args.dropout = 0.5'))
+    merged = load_plan(plan_file, str(digits)).tasks[2].recipe.model_args
+    assert merged == find_recipe("feather-20k").model_args | {"dropout": 0.5}
+    plan_file.write_text(text.replace(
+        "epochs = 2", 'epochs = 2\nmodel = "featherweight.model:Feather"\nmodel_args.dropout = 0.5'))
+    assert load_plan(plan_file, str(digits)).tasks[2].recipe.model_args == {"dropout": 0.5}
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (("recipes = [", "recipe = ["), "unknown key 'recipe'"), (('"feather-20k"', '"nope"'), "'nope': unknown"),
     (("seeds = 2", "seeds = -1"), "seeds: got -1"), (("seeds = 2", "seeds = [0.5]"), "seeds"),

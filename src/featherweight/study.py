@@ -94,9 +94,11 @@ def _names(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
 
 
 def _override(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
-    """The recipe with other values; tables such as model_args are merged key by key."""
+    """The recipe with other values. Tables are merged key by key, but a model that is named has its own arguments."""
     known = recipe.to_dict()
     _names(values, known, where)
+    if "model" in values:
+        known["model_args"] = {}
     for key, value in values.items():
         if isinstance(known[key], dict) != isinstance(value, dict):
             raise ValueError(f"{where}: {key}: got {value!r}, expected a value such as {known[key]!r}")
