@@ -135,7 +135,7 @@ class Feather(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        n = len(images)
+        n = images.shape[0]  # not len(): ONNX has a batch of any size
         if self.margin and not self.training:
             images = F.pad(images, (self.margin,) * 4, mode="replicate")
         x = self.features(images).mean((2, 3))  # (offsets * n, channels)
