@@ -94,7 +94,7 @@ def _names(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
 
 
 def _override(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
-    """The recipe with other values. Tables are merged key by key, but a model that is named has its own arguments."""
+    """The recipe with other values. Tables are merged key by key; a model that is named has its own arguments."""
     known = recipe.to_dict()
     _names(values, known, where)
     if "model" in values:
