@@ -1,0 +1,252 @@
+"""Commands that make and judge a run: train, audit, evaluate, report."""
+
+import dataclasses
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..contract import load_contract
+from .base import BROKEN, DONE, INTERRUPTED, app, out, print_json, talk
+
+if TYPE_CHECKING:
+    from ..audit import Verdict
+    from ..evaluate import Evaluation
+    from ..run import Run
+
+
+def _print_verdict(verdict: "Verdict") -> None:
+    table = Table(title=f"contract {verdict.contract}", title_justify="left")
+    for column in ("clause", "required", "found", "how", "verdict"):
+        table.add_column(column, overflow="fold")
+    for clause in verdict.clauses:
+        style = "green" if clause.passed else "bold red"
+        table.add_row(clause.clause, clause.required, clause.found, clause.how,
+                      f"[{style}]{'pass' if clause.passed else 'FAIL'}[/]")
+    out.print(table)
+    out.print(f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]")
+
+
+def _judge(run: "Run", data: str | None, device: str) -> "Verdict":
+    """Audit a finished run against its contract and write the verdict, the pictures and the card."""
+    from ..audit import audit_run
+    from ..report import report
+    from ..train import pick_device
+
+    split = run.load_split(data)
+    verdict, result = audit_run(run, split, device=pick_device(device))
+    run.write_json("verdict.json", verdict.to_dict())
+    if result is not None:
+        report(run, result, split, verdict.to_dict())
+    return verdict
+
+
+@app.command
+def train(*, recipe: str | None = None, model: str | None = None, contract: str | None = None,
+          data: str | None = None, seed: int | None = None, epochs: int | None = None,
+          device: str = "auto", out: str | None = None, resume: str | None = None) -> int:
+    """Train a network under a contract, then audit and report it.
+
+    Parameters
+    ----------
+    recipe
+        how to train, one of `featherweight recipes` (feather-20k).
+    model
+        a network of your own, MODULE:CLASS, trained by the recipe instead of its own.
+    contract
+        what must hold, one of `featherweight contracts` or a TOML file (the recipe's own).
+    data
+        a directory of MNIST-format files or an .npz, instead of the embedded MNIST.
+    seed
+        of the initial weights and everything drawn (0).
+    epochs
+        instead of the recipe's.
+    device
+        cpu, cuda, or auto.
+    out
+        the run's folder, which must not exist yet (runs/<recipe>-s<seed>-<n>).
+    resume
+        go on with the run in this folder.
+    """
+    from ..data import load_split
+    from ..model import build
+    from ..recipe import find_recipe
+    from ..run import create_run, open_run
+    from ..train import Diverged, check_recipe, pick_device, seed_everything
+    from ..train import train as train_run
+
+    where = pick_device(device)
+    if resume is not None:
+        given = {"recipe": recipe, "model": model, "contract": contract, "seed": seed, "epochs": epochs,
+                 "out": out}
+        if named := [key for key, value in given.items() if value is not None]:
+            raise ValueError(f"--resume with --{named[0]}: a run keeps its own; "
+                             f"hint: featherweight train --resume {shlex.quote(resume)}")
+        run = open_run(resume)
+        split = run.load_split(data)
+    else:
+        chosen = find_recipe(recipe or "feather-20k")
+        if model is not None:
+            chosen = dataclasses.replace(chosen, model=model, model_args={})
+        if epochs is not None:
+            chosen = dataclasses.replace(chosen, epochs=epochs)
+        held = load_contract(contract or chosen.contract)
+        split = load_split(data, held.train_size, held.val_size)
+        # Before the folder is made, so that a network that can't be used leaves none behind.
+        seed = seed or 0
+        if seed < 0:
+            raise ValueError(f"--seed: got {seed}, expected 0 or more")
+        seed_everything(seed, -1)
+        network = build(chosen.model, chosen.model_args, split.num_classes)
+        check_recipe(chosen, split, network)
+        run = create_run(out, chosen, held, split, seed, where, shlex.join(["featherweight", *sys.argv[1:]]))
+    talk.print(f"run {run.path}: {run.recipe.name}, seed {run.seed}, {run.recipe.epochs} epochs, "
+               f"{len(split.train):,} images, on {where}")
+    talk.print("epoch  seconds      lr  train loss  val loss  val accuracy")
+    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[rate]}"),
+               TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
+            bar = progress.add_task("", total=None, epoch=1, rate="", loss=0.0)
+
+            def on_batch(step: int, n_steps: int, loss: float) -> None:
+                speed = progress.tasks[0].speed
+                rate = f"{speed * len(split.train) / n_steps:,.0f} images/s" if speed else ""
+                progress.update(bar, completed=step, total=n_steps, loss=loss, rate=rate)
+
+            def on_epoch(row: dict[str, Any]) -> None:
+                correct, total = row["val_correct"], row["val_total"]
+                talk.print(f"{row['epoch']:5} {row['seconds']:8.2f} {row['lr']:7.4f} {row['train_loss']:11.4f} "
+                           f"{row['val_loss']:9.4f}  {100 * correct / total:.2f} % ({correct:,} of {total:,})")
+                progress.reset(bar, epoch=row["epoch"] + 1)
+
+            train_run(run, split, where, on_epoch, on_batch)
+        verdict = _judge(run, data, device)
+    except Diverged as error:
+        talk.print(f"error: diverged: {error}\nhint: the log is kept in {run.path / 'metrics.jsonl'}; "
+                   "lower the recipe's lr")
+        return BROKEN
+    except KeyboardInterrupt:
+        talk.print(f"\ninterrupted; go on with: featherweight train --resume {shlex.quote(str(run.path))}")
+        return INTERRUPTED
+    _print_verdict(verdict)
+    talk.print(f"see {run.path / 'README.md'}")
+    return DONE if verdict.passed else BROKEN
+
+
+@app.command
+def audit(target: str, *, contract: str | None = None, data: str | None = None,
+          json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Judge a run folder, or the structure of MODULE:CLASS, against a contract.
+
+    Parameters
+    ----------
+    target
+        a run folder or MODULE:CLASS.
+    contract
+        another than the run's own: a name or a TOML file.
+    data
+        where the run's data set is now.
+    json
+        print the verdict as JSON.
+    """
+    from pathlib import Path
+
+    from ..audit import audit_model, audit_run
+    from ..data import load_split
+    from ..evaluate import normalise
+    from ..model import build, check_model
+    from ..run import open_run
+
+    if ":" in target and not Path(target).exists():
+        held = load_contract(contract or "era-v3-s6")
+        split = load_split(data, held.train_size, held.val_size)
+        network = build(target, {}, split.num_classes)
+        check_model(network, normalise(split.train.pixels[:8], split.mean_std), split.num_classes)
+        verdict = audit_model(network, split, held)
+    else:
+        run = open_run(target)
+        verdict, _ = audit_run(run, run.load_split(data), load_contract(contract) if contract else None)
+    if json:
+        print_json(verdict.to_dict())
+    else:
+        _print_verdict(verdict)
+    return DONE if verdict.passed else BROKEN
+
+
+@app.command
+def evaluate(run: str, *, split: Literal["val", "test"] = "val", data: str | None = None,
+             device: str = "auto", json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Loss, accuracy with its interval, calibration, a row a class and the confusion matrix.
+
+    Parameters
+    ----------
+    run
+        a run folder.
+    split
+        val, or test: the official test images, on which nothing may be chosen.
+    data
+        where the run's data set is now.
+    device
+        cpu, cuda, or auto.
+    json
+        print the figures as JSON.
+    """
+    from ..data import load_test
+    from ..evaluate import evaluate as evaluate_images
+    from ..run import open_run
+    from ..train import pick_device
+
+    where, opened = pick_device(device), open_run(run)
+    images = opened.load_split(data)
+    part = images.val if split == "val" else load_test(images)
+    result = evaluate_images(opened.load_model().to(where), part.to(where), images.mean_std)
+    if json:
+        print_json({"split": split, **result.to_dict()})
+    else:
+        _print_evaluation(split, result)
+    return DONE
+
+
+def _print_evaluation(split: str, result: "Evaluation") -> None:
+    from ..evaluate import percent
+
+    low, high = result.interval
+    out.print(f"{split}: {percent(result.correct, result.total)}, "
+              f"95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson)")
+    out.print(f"loss {result.loss:.4f} nats, expected calibration error {100 * result.calibration_error:.2f} %")
+    values = result.to_dict()
+    table = Table("class", "images", "right", "recall %", "precision %")
+    for row in values["per_class"]:
+        table.add_row(str(row["class"]), str(row["total"]), str(row["correct"]),
+                      *("-" if row[key] is None else f"{100 * row[key]:.2f}" for key in ("recall", "precision")))
+    out.print(table)
+    confusion = Table("true \\ read", *map(str, range(len(values["confusion"]))), title="confusion matrix")
+    for label, counts in enumerate(values["confusion"]):
+        confusion.add_row(str(label), *(str(n) if n else "." for n in counts))
+    out.print(confusion)
+
+
+@app.command
+def report(run: str, *, data: str | None = None, device: str = "auto") -> int:
+    """Audit a run and write its verdict, pictures and model card anew.
+
+    Parameters
+    ----------
+    run
+        a run folder.
+    data
+        where the run's data set is now.
+    device
+        cpu, cuda, or auto.
+    """
+    from ..run import open_run
+
+    opened = open_run(run)
+    verdict = _judge(opened, data, device)
+    for name in ("verdict.json", "README.md", "curves.png", "confusion.png", "mistakes.png"):
+        out.print(str(opened.path / name), soft_wrap=True)
+    return DONE if verdict.passed else BROKEN

@@ -1,0 +1,179 @@
+"""Commands over many runs: study, frontier, bench, recipes, contracts."""
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..contract import CONTRACTS
+from .base import BROKEN, DONE, INTERRUPTED, app, out, print_json, talk
+
+if TYPE_CHECKING:
+    from ..study import Summary
+
+
+@app.command
+def study(plan: str, *, results: str | None = None, runs: str = "runs", data: str | None = None,
+          workers: int | None = None, threads: int = 1, device: str = "auto") -> int:
+    """Train every run of a plan, recipes x overrides x seeds, and add a row a run to one CSV.
+
+    A study that was stopped goes on where it was when it is started again.
+
+    Parameters
+    ----------
+    plan
+        a TOML file; `results/records.toml` is one.
+    results
+        the CSV (the plan's name with .csv).
+    runs
+        where the run folders are kept.
+    data
+        a directory of MNIST-format files or an .npz, instead of the embedded MNIST.
+    workers
+        processes at a time (as many as cores by `threads`).
+    threads
+        of each process.
+    device
+        cpu, cuda, or auto.
+    """
+    from pathlib import Path
+
+    from ..study import load_plan, run_study, summarise
+    from ..train import pick_device
+
+    for name, value in (("workers", workers), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name}: got {value}, expected 1 or more")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    where, wanted = pick_device(device), load_plan(plan, data)
+    table = Path(results) if results is not None else Path(plan).with_suffix(".csv")
+    columns = (TextColumn("{task.completed} of {task.total} runs"), BarColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=talk, disable=not talk.is_terminal) as progress:
+        bar = progress.add_task("", total=len(wanted.tasks))
+
+        def on_row(row: dict[str, str]) -> None:
+            val = f"val {row['val_correct']} of {row['val_total']}" if row["val_correct"] else "no accuracy"
+            talk.print(f"{row['recipe']} seed {row['seed']}: {val}, {row['verdict']}, {row['seconds']} s")
+            progress.advance(bar)
+
+        try:
+            rows = run_study(wanted, table, Path(runs), where, workers or max(1, cores // threads), threads, on_row)
+        except KeyboardInterrupt:
+            talk.print("interrupted; the same command goes on")
+            return INTERRUPTED
+    _print_summaries(summarise(rows))
+    talk.print(f"see {table}")
+    return DONE if all(row["verdict"] == "PASS" for row in rows) else BROKEN
+
+
+def _print_summaries(summaries: "list[Summary]") -> None:
+    table = Table("recipe", "params", "pass", "on", "n", "mean %", "s.d.", "least", "95 % of mean", "s",
+                  box=None, padding=(0, 2, 0, 0), pad_edge=False)  # fits in 80 columns
+    for summary in summaries:
+        first = (summary.recipe, summary.n_params, f"{summary.passed}/{summary.runs}")
+        for part, found in (("val", summary.val), ("test", summary.test)):
+            if found is not None:
+                low, high = (100 * end for end in found.interval)
+                spread = ("-", f"{100 * found.least:.2f}", "-") if found.n == 1 else (
+                    f"{100 * found.sd:.3f}", f"{100 * found.least:.2f}", f"{low:.2f} to {high:.2f}")
+                table.add_row(*first, part, str(found.n), f"{100 * found.mean:.3f}", *spread,
+                              f"{summary.seconds:.0f}" if part == "val" else "")
+                first = ("", "", "")
+        if summary.val is None:
+            table.add_row(*first, "-", "0")
+    out.print(table)
+
+
+@app.command
+def frontier(tables: list[str], *, public: str | None = None, out: str = "frontier.svg") -> int:
+    """Draw the test accuracy of studies over their parameters, beside the marks of others.
+
+    Parameters
+    ----------
+    tables
+        a study's CSVs; recipes whose test images were not read are left out.
+    public
+        a CSV of figures of others: n_params, accuracy, epochs, protocol, source.
+    out
+        the picture, .svg or .png.
+    """
+    from pathlib import Path
+
+    from ..report import Mark, frontier, read_marks, save_picture
+    from ..study import read_table, summarise
+
+    rows = [row for table in tables for row in read_table(Path(table), must_exist=True)]
+    protocol = "ours: mean of the seeds and its 95 % interval, last epoch, 50,000 training images, test read once"
+    marks = [Mark(f"{summary.recipe} ({summary.test.n} seeds)", int(summary.n_params), summary.test.mean,
+                  summary.test.interval, protocol)
+             for summary in summarise(rows) if summary.test is not None]
+    if not marks:
+        raise ValueError(f"{', '.join(tables)}: no row with a test count; hint: test = true in the plan")
+    save_picture(frontier(marks + (read_marks(Path(public)) if public else [])), Path(out))
+    talk.print(f"see {out}")
+    return DONE
+
+
+@app.command
+def bench(what: Literal["train", "sprint"], *, device: str = "auto") -> int:
+    """Measure recipes against the baseline, in turn in one process.
+
+    Parameters
+    ----------
+    what
+        train: the training steps of the baseline and the default recipe, and where the latter's time goes, a
+        minute or two; sprint: the whole trainings of the baseline and of `sprint`, before and after it, ten
+        minutes or more.
+    device
+        cpu, cuda, or auto.
+    """
+    from ..bench import bench_sprint, bench_train, profile_train
+    from ..data import load_split
+    from ..evaluate import percent
+    from ..train import pick_device
+
+    split, where = load_split(None, 50_000, 10_000), pick_device(device)
+    if what == "sprint":
+        races = bench_sprint(
+            ("sprint", "baseline", "sprint"), split, where,
+            on_epoch=lambda name, row: talk.print(f"{name} epoch {row['epoch']}: {row['seconds']:.1f} s"))
+        table = Table("recipe", "epochs", "seconds", "validation", "of the baseline's time")
+        baseline = next(race for race in races if race.recipe == "baseline")
+        for race in races:
+            table.add_row(race.recipe, str(race.epochs), f"{race.seconds:.1f}",
+                          percent(race.val_correct, race.val_total),
+                          "" if race is baseline else f"1/{baseline.seconds / race.seconds:.1f}")
+        out.print(table)
+        return DONE
+    speeds, ratio = bench_train(("baseline", "feather-20k"), split, where)
+    table = Table("recipe", "images/s", "s/epoch", "GFLOP/s", "of matmul peak", "augmentation")
+    for speed in speeds:
+        table.add_row(speed.recipe, f"{speed.images_per_second:,.0f}", f"{speed.seconds_per_epoch:.2f}",
+                      f"{speed.gflops:.1f}", f"{100 * speed.share_of_peak:.0f} %",
+                      f"{100 * speed.share_augmentation:.1f} % of the step")
+    out.print(table)
+    out.print(f"epoch of {speeds[-1].recipe} / epoch of {speeds[0].recipe}: "
+              f"{ratio.median:.3f} (rounds {ratio.least:.3f} to {ratio.most:.3f})")
+    profile = Table("operation", f"of {speeds[-1].recipe}'s step")
+    for operation, share in profile_train(speeds[-1].recipe, split, where)[:12]:
+        profile.add_row(operation, f"{100 * share:.1f} %")
+    out.print(profile)
+    return DONE
+
+
+@app.command
+def recipes() -> int:
+    """The recipes, as JSON."""
+    from ..recipe import RECIPES
+
+    print_json([recipe.to_dict() for recipe in RECIPES])
+    return DONE
+
+
+@app.command
+def contracts() -> int:
+    """The built-in contracts, as TOML files to copy from."""
+    out.print("\n".join(contract.to_toml() for contract in CONTRACTS), end="", markup=False, soft_wrap=True)
+    return DONE
