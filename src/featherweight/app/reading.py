@@ -1,0 +1,139 @@
+"""Commands that ship and read: export, predict."""
+
+import csv
+import glob
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.progress import track
+from rich.table import Table
+
+from .base import BROKEN, DONE, USAGE, app, out, print_json, talk
+
+if TYPE_CHECKING:
+    from ..reader import Reader, Reading
+
+MANY = 200  # pictures from which on a progress bar is shown
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what is read of a folder
+
+
+@app.command
+def export(run: str, *, format: Literal["onnx", "onnx-int8"], data: str | None = None) -> int:
+    """Write a finished run as one file that needs no PyTorch, checked on every validation image.
+
+    Parameters
+    ----------
+    run
+        a run folder, in which model.onnx or model-int8.onnx is written.
+    format
+        onnx: 32-bit floats; onnx-int8: weights and activations of 8 bits.
+    data
+        where the run's data set is now.
+    """
+    from ..evaluate import percent
+    from ..export import BATCHES, Unfaithful, export_onnx
+    from ..run import open_run
+
+    opened = open_run(run)
+    try:
+        exported = export_onnx(opened, opened.load_split(data), int8=format == "onnx-int8")
+    except Unfaithful as error:
+        talk.print(f"error: {error}; nothing was written", markup=False)
+        return BROKEN
+    before, after = exported.float_result, exported.result
+    talk.print(f"{exported.path.stat().st_size:,} bytes, {exported.metadata['parameters']} parameters\n"
+               f"PyTorch:      {percent(before.correct, before.total)}\n"
+               f"ONNX Runtime: {percent(after.correct, after.total)} in batches of {', '.join(map(str, BATCHES))}; "
+               f"probabilities differ by {exported.max_difference:.1e} at most\n"
+               f"expected calibration error {100 * before.calibration_error:.2f} %, at temperature "
+               f"{exported.metadata['temperature']} {100 * after.calibration_error:.2f} %; "
+               f"sure from {exported.metadata['sure_from']}")
+    out.print(str(exported.path), soft_wrap=True)
+    return DONE
+
+
+def _sources(words: list[str]) -> Iterator[str]:
+    """Files, the pictures in folders and what matches globs, in order; - is standard input."""
+    for word in words:
+        if word != "-" and Path(word).is_dir():
+            yield from sorted(str(path) for path in Path(word).rglob("*") if path.suffix.lower() in SUFFIXES)
+        elif word != "-" and not Path(word).exists() and (found := sorted(glob.glob(word, recursive=True))):
+            yield from found
+        else:
+            yield word
+
+
+def _read_file(reader: "Reader", source: str, number: bool) -> "list[Reading]":
+    from ..image import open_picture, prepare, split_number
+
+    picture = open_picture(sys.stdin.buffer.read() if source == "-" else Path(source))
+    return reader.read_prepared(split_number(picture) if number else [prepare(picture)])
+
+
+def _row(source: str, readings: "list[Reading]", number: bool) -> dict[str, Any]:
+    found = [reading.to_dict() for reading in readings]
+    if not number:
+        return {"file": source, **found[0]}
+    return {"file": source, "label": "".join(each["label"] for each in found) or None,
+            "confidence": min((each["confidence"] for each in found), default=0.0),
+            "unsure": any(each["unsure"] for each in found) or not found, "digits": found}
+
+
+@app.command
+def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyphen=True)], *,
+            number: Annotated[bool, Parameter(negative="")] = False,
+            json: Annotated[bool, Parameter(negative="")] = False,
+            csv_: Annotated[bool, Parameter(name="--csv", negative="")] = False) -> int:
+    """Read pictures of digits with an exported file.
+
+    Parameters
+    ----------
+    model
+        an ONNX file that `featherweight export` wrote, or the run folder that holds one.
+    images
+        pictures, folders of them, globs; - is standard input.
+    number
+        read all digits of each picture, left to right.
+    json
+        print a JSON list, with every class's probability.
+    csv_
+        print file, label, confidence and unsure as CSV.
+    """
+    from ..reader import Reader
+
+    if json and csv_:
+        raise ValueError("--json with --csv: expected one of them")
+    path = Path(model)
+    if path.is_dir():
+        path /= "model.onnx"
+        if not path.is_file():
+            raise ValueError(f"{model}: got no model.onnx in it; hint: featherweight export {model} --format onnx")
+    reader = Reader(path)
+    sources, rows, bad = list(_sources(images)), [], 0
+    for source in track(sources, "", console=talk, transient=True,
+                        disable=len(sources) < MANY or not talk.is_terminal):
+        try:
+            rows.append(_row(source, _read_file(reader, source, number), number))
+        except (ValueError, OSError) as error:
+            bad += 1
+            talk.print(f"error: {' '.join(str(error).split())}", markup=False)
+    if json:
+        print_json(rows)
+    elif csv_:
+        writer = csv.DictWriter(sys.stdout, ["file", "label", "confidence", "unsure"], extrasaction="ignore",
+                                lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        table = Table("file", "number" if number else "digit", "confidence", "")
+        for row in rows:
+            table.add_row(row["file"], row["label"] or "no ink", f"{100 * row['confidence']:.1f} %" if row["label"]
+                          else "", "unsure" if row["label"] and row["unsure"] else "")
+        out.print(table)
+    if bad or not sources:
+        talk.print(f"error: {bad} of {len(sources)} could not be read\nhint: {', '.join(sorted(SUFFIXES))} are read")
+        return USAGE
+    return DONE
