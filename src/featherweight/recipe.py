@@ -105,8 +105,8 @@ RECIPES = (
     ),
     Recipe(
         "feather-8k", **FEATHER, epochs=15, muon=0.2, contract="era-s7",
-        model_args={"layers": ["conv 8", "conv 8 m2", "conv 10", "conv 16", "conv 16", "conv 16"], "dropout": 0.02,
-                    "dense": True},
+        model_args={"layers": ["conv 8", "conv 8 m2", "conv 16 p1", "sep 32", "sep 32", "sep 32", "sep 48"],
+                    "dropout": 0.02, "dense": True},
         augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
     ),
     # The smaller the network, the less it can use of the augmentation, and the less there is to drop.
