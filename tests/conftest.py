@@ -1,5 +1,6 @@
 """Made digits: ten glyphs with noise, in the MNIST format, that a small network learns in seconds."""
 
+import dataclasses
 import gzip
 
 import numpy as np
@@ -8,7 +9,10 @@ import torch
 
 from featherweight.contract import Contract
 from featherweight.data import load_split
-from featherweight.recipe import Recipe
+from featherweight.export import export_onnx
+from featherweight.recipe import Recipe, find_recipe
+from featherweight.run import create_run
+from featherweight.train import train
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -62,3 +66,24 @@ def tiny_recipe():
 @pytest.fixture
 def split(digits):
     return load_split(str(digits), 500, 100)
+
+
+def train_and_export(folder, recipe, contract, split):
+    run = create_run(str(folder / "run"), recipe, contract, split, 0, torch.device("cpu"), "")
+    train(run, split, torch.device("cpu"))
+    return export_onnx(run, split, int8=False)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory, tiny_recipe, tiny_contract, digits):
+    """An exported network that was trained for an epoch on made digits."""
+    return train_and_export(tmp_path_factory.mktemp("made"), dataclasses.replace(tiny_recipe, epochs=1),
+                            tiny_contract, load_split(str(digits), 500, 100))
+
+
+@pytest.fixture(scope="session")
+def real_model(tmp_path_factory, tiny_contract):
+    """An exported network that was trained for two epochs on MNIST."""
+    recipe = dataclasses.replace(find_recipe("sprint"), epochs=2, resize_until=0.0)
+    return train_and_export(tmp_path_factory.mktemp("real"), recipe, tiny_contract,
+                            load_split(None, 50_000, 10_000))

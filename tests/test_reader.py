@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import subprocess
 import sys
@@ -6,27 +5,10 @@ import sys
 import numpy as np
 import onnx
 import pytest
-import torch
 from PIL import Image
 from test_app import featherweight
 
-from featherweight.export import export_onnx
 from featherweight.reader import Reader
-from featherweight.run import create_run
-from featherweight.train import train
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, tiny_recipe, tiny_contract, digits):
-    """An exported network that was trained for an epoch on made digits."""
-    from featherweight.data import load_split
-    split = load_split(str(digits), 500, 100)
-    recipe = dataclasses.replace(tiny_recipe, epochs=1)
-    run = create_run(str(tmp_path_factory.mktemp("reader") / "run"), recipe, tiny_contract, split, 0, CPU, "")
-    train(run, split, CPU)
-    return export_onnx(run, split, int8=False)
 
 
 @pytest.fixture(scope="module")

@@ -197,7 +197,7 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
 
 
 def load_test(split: Split) -> Images:
-    """The test images that belong to a split. Only `evaluate --split test` and a study's end call this."""
+    """The test images that belong to a split. Only `--split test` (evaluate, stress) and a study's end call this."""
     path = Path(split.source) if split.source is not None else EMBEDDED
     read = _read_npz_part if path.suffix == ".npz" else _read_idx_part
     return _same_kind(f"{path} (test)", read(path, "test"), split.train.pixels.shape[1:], split.num_classes)

@@ -19,7 +19,7 @@ talk = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # Packages that only some commands need, and the extra that brings each.
 EXTRAS = {"onnx": "export", "onnxscript": "export", "onnxruntime": "serve", "PIL": "serve", "fastapi": "serve",
-          "uvicorn": "serve", "multipart": "serve"}
+          "fastapi_offline": "serve", "uvicorn": "serve"}
 DONE, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 

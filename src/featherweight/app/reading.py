@@ -1,4 +1,4 @@
-"""Commands that ship and read: export, predict."""
+"""Commands that ship and read: export, predict, stress, serve."""
 
 import csv
 import glob
@@ -55,6 +55,18 @@ def export(run: str, *, format: Literal["onnx", "onnx-int8"], data: str | None =
     return DONE
 
 
+def _reader(model: str) -> "Reader":
+    """Of an exported file, or of the one in a run folder."""
+    from ..reader import Reader
+
+    path = Path(model)
+    if path.is_dir():
+        path /= "model.onnx"
+        if not path.is_file():
+            raise ValueError(f"{model}: got no model.onnx in it; hint: featherweight export {model} --format onnx")
+    return Reader(path)
+
+
 def _sources(words: list[str]) -> Iterator[str]:
     """Files, the pictures in folders and what matches globs, in order; - is standard input."""
     for word in words:
@@ -102,16 +114,9 @@ def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyp
     csv_
         print file, label, confidence and unsure as CSV.
     """
-    from ..reader import Reader
-
     if json and csv_:
         raise ValueError("--json with --csv: expected one of them")
-    path = Path(model)
-    if path.is_dir():
-        path /= "model.onnx"
-        if not path.is_file():
-            raise ValueError(f"{model}: got no model.onnx in it; hint: featherweight export {model} --format onnx")
-    reader = Reader(path)
+    reader = _reader(model)
     sources, rows, bad = list(_sources(images)), [], 0
     for source in track(sources, "", console=talk, transient=True,
                         disable=len(sources) < MANY or not talk.is_terminal):
@@ -136,4 +141,92 @@ def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyp
     if bad or not sources:
         talk.print(f"error: {bad} of {len(sources)} could not be read\nhint: {', '.join(sorted(SUFFIXES))} are read")
         return USAGE
+    return DONE
+
+
+@app.command
+def stress(model: str, *, split: Literal["val", "test"] = "val", per_category: int = 200, seed: int = 0,
+           save: str | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Read digits as people draw, print and photograph them, made at random from MNIST and from nothing.
+
+    Parameters
+    ----------
+    model
+        an ONNX file that `featherweight export` wrote, or the run folder that holds one.
+    split
+        the images that the pictures are made from: val, or test, on which nothing may be chosen.
+    per_category
+        pictures a category; there are twelve.
+    seed
+        of all that is random.
+    save
+        a new folder that the pictures are written to, as CATEGORY/NUMBER-LABEL.png.
+    json
+        print the counts as JSON.
+    """
+    import itertools
+    from dataclasses import asdict
+
+    from PIL import Image
+
+    from ..data import load_split, load_test
+    from ..evaluate import percent
+    from ..stress import make_stress, score_stress
+
+    if per_category < 1 or seed < 0:
+        raise ValueError(f"--per-category and --seed: got {per_category} and {seed}, expected from 1 and from 0 up")
+    reader, images = _reader(model), load_split(None, 50_000, 10_000)
+    part = images.val if split == "val" else load_test(images)
+    pictures = list(track(make_stress(part.pixels[:, 0].numpy(), part.labels.numpy(), seed, per_category), "",
+                          total=12 * per_category, console=talk, transient=True, disable=not talk.is_terminal))
+    if save is not None:
+        folder = Path(save)
+        folder.mkdir(parents=True)
+        for category, group in itertools.groupby(pictures, lambda each: each[0]):
+            (folder / category).mkdir()
+            for i, (_, picture, label) in enumerate(group):
+                Image.fromarray(picture).save(folder / category / f"{i}-{label}.png")
+        talk.print(f"see {save}", markup=False)
+    scores = score_stress(reader, pictures)
+    if json:
+        print_json([asdict(score) for score in scores])
+        return DONE
+    table = Table("category", "made from", "prepared", "only resized")
+    for score in scores:
+        table.add_row(score.category.replace("_", " "), split if score.from_mnist else "nothing",
+                      percent(score.prepared, score.n), percent(score.resized, score.n))
+    made = [score for score in scores if score.from_mnist]
+    n = sum(score.n for score in made)
+    table.add_row(f"all from {split}", "", *(percent(sum(getattr(score, how) for score in made), n)
+                                            for how in ("prepared", "resized")))
+    out.print(table)
+    return DONE
+
+
+@app.command
+def serve(model: str, *, host: str = "127.0.0.1", port: int = 8000) -> int:
+    """Serve a page on which one draws a digit, and the HTTP interface behind it.
+
+    Parameters
+    ----------
+    model
+        an ONNX file that `featherweight export` wrote, or the run folder that holds one.
+    host
+        the address to listen on; 0.0.0.0 is everybody's network.
+    port
+        to listen on; 0 takes a free one.
+    """
+    import socket
+
+    import uvicorn
+
+    from ..serve import create_app
+
+    if not 0 <= port < 65536:
+        raise ValueError(f"--port: got {port}, expected 0 to 65535")
+    reader = _reader(model)
+    with socket.create_server((host, port), backlog=2048) as listening:
+        talk.print(f"http://{host}:{listening.getsockname()[1]} (Ctrl-C ends it)", markup=False)
+        config = uvicorn.Config(create_app(reader), log_level="warning", timeout_graceful_shutdown=15)
+        uvicorn.Server(config).run(sockets=[listening])
     return DONE

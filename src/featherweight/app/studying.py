@@ -117,18 +117,24 @@ def frontier(tables: list[str], *, public: str | None = None, out: str = "fronti
 
 
 @app.command
-def bench(what: Literal["train", "sprint"], *, device: str = "auto") -> int:
-    """Measure recipes against the baseline, in turn in one process.
+def bench(what: Literal["train", "sprint", "predict"], run: str | None = None, *, device: str = "auto") -> int:
+    """Measure, in turn in one process: training against the baseline's, or reading with and without PyTorch.
 
     Parameters
     ----------
     what
         train: the training steps of the baseline and the default recipe, and where the latter's time goes, a
         minute or two; sprint: the whole trainings of the baseline and of `sprint`, before and after it, ten
-        minutes or more.
+        minutes or more; predict: reading with RUN's network, in PyTorch and from its exported files, a minute.
+    run
+        a finished run's folder, for predict.
     device
-        cpu, cuda, or auto.
+        cpu, cuda, or auto; predict measures the CPU.
     """
+    if (what == "predict") != (run is not None):
+        raise ValueError(f"RUN: got {run or 'none'}, expected a run folder with predict alone")
+    if run is not None:
+        return _bench_predict(run)
     from ..bench import bench_sprint, bench_train, profile_train
     from ..data import load_split
     from ..evaluate import percent
@@ -160,6 +166,34 @@ def bench(what: Literal["train", "sprint"], *, device: str = "auto") -> int:
     for operation, share in profile_train(speeds[-1].recipe, split, where)[:12]:
         profile.add_row(operation, f"{100 * share:.1f} %")
     out.print(profile)
+    return DONE
+
+
+def _bench_predict(run: str) -> int:
+    from ..bench import bench_predict
+    from ..export import Unfaithful
+    from ..run import open_run
+
+    opened = open_run(run)
+    try:
+        engines = bench_predict(opened, opened.load_split())
+    except Unfaithful as error:
+        talk.print(f"error: {error}", markup=False)
+        return BROKEN
+    rates = Table("on one thread", "images a call", "p50 ms", "p99 ms", "images/s", "of eager's rate (rounds)")
+    for batch in engines[0].rates:
+        for engine in engines:
+            rate = engine.rates[batch]
+            times = rate.times_eager
+            rates.add_row(engine.name, f"{batch:,}", f"{1000 * rate.p50:.3f}", f"{1000 * rate.p99:.3f}",
+                          f"{rate.images_per_second:,.0f}",
+                          f"{times.median:.2f} ({times.least:.2f} to {times.most:.2f})")
+    out.print(rates)
+    whole = Table("one picture, a process", "file bytes", "seconds (most)", "memory MB")
+    for engine in engines:
+        whole.add_row(engine.name, f"{engine.file_bytes:,}", f"{engine.cold:.2f} ({engine.cold_most:.2f})",
+                      f"{engine.resident_bytes / 1e6:.0f}")
+    out.print(whole)
     return DONE
 
 
