@@ -68,10 +68,12 @@ class Reader:
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[1:] != self.shape:
             raise ValueError(f"images: got {pixels.dtype} {pixels.shape}, expected uint8 (n, {self.shape[0]}, "
                              f"{self.shape[1]})")
+        if not len(pixels):
+            return np.zeros((0, len(self.labels)), np.float32)
         parts = [self._session.run(["log_probabilities"], {"pixels": pixels[i:i + BATCH]})[0]
                  for i in range(0, len(pixels), BATCH)]
-        scaled = np.concatenate(parts or [np.zeros((0, len(self.labels)), np.float32)]) / self._temperature
-        odds = np.exp(scaled - scaled.max(1, keepdims=True))
+        # The greatest log-probability is at least -log(classes): its power needs no scaling first.
+        odds = np.exp((np.concatenate(parts) if len(parts) > 1 else parts[0]) / self._temperature)
         return np.asarray(odds / odds.sum(1, keepdims=True), np.float32)
 
     def read(self, picture: Image.Image | np.ndarray) -> Reading:
