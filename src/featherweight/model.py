@@ -129,7 +129,8 @@ class Feather(nn.Module):
                 convolution = nn.Sequential(convolution, Pool(option["m"], dense))
             stages.append(Block(convolution, width, ACTIVATIONS[activation](inplace=True), option["x"]))
             channels = width
-        self.margin = grid // 2 if dense else 0  # pixels, that the moved images are whole
+        self.moves = range(-(grid // 2), grid - grid // 2) if dense else range(1)  # pixels, either way
+        self.margin = -self.moves[0]  # pixels, that the moved images are whole
         self.features = nn.Sequential(*stages)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .augment import Augmentation
+from .quantise import BITS
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Recipe:
     "Factor of the images' sides in the first steps, 0.8: 22 of 28 pixels (progressive resizing, Howard 2018)."
     resize_until: float = 0.0
     "Fraction of the steps on which images are resized."
+    weight_bits: int = 0
+    "Bits of the convolutions' weights, 2, 4 or 8, in a network that is quantised while it is trained; 0: floats."
+    quantise_from: float = 0.5
+    "Fraction of the steps from which on the weights are rounded to so many bits (straight-through estimator)."
     augmentation: Augmentation = field(default_factory=Augmentation)
     "How training images are moved, blurred and re-lit."
 
@@ -66,7 +71,9 @@ class Recipe:
             raise ValueError(f"muon: got {self.muon}, expected 0 or more")
         if not 0 < self.resize <= 1:
             raise ValueError(f"resize: got {self.resize}, expected more than 0 to 1")
-        for key in ("warmup", "momentum", "ema", "weight_decay", "label_smoothing", "resize_until"):
+        if self.weight_bits not in (0, *BITS):
+            raise ValueError(f"weight_bits: got {self.weight_bits!r}, expected 0, {', '.join(map(str, BITS))}")
+        for key in ("warmup", "momentum", "ema", "weight_decay", "label_smoothing", "resize_until", "quantise_from"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key}: got {getattr(self, key)}, expected 0 to below 1")
 
@@ -119,6 +126,25 @@ RECIPES = (
     Recipe(
         "feather-1k", **FEATHER, epochs=19, contract="under-1k",
         model_args={"layers": ["conv 8", "sep 8 m2", "sep 8", "sep 8", "sep 8", "sep 10"], "dropout": 0.005,
+                    "dense": True},
+        augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
+    ),
+    # For C on microcontrollers, by bytes of constants: weights of 4 bits, of which more fit than of 8.
+    Recipe(
+        "int4-8kb", **FEATHER, epochs=15, muon=0.2, weight_bits=4,
+        model_args={"layers": ["conv 8", "conv 16 m2", "conv 16 p1", "sep 48", "sep 48", "sep 48", "sep 48"],
+                    "dropout": 0.02, "dense": True},
+        augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
+    ),
+    Recipe(
+        "int4-4kb", **FEATHER, epochs=19, muon=0.2, weight_bits=4,
+        model_args={"layers": ["conv 8", "conv 8 m2", "sep 24", "sep 32", "sep 32", "sep 48"], "dropout": 0.01,
+                    "dense": True},
+        augmentation=Augmentation(rotation=7, shift=0.9, scale=0.07, shear=4),
+    ),
+    Recipe(
+        "int4-1kb", **FEATHER, epochs=19, muon=0.2, weight_bits=4,
+        model_args={"layers": ["conv 8", "sep 8 m2", "sep 8", "sep 10", "sep 10", "sep 12"], "dropout": 0.005,
                     "dense": True},
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),

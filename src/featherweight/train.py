@@ -7,6 +7,7 @@ Everything random in an epoch (order, augmentation, dropout) comes from (seed, e
 was killed goes on from its last finished epoch to the same bits.
 """
 
+import contextlib
 import copy
 import math
 import random
@@ -20,11 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .data import Images, Split
-from .evaluate import evaluate, normalise
-from .model import check_model
+from .evaluate import BATCH, evaluate, normalise
+from .model import Block, check_model
 from .muon import Muon
+from .quantise import quantise, quantised
 from .recipe import Recipe
 from .run import Row, Run
+
+STATISTICS = 5000  # training images that a rounded network's batch-norm statistics are taken from
 
 
 class Diverged(Exception):
@@ -63,6 +67,8 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
     check_model(model, images, split.num_classes)
     if recipe.resize_until:
         check_model(model, resized(images, recipe.resize), split.num_classes)
+    if recipe.weight_bits and not any(isinstance(module, Block) for module in model.modules()):
+        raise ValueError(f"weight_bits: got {recipe.weight_bits} for {recipe.model}, expected a Feather, or 0")
 
 
 class Trainer:
@@ -107,11 +113,13 @@ class Trainer:
             images = recipe.augmentation(self.train.pixels[batch].float() / 255, generator)  # (b, 1, h, w)
             if step < recipe.resize_until * n_steps:
                 images = resized(images, recipe.resize)
-            # A network may return logits or log-probabilities: cross-entropy is the same for both.
-            loss = F.cross_entropy(self.model(normalise(images * 255, self.mean_std)), self.train.labels[batch],
-                                   label_smoothing=recipe.label_smoothing)
-            self.model.zero_grad()
-            loss.backward()
+            rounded = recipe.weight_bits and step >= recipe.quantise_from * n_steps
+            with quantised(self.model, recipe.weight_bits) if rounded else contextlib.nullcontext():
+                # A network may return logits or log-probabilities: cross-entropy is the same for both.
+                loss = F.cross_entropy(self.model(normalise(images * 255, self.mean_std)),
+                                       self.train.labels[batch], label_smoothing=recipe.label_smoothing)
+                self.model.zero_grad()
+                loss.backward()
             for optimizer, _ in self.optimizers.values():
                 optimizer.step()
             self.average(step)
@@ -128,13 +136,28 @@ class Trainer:
         for mean, count in self._counts:
             mean.copy_(count)
 
+    @torch.no_grad()
+    def result(self) -> nn.Module:
+        """What the training has come to: the averaged network; where the recipe says so its weights rounded, and
+        then its batch-norm statistics taken anew, which were those of other rounded weights."""
+        if not self.recipe.weight_bits:
+            return self.averaged
+        result = copy.deepcopy(self.averaged).train()
+        quantise(result, self.recipe.weight_bits)
+        for norm in (module for module in result.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+        for batch in self.train.pixels[:STATISTICS].split(BATCH):
+            result(normalise(batch, self.mean_std))
+        return result
+
     def state(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
                 "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
+        self.averaged.load_state_dict(state.get("unrounded", state["averaged"]))
         for name, (optimizer, _) in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
 
@@ -175,7 +198,8 @@ def train(run: Run, split: Split, device: torch.device,
                     raise Diverged(f"the loss became {value} in epoch {epoch + 1}, by step {step}")
                 on_batch(step, trainer.steps_per_epoch, value)
         seconds = time.perf_counter() - started
-        result = evaluate(trainer.averaged, val, split.mean_std)
+        network = trainer.result()
+        result = evaluate(network, val, split.mean_std)
         train_loss = total.item() / trainer.steps_per_epoch
         if not (math.isfinite(train_loss) and math.isfinite(result.loss)):
             raise Diverged(f"epoch {epoch + 1} ended with train loss {train_loss} and val loss {result.loss}")
@@ -184,9 +208,12 @@ def train(run: Run, split: Split, device: torch.device,
                      "val_loss": result.loss, "val_correct": result.correct, "val_total": result.total})
         # The audit of a contract on several last epochs evaluates each of them anew.
         if recipe.epochs - run.contract.consistent_epochs <= epoch < recipe.epochs - 1:
-            run.save_weights(trainer.averaged.state_dict(), f"epoch-{epoch + 1}.safetensors")
-        run.save_resume(trainer.state() | {"epoch": epoch + 1, "rows": rows})
+            run.save_weights(network.state_dict(), f"epoch-{epoch + 1}.safetensors")
+        state = trainer.state() | {"epoch": epoch + 1, "rows": rows}
+        if recipe.weight_bits:  # what is evaluated is what an audit compares with
+            state |= {"averaged": network.state_dict(), "unrounded": state["averaged"]}
+        run.save_resume(state)
         run.write_metrics(rows)
         on_epoch(rows[-1])
     if not run.complete:
-        run.save_weights(trainer.averaged.state_dict())
+        run.save_weights(trainer.result().state_dict())
