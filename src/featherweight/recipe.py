@@ -144,7 +144,7 @@ RECIPES = (
     ),
     Recipe(
         "int4-1kb", **FEATHER, epochs=19, muon=0.2, weight_bits=4,
-        model_args={"layers": ["conv 8", "sep 8 m2", "sep 8", "sep 10", "sep 10", "sep 12"], "dropout": 0.005,
+        model_args={"layers": ["conv 8", "sep 8 m2", "sep 12", "sep 16", "sep 12"], "dropout": 0.005,
                     "dense": True},
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),
