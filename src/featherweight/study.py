@@ -200,25 +200,25 @@ def _locked(table: Path) -> Iterator[None]:
         yield
 
 
-def read_table(table: Path, must_exist: bool = False) -> list[Row]:
-    """The rows of a study's CSV, none where it does not exist yet. ValueError where it is not a study's."""
+def read_table(table: Path, must_exist: bool = False, columns: tuple[str, ...] = COLUMNS) -> list[Row]:
+    """The rows of a study's CSV, none where it does not exist yet. ValueError where it has other columns."""
     if not must_exist and not table.exists():
         return []
     with table.open(newline="") as file:
         reader = csv.DictReader(file)
         rows, found = list(reader), tuple(reader.fieldnames or ())
-    if found != COLUMNS:
-        raise ValueError(f"{table}: got columns {', '.join(found) or 'none'}, expected a "
-                         f"study's: {', '.join(COLUMNS)}")
+    if found != columns:
+        raise ValueError(f"{table}: got columns {', '.join(found) or 'none'}, expected {', '.join(columns)}")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise ValueError(f"{table}: row {number}: got another number of values than {len(COLUMNS)}")
+            raise ValueError(f"{table}: row {number}: got another number of values than {len(columns)}")
     return rows
 
 
-def _write_table(table: Path, rows: list[Row]) -> None:
+def write_table(table: Path, rows: list[Row], columns: tuple[str, ...] = COLUMNS) -> None:
+    """A header and the rows; the old file or the new one, never a part."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(table, text.getvalue().encode())
@@ -239,7 +239,7 @@ def _add(table: Path, row: Row) -> None:
     with _locked(table):
         rows = read_table(table)
         if _key(row) not in {_key(each) for each in rows}:
-            _write_table(table, [*rows, row])
+            write_table(table, [*rows, row])
 
 
 def read_test(tasks: Iterable[Task], table: Path, runs: Path, device: torch.device) -> list[Row]:
@@ -262,7 +262,7 @@ def read_test(tasks: Iterable[Task], table: Path, runs: Path, device: torch.devi
             images = load_test(split).to(device)
             result = evaluate(run.load_model().to(device), images, split.mean_std)
             row |= {"test_correct": str(result.correct), "test_total": str(result.total)}
-        _write_table(table, rows)
+        write_table(table, rows)
     return [row for row in rows if _key(row) in wanted]
 
 

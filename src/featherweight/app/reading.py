@@ -15,29 +15,39 @@ from .base import BROKEN, DONE, USAGE, app, out, print_json, talk
 
 if TYPE_CHECKING:
     from ..reader import Reader, Reading
+    from ..run import Run
 
 MANY = 200  # pictures from which on a progress bar is shown
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what is read of a folder
 
 
 @app.command
-def export(run: str, *, format: Literal["onnx", "onnx-int8"], data: str | None = None) -> int:
-    """Write a finished run as one file that needs no PyTorch, checked on every validation image.
+def export(run: str, *, format: Literal["onnx", "onnx-int8", "c"], bits: Literal[2, 4, 8] | None = None,
+           data: str | None = None) -> int:
+    """Write a finished run as one file that needs no PyTorch, or as C, checked on every validation image.
 
     Parameters
     ----------
     run
-        a run folder, in which model.onnx or model-int8.onnx is written.
+        a run folder, in which model.onnx, model-int8.onnx or the folder c-int8 is written.
     format
-        onnx: 32-bit floats; onnx-int8: weights and activations of 8 bits.
+        onnx: 32-bit floats; onnx-int8: weights and activations of 8 bits; c: C99 for a microcontroller, integers
+        alone.
+    bits
+        of a weight, in C (what the run was trained for, else 8).
     data
         where the run's data set is now.
     """
     from ..evaluate import percent
-    from ..export import BATCHES, Unfaithful, export_onnx
     from ..run import open_run
 
     opened = open_run(run)
+    if format == "c":
+        return _export_c(opened, data, bits)
+    if bits is not None:
+        raise ValueError(f"--bits with --format {format}: got {bits}, expected it with --format c alone")
+    from ..export import BATCHES, Unfaithful, export_onnx
+
     try:
         exported = export_onnx(opened, opened.load_split(data), int8=format == "onnx-int8")
     except Unfaithful as error:
@@ -65,6 +75,19 @@ def _reader(model: str) -> "Reader":
         if not path.is_file():
             raise ValueError(f"{model}: got no model.onnx in it; hint: featherweight export {model} --format onnx")
     return Reader(path)
+
+
+def _export_c(run: "Run", data: str | None, bits: int | None) -> int:
+    from ..c99 import export_c
+    from ..evaluate import percent
+
+    firmware = export_c(run, run.load_split(data), bits or run.recipe.weight_bits or 8)
+    talk.print(f"{firmware.flash:,} bytes of constants, {firmware.ram:,} of RAM, {firmware.network.macs:,} "
+               f"multiply-accumulates an image\n"
+               f"PyTorch:  {percent(firmware.float_correct, len(firmware.scores))}\n"
+               f"integers: {percent(firmware.correct, len(firmware.scores))}")
+    out.print(str(firmware.path), soft_wrap=True)
+    return DONE
 
 
 def _sources(words: list[str]) -> Iterator[str]:

@@ -117,6 +117,50 @@ def frontier(tables: list[str], *, public: str | None = None, out: str = "fronti
 
 
 @app.command
+def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: bool = False,
+             results: str = "c99.csv", data: str | None = None) -> int:
+    """Export finished runs as C, compile, measure, and read every image with it; a row a run in one CSV.
+
+    Parameters
+    ----------
+    runs
+        run folders; one that the CSV has already, with as many bits, is passed over.
+    bits
+        of a weight (what each run was trained for, else 8).
+    test
+        read the test images too, on which nothing may be chosen.
+    results
+        the CSV.
+    data
+        where the runs' data set is now.
+    """
+    from pathlib import Path
+
+    from ..c99 import export_c
+    from ..firmware import COLUMNS, make_row
+    from ..run import open_run
+    from ..study import read_table, write_table
+
+    table = Path(results)
+    rows = read_table(table, columns=COLUMNS)
+    for run in map(open_run, runs):
+        width = bits or run.recipe.weight_bits or 8
+        key = run.recipe.name, str(run.seed), str(width)
+        if key in {(row["recipe"], row["seed"], row["bits"]) for row in rows}:
+            continue
+        split = run.load_split(data)
+        row = make_row(export_c(run, split, width), run, split, test)
+        rows.append(row)
+        write_table(table, rows, COLUMNS)
+        talk.print(f"{row['recipe']} seed {row['seed']}, {row['bits']} bits: {int(row['constants']):,} bytes, "
+                   f"RAM {int(row['ram']):,}, val {row['val_correct']} of {row['val_total']}, test "
+                   f"{row['test_correct'] or 'not read'}, {row['equal']} of {row['images']} to the bit")
+    talk.print(f"see {table}")
+    same = (("equal", "images"), ("equal_m0", "images_on_chip"), ("equal_m4", "images_on_chip"))
+    return DONE if all(row[found] == row[read] for row in rows for found, read in same) else BROKEN
+
+
+@app.command
 def bench(what: Literal["train", "sprint", "predict"], run: str | None = None, *, device: str = "auto") -> int:
     """Measure, in turn in one process: training against the baseline's, or reading with and without PyTorch.
 
