@@ -2,7 +2,7 @@
 
     scores = read_c(folder, pixels)                                     # (n, classes), by the compiled program
     scores, instructions = read_on_chip(folder, pixels, CHIPS["m4"])    # the same on a Cortex-M in QEMU
-    row = make_row(export_c(run, split, 8), run, split, test=True)      # a row of results/c99.csv
+    row = make_row(export_c(run, split, 8), run, split, True, 40)        # a row of results/c99.csv
 """
 
 import json
@@ -25,7 +25,6 @@ COLUMNS = (
     "instructions_m4", "float_val_correct", "val_correct", "val_total", "test_correct", "test_total",
     "equal", "images", "equal_m0", "equal_m4", "images_on_chip", "compiler", "arm_compiler", "commit", "data_sha256",
 )
-ON_CHIP = 200  # validation images that are read in QEMU
 ARM = "arm-none-eabi-gcc"
 
 
@@ -106,11 +105,12 @@ def read_on_chip(folder: Path, pixels: Tensor, chip: Chip) -> tuple[Tensor, int]
     return _scores(lines), round(int(ticks) * chip.nanoseconds)
 
 
-def make_row(firmware: Firmware, run: Run, split: Split, test: bool) -> Row:
+def make_row(firmware: Firmware, run: Run, split: Split, test: bool, on_chip: int) -> Row:
     """Sizes, and what the compiled program makes of every validation image and, if `test`, of every test image.
 
     `equal` of `images` images have the scores of the Python definition, all of them and to the bit; so do `equal_m0`
-    and `equal_m4` of `images_on_chip`. The chips' columns are empty where there is no arm-none-eabi-gcc or QEMU."""
+    and `equal_m4` of the first `on_chip` validation images. With none, no ARM compiler and no QEMU are needed, and
+    the chips' columns stay empty."""
     folder, network = firmware.path, firmware.network
     host = measure(folder, "cc")
     values: dict[str, object] = {
@@ -119,15 +119,15 @@ def make_row(firmware: Firmware, run: Run, split: Split, test: bool) -> Row:
         "compiler": _call("cc", "--version").stdout.decode().splitlines()[0], "data_sha256": split.sha256,
         "commit": json.loads((run.path / "environment.json").read_text())["commit"],
     }
-    if shutil.which(ARM) and shutil.which("qemu-system-arm"):
+    if on_chip:
         values["arm_compiler"] = _call(ARM, "--version").stdout.decode().splitlines()[0]
-        values["images_on_chip"] = min(ON_CHIP, len(split.val))
+        values["images_on_chip"] = on_chip
         for name, chip in CHIPS.items():
             sizes = measure(folder, ARM, *chip.flags)
-            scores, instructions = read_on_chip(folder, split.val.pixels[:ON_CHIP], chip)
+            scores, instructions = read_on_chip(folder, split.val.pixels[:on_chip], chip)
             values |= {"constants": sizes.constants, "ram": sizes.ram, f"code_{name}": sizes.code,
                        f"instructions_{name}": instructions,
-                       f"equal_{name}": int((scores == firmware.scores[:ON_CHIP]).all(1).sum())}
+                       f"equal_{name}": int((scores == firmware.scores[:on_chip]).all(1).sum())}
     parts = {"val": (split.val, firmware.scores)}
     if test:
         images = load_test(split)

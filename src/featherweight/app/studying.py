@@ -117,9 +117,9 @@ def frontier(tables: list[str], *, public: str | None = None, out: str = "fronti
 
 
 @app.command
-def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: bool = False,
+def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: bool = False, on_chip: int = 0,
              results: str = "c99.csv", data: str | None = None) -> int:
-    """Export finished runs as C, compile, measure, and read every image with it; a row a run in one CSV.
+    """Export finished runs as C, compile it, measure it, and read every image with it; a row a run in one CSV.
 
     Parameters
     ----------
@@ -129,6 +129,8 @@ def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: boo
         of a weight (what each run was trained for, else 8).
     test
         read the test images too, on which nothing may be chosen.
+    on_chip
+        how many validation images to read on a Cortex-M0 and M4 in QEMU too, 200 at most (0).
     results
         the CSV.
     data
@@ -141,6 +143,8 @@ def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: boo
     from ..run import open_run
     from ..study import read_table, write_table
 
+    if not 0 <= on_chip <= 200:
+        raise ValueError(f"--on-chip: got {on_chip}, expected 0 to 200")
     table = Path(results)
     rows = read_table(table, columns=COLUMNS)
     for run in map(open_run, runs):
@@ -149,7 +153,7 @@ def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: boo
         if key in {(row["recipe"], row["seed"], row["bits"]) for row in rows}:
             continue
         split = run.load_split(data)
-        row = make_row(export_c(run, split, width), run, split, test)
+        row = make_row(export_c(run, split, width), run, split, test, on_chip)
         rows.append(row)
         write_table(table, rows, COLUMNS)
         talk.print(f"{row['recipe']} seed {row['seed']}, {row['bits']} bits: {int(row['constants']):,} bytes, "

@@ -1,0 +1,71 @@
+import shutil
+
+import pytest
+import torch
+
+from featherweight.c99 import export_c
+from featherweight.data import load_split, load_test
+from featherweight.firmware import ARM, COLUMNS, make_row, measure, read_c
+from featherweight.run import create_run
+from featherweight.train import train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
+    split = load_split(str(digits), 500, 100)
+    run = create_run(str(tmp_path_factory.mktemp("firmware") / "run"), tiny_recipe, tiny_contract, split, 0,
+                     torch.device("cpu"), "")
+    train(run, split, torch.device("cpu"))
+    return run, split
+
+
+def test_a_row_tells_what_the_program_reads(finished):
+    run, split = finished
+    made = export_c(run, split, 8)
+    row = make_row(made, run, split, test=True, on_chip=0)
+    assert tuple(row) == COLUMNS
+    assert (row["recipe"], row["seed"], row["bits"]) == ("tiny", "0", "8")
+    assert row["equal"] == row["images"] == "200"
+    assert int(row["val_correct"]) == made.correct
+    test = load_test(split)
+    right = (made.network.scores(test.pixels).argmax(1) == test.labels).sum()
+    assert int(row["test_correct"]) == right
+    assert int(row["constants"]) == made.flash
+    assert row["code_m0"] == row["equal_m0"] == row["images_on_chip"] == ""
+    assert make_row(made, run, split, test=False, on_chip=0)["test_correct"] == ""
+
+
+@pytest.mark.skipif(not (shutil.which(ARM) and shutil.which("qemu-system-arm")), reason="no ARM compiler or QEMU")
+def test_a_row_tells_of_the_chips(finished):
+    run, split = finished
+    row = make_row(export_c(run, split, 8), run, split, test=False, on_chip=3)
+    assert row["equal_m0"] == row["equal_m4"] == row["images_on_chip"] == "3"
+    assert 500 < int(row["code_m4"]) < 5000
+    assert int(row["instructions_m4"]) < int(row["instructions_m0"])
+
+
+def test_a_program_that_computes_otherwise_is_counted(finished):
+    run, split = finished
+    made = export_c(run, split, 8)
+    file = made.path / "digit.c"
+    file.write_text(file.read_text().replace("= head_biases[k];", "= head_biases[k] + (k == 3);"))
+    row = make_row(made, run, split, test=False, on_chip=0)
+    assert (row["equal"], row["images"]) == ("0", "100")
+
+
+def test_tools_that_fail_or_are_not_there_are_named(finished):
+    run, split = finished
+    folder = export_c(run, split, 8).path
+    with pytest.raises(ValueError, match="no-such-gcc: does not run"):
+        measure(folder, "no-such-gcc")
+    (folder / "digit.c").write_text("int digit_read(;")
+    with pytest.raises(ValueError, match=r"cc failed: .*digit.c"):
+        read_c(folder, split.val.pixels)
+
+
+def test_the_section_sizes_are_the_objects(tmp_path):
+    (tmp_path / "digit.c").write_text("const char table[100] = {1}; static int buffer[50]; "
+                                      "int *f(void) { return buffer; }")
+    sizes = measure(tmp_path, "cc")
+    assert (sizes.constants, sizes.ram) == (100, 200)
+    assert 0 < sizes.code < 50
