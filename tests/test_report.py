@@ -63,11 +63,12 @@ MARKS = [Mark("a (10 seeds)", 900, 0.988, (0.9871, 0.9889), "ours"),
 
 
 def test_the_frontier_draws_every_mark_at_its_place():
-    figure = frontier(MARKS)
+    figure = frontier(MARKS, "bytes")
     axes, key = figure.axes[0], figure.legends[0]
+    assert axes.get_xlabel() == "bytes"
     drawn = {point for line in axes.lines if line.get_marker() != "None"
              for point in zip(*line.get_data(), strict=True)}
-    assert drawn == {(mark.n_params, 1 - mark.accuracy) for mark in MARKS}
+    assert drawn == {(mark.size, 1 - mark.accuracy) for mark in MARKS}
     bars = [line.get_data() for line in axes.lines if line.get_marker() == "None"]
     assert [([900, 900], pytest.approx([0.0129, 0.0111])), ([19_000, 19_000], pytest.approx([0.0042, 0.0038]))] == [
         (list(x), list(y)) for x, y in bars]
@@ -77,18 +78,18 @@ def test_the_frontier_draws_every_mark_at_its_place():
 
 @pytest.mark.parametrize("name", ["a.svg", "a.png"])
 def test_a_picture_is_the_same_bytes_each_time(tmp_path, name):
-    save_picture(frontier(MARKS), tmp_path / name)
+    save_picture(frontier(MARKS, "parameters"), tmp_path / name)
     first = (tmp_path / name).read_bytes()
-    save_picture(frontier(MARKS), tmp_path / name)
+    save_picture(frontier(MARKS, "parameters"), tmp_path / name)
     assert (tmp_path / name).read_bytes() == first
     with pytest.raises(ValueError, match=r"\.svg or \.png"):
-        save_picture(frontier(MARKS), tmp_path / "a.pdf")
+        save_picture(frontier(MARKS, "parameters"), tmp_path / "a.pdf")
 
 
 def test_marks_of_others_are_read_or_refused(tmp_path, request):
-    marks = read_marks(request.config.rootpath / "results" / "public.csv")
-    assert any(mark.n_params == 697 and mark.accuracy == 0.9903 and "700" in mark.protocol for mark in marks)
+    marks = read_marks(request.config.rootpath / "results" / "public.csv", "n_params")
+    assert any(mark.size == 697 and mark.accuracy == 0.9903 and "700" in mark.protocol for mark in marks)
     for content in ("a,b\n1,2\n", "n_params,accuracy,epochs,protocol,source\nmany,0.9,1,x,y\n"):
         (tmp_path / "public.csv").write_text(content)
         with pytest.raises(ValueError, match=r"public\.csv"):
-            read_marks(tmp_path / "public.csv")
+            read_marks(tmp_path / "public.csv", "n_params")

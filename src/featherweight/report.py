@@ -42,7 +42,8 @@ class Mark:
     """One point of the frontier, accuracies in fractions."""
 
     name: str
-    n_params: int
+    size: int
+    "Parameters, or bytes."
     accuracy: float
     interval: tuple[float, float] | None
     "95 % interval of the mean of several seeds; None for a single figure of others."
@@ -50,38 +51,38 @@ class Mark:
     "How it was measured; marks of one protocol share a symbol."
 
 
-def read_marks(file: Path) -> list[Mark]:
-    """The figures of others, from a CSV with n_params, accuracy, epochs, protocol, source; or ValueError."""
+def read_marks(file: Path, size: str) -> list[Mark]:
+    """The figures of others, from a CSV with accuracy, protocol, source and the column `size`; or ValueError."""
     with file.open(newline="") as lines:
         try:
-            return [Mark(row["source"], int(row["n_params"]), float(row["accuracy"]), None, row["protocol"])
+            return [Mark(row["source"], int(row[size]), float(row["accuracy"]), None, row["protocol"])
                     for row in csv.DictReader(lines)]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file}: got {error!r}, expected columns n_params, accuracy, protocol and source"
+            raise ValueError(f"{file}: got {error!r}, expected columns {size}, accuracy, protocol and source"
                              ) from error
 
 
-def frontier(marks: list[Mark]) -> Figure:
-    """Accuracy over parameters; the error is drawn, on a logarithmic scale, so that the top has room."""
+def frontier(marks: list[Mark], size: str) -> Figure:
+    """Accuracy over size, such as "parameters"; the error is drawn, logarithmically, so that the top has room."""
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     axes = figure.subplots()
-    axes.set(xscale="log", yscale="log", xlabel="parameters",
+    axes.set(xscale="log", yscale="log", xlabel=size,
              ylabel="accuracy, % (of the test images, unless the key says otherwise)")
     symbols = iter("osD^vPX*")
     for protocol in dict.fromkeys(mark.protocol for mark in marks):
         group = [mark for mark in marks if mark.protocol == protocol]
         ours = any(mark.interval for mark in group)
-        axes.plot([mark.n_params for mark in group], [1 - mark.accuracy for mark in group], next(symbols),
+        axes.plot([mark.size for mark in group], [1 - mark.accuracy for mark in group], next(symbols),
                   color=BLUE if ours else GREY, mfc=BLUE if ours else "none", ms=7 if ours else 6, label=protocol)
-    sizes = [mark.n_params for mark in marks]
+    sizes = [mark.size for mark in marks]
     middle = math.sqrt(min(sizes) * max(sizes))
     for mark in marks:
         if mark.interval:
             low, high = mark.interval
-            axes.plot([mark.n_params] * 2, [1 - low, 1 - high], "-", color=BLUE, lw=2)
+            axes.plot([mark.size] * 2, [1 - low, 1 - high], "-", color=BLUE, lw=2)
         # Ours to the right, others' towards the middle: close marks of two kinds do not write over each other.
-        right = mark.interval or mark.n_params < middle
-        axes.annotate(mark.name, (mark.n_params, 1 - mark.accuracy), xytext=(7 if right else -7, 3),
+        right = mark.interval or mark.size < middle
+        axes.annotate(mark.name, (mark.size, 1 - mark.accuracy), xytext=(7 if right else -7, 3),
                       textcoords="offset points", ha="left" if right else "right", fontsize=8,
                       color=BLUE if mark.interval else GREY)
     errors = [1 - accuracy for mark in marks for accuracy in (mark.accuracy, *(mark.interval or ()))]

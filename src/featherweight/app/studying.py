@@ -87,31 +87,41 @@ def _print_summaries(summaries: "list[Summary]") -> None:
 
 
 @app.command
-def frontier(tables: list[str], *, public: str | None = None, out: str = "frontier.svg") -> int:
-    """Draw the test accuracy of studies over their parameters, beside the marks of others.
+def frontier(tables: list[str], *, by: Literal["parameters", "bytes"] = "parameters", public: str | None = None,
+             out: str = "frontier.svg") -> int:
+    """Draw the test accuracy of studies over their size, beside the marks of others.
 
     Parameters
     ----------
     tables
-        a study's CSVs; recipes whose test images were not read are left out.
+        CSVs of `study`, or by bytes of `firmware`; recipes whose test images were not read are left out.
+    by
+        parameters, or bytes: of all constants in C.
     public
-        a CSV of figures of others: n_params, accuracy, epochs, protocol, source.
+        a CSV of figures of others: n_params or bytes, accuracy, protocol, source.
     out
         the picture, .svg or .png.
     """
     from pathlib import Path
 
+    from ..firmware import COLUMNS as FIRMWARE
     from ..report import Mark, frontier, read_marks, save_picture
-    from ..study import read_table, summarise
+    from ..study import COLUMNS, read_table, spread
 
-    rows = [row for table in tables for row in read_table(Path(table), must_exist=True)]
+    columns, size = (FIRMWARE, "constants") if by == "bytes" else (COLUMNS, "n_params")
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in (row for table in tables for row in read_table(Path(table), must_exist=True, columns=columns)):
+        if row["test_correct"]:
+            groups.setdefault(row["recipe"], []).append(row)
+    if not groups:
+        raise ValueError(f"{', '.join(tables)}: no row with a test count; hint: test = true in the plan, or --test")
     protocol = "ours: mean of the seeds and its 95 % interval, last epoch, 50,000 training images, test read once"
-    marks = [Mark(f"{summary.recipe} ({summary.test.n} seeds)", int(summary.n_params), summary.test.mean,
-                  summary.test.interval, protocol)
-             for summary in summarise(rows) if summary.test is not None]
-    if not marks:
-        raise ValueError(f"{', '.join(tables)}: no row with a test count; hint: test = true in the plan")
-    save_picture(frontier(marks + (read_marks(Path(public)) if public else [])), Path(out))
+    marks = []
+    for recipe, group in groups.items():
+        test = spread([int(row["test_correct"]) / int(row["test_total"]) for row in group])
+        marks.append(Mark(f"{recipe} ({test.n} seeds)", int(group[0][size]), test.mean, test.interval, protocol))
+    marks += read_marks(Path(public), "bytes" if by == "bytes" else size) if public else []
+    save_picture(frontier(marks, by), Path(out))
     talk.print(f"see {out}")
     return DONE
 
