@@ -17,6 +17,7 @@ from featherweight.integer import integer_network
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 CPU = torch.device("cpu")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]

@@ -9,6 +9,8 @@ from featherweight.firmware import ARM, COLUMNS, make_row, measure, read_c
 from featherweight.run import create_run
 from featherweight.train import train
 
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
