@@ -3,10 +3,12 @@ import shutil
 import pytest
 import torch
 
+from featherweight.app import app
 from featherweight.c99 import export_c
 from featherweight.data import load_split, load_test
 from featherweight.firmware import ARM, COLUMNS, make_row, measure, read_c
 from featherweight.run import create_run
+from featherweight.study import read_table
 from featherweight.train import train
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
@@ -44,6 +46,40 @@ def test_a_row_tells_of_the_chips(finished):
     assert row["equal_m0"] == row["equal_m4"] == row["images_on_chip"] == "3"
     assert 500 < int(row["code_m4"]) < 5000
     assert int(row["instructions_m4"]) < int(row["instructions_m0"])
+
+
+def featherweight(*words):
+    return app([*map(str, words)], exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def test_the_command_adds_a_row_a_run_and_none_twice(finished, digits, tmp_path, capsys):
+    run, _ = finished
+    table = tmp_path / "c99.csv"
+    words = ("firmware", run.path, "--data", digits, "--results", table)
+    assert featherweight(*words) == 0
+    assert "100 of 100 to the bit" in capsys.readouterr().err
+    first = table.read_text()
+    assert featherweight(*words) == 0
+    assert table.read_text() == first
+    assert featherweight(*words, "--bits", 4) == 0
+    assert table.read_text().startswith(first)
+    assert [row["bits"] for row in read_table(table, columns=COLUMNS)] == ["8", "4"]
+    with pytest.raises(ValueError, match="--on-chip: got 201, expected 0 to 200"):
+        featherweight(*words, "--on-chip", 201)
+    with pytest.raises(ValueError, match=r"c99\.csv: got columns recipe, .*expected recipe, seed, n_params"):
+        featherweight("frontier", table, "--out", tmp_path / "a.svg")
+    with pytest.raises(ValueError, match="no row with a test count"):
+        featherweight("frontier", table, "--by", "bytes", "--out", tmp_path / "a.svg")
+
+
+def test_bits_are_for_c_alone(finished, digits, capsys):
+    run, _ = finished
+    assert featherweight("export", run.path, "--format", "c", "--data", digits, "--bits", 2) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(run.path / "c-int2")
+    assert "integers: " in said.err
+    with pytest.raises(ValueError, match="--bits with --format onnx: got 2"):
+        featherweight("export", run.path, "--format", "onnx", "--bits", 2)
 
 
 def test_a_program_that_computes_otherwise_is_counted(finished):

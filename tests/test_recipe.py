@@ -50,6 +50,7 @@ def test_the_baseline_keeps_its_rate():
     ({"warmup": 1}, "warmup"), ({"weight_decay": -1e-4}, "weight_decay"),
     ({"muon": -1.0}, "muon"), ({"muon": float("inf")}, "muon"), ({"label_smoothing": 1}, "label_smoothing"),
     ({"resize": 0}, "resize"), ({"resize": 1.1}, "resize"), ({"resize_until": 1}, "resize_until"),
+    ({"weight_bits": 3}, "weight_bits"), ({"quantise_from": 1}, "quantise_from"),
 ])
 def test_a_wrong_value_is_named(change, message):
     with pytest.raises(ValueError, match=message):
