@@ -213,12 +213,12 @@ def test_a_run_that_diverges_is_a_row_and_the_others_go_on(go, plan_file):
 def test_test_images_are_read_only_if_the_plan_says_so_and_at_the_end(done, go, plan_file, tmp_path):
     table, text = tmp_path / "rows.csv", plan_file.read_text()
     unread = [row | {"test_correct": "", "test_total": ""} for row in done]
-    study._write_table(table, unread)
+    study.write_table(table, unread)
     plan_file.write_text(text.replace("test = true", "test = false"))
     assert go() == read_table(table) == unread
     plan_file.write_text(text)
     assert go() == done
-    study._write_table(table, unread)
+    study.write_table(table, unread)
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="gone"):
         go()
