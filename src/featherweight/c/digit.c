@@ -134,7 +134,7 @@ static void start(void)
     }
 }
 
-static int8_t weight_at(unsigned i)
+static int8_t weight_at(uint32_t i)
 {
     unsigned bits = (unsigned)weights[i * BITS / 8] >> i * BITS % 8 & ((1u << BITS) - 1);
 
