@@ -143,7 +143,7 @@ RECIPES = (
         augmentation=Augmentation(rotation=7, shift=0.9, scale=0.07, shear=4),
     ),
     Recipe(
-        "int4-1kb", **FEATHER, epochs=12, muon=0.2, weight_bits=4,
+        "int4-1kb", **FEATHER, epochs=8, muon=0.2, weight_bits=4,
         model_args={"layers": ["conv 8", "sep 8 m2", "sep 12", "sep 16", "sep 12"], "dropout": 0.005,
                     "dense": True},
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
