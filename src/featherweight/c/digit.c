@@ -2,15 +2,15 @@
 #include "digit.h"
 
 #define LAYERS $layers
-#define FEATURES $features       /* channels of the last layer */
-#define FILTER $filter          /* most weights of one filter */
-#define WINDOW $window          /* most rows that one output rests on */
-#define ROWS $rows           /* bytes of all layers' rows */
-#define BITS $bits            /* of a layer's weight */
-#define HARDSWISH $hardswish       /* 1: the activation is hardswish; 0: ReLU */
-#define FIRST_MOVE $first_move      /* the image is moved from so many pixels */
-#define MOVES $moves           /* by so many, either way, and what is seen of all is added */
-#define BORDER $border          /* value that stands for 0 in an image */
+#define FEATURES $features /* channels of the last layer */
+#define FILTER $filter /* most weights of one filter */
+#define WINDOW $window /* most rows that one output rests on */
+#define ROWS $rows /* bytes of all layers' rows */
+#define BITS $bits /* of a layer's weight */
+#define HARDSWISH $hardswish /* 1: the activation is hardswish; 0: ReLU */
+#define FIRST_MOVE $first_move /* the image is moved from so many pixels */
+#define MOVES $moves /* by so many, either way, and what is seen of all is added */
+#define BORDER $border /* value that stands for 0 in an image */
 
 #ifdef __GNUC__
 #define APART __attribute__((noinline)) /* within another function it is short of registers, and half as fast */
