@@ -97,9 +97,13 @@ class Augmentation:
         if max(self.scale, self.brightness, self.contrast) >= 1:
             raise ValueError("scale, brightness and contrast: expected fractions below 1")
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """images (n, 1, height, width) float in [0, 1] -> the same, each with a draw of its own."""
-        draws = torch.rand((8, len(images)), generator=generator).to(images.device)
+    def __call__(self, images: Tensor, generator: torch.Generator, total: int | None = None,
+                 part: slice = slice(None)) -> Tensor:
+        """images (n, 1, height, width) float in [0, 1] -> the same, each with a draw of its own.
+
+        Where the images are `part` of a batch of `total`, their draws are those that they have in the batch."""
+        total = len(images) if total is None else total
+        draws = torch.rand((8, total), generator=generator)[:, part].to(images.device)
         signed = 2 * draws - 1  # in [-1, 1)
         if self.blur_kernel:
             least, most = self.blur_sigma
@@ -111,7 +115,7 @@ class Augmentation:
         bend = None
         if self.elastic:
             height, width = images.shape[-2:]
-            points = 2 * torch.rand((len(images), 2, 5, 5), generator=generator) - 1
+            points = 2 * torch.rand((total, 2, 5, 5), generator=generator)[part] - 1
             points *= torch.tensor([2 / width, 2 / height])[:, None, None] * self.elastic
             bend = F.interpolate(points.to(images.device), (height, width), mode="bicubic", align_corners=True)
             bend = bend.permute(0, 2, 3, 1)

@@ -24,6 +24,7 @@ from .data import Images, Split
 from .evaluate import BATCH, evaluate, normalise
 from .model import Block, check_model
 from .muon import Muon
+from .parallel import ALONE, Group
 from .quantise import quantise, quantised
 from .recipe import Recipe
 from .run import Row, Run
@@ -74,8 +75,9 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
 class Trainer:
     """A network in training: weights, their average, optimiser, and the steps of an epoch."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, train: Images, mean_std: tuple[float, float]) -> None:
-        self.recipe, self.model, self.train, self.mean_std = recipe, model, train, mean_std
+    def __init__(self, recipe: Recipe, model: nn.Module, train: Images, mean_std: tuple[float, float],
+                 group: Group = ALONE) -> None:
+        self.recipe, self.model, self.train, self.mean_std, self.group = recipe, model, train, mean_std, group
         self.averaged = copy.deepcopy(model) if recipe.ema else model
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
@@ -110,20 +112,26 @@ class Trainer:
             for optimizer, factor in self.optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr * factor
-            images = recipe.augmentation(self.train.pixels[batch].float() / 255, generator)  # (b, 1, h, w)
+            part = self.group.part(len(batch))  # all of it for one process
+            mine = batch[part]
+            images = self.train.pixels[mine].float() / 255  # (b, 1, h, w)
+            images = recipe.augmentation(images, generator, len(batch), part)
             if step < recipe.resize_until * n_steps:
                 images = resized(images, recipe.resize)
             rounded = recipe.weight_bits and step >= recipe.quantise_from * n_steps
             with quantised(self.model, recipe.weight_bits) if rounded else contextlib.nullcontext():
                 # A network may return logits or log-probabilities: cross-entropy is the same for both.
-                loss = F.cross_entropy(self.model(normalise(images * 255, self.mean_std)),
-                                       self.train.labels[batch], label_smoothing=recipe.label_smoothing)
+                with self.group.whole_batch(len(batch), part):
+                    answers = self.model(normalise(images * 255, self.mean_std))
+                loss = F.cross_entropy(answers, self.train.labels[mine], label_smoothing=recipe.label_smoothing)
+                loss = loss * (len(mine) / len(batch))
                 self.model.zero_grad()
                 loss.backward()
+            loss = self.group.add_up(loss.detach(), self.model.parameters())
             for optimizer, _ in self.optimizers.values():
                 optimizer.step()
             self.average(step)
-            yield loss.detach()
+            yield loss
 
     @torch.no_grad()
     def average(self, step: int) -> None:
@@ -169,8 +177,12 @@ def _state(model: nn.Module) -> Iterator[Tensor]:
 
 def train(run: Run, split: Split, device: torch.device,
           on_epoch: Callable[[Row], None] = lambda row: None,
-          on_batch: Callable[[int, int, float], None] = lambda step, n_steps, loss: None) -> None:
+          on_batch: Callable[[int, int, float], None] = lambda step, n_steps, loss: None,
+          group: Group = ALONE) -> None:
     """Train the run's recipe to its last epoch, from its last finished one if it has any.
+
+    Of a group of processes each is called with its own `group`; the first one alone evaluates, reads and writes the
+    run's folder, and is told.
 
     `on_batch(step, steps an epoch, loss)` and `on_epoch(row of metrics.jsonl)` are told how it goes.
     Raises Diverged; ValueError where the network can't be built or used; OSError where the disk fails.
@@ -180,12 +192,13 @@ def train(run: Run, split: Split, device: torch.device,
     model = run.build_model()
     check_recipe(recipe, split, model)
     model.to(device)
-    trainer = Trainer(recipe, model, images, split.mean_std)
+    trainer = Trainer(recipe, model, images, split.mean_std, group)
     rows: list[Row] = []
-    if state := run.load_resume():
+    if state := group.share(run.load_resume() if group.leads else None):
         trainer.load_state(state)
         rows = state["rows"]
-        run.write_metrics(rows)
+        if group.leads:
+            run.write_metrics(rows)
 
     for epoch in range(len(rows), recipe.epochs):
         started = time.perf_counter()
@@ -198,6 +211,8 @@ def train(run: Run, split: Split, device: torch.device,
                     raise Diverged(f"the loss became {value} in epoch {epoch + 1}, by step {step}")
                 on_batch(step, trainer.steps_per_epoch, value)
         seconds = time.perf_counter() - started
+        if not group.leads:
+            continue
         network = trainer.result()
         result = evaluate(network, val, split.mean_std)
         train_loss = total.item() / trainer.steps_per_epoch
@@ -215,5 +230,5 @@ def train(run: Run, split: Split, device: torch.device,
         run.save_resume(state)
         run.write_metrics(rows)
         on_epoch(rows[-1])
-    if not run.complete:
+    if group.leads and not run.complete:
         run.save_weights(trainer.result().state_dict())

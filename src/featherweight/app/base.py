@@ -19,7 +19,7 @@ talk = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # Packages that only some commands need, and the extra that brings each.
 EXTRAS = {"onnx": "export", "onnxscript": "export", "onnxruntime": "serve", "PIL": "serve", "fastapi": "serve",
-          "fastapi_offline": "serve", "uvicorn": "serve"}
+          "fastapi_offline": "serve", "uvicorn": "serve", "ray": "ray", "pyarrow": "ray", "optuna": "search"}
 DONE, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -34,6 +34,7 @@ def main() -> None:
     except (ValueError, OSError, CycloptsError) as error:
         message = " ".join(str(error).split())
         message, _, hint = message.partition("hint: ")
+        talk.quiet = False
         talk.print(f"error: {message.rstrip('; ')}", markup=False)
         talk.print(f"hint: {hint or 'featherweight --help'}", markup=False)
         code = USAGE

@@ -73,20 +73,22 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
     """
     from ..data import load_split
     from ..model import build
+    from ..parallel import join
     from ..recipe import find_recipe
     from ..run import create_run, open_run
     from ..train import Diverged, check_recipe, pick_device, seed_everything
     from ..train import train as train_run
 
     where = pick_device(device)
+    group = join(where)
+    talk.quiet = not group.leads
     if resume is not None:
         given = {"recipe": recipe, "model": model, "contract": contract, "seed": seed, "epochs": epochs,
                  "out": out}
         if named := [key for key, value in given.items() if value is not None]:
             raise ValueError(f"--resume with --{named[0]}: a run keeps its own; "
                              f"hint: featherweight train --resume {shlex.quote(resume)}")
-        run = open_run(resume)
-        split = run.load_split(data)
+        opened = open_run(resume) if group.leads else None
     else:
         chosen = find_recipe(recipe or "feather-20k")
         if model is not None:
@@ -102,7 +104,11 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
         seed_everything(seed, -1)
         network = build(chosen.model, chosen.model_args, split.num_classes)
         check_recipe(chosen, split, network)
-        run = create_run(out, chosen, held, split, seed, where, shlex.join(["featherweight", *sys.argv[1:]]))
+        command = shlex.join([*group.command, "featherweight", *sys.argv[1:]])
+        opened = create_run(out, chosen, held, split, seed, where, command) if group.leads else None
+    run = group.share(opened)
+    assert run is not None  # the leading process has opened it
+    split = run.load_split(data)
     talk.print(f"run {run.path}: {run.recipe.name}, seed {run.seed}, {run.recipe.epochs} epochs, "
                f"{len(split.train):,} images, on {where}")
     talk.print("epoch  seconds      lr  train loss  val loss  val accuracy")
@@ -123,7 +129,9 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
                            f"{row['val_loss']:9.4f}  {100 * correct / total:.2f} % ({correct:,} of {total:,})")
                 progress.reset(bar, epoch=row["epoch"] + 1)
 
-            train_run(run, split, where, on_epoch, on_batch)
+            train_run(run, split, where, on_epoch, on_batch, group)
+        if not group.leads:
+            return DONE
         verdict = _judge(run, data, device)
     except Diverged as error:
         talk.print(f"error: diverged: {error}\nhint: the log is kept in {run.path / 'metrics.jsonl'}; "

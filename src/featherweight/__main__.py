@@ -1,0 +1,5 @@
+"""`python -m featherweight`, as torchrun needs it: see parallel.py."""
+
+from .app import main
+
+main()
