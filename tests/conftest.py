@@ -14,6 +14,22 @@ from featherweight.recipe import Recipe, find_recipe
 from featherweight.run import create_run
 from featherweight.train import train
 
+PLAN = """
+recipes = ["feather-20k"]
+seeds = 2
+contract = "{contract}"
+test = {test}
+[[overrides]]
+name = "one"
+epochs = 1
+batch_size = 50
+[[overrides]]
+name = "two"
+epochs = 2
+batch_size = 50
+augmentation.rotation = 3
+"""
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
@@ -87,3 +103,11 @@ def real_model(tmp_path_factory, tiny_contract):
     recipe = dataclasses.replace(find_recipe("sprint"), epochs=2, resize_until=0.0)
     return train_and_export(tmp_path_factory.mktemp("real"), recipe, tiny_contract,
                             load_split(None, 50_000, 10_000))
+
+
+@pytest.fixture
+def plan_file(tmp_path, tiny_contract):
+    (tmp_path / "tiny.toml").write_text(tiny_contract.to_toml())
+    file = tmp_path / "plan.toml"
+    file.write_text(PLAN.format(contract=tmp_path / "tiny.toml", test="true"))
+    return file

@@ -10,41 +10,18 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import PLAN
 from scipy import stats
 
 from featherweight import study
-from featherweight.recipe import find_recipe
-from featherweight.study import COLUMNS, load_plan, read_table, run_study, spread, summarise
+from featherweight.plan import load_plan
+from featherweight.study import COLUMNS, LocalProcesses, read_table, run_study, spread, summarise
 
 CPU = torch.device("cpu")
-PLAN = """
-recipes = ["feather-20k"]
-seeds = 2
-contract = "{contract}"
-test = {test}
-[[overrides]]
-name = "one"
-epochs = 1
-batch_size = 50
-[[overrides]]
-name = "two"
-epochs = 2
-batch_size = 50
-augmentation.rotation = 3
-"""
-
-
-@pytest.fixture
-def plan_file(tmp_path, tiny_contract):
-    (tmp_path / "tiny.toml").write_text(tiny_contract.to_toml())
-    file = tmp_path / "plan.toml"
-    file.write_text(PLAN.format(contract=tmp_path / "tiny.toml", test="true"))
-    return file
-
-
 def run_here(folder, digits, **kwargs):
-    return run_study(load_plan(folder / "plan.toml", str(digits)), folder / "rows.csv", folder / "runs", CPU,
-                     **{"workers": 2, "threads": 1} | kwargs)
+    workers = LocalProcesses(kwargs.pop("workers", 2), 1, CPU)
+    plan = load_plan(folder / "plan.toml", str(digits))
+    return run_study(plan, folder / "rows.csv", folder / "runs", CPU, workers, **kwargs)
 
 
 @pytest.fixture
@@ -67,46 +44,6 @@ def done(finished, tmp_path, go):
     folder, rows = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return rows
-
-
-def test_a_plan_is_recipes_by_overrides_by_seeds(plan_file, digits):
-    plan = load_plan(plan_file, str(digits))
-    assert [(t.recipe.name, t.recipe.epochs, t.seed) for t in plan.tasks] == [
-        ("one", 1, 0), ("one", 1, 1), ("two", 2, 0), ("two", 2, 1)]
-    base = find_recipe("feather-20k")
-    assert plan.tasks[2].recipe.augmentation.rotation == 3
-    assert plan.tasks[2].recipe.augmentation.shift == base.augmentation.shift
-    assert plan.test
-
-
-def test_a_model_that_an_override_names_has_its_own_arguments(plan_file, digits):
-    text = plan_file.read_text()
-    plan_file.write_text(text.replace("epochs = 2", 'epochs = 2\nmodel_args.dropout = 0.5'))
-    merged = load_plan(plan_file, str(digits)).tasks[2].recipe.model_args
-    assert merged == find_recipe("feather-20k").model_args | {"dropout": 0.5}
-    plan_file.write_text(text.replace(
-        "epochs = 2", 'epochs = 2\nmodel = "featherweight.model:Feather"\nmodel_args.dropout = 0.5'))
-    assert load_plan(plan_file, str(digits)).tasks[2].recipe.model_args == {"dropout": 0.5}
-
-
-@pytest.mark.parametrize(("change", "message"), [
-    (("recipes = [", "recipe = ["), "unknown key 'recipe'"), (('"feather-20k"', '"nope"'), "'nope': unknown"),
-    (("seeds = 2", "seeds = -1"), "seeds: got -1"), (("seeds = 2", "seeds = [0.5]"), "seeds"),
-    (("test = true", "test = 1"), "test: got 1"), (("epochs = 2", "epoch = 2"), "override 2: unknown key 'epoch'"),
-    (("epochs = 2", "epochs = 'x'"), "epochs"), (("rotation = 3", "rotation = 'x'"), "override 2"),
-    (("rotation = 3", "spin = 3"), "spin"), (('name = "two"', ""), "feather-20k"), (('"two"', '"one"'), "name"),
-    (("augmentation.rotation = 3", "augmentation = 3"), "augmentation"), (("recipes", "= recipes"), "not a TOML"),
-    (("augmentation.rotation = 3", 'model_args.layers = ["conv x"]'), "conv x"),
-])
-def test_a_wrong_plan_says_what_is_wrong(plan_file, digits, change, message):
-    text = plan_file.read_text()
-    assert change[0] in text
-    plan_file.write_text(text.replace(*change))
-    if message == "feather-20k":  # without a name an override keeps the recipe's, which is one name for one recipe
-        assert load_plan(plan_file, str(digits)).tasks[2].recipe.name == message
-        return
-    with pytest.raises(ValueError, match=message):
-        load_plan(plan_file, str(digits))
 
 
 def test_rows_hold_what_is_needed_to_repeat_them(finished):
@@ -249,4 +186,4 @@ def test_the_committed_rows_are_their_plans(request):
         keys = {task.key for task in load_plan(plan).tasks}
         rows = read_table(plan.with_suffix(".csv"), must_exist=True)
         assert rows
-        assert {study._key(row) for row in rows} <= keys
+        assert {study.row_key(row) for row in rows} <= keys

@@ -1,7 +1,7 @@
-"""Many runs from one plan, on local processes, a row each in one CSV.
+"""Many runs from one plan, a row each in one CSV; on local processes, or on what else can run them (cluster.py).
 
     plan = load_plan("results/records.toml")
-    rows = run_study(plan, Path("results/records.csv"), Path("runs"), device=device, workers=2, threads=1)
+    rows = run_study(plan, Path("results/records.csv"), Path("runs"), device, LocalProcesses(2, 1, device))
     for summary in summarise(rows): print(summary.recipe, summary.mean_val)
 
 A run's folder has a name made of all that decides its result, so a study that was killed finds what it had:
@@ -11,7 +11,6 @@ two studies apart: one on the table while a row is added, one on each run while 
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
 import math
@@ -19,25 +18,26 @@ import multiprocessing
 import os
 import statistics
 import threading
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Protocol
 
 import torch
 from filelock import FileLock, Timeout
 from scipy import stats
 
 from .audit import audit_run
-from .contract import Contract, load_contract
-from .data import Split, load_split, load_test
+from .contract import Contract
+from .data import Split, load_test
 from .evaluate import evaluate
-from .model import build
-from .recipe import Recipe, find_recipe
+from .plan import Plan, Task, run_config
+from .recipe import Recipe
+from .run import Row as Epoch
 from .run import Run, create_run, open_run, write_atomic
-from .train import Diverged, check_recipe, train
+from .train import Diverged, train
 
 Row = dict[str, str]
 COLUMNS = (
@@ -47,117 +47,12 @@ COLUMNS = (
 )
 
 
-def _config(recipe: Recipe, contract: Contract) -> str:
-    return json.dumps({"recipe": recipe.to_dict(), "contract": contract.to_dict()}, sort_keys=True)
+class Stopped(Exception):
+    """Raised by a job's `on_epoch`: the run is not worth its other epochs."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """One run to be made: everything that decides its result but machine, threads and versions."""
-
-    recipe: Recipe
-    contract: Contract
-    seed: int
-    data: str | None
-    "Source of the images; None: the embedded MNIST."
-
-    @property
-    def config(self) -> str:
-        """Recipe and contract as one line of JSON; with the seed and the images' hash it names a run."""
-        return _config(self.recipe, self.contract)
-
-    def load_split(self) -> Split:
-        return load_split(self.data, self.contract.train_size, self.contract.val_size)
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return str(self.seed), self.load_split().sha256, self.config
-
-    def folder(self, runs: Path) -> Path:
-        digest = hashlib.sha256("\n".join(self.key).encode()).hexdigest()[:10]
-        return runs / f"{self.recipe.name}-s{self.seed}-{digest}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Recipes x overrides x seeds, in the order in which they are run."""
-
-    tasks: tuple[Task, ...]
-    test: bool
-    "Whether the test images are read, once every seed of a recipe is finished."
-
-
-def _names(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
-    for key in values:
-        if key not in allowed:
-            raise ValueError(f"{where}: unknown key {key!r}, expected {', '.join(allowed)}")
-
-
-def _override(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
-    """The recipe with other values. Tables are merged key by key; a model that is named has its own arguments."""
-    known = recipe.to_dict()
-    _names(values, known, where)
-    if "model" in values:
-        known["model_args"] = {}
-    for key, value in values.items():
-        if isinstance(known[key], dict) != isinstance(value, dict):
-            raise ValueError(f"{where}: {key}: got {value!r}, expected a value such as {known[key]!r}")
-    merged = {key: known[key] | value if isinstance(value, dict) else value for key, value in values.items()}
-    try:
-        return Recipe.from_dict(known | {"name": recipe.name} | merged)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def load_plan(path: str | Path, data: str | None = None) -> Plan:
-    """Read a plan and try each of its networks on a few images; ValueError says what is wrong in it.
-
-        recipes = ["feather-20k", "baseline"]
-        seeds = 10                  # 0 to 9; or a list
-        test = true                 # when a recipe's last seed is finished, read the test images for all (false)
-        contract = "era-v3-s6"      # or a file; else each recipe's own
-
-        [[overrides]]               # none: each recipe as it is
-        name = "feather-20k-lr-0.2"
-        lr = 0.2
-        augmentation.rotation = 5
-    """
-    try:
-        values = tomllib.loads(Path(path).read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a TOML file: {error}") from error
-    _names(values, ("recipes", "seeds", "test", "contract", "overrides"), str(path))
-    recipes, seeds = values.get("recipes"), values.get("seeds", 1)
-    test, overrides = values.get("test", False), values.get("overrides", [{}])
-    if not (isinstance(recipes, list) and recipes and all(isinstance(name, str) for name in recipes)):
-        raise ValueError(f"{path}: recipes: got {recipes!r}, expected a list of names such as ['feather-20k']")
-    if type(seeds) is int and seeds > 0:
-        seeds = list(range(seeds))
-    if not (isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)):
-        raise ValueError(f"{path}: seeds: got {seeds!r}, expected a number of seeds or a list of them, from 0 up")
-    if not isinstance(test, bool):
-        raise ValueError(f"{path}: test: got {test!r}, expected true or false")
-    if not (isinstance(overrides, list) and overrides and all(isinstance(each, dict) for each in overrides)):
-        raise ValueError(f"{path}: overrides: got {overrides!r}, expected [[overrides]] tables")
-
-    tasks: list[Task] = []
-    for name in recipes:
-        for number, override in enumerate(overrides, 1):
-            recipe = _override(find_recipe(name), override, f"{path}: override {number}")
-            contract = load_contract(values.get("contract") or recipe.contract)
-            tasks += [Task(recipe, contract, seed, data) for seed in dict.fromkeys(seeds)]
-    if len({task.config for task in tasks}) != len({task.recipe.name for task in tasks}):
-        raise ValueError(f"{path}: two different recipes of one name; give each override a name of its own")
-    for task in tasks:
-        if task.seed == seeds[0]:
-            split = task.load_split()
-            model = build(task.recipe.model, task.recipe.model_args, split.num_classes)
-            check_recipe(task.recipe, split, model)
-    return Plan(tuple(tasks), test)
-
-
-def make_row(run: Run, task: Task, verdict: str, n_params: int | None) -> Row:
-    """A finished run's folder as a row; `verdict` is PASS, FAIL or DIVERGED."""
+def make_row(run: Run, verdict: str, n_params: int | None) -> Row:
+    """A run's folder as a row; `verdict` is PASS, FAIL, DIVERGED or STOPPED."""
     environment = json.loads((run.path / "environment.json").read_text())
     metrics = run.read_metrics()
     counts = [str(row["val_correct"]) for row in metrics]
@@ -167,28 +62,29 @@ def make_row(run: Run, task: Task, verdict: str, n_params: int | None) -> Row:
         "val_total": metrics[-1]["val_total"] if metrics else None,
         "last_epochs_val_correct": " ".join(counts[-3:]),
         "seconds": round(sum(row["seconds"] for row in metrics), 1), "contract": run.contract.name,
-        "verdict": verdict, "data_sha256": task.load_split().sha256, "config": task.config,
+        "verdict": verdict, "data_sha256": run.config["data"]["sha256"],
+        "config": run_config(run.recipe, run.contract),
     } | {key: environment[key] for key in (
         "threads", "torch", "commit", "featherweight", "python", "numpy", "cpu", "device")}
     return {column: "" if (value := values.get(column)) is None else str(value) for column in COLUMNS}
 
 
-def run_task(task: Task, runs: Path, device: torch.device, block: bool) -> Row | None:
+def run_task(task: Task, split: Split, folder: Path, device: torch.device, block: bool,
+             on_epoch: Callable[[Epoch], None] = lambda row: None) -> Row | None:
     """Train one run to its end, from where it was, and audit it. None where another process is at it,
     unless `block`: then wait for that."""
-    folder, split = task.folder(runs), task.load_split()
-    runs.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{folder}.lock", timeout=-1 if block else 0):
             run = open_run(folder) if folder.exists() else create_run(
                 str(folder), task.recipe, task.contract, split, task.seed, device, "featherweight study")
             try:
-                train(run, split, device)
-            except Diverged:
-                return make_row(run, task, "DIVERGED", None)
+                train(run, split, device, on_epoch)
+            except (Diverged, Stopped) as error:
+                return make_row(run, type(error).__name__.upper(), None)
             verdict, _ = audit_run(run, split, device=device)
             run.write_json("verdict.json", verdict.to_dict())
-            return make_row(run, task, "PASS" if verdict.passed else "FAIL", verdict.n_params)
+            return make_row(run, "PASS" if verdict.passed else "FAIL", verdict.n_params)
     except Timeout:
         return None
 
@@ -224,21 +120,23 @@ def write_table(table: Path, rows: list[Row], columns: tuple[str, ...] = COLUMNS
     write_atomic(table, text.getvalue().encode())
 
 
-def _key(row: Row) -> tuple[str, str, str]:
+def row_key(row: Row) -> tuple[str, str, str]:
+    """What its task's `key` is. ValueError where `config` is not a run's."""
     try:
         config = json.loads(row["config"])
         # Read and written anew: a row from before a field was added means its default.
         recipe, contract = Recipe.from_dict(config["recipe"]), Contract.from_dict(config["contract"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"a study's row of {row['recipe']} seed {row['seed']}: config: {error}") from error
-    return row["seed"], row["data_sha256"], _config(recipe, contract)
+    return row["seed"], row["data_sha256"], run_config(recipe, contract)
 
 
-def _add(table: Path, row: Row) -> None:
+def add_row(table: Path, row: Row) -> None:
+    """Add the row of a run that the table does not have yet."""
     # Whole and renamed rather than appended: a table is a few hundred rows, and never ends in half of one.
     with _locked(table):
         rows = read_table(table)
-        if _key(row) not in {_key(each) for each in rows}:
+        if row_key(row) not in {row_key(each) for each in rows}:
             write_table(table, [*rows, row])
 
 
@@ -250,7 +148,7 @@ def read_test(tasks: Iterable[Task], table: Path, runs: Path, device: torch.devi
         rows = read_table(table)
         wanted = {task.key: task for task in tasks}
         for row in rows:
-            task = wanted.get(_key(row))
+            task = wanted.get(row_key(row))
             if task is None or row["test_correct"] or not row["val_correct"]:
                 continue
             folder = task.folder(runs)
@@ -263,7 +161,39 @@ def read_test(tasks: Iterable[Task], table: Path, runs: Path, device: torch.devi
             result = evaluate(run.load_model().to(device), images, split.mean_std)
             row |= {"test_correct": str(result.correct), "test_total": str(result.total)}
         write_table(table, rows)
-    return [row for row in rows if _key(row) in wanted]
+    return [row for row in rows if row_key(row) in wanted]
+
+
+def tell_nobody(row: Epoch) -> None:
+    """For a job of which no epoch is told; a lambda can't be sent to another process."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be made, where, and who is told of its epochs; it is sent to other processes."""
+
+    task: Task
+    folder: Path
+    on_epoch: Callable[[Epoch], None] = tell_nobody
+
+
+class Workers(Protocol):
+    """What runs jobs side by side. Leaving its context by an error stops what is running."""
+
+    def __enter__(self) -> "Workers": ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None: ...
+
+    @property
+    def slots(self) -> int:
+        """Jobs that it should have at a time."""
+
+    def submit(self, job: Job, block: bool) -> None:
+        """Start `run_task` on the job, soon."""
+
+    def wait(self) -> list[tuple[Job, Row | None]]:
+        """Jobs that are done, at least one of those submitted, and what `run_task` returned; or its error."""
 
 
 def _start_worker(threads: int) -> None:
@@ -278,7 +208,61 @@ def _start_worker(threads: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def run_study(plan: Plan, table: Path, runs: Path, device: torch.device, workers: int, threads: int,
+def _run_here(job: Job, device: torch.device, block: bool) -> Row | None:
+    return run_task(job.task, job.task.load_split(), job.folder, device, block, job.on_epoch)
+
+
+class LocalProcesses:
+    """Processes of this machine; each reads the images once."""
+
+    def __init__(self, workers: int, threads: int, device: torch.device) -> None:
+        self.slots, self._device = workers, device
+        context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
+        self._pool = ProcessPoolExecutor(workers, context, _start_worker, (threads,))
+        self._jobs: dict[Future[Row | None], Job] = {}
+
+    def __enter__(self) -> "LocalProcesses":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            for process in multiprocessing.active_children():
+                process.terminate()
+
+    def submit(self, job: Job, block: bool) -> None:
+        self._jobs[self._pool.submit(_run_here, job, self._device, block)] = job
+
+    def wait(self) -> list[tuple[Job, Row | None]]:
+        done, _ = wait(self._jobs, return_when=FIRST_COMPLETED)
+        return [(self._jobs.pop(future), future.result()) for future in done]
+
+
+def run_jobs(jobs: Iterable[Job], workers: Workers) -> Iterator[tuple[Job, Row]]:
+    """Each job with its row, as they finish. A job is taken from the iterable only when there is room for it."""
+    waiting, running = iter(jobs), 0
+    busy: list[Job] = []
+    while True:
+        while running < workers.slots:
+            if (job := next(waiting, None)) is not None:
+                workers.submit(job, block=False)
+            elif busy:  # another study is at it: wait for that one last
+                workers.submit(busy.pop(0), block=True)
+            else:
+                break
+            running += 1
+        if not running:
+            return
+        for job, row in workers.wait():
+            running -= 1
+            if row is None:
+                busy.append(job)
+            else:
+                yield job, row
+
+
+def run_study(plan: Plan, table: Path, runs: Path, device: torch.device, workers: Workers,
               on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
     """Make every row of the plan that the table does not have; returns the plan's rows, in its order.
 
@@ -286,49 +270,25 @@ def run_study(plan: Plan, table: Path, runs: Path, device: torch.device, workers
     used, and whatever a run raises; the runs beside it then go on from their last epoch next time.
     """
     with _locked(table):
-        rows = {_key(row): row for row in read_table(table)}
-    todo = []
-    for task in plan.tasks:
-        if task.key in rows:
-            on_row(rows[task.key])
-        else:
-            todo.append(task)
-
-    def save(task: Task, row: Row) -> None:
-        _add(table, row)
-        rows[task.key] = row
-        on_row(row)
-        finish(task.recipe)
+        rows = {row_key(row): row for row in read_table(table)}
 
     def finish(recipe: Recipe) -> None:
         seeds = [task for task in plan.tasks if task.recipe == recipe]
         if plan.test and all(task.key in rows for task in seeds):
-            rows.update((_key(row), row) for row in read_test(seeds, table, runs, device))
+            rows.update((row_key(row), row) for row in read_test(seeds, table, runs, device))
 
+    for row in [rows[task.key] for task in plan.tasks if task.key in rows]:
+        on_row(row)
     for recipe in {task.recipe.name: task.recipe for task in plan.tasks}.values():
         finish(recipe)  # one that had all its rows already
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(
-            min(workers, max(1, len(todo))), context, _start_worker, (threads,)))
-        futures: dict[Future[Row | None], Task] = {
-            pool.submit(run_task, task, runs, device, False): task for task in todo}
-        busy = []
-        try:
-            while futures:
-                done, _ = wait(futures, return_when=FIRST_COMPLETED)
-                for future in done:
-                    task = futures.pop(future)
-                    if (row := future.result()) is not None:
-                        save(task, row)
-                    elif task not in busy:  # another study is at it: wait for that one last
-                        busy.append(task)
-                        futures[pool.submit(run_task, task, runs, device, True)] = task
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    todo = [Job(task, task.folder(runs)) for task in plan.tasks if task.key not in rows]
+    if todo:
+        with workers:
+            for job, row in run_jobs(todo, workers):
+                add_row(table, row)
+                rows[job.task.key] = row
+                on_row(row)
+                finish(job.task.recipe)
     return [rows[task.key] for task in plan.tasks]
 
 
