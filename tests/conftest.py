@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import warnings
 
 import numpy as np
 import pytest
@@ -111,3 +112,22 @@ def plan_file(tmp_path, tiny_contract):
     file = tmp_path / "plan.toml"
     file.write_text(PLAN.format(contract=tmp_path / "tiny.toml", test="true"))
     return file
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster of two nodes on this machine, a CPU each, and this process in it."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        nodes = Cluster(initialize_head=True, head_node_args=node | {
+            "include_dashboard": False, "_system_config": {"worker_niceness": 0}})
+        nodes.second = nodes.add_node(**node)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
+    nodes.wait_for_nodes()
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()

@@ -103,9 +103,10 @@ def _structure(model: nn.Module, split: Split, contract: Contract, everything: b
     return clauses, numbers
 
 
-def audit_model(model: nn.Module, split: Split, contract: Contract) -> Verdict:
-    """The clauses that need no training: parameters, batch norm, dropout, head."""
-    clauses, n_params = _structure(model, split, contract, everything=True)
+def audit_model(model: nn.Module, split: Split, contract: Contract, everything: bool = True) -> Verdict:
+    """The clauses that need no training: parameters, batch norm, dropout, head. `everything` watches all validation
+    images, not a few."""
+    clauses, n_params = _structure(model, split, contract, everything)
     return Verdict(contract.name, tuple(clauses), n_params)
 
 

@@ -8,7 +8,6 @@
 import contextlib
 import io
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from .contract import Contract
 from .data import Split, load_split
+from .files import write_atomic as write_atomic
 from .model import build
 from .recipe import Recipe
 
@@ -35,21 +35,6 @@ Row = dict[str, Any]
 
 class IncompatibleWeights(ValueError):
     """The weights file does not hold this network's weights."""
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write, sync and rename: after a crash the file is the old one or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _json(values: Any) -> bytes:

@@ -23,6 +23,11 @@ EXTRAS = {"onnx": "export", "onnxscript": "export", "onnxruntime": "serve", "PIL
 DONE, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def print_json(values: Any) -> None:
     out.print(json.dumps(values, indent=2), markup=False, soft_wrap=True)
 

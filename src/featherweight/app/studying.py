@@ -1,24 +1,27 @@
 """Commands over many runs: study, frontier, bench, recipes, contracts."""
 
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..contract import CONTRACTS
-from .base import BROKEN, DONE, INTERRUPTED, app, out, print_json, talk
+from .base import BROKEN, DONE, INTERRUPTED, app, cores, out, print_json, talk
 
 if TYPE_CHECKING:
+    from ..plan import Search
+    from ..search import Found
     from ..study import Summary
 
 
 @app.command
 def study(plan: str, *, results: str | None = None, runs: str = "runs", data: str | None = None,
-          workers: int | None = None, threads: int = 1, device: str = "auto") -> int:
+          workers: int | None = None, threads: int = 1, device: str = "auto", ray: str | None = None) -> int:
     """Train every run of a plan, recipes x overrides x seeds, and add a row a run to one CSV.
 
-    A study that was stopped goes on where it was when it is started again.
+    A plan with a [search] table looks for a better recipe instead, and prints a plan of it. A study that was stopped
+    goes on where it was when it is started again.
 
     Parameters
     ----------
@@ -36,22 +39,34 @@ def study(plan: str, *, results: str | None = None, runs: str = "runs", data: st
         of each process.
     device
         cpu, cuda, or auto.
+    ray
+        run on a Ray cluster: its address, auto for the one that this machine is in, or local to start one here.
     """
-    from pathlib import Path
-
-    from ..study import load_plan, run_study, summarise
+    from ..plan import load_plan
+    from ..study import LocalProcesses, Workers, run_study, summarise
     from ..train import pick_device
 
     for name, value in (("workers", workers), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"--{name}: got {value}, expected 1 or more")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    where, wanted = pick_device(device), load_plan(plan, data)
+    if ray not in (None, "local") and workers is not None:
+        raise ValueError("--workers with --ray ADDRESS: as many run as the cluster has room for")
+    workers = workers or max(1, cores() // threads)
+    # With Ray the driver only reads test images; the workers have a device of their own.
+    where = pick_device(device if ray is None else "auto")
+    wanted = load_plan(plan, data)
     table = Path(results) if results is not None else Path(plan).with_suffix(".csv")
+    engine: Workers
+    if ray is None:
+        engine = LocalProcesses(workers, threads, where)
+    else:
+        from ..remote import RayTasks
+
+        engine = RayTasks(ray, Path(runs), threads, device, workers * threads)
     columns = (TextColumn("{task.completed} of {task.total} runs"), BarColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=talk, disable=not talk.is_terminal) as progress:
-        bar = progress.add_task("", total=len(wanted.tasks))
+        bar = progress.add_task("", total=wanted.search.trials if wanted.search else len(wanted.tasks))
 
         def on_row(row: dict[str, str]) -> None:
             val = f"val {row['val_correct']} of {row['val_total']}" if row["val_correct"] else "no accuracy"
@@ -59,13 +74,36 @@ def study(plan: str, *, results: str | None = None, runs: str = "runs", data: st
             progress.advance(bar)
 
         try:
-            rows = run_study(wanted, table, Path(runs), where, workers or max(1, cores // threads), threads, on_row)
+            if wanted.search is not None:
+                from ..search import run_search
+
+                found = run_search(wanted, table, Path(runs), engine, on_row)
+                rows = found.rows
+            else:
+                rows = run_study(wanted, table, Path(runs), where, engine, on_row)
         except KeyboardInterrupt:
             talk.print("interrupted; the same command goes on")
             return INTERRUPTED
+    if wanted.search is not None:
+        return _print_found(found, wanted.search, table)
     _print_summaries(summarise(rows))
     talk.print(f"see {table}")
     return DONE if all(row["verdict"] == "PASS" for row in rows) else BROKEN
+
+
+def _print_found(found: "Found", search: "Search", table: Path) -> int:
+    from ..plan import to_plan
+
+    untrained = "; ".join(f"{n} {reason}" for reason, n in sorted(found.untrained.items()))
+    talk.print(f"{len(found.rows)} candidates trained, {found.given_up} given up, {sum(found.untrained.values())} "
+               f"never trained{f' ({untrained})' if untrained else ''}; see {table}")
+    if found.best is None:
+        return BROKEN
+    for row in found.rows[:5]:
+        talk.print(f"{row['recipe']}: {row['n_params']} parameters, val {row['val_correct']} of {row['val_total']}, "
+                   f"{row['verdict']}")
+    out.print(to_plan(found.best, search.preset, search.contract), end="", markup=False, soft_wrap=True)
+    return DONE if found.rows[0]["verdict"] == "PASS" else BROKEN
 
 
 def _print_summaries(summaries: "list[Summary]") -> None:
@@ -102,8 +140,6 @@ def frontier(tables: list[str], *, by: Literal["parameters", "bytes"] = "paramet
     out
         the picture, .svg or .png.
     """
-    from pathlib import Path
-
     from ..firmware import COLUMNS as FIRMWARE
     from ..report import Mark, frontier, read_marks, save_picture
     from ..study import COLUMNS, read_table, spread
@@ -146,8 +182,6 @@ def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: boo
     data
         where the runs' data set is now.
     """
-    from pathlib import Path
-
     from ..c99 import export_c
     from ..firmware import COLUMNS, make_row
     from ..run import open_run
@@ -175,7 +209,8 @@ def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: boo
 
 
 @app.command
-def bench(what: Literal["train", "sprint", "predict"], run: str | None = None, *, device: str = "auto") -> int:
+def bench(what: Literal["train", "sprint", "study", "predict"], run: str | None = None, *,
+          device: str = "auto") -> int:
     """Measure, in turn in one process: training against the baseline's, or reading with and without PyTorch.
 
     Parameters
@@ -183,7 +218,8 @@ def bench(what: Literal["train", "sprint", "predict"], run: str | None = None, *
     what
         train: the training steps of the baseline and the default recipe, and where the latter's time goes, a
         minute or two; sprint: the whole trainings of the baseline and of `sprint`, before and after it, ten
-        minutes or more; predict: reading with RUN's network, in PyTorch and from its exported files, a minute.
+        minutes or more; study: eight short runs on local processes and on Ray, and what a cluster would do; predict:
+        reading with RUN's network, in PyTorch and from its exported files, a minute.
     run
         a finished run's folder, for predict.
     device
@@ -193,6 +229,8 @@ def bench(what: Literal["train", "sprint", "predict"], run: str | None = None, *
         raise ValueError(f"RUN: got {run or 'none'}, expected a run folder with predict alone")
     if run is not None:
         return _bench_predict(run)
+    if what == "study":
+        return _bench_study()
     from ..bench import bench_sprint, bench_train, profile_train
     from ..data import load_split
     from ..evaluate import percent
@@ -252,6 +290,24 @@ def _bench_predict(run: str) -> int:
         whole.add_row(engine.name, f"{engine.file_bytes:,}", f"{engine.cold:.2f} ({engine.cold_most:.2f})",
                       f"{engine.resident_bytes / 1e6:.0f}")
     out.print(whole)
+    return DONE
+
+
+def _bench_study() -> int:
+    from ..scale import measure, simulate
+
+    table = Table("workers", "runs", "local s", "rows/h", "Ray s", "rows/h", "Ray/local", "overhead s a run")
+    for workers in (1, 2):
+        found = measure("sprint", epochs=1, runs=8, workers=workers)
+        table.add_row(str(workers), str(found.runs), f"{found.local_seconds:.1f}",
+                      f"{3600 * found.runs / found.local_seconds:,.0f}", f"{found.ray_seconds:.1f}",
+                      f"{3600 * found.runs / found.ray_seconds:,.0f}", f"{found.ratio:.3f}", f"{found.overhead:.2f}")
+    out.print(table)
+    out.print(f"a run: {found.place_seconds:.2f} s of a place, {found.driver_seconds:.3f} s of the driver, "
+              f"{found.folder_bytes / 1000:,.0f} kB back; images: {found.images_bytes / 1e6:.1f} MB a node")
+    for nodes in (1, 10, 100):
+        rate = simulate(found, 100 * nodes * found.workers, nodes, 125e6)
+        out.print(f"simulated, {nodes} nodes of {found.workers} places, 125 MB/s: {rate:,.0f} rows/h")
     return DONE
 
 
