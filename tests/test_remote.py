@@ -160,7 +160,7 @@ def test_a_folder_is_sent_whole_and_replaces_an_unfinished_one(tmp_path):
 @pytest.mark.parametrize(("prelude", "words", "message"), [
     ("import sys; sys.modules['ray'] = None; ", ["--ray", "local"], "pip install 'featherweight[ray]'"),
     ("", ["--ray", "127.0.0.1:6379", "--workers", "2"], "--workers"),
-    ("", ["--ray", "nowhere"], "nowhere"),
+    ("", ["--ray", "local", "--device", "abacus"], "abacus"), ("", ["--ray", "nowhere"], "nowhere"),
 ])
 def test_what_ray_can_not_do_is_one_line(prelude, words, message, tmp_path, tiny_contract, digits):
     (tmp_path / "tiny.toml").write_text(tiny_contract.to_toml())

@@ -151,12 +151,13 @@ class Group:
 ALONE = Group()
 
 
-def join(device: torch.device) -> Group:
-    """The group of processes that torchrun has started together, or this one alone."""
+def join(device: torch.device) -> tuple[Group, torch.device]:
+    """The group of processes that torchrun has started together, or this one alone; and this one's device."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
-        return ALONE
+        return ALONE, device
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     atexit.register(dist.destroy_process_group)
-    return Group(dist.get_rank(), dist.get_world_size())
+    return Group(dist.get_rank(), dist.get_world_size()), device

@@ -79,8 +79,7 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
     from ..train import Diverged, check_recipe, pick_device, seed_everything
     from ..train import train as train_run
 
-    where = pick_device(device)
-    group = join(where)
+    group, where = join(pick_device(device))
     talk.quiet = not group.leads
     if resume is not None:
         given = {"recipe": recipe, "model": model, "contract": contract, "seed": seed, "epochs": epochs,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
 from rich.table import Table
 
-from .base import BROKEN, DONE, USAGE, app, out, print_json, talk
+from .base import BROKEN, DONE, INTERRUPTED, USAGE, app, cores, out, print_json, talk
 
 if TYPE_CHECKING:
     from ..reader import Reader, Reading
@@ -65,16 +65,20 @@ def export(run: str, *, format: Literal["onnx", "onnx-int8", "c"], bits: Literal
     return DONE
 
 
-def _reader(model: str) -> "Reader":
-    """Of an exported file, or of the one in a run folder."""
-    from ..reader import Reader
-
+def _model_file(model: str) -> Path:
+    """An exported file, or the one in a run folder."""
     path = Path(model)
     if path.is_dir():
         path /= "model.onnx"
         if not path.is_file():
             raise ValueError(f"{model}: got no model.onnx in it; hint: featherweight export {model} --format onnx")
-    return Reader(path)
+    return path
+
+
+def _reader(model: str) -> "Reader":
+    from ..reader import Reader
+
+    return Reader(_model_file(model))
 
 
 def _export_c(run: "Run", data: str | None, bits: int | None) -> int:
@@ -121,7 +125,9 @@ def _row(source: str, readings: "list[Reading]", number: bool) -> dict[str, Any]
 def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyphen=True)], *,
             number: Annotated[bool, Parameter(negative="")] = False,
             json: Annotated[bool, Parameter(negative="")] = False,
-            csv_: Annotated[bool, Parameter(name="--csv", negative="")] = False) -> int:
+            csv_: Annotated[bool, Parameter(name="--csv", negative="")] = False,
+            ray: Annotated[list[str] | None, Parameter(negative="", consume_multiple=(0, 1))] = None,
+            into: Annotated[str | None, Parameter(name="--out")] = None) -> int:
     """Read pictures of digits with an exported file.
 
     Parameters
@@ -136,9 +142,21 @@ def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyp
         print a JSON list, with every class's probability.
     csv_
         print file, label, confidence and unsure as CSV.
+    ray
+        read one source, a folder or file of pictures, .npz or Parquet, on a Ray cluster: its address, auto for the
+        one that this machine is in, or nothing to start one here.
+    into
+        with --ray: the folder for the readings, as Parquet, or as CSV with --csv; what it has is not read again.
     """
     if json and csv_:
         raise ValueError("--json with --csv: expected one of them")
+    if ray is not None:
+        if number or json or len(images) != 1 or into is None:
+            raise ValueError("--ray: expected one source and --out FOLDER, and neither --number nor --json")
+        file = _model_file(model)
+        return _predict_on_ray(file, images[0], into, "csv" if csv_ else "parquet", ray[0] if ray else "local")
+    if into is not None:
+        raise ValueError("--out without --ray: readings are printed")
     reader = _reader(model)
     sources, rows, bad = list(_sources(images)), [], 0
     for source in track(sources, "", console=talk, transient=True,
@@ -165,6 +183,25 @@ def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyp
         talk.print(f"error: {bad} of {len(sources)} could not be read\nhint: {', '.join(sorted(SUFFIXES))} are read")
         return USAGE
     return DONE
+
+
+def _predict_on_ray(model: Path, source: str, folder: str, form: str, address: str) -> int:
+    from ..bulk import read_all
+
+    columns = (TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"), BarColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
+        bar = progress.add_task("", total=None)
+        try:
+            totals = read_all(str(model), source, Path(folder), form, SUFFIXES, address, cores(),
+                              lambda images, total: progress.update(bar, completed=images, total=total))
+        except KeyboardInterrupt:
+            talk.print("interrupted; the same command goes on")
+            return INTERRUPTED
+    talk.print(f"{totals.images:,} images read, {totals.before:,} before; {totals.unsure:,} unsure"
+               f"{f', {totals.bad:,} could not be read' if totals.bad else ''}")
+    out.print(folder, soft_wrap=True)
+    return USAGE if totals.bad else DONE
 
 
 @app.command

@@ -49,6 +49,8 @@ def study(plan: str, *, results: str | None = None, runs: str = "runs", data: st
     for name, value in (("workers", workers), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"--{name}: got {value}, expected 1 or more")
+    if ray is not None and device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device: got {device!r} with --ray, expected auto, cpu or cuda")
     if ray not in (None, "local") and workers is not None:
         raise ValueError("--workers with --ray ADDRESS: as many run as the cluster has room for")
     workers = workers or max(1, cores() // threads)
