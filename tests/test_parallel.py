@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from featherweight.augment import Augmentation
 from featherweight.parallel import ALONE, Group
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "featherweight", "train"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+            "featherweight", "train"]
 # Batch norm, dropout in place and of maps, and a log of the images that each process trains on.
 NET = """
 import os, torch

@@ -37,7 +37,7 @@ from .files import write_atomic
 from .image import Bytes, open_picture, prepare
 from .reader import Reader
 
-BATCH = 1000  # images in memory at a time, of an actor
+BATCH = 100  # images in memory at a time, of an actor; more are no faster
 PICTURES, ROWS = 500, 10_000  # of a part: files, or images in an .npz; of Parquet it is a row group
 COLUMNS = ("file", "index", "label", "confidence", "unsure", "error")
 Image = tuple[str, int, Bytes | None, str]  # file, place in it, prepared (None: no ink), why it can't be read
@@ -159,7 +159,9 @@ def _images(part: Part, source: Path, shape: tuple[int, int]) -> Iterator[list[I
     """The images of a part, BATCH at most at a time."""
     paths = part.paths(source)
     if paths[0].suffix not in (".npz", ".parquet"):
-        yield [_prepared(name, 0, path, shape) for name, path in zip(part.files, paths, strict=True)]
+        for first in range(0, len(paths), BATCH):
+            some = slice(first, first + BATCH)
+            yield [_prepared(name, 0, path, shape) for name, path in zip(part.files[some], paths[some], strict=True)]
         return
     rows = (_npz_rows(paths[0], part.start, part.stop) if paths[0].suffix == ".npz"
             else _parquet_rows(paths[0], part.group, shape))
@@ -273,13 +275,15 @@ def read_all(model: str, source: str, out: Path, form: str, pictures: set[str], 
 
 def _pipeline(parts: list[Part], where: tuple[str, str, str, str]) -> Iterator[dict[str, Any]]:
     """What the actors say of each part, as they finish."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    places = int(ray.cluster_resources().get("CPU", 0))
+    if not places:
+        raise ValueError("the Ray cluster has no CPU, expected one at least")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of defaults that it sets itself
         ray.data.DataContext.get_current().enable_progress_bars = False
     items = [{"part": json.dumps(asdict(part))} for part in parts]
     rows = ray.data.from_items(items, override_num_blocks=len(items))
-    places = max(1, int(ray.cluster_resources().get("CPU", 1)))
     read = rows.map_batches(PartReader, fn_constructor_args=where, batch_size=1, num_cpus=1,
                             compute=ray.data.ActorPoolStrategy(size=min(places, len(parts))))
     try:

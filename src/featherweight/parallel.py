@@ -1,6 +1,6 @@
 """One training on several processes, each with its part of every batch; the loss is that of one process.
 
-    torchrun --nproc-per-node 2 -m featherweight train          # gloo on CPUs, nccl on GPUs
+    torchrun --standalone --nproc-per-node 2 -m featherweight train          # gloo on CPUs, nccl on GPUs
 
 The batches are those of one process. What a network computes of the whole batch in training, it computes of the
 whole batch here: batch norm sums its statistics over all processes, dropout is drawn for the whole batch and each

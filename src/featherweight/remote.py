@@ -88,7 +88,7 @@ class RayTasks:
         self._runs.mkdir(parents=True, exist_ok=True)
         mark = tempfile.NamedTemporaryFile(dir=self._runs, prefix=".driver-")
         self._mark = Path(self._stack.enter_context(mark).name)
-        self._gpus = int(self._device.startswith("cuda") or (
+        self._gpus = int(self._device == "cuda" or (
             self._device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1))
         return self
 
