@@ -92,10 +92,12 @@ def constants(network: Integers) -> dict[str, bytes]:
 def scratch(network: Integers) -> dict[str, int]:
     """Of the scratch buffer in digit.c: filter (weights), window (rows), rows (bytes), and all of it in ram."""
     (height, width), channels = network.shape, 1
-    filters, windows, rows = [], [], 0
+    filters, windows, rows, before = [], [], 0, ""
     for layer in network.layers:
         windows.append(layer.window)
-        rows += layer.window * (width + 2 * layer.padding) * channels
+        if (before, layer.window) != ("depthwise", 1):  # else it is written over that layer's own rows
+            rows += layer.window * (width + 2 * layer.padding) * channels
+        before = layer.kind
         filters.append(layer.kernel**2 * (channels if layer.kind == "conv" else 1))
         height, width, channels = layer.side(height), layer.side(width), layer.outputs
     ram = 4 * channels + STATE * len(network.layers) + max(filters) + rows

@@ -96,6 +96,13 @@ static void fill(uint8_t *to, uint8_t value, unsigned n)
         *to++ = value;
 }
 
+/* Whether a layer needs one row, of a depthwise layer, which writes it over its own oldest one: an output needs nothing
+ * to its left there, and the next row nothing of it. */
+static int in_place(unsigned l)
+{
+    return l > 0 && (layers[l - 1].kind & 3u) == DEPTHWISE && window_of(&layers[l]) == 1;
+}
+
 /* Every layer before its first row. */
 static void start(void)
 {
@@ -121,8 +128,10 @@ static void start(void)
         state->size = (uint16_t)(width * channels);
         state->got = layer->padding;
         state->given = 0;
-        fill(scratch.rows + rows, border, window_of(layer) * state->size);
-        rows += window_of(layer) * state->size;
+        if (!in_place(l)) {
+            fill(scratch.rows + rows, border, window_of(layer) * state->size);
+            rows += window_of(layer) * state->size;
+        }
         if (kind != MAXIMUM)
             weight += filter * layer->outputs;
         if (kind == CONVOLUTION)
@@ -187,7 +196,12 @@ static void give(unsigned l)
         row[y] = row_of(state, layer, state->given * step + y);
     if (l + 1 < LAYERS) {
         State *next = &scratch.states[l + 1];
-        to = row_of(next, layer + 1, next->got) + (unsigned)layer[1].padding * layer->outputs;
+        if (in_place(l + 1))
+            next->rows = (uint16_t)(row[0] - scratch.rows);
+        to = row_of(next, layer + 1, next->got);
+        if (layer[1].padding) /* which a depthwise layer has written over */
+            fill(to, layer->zero, next->size);
+        to += (unsigned)layer[1].padding * layer->outputs;
         next->got++;
     }
     for (c = 0; c < layer->outputs; c++) {
@@ -235,9 +249,11 @@ static void look(const uint8_t *image, int dy, int dx)
             l++;
         } else if (l == 0 && fed < DIGIT_HEIGHT) {
             const uint8_t *from = image + clamped((int)fed + dy, DIGIT_HEIGHT - 1) * DIGIT_WIDTH;
-            uint8_t *to = row_of(state, layer, state->got) + layer->padding;
+            uint8_t *to = row_of(state, layer, state->got);
             int x;
 
+            fill(to, BORDER, state->size);
+            to += layer->padding;
             for (x = 0; x < DIGIT_WIDTH; x++)
                 to[x] = from[clamped(x + dx, DIGIT_WIDTH - 1)];
             state->got++;
