@@ -10,7 +10,7 @@ train: $(VENV)/installed
 	$(BIN)/featherweight train
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -n auto --dist loadfile  # a file's tests share what they made
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder  # many wait; a file's tests share what they made
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check src tests
