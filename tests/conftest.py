@@ -2,11 +2,13 @@
 
 import dataclasses
 import gzip
+import os
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from featherweight.contract import Contract
 from featherweight.data import load_split
@@ -100,10 +102,17 @@ def model(tmp_path_factory, tiny_recipe, tiny_contract, digits):
 
 @pytest.fixture(scope="session")
 def real_model(tmp_path_factory, tiny_contract):
-    """An exported network that was trained for two epochs on MNIST."""
-    recipe = dataclasses.replace(find_recipe("sprint"), epochs=2, resize_until=0.0)
-    return train_and_export(tmp_path_factory.mktemp("real"), recipe, tiny_contract,
-                            load_split(None, 50_000, 10_000))
+    """The path of an exported network that was trained for two epochs on MNIST, once for all test processes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    model = folder / "real" / "run" / "model.onnx"
+    with FileLock(folder / "real.lock"):
+        if not model.exists():
+            recipe = dataclasses.replace(find_recipe("sprint"), epochs=2, resize_until=0.0)
+            (folder / "real").mkdir()
+            train_and_export(folder / "real", recipe, tiny_contract, load_split(None, 50_000, 10_000))
+    return model
 
 
 @pytest.fixture

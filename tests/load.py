@@ -4,7 +4,6 @@ import asyncio
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx2 as httpx
 import numpy as np
@@ -31,7 +30,7 @@ async def load(url, seconds):
 
 def main():
     model, seconds = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 30.0
-    server = Server(SimpleNamespace(path=model))
+    server = Server(model)
     try:
         found = 1000 * asyncio.run(load(server.url, seconds))
     finally:

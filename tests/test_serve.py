@@ -157,16 +157,16 @@ def test_it_keeps_to_its_openapi_document(app, method, path):
     check()
 
 
-def command(model, port):
-    return [sys.executable, "-c", "from featherweight.app import main; main()", "serve", str(model.path),
+def command(path, port):
+    return [sys.executable, "-c", "from featherweight.app import main; main()", "serve", str(path),
             "--port", str(port)]
 
 
 class Server:
     """`featherweight serve` as a process, on a port of its own."""
 
-    def __init__(self, model):
-        self.process = subprocess.Popen(command(model, 0), env=os.environ | {"NO_COLOR": "1"},
+    def __init__(self, path):
+        self.process = subprocess.Popen(command(path, 0), env=os.environ | {"NO_COLOR": "1"},
                                         stderr=subprocess.PIPE, text=True)
         self.url = self.process.stderr.readline().split()[0]
         end = time.monotonic() + 60
@@ -185,7 +185,7 @@ class Server:
 
 @pytest.fixture
 def server(model):
-    server = Server(model)
+    server = Server(model.path)
     yield server
     if server.process.poll() is None:
         server.stop()
@@ -223,7 +223,7 @@ def test_what_was_taken_is_finished_when_it_is_told_to_end(server):
 
 def test_a_port_in_use_is_one_line(server, model):
     port = server.url.rpartition(":")[2]
-    again = subprocess.run(command(model, port), capture_output=True, text=True, check=False)
+    again = subprocess.run(command(model.path, port), capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "in use" in again.stderr
     assert len(again.stderr.splitlines()) == 2

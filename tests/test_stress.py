@@ -93,7 +93,7 @@ def test_shrink_is_the_whole_picture_light_on_dark():
 
 
 def test_the_score_counts_what_is_read_right(real_model, pictures):
-    reader = Reader(real_model.path)
+    reader = Reader(real_model)
     scores = score_stress(reader, pictures)
     assert [score.category for score in scores] == CATEGORIES
     assert [score.from_mnist for score in scores] == [True] * 10 + [False] * 2
@@ -104,7 +104,7 @@ def test_the_score_counts_what_is_read_right(real_model, pictures):
 
 
 def test_a_model_of_other_labels_is_refused(real_model, pictures):
-    reader = Reader(real_model.path)
+    reader = Reader(real_model)
     reader.labels = list("abcdefghij")
     with pytest.raises(ValueError, match="labels: got a b c"):
         score_stress(reader, pictures)

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 import featherweight
-from featherweight.contract import CONTRACTS
-from featherweight.data import load_split
 from featherweight.evaluate import evaluate
 from featherweight.model import build
-from featherweight.recipe import Recipe, find_recipe
+from featherweight.recipe import Recipe
 from featherweight.run import create_run, open_run
 from featherweight.train import Diverged, Trainer, pick_device, resized, seed_everything, train
 
@@ -234,11 +232,3 @@ def test_a_device_that_is_not_there():
     assert pick_device("cpu") == CPU
     with pytest.raises(ValueError, match="abacus"):
         pick_device("abacus")
-
-
-def test_one_epoch_of_the_default_recipe_on_mnist(tmp_path):
-    mnist = load_split(None, 50_000, 10_000)
-    recipe = dataclasses.replace(find_recipe("feather-20k"), epochs=1)
-    run = create_run(str(tmp_path / "run"), recipe, CONTRACTS[0], mnist, 0, CPU, "")
-    train(run, mnist, CPU)
-    assert run.read_metrics()[0]["val_correct"] >= 9_750
