@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from featherweight.app import main
 from featherweight.recipe import RECIPES, Recipe
 
 COMMAND = [sys.executable, "-c", "from featherweight.app import main; main()"]
@@ -106,11 +107,16 @@ def test_audit_of_a_class(workplace, options):
     (["evaluate", ".", "--split", "all"], "all"),
     (["frobnicate"], "frobnicate"),
 ])
-def test_bad_input_is_one_line_and_a_hint(words, message, workplace):
+@pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # it is: main takes sys.argv
+def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch, capsys):
     (workplace / "unknown.toml").write_text((workplace / "small.toml").read_text() + "colour = 3\n")
-    result = featherweight(*words, cwd=workplace)
-    assert result.returncode == 2, result.stderr
-    error, hint = result.stderr.splitlines()
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(sys, "argv", ["featherweight", *words])
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)  # of another test's folder
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    error, hint = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
     assert message in error
     assert hint.startswith("hint: ")

@@ -95,7 +95,7 @@ def _wait_for(condition, seconds=90):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_study_goes_on_and_loses_no_row(how, tmp_path, digits, plan_file, go):
     table = tmp_path / "rows.csv"
-    plan_file.write_text(plan_file.read_text().replace("epochs = 2", "epochs = 12"))
+    plan_file.write_text(plan_file.read_text().replace("epochs = 2", "epochs = 6"))
     process = subprocess.Popen(_command(tmp_path, digits, plan_file), stderr=subprocess.PIPE, text=True)
     _wait_for(lambda: table.exists() and any((tmp_path / "runs").glob("two*/resume.pt")))
     before = read_table(table)
