@@ -4,8 +4,6 @@ import math
 import torch
 
 from featherweight import bench
-from featherweight.run import create_run
-from featherweight.train import train
 
 
 def test_two_recipes_are_measured_in_turn(split):
@@ -49,21 +47,3 @@ def test_the_floating_point_count_is_that_of_the_layers(split):
     # Backward is twice the forward, but nothing flows back to the images.
     expected = 2 * (3 * forward - macs[0])
     assert math.isclose(contestant.flops_per_step / contestant.batch, expected, rel_tol=1e-6)
-
-
-def test_engines_read_in_turn(tmp_path, split, tiny_recipe, tiny_contract):
-    run = create_run(str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, torch.device("cpu"), "")
-    train(run, split, torch.device("cpu"))
-    engines = bench.bench_predict(run, split, {1: 3, 50: 1}, rounds=2, starts=1)
-    assert [engine.name for engine in engines] == ["PyTorch eager", "ONNX Runtime", "ONNX Runtime int8"]
-    files = [run.path / name for name in ("model.safetensors", "model.onnx", "model-int8.onnx")]
-    assert [engine.file_bytes for engine in engines] == [file.stat().st_size for file in files]
-    for engine in engines:
-        assert list(engine.rates) == [1, 50]
-        for rate in engine.rates.values():
-            assert 0 < rate.p50 <= rate.p99
-            assert rate.times_eager.least <= rate.times_eager.median <= rate.times_eager.most
-    assert engines[0].rates[1].times_eager.median == 1
-    # A process without PyTorch starts sooner and holds less.
-    assert engines[1].cold < engines[0].cold
-    assert engines[1].resident_bytes < engines[0].resident_bytes / 1.5

@@ -6,7 +6,7 @@
 torch takes seconds to load: only the commands that need it import the modules that do.
 """
 
-from . import making, reading, studying  # each adds its commands
+from . import making, measuring, reading, studying  # each adds its commands
 from .base import app, main
 
-__all__ = ["app", "main", "making", "reading", "studying"]
+__all__ = ["app", "main", "making", "measuring", "reading", "studying"]

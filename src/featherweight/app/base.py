@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CycloptsError
@@ -26,6 +27,16 @@ DONE, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def model_file(model: str) -> Path:
+    """An exported file, or the one in a run folder."""
+    path = Path(model)
+    if path.is_dir():
+        path /= "model.onnx"
+        if not path.is_file():
+            raise ValueError(f"{model}: got no model.onnx in it; hint: featherweight export {model} --format onnx")
+    return path
 
 
 def print_json(values: Any) -> None:

@@ -1,4 +1,4 @@
-"""Commands that ship and read: export, predict, stress, serve."""
+"""Commands that ship and read: export, predict, serve."""
 
 import csv
 import glob
@@ -63,22 +63,6 @@ def export(run: str, *, format: Literal["onnx", "onnx-int8", "c"], bits: Literal
                f"sure from {exported.metadata['sure_from']}")
     out.print(str(exported.path), soft_wrap=True)
     return DONE
-
-
-def _model_file(model: str) -> Path:
-    """An exported file, or the one in a run folder."""
-    path = Path(model)
-    if path.is_dir():
-        path /= "model.onnx"
-        if not path.is_file():
-            raise ValueError(f"{model}: got no model.onnx in it; hint: featherweight export {model} --format onnx")
-    return path
-
-
-def _reader(model: str) -> "Reader":
-    from ..reader import Reader
-
-    return Reader(_model_file(model))
 
 
 def _export_c(run: "Run", data: str | None, bits: int | None) -> int:
@@ -153,11 +137,13 @@ def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyp
     if ray is not None:
         if number or json or len(images) != 1 or into is None:
             raise ValueError("--ray: expected one source and --out FOLDER, and neither --number nor --json")
-        file = _model_file(model)
+        file = model_file(model)
         return _predict_on_ray(file, images[0], into, "csv" if csv_ else "parquet", ray[0] if ray else "local")
     if into is not None:
         raise ValueError("--out without --ray: readings are printed")
-    reader = _reader(model)
+    from ..reader import Reader
+
+    reader = Reader(model_file(model))
     sources, rows, bad = list(_sources(images)), [], 0
     for source in track(sources, "", console=talk, transient=True,
                         disable=len(sources) < MANY or not talk.is_terminal):
@@ -205,65 +191,6 @@ def _predict_on_ray(model: Path, source: str, folder: str, form: str, address: s
 
 
 @app.command
-def stress(model: str, *, split: Literal["val", "test"] = "val", per_category: int = 200, seed: int = 0,
-           save: str | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Read digits as people draw, print and photograph them, made at random from MNIST and from nothing.
-
-    Parameters
-    ----------
-    model
-        an ONNX file that `featherweight export` wrote, or the run folder that holds one.
-    split
-        the images that the pictures are made from: val, or test, on which nothing may be chosen.
-    per_category
-        pictures a category; there are twelve.
-    seed
-        of all that is random.
-    save
-        a new folder that the pictures are written to, as CATEGORY/NUMBER-LABEL.png.
-    json
-        print the counts as JSON.
-    """
-    import itertools
-    from dataclasses import asdict
-
-    from PIL import Image
-
-    from ..data import load_split, load_test
-    from ..evaluate import percent
-    from ..stress import make_stress, score_stress
-
-    if per_category < 1 or seed < 0:
-        raise ValueError(f"--per-category and --seed: got {per_category} and {seed}, expected from 1 and from 0 up")
-    reader, images = _reader(model), load_split(None, 50_000, 10_000)
-    part = images.val if split == "val" else load_test(images)
-    pictures = list(track(make_stress(part.pixels[:, 0].numpy(), part.labels.numpy(), seed, per_category), "",
-                          total=12 * per_category, console=talk, transient=True, disable=not talk.is_terminal))
-    if save is not None:
-        folder = Path(save)
-        folder.mkdir(parents=True)
-        for category, group in itertools.groupby(pictures, lambda each: each[0]):
-            (folder / category).mkdir()
-            for i, (_, picture, label) in enumerate(group):
-                Image.fromarray(picture).save(folder / category / f"{i}-{label}.png")
-        talk.print(f"see {save}", markup=False)
-    scores = score_stress(reader, pictures)
-    if json:
-        print_json([asdict(score) for score in scores])
-        return DONE
-    table = Table("category", "made from", "prepared", "only resized")
-    for score in scores:
-        table.add_row(score.category.replace("_", " "), split if score.from_mnist else "nothing",
-                      percent(score.prepared, score.n), percent(score.resized, score.n))
-    made = [score for score in scores if score.from_mnist]
-    n = sum(score.n for score in made)
-    table.add_row(f"all from {split}", "", *(percent(sum(getattr(score, how) for score in made), n)
-                                            for how in ("prepared", "resized")))
-    out.print(table)
-    return DONE
-
-
-@app.command
 def serve(model: str, *, host: str = "127.0.0.1", port: int = 8000) -> int:
     """Serve a page on which one draws a digit, and the HTTP interface behind it.
 
@@ -280,11 +207,12 @@ def serve(model: str, *, host: str = "127.0.0.1", port: int = 8000) -> int:
 
     import uvicorn
 
+    from ..reader import Reader
     from ..serve import create_app
 
     if not 0 <= port < 65536:
         raise ValueError(f"--port: got {port}, expected 0 to 65535")
-    reader = _reader(model)
+    reader = Reader(model_file(model))
     with socket.create_server((host, port), backlog=2048) as listening:
         talk.print(f"http://{host}:{listening.getsockname()[1]} (Ctrl-C ends it)", markup=False)
         config = uvicorn.Config(create_app(reader), log_level="warning", timeout_graceful_shutdown=15)
