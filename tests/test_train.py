@@ -79,12 +79,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits(make, split, tiny_recipe, stop_a
     recipe = dataclasses.replace(tiny_recipe, muon=muon)
     whole, stopped = make("whole", recipe), make("stopped", recipe)
     train(whole, split, CPU)
-    seen = [0, 0]
 
-    def stop(step, n_steps, loss):
-        seen[0] += step <= seen[1] or seen[0] == 0
-        seen[1] = step
-        if (seen[0], step) >= stop_at:
+    def stop(epoch, step, n_steps, loss):
+        if (epoch, step) >= stop_at:
             raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         train(stopped, split, CPU, on_batch=stop)
@@ -93,6 +90,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(make, split, tiny_recipe, stop_a
     assert weights(stopped) == weights(whole)
     losses = [[row["val_loss"] for row in run.read_metrics()] for run in (whole, stopped)]
     assert losses[0] == losses[1]
+
+
+def test_steps_take_the_threads_that_the_run_says_and_evaluation_those_there_are(split, tiny_recipe, tiny_contract,
+                                                                                 tmp_path):
+    run = create_run(str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, CPU, "", threads=2)
+    seen = {"steps": set(), "epochs": set()}
+    train(open_run(run.path), split, CPU, on_batch=lambda *_: seen["steps"].add(torch.get_num_threads()),
+          on_epoch=lambda _: seen["epochs"].add(torch.get_num_threads()))
+    assert seen == {"steps": {2}, "epochs": {1}}
 
 
 def test_a_run_stopped_between_epochs_goes_on_to_the_same_bits(make, split):
@@ -115,10 +121,9 @@ import os, signal, sys, torch
 from featherweight.run import open_run
 from featherweight.train import train
 torch.set_num_threads(1)
-run, seen = open_run(sys.argv[1]), []
-def kill(step, n_steps, loss):
-    seen.append(step)
-    if len(seen) == 3:  # told every tenth of 20 steps: in the middle of epoch 2
+run = open_run(sys.argv[1])
+def kill(epoch, step, n_steps, loss):
+    if (epoch, step) == (2, 10):  # of 20 steps
         os.kill(os.getpid(), signal.SIGKILL)
 train(run, run.load_split(), torch.device("cpu"), on_batch=kill)
 """

@@ -46,6 +46,17 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device {name!r}: {str(error).splitlines()[0]}") from error
 
 
+@contextlib.contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """Let PyTorch use this many CPU threads inside the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def seed_everything(seed: int, epoch: int) -> torch.Generator:
     """Seed torch, numpy and random for one epoch (-1: the initial weights); returns a CPU generator
     for order and augmentation, apart from the one that a network's dropout draws from."""
@@ -177,17 +188,20 @@ def _state(model: nn.Module) -> Iterator[Tensor]:
 
 def train(run: Run, split: Split, device: torch.device,
           on_epoch: Callable[[Row], None] = lambda row: None,
-          on_batch: Callable[[int, int, float], None] = lambda step, n_steps, loss: None,
+          on_batch: Callable[[int, int, int, float], None] = lambda epoch, step, n_steps, loss: None,
           group: Group = ALONE) -> None:
     """Train the run's recipe to its last epoch, from its last finished one if it has any.
 
     Of a group of processes each is called with its own `group`; the first one alone evaluates, reads and writes the
-    run's folder, and is told.
+    run's folder, and is told. The steps take as many CPU threads as the run says, so that a resumed run has the same
+    bits; the evaluation after each epoch, of a few large batches, takes all that this process may use.
 
-    `on_batch(step, steps an epoch, loss)` and `on_epoch(row of metrics.jsonl)` are told how it goes.
+    `on_batch(epoch, step, steps an epoch, loss)` and `on_epoch(row of metrics.jsonl)` are told how it goes.
     Raises Diverged; ValueError where the network can't be built or used; OSError where the disk fails.
     """
     recipe, images, val = run.recipe, split.train.to(device), split.val.to(device)
+    threads = group.share(run.environment["threads"] if group.leads else None)
+    assert threads is not None  # the leading process has read it
     seed_everything(run.seed, -1)
     model = run.build_model()
     check_recipe(recipe, split, model)
@@ -204,16 +218,17 @@ def train(run: Run, split: Split, device: torch.device,
         started = time.perf_counter()
         generator = seed_everything(run.seed, epoch)
         total = torch.zeros((), device=device)
-        for step, loss in enumerate(trainer.steps(epoch, generator), 1):
-            total += loss
-            if step % 10 == 0 or step == trainer.steps_per_epoch:  # reading the loss waits for the device
-                if not math.isfinite(value := loss.item()):
-                    raise Diverged(f"the loss became {value} in epoch {epoch + 1}, by step {step}")
-                on_batch(step, trainer.steps_per_epoch, value)
-        seconds = time.perf_counter() - started
-        if not group.leads:
-            continue
-        network = trainer.result()
+        with cpu_threads(threads):
+            for step, loss in enumerate(trainer.steps(epoch, generator), 1):
+                total += loss
+                if step % 10 == 0 or step == trainer.steps_per_epoch:  # reading the loss waits for the device
+                    if not math.isfinite(value := loss.item()):
+                        raise Diverged(f"the loss became {value} in epoch {epoch + 1}, by step {step}")
+                    on_batch(epoch + 1, step, trainer.steps_per_epoch, value)
+            seconds = time.perf_counter() - started
+            if not group.leads:
+                continue
+            network = trainer.result()
         result = evaluate(network, val, split.mean_std)
         train_loss = total.item() / trainer.steps_per_epoch
         if not (math.isfinite(train_loss) and math.isfinite(result.loss)):
@@ -231,4 +246,5 @@ def train(run: Run, split: Split, device: torch.device,
         run.write_metrics(rows)
         on_epoch(rows[-1])
     if group.leads and not run.complete:
-        run.save_weights(trainer.result().state_dict())
+        with cpu_threads(threads):
+            run.save_weights(trainer.result().state_dict())
