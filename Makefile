@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: train test check bench clean
 
 train: $(VENV)/installed
-	$(BIN)/featherweight train
+	@$(BIN)/featherweight train
 
 test: $(VENV)/installed-dev
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder  # many wait; a file's tests share what they made
@@ -22,11 +22,19 @@ bench: $(VENV)/installed
 clean:
 	rm -rf $(VENV)
 
+# What pip says is kept in a file, and shown where it fails.
+install = $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt -e '.[$(1)]' \
+	> $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
+
 $(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	touch $@
+	@echo "setting up $(VENV): PyTorch and what exporting, reading and serving need, a minute or more, once"
+	@$(PYTHON) -m venv $(VENV)
+	@$(call install,export$(comma)serve)
+	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,export,serve,ray,search]'
-	touch $@
+	@echo "setting up $(VENV): what the tests need, a minute or more, once"
+	@$(call install,dev$(comma)export$(comma)serve$(comma)ray$(comma)search)
+	@touch $@
+
+comma := ,

@@ -40,7 +40,7 @@ def test_whole_trainings_are_timed_in_the_order_given(split, tiny_recipe, tiny_c
 
 
 def test_the_floating_point_count_is_that_of_the_layers(split):
-    contestant = bench._Contestant(bench.find_recipe("baseline"), split, torch.device("cpu"))
+    contestant = bench.Contestant(bench.find_recipe("baseline"), split, torch.device("cpu"))
     layers = [(26, 16, 9), (24, 32, 16 * 9), (10, 32, 32 * 9), (5, 16, 32)]  # map side, width, inputs
     macs = [side**2 * width * inputs for side, width, inputs in layers]
     forward = sum(macs) + 400 * 10

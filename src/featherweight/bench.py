@@ -68,7 +68,9 @@ def matmul_peak(device: torch.device, side: int = 2048, rounds: int = 7) -> floa
     return 2 * side**3 / min(timed(device, lambda: torch.mm(a, b)) for _ in range(rounds))
 
 
-class _Contestant:
+class Contestant:
+    """A recipe whose training steps are run a few at a time."""
+
     def __init__(self, recipe: Recipe, split: Split, device: torch.device) -> None:
         self.recipe, self.split = recipe, split
         self.generator = seed_everything(0, -1)
@@ -98,7 +100,7 @@ class _Contestant:
 def bench_train(names: tuple[str, ...], split: Split, device: torch.device, rounds: int = 7,
                 n_steps: int = 15) -> tuple[list[Speed], Ratio]:
     """Each recipe's real training step (augmentation, both passes, optimiser, average), in turn."""
-    contestants = [_Contestant(find_recipe(name), split, device) for name in names]
+    contestants = [Contestant(find_recipe(name), split, device) for name in names]
     for contestant in contestants:
         contestant.run(5)  # the first steps choose kernels
     step: dict[str, list[float]] = {name: [] for name in names}
@@ -126,7 +128,7 @@ def bench_train(names: tuple[str, ...], split: Split, device: torch.device, roun
 
 def profile_train(name: str, split: Split, device: torch.device, n_steps: int = 15) -> list[tuple[str, float]]:
     """Where a recipe's training step spends its time: operations and their shares of it, the greatest first."""
-    contestant = _Contestant(find_recipe(name), split, device)
+    contestant = Contestant(find_recipe(name), split, device)
     contestant.run(5)
     with torch.profiler.profile() as profiler:
         contestant.run(n_steps)

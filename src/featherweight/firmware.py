@@ -5,7 +5,6 @@
     row = make_row(export_c(run, split, 8), run, split, True, 40)        # a row of results/c99.csv
 """
 
-import json
 import shutil
 import subprocess
 import tempfile
@@ -117,7 +116,7 @@ def make_row(firmware: Firmware, run: Run, split: Split, test: bool, on_chip: in
         "recipe": run.recipe.name, "seed": run.seed, "bits": network.bits, "constants": firmware.flash,
         "ram": host.ram, "macs": network.macs, "code_host": host.code, "float_val_correct": firmware.float_correct,
         "compiler": _call("cc", "--version").stdout.decode().splitlines()[0], "data_sha256": split.sha256,
-        "commit": json.loads((run.path / "environment.json").read_text())["commit"],
+        "commit": run.environment["commit"],
     }
     if on_chip:
         values["arm_compiler"] = _call(ARM, "--version").stdout.decode().splitlines()[0]

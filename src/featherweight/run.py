@@ -53,8 +53,8 @@ def _git_commit() -> str | None:
         return None
 
 
-def environment(device: torch.device, command: str) -> dict[str, Any]:
-    """Versions, hardware, threads and commit: what one must know to make the same bits again."""
+def environment(device: torch.device, command: str, threads: int) -> dict[str, Any]:
+    """Versions, hardware, threads of a training step and commit: what one must know to make the same bits again."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # Linux names the model only here
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -62,7 +62,7 @@ def environment(device: torch.device, command: str) -> dict[str, Any]:
     return {
         "featherweight": version("featherweight"), "python": platform.python_version(),
         "torch": torch.__version__, "numpy": version("numpy"), "system": platform.platform(),
-        "cpu": cpu, "threads": torch.get_num_threads(), "device": str(device),
+        "cpu": cpu, "threads": threads, "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "commit": _git_commit(), "command": command,
     }
@@ -86,6 +86,12 @@ class Run:
     @cached_property
     def contract(self) -> Contract:
         return Contract.from_dict(self.config["contract"])
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What `environment` found when the run was made."""
+        values: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        return values
 
     @property
     def complete(self) -> bool:
@@ -159,8 +165,10 @@ class Run:
 
 
 def create_run(out: str | None, recipe: Recipe, contract: Contract, split: Split, seed: int,
-               device: torch.device, command: str) -> Run:
-    """A new folder, `out` or the next free runs/<recipe>-s<seed>-<n>. ValueError where `out` exists."""
+               device: torch.device, command: str, threads: int | None = None) -> Run:
+    """Make a new folder, `out` or the next free runs/<recipe>-s<seed>-<n>; ValueError where `out` exists.
+
+    `threads` are those of a training step on the CPU; None: as many as this process uses now."""
     config = {
         "format": FORMAT, "seed": seed, "recipe": recipe.to_dict(), "contract": contract.to_dict(),
         "data": {"source": split.source, "sha256": split.sha256, "n_train": len(split.train),
@@ -175,7 +183,8 @@ def create_run(out: str | None, recipe: Recipe, contract: Contract, split: Split
     temporary = Path(tempfile.mkdtemp(dir=parent, prefix=".new-"))
     try:
         (temporary / "config.json").write_bytes(_json(config))
-        (temporary / "environment.json").write_bytes(_json(environment(device, command)))
+        (temporary / "environment.json").write_bytes(_json(
+            environment(device, command, threads or torch.get_num_threads())))
         (temporary / "metrics.jsonl").write_bytes(b"")
         temporary.chmod(0o755)
         n = 1

@@ -53,7 +53,7 @@ class Stopped(Exception):
 
 def make_row(run: Run, verdict: str, n_params: int | None) -> Row:
     """A run's folder as a row; `verdict` is PASS, FAIL, DIVERGED or STOPPED."""
-    environment = json.loads((run.path / "environment.json").read_text())
+    environment = run.environment
     metrics = run.read_metrics()
     counts = [str(row["val_correct"]) for row in metrics]
     values = {

@@ -7,11 +7,11 @@ from cyclopts import Parameter
 from rich.progress import track
 from rich.table import Table
 
-from .base import BROKEN, DONE, app, model_file, out, print_json, talk
+from .base import BROKEN, DONE, app, cores, model_file, out, print_json, talk
 
 
 @app.command
-def bench(what: Literal["train", "sprint", "study", "predict"], run: str | None = None, *,
+def bench(what: Literal["train", "sprint", "load", "study", "predict"], run: str | None = None, *,
           device: str = "auto") -> int:
     """Measure, in turn in one process: training against the baseline's, or reading with and without PyTorch.
 
@@ -20,8 +20,9 @@ def bench(what: Literal["train", "sprint", "study", "predict"], run: str | None 
     what
         train: the training steps of the baseline and the default recipe, and where the latter's time goes, a
         minute or two; sprint: the whole trainings of the baseline and of `sprint`, before and after it, ten
-        minutes or more; study: eight short runs on local processes and on Ray, and what a cluster would do; predict:
-        reading with RUN's network, in PyTorch and from its exported files, a minute.
+        minutes or more; load: training, evaluation, audit and export alone and beside as many busy processes as
+        there are cores, five minutes; study: eight short runs on local processes and on Ray, and what a cluster
+        would do; predict: reading with RUN's network, in PyTorch and from its exported files, a minute.
     run
         a finished run's folder, for predict.
     device
@@ -33,6 +34,8 @@ def bench(what: Literal["train", "sprint", "study", "predict"], run: str | None 
         return _bench_predict(run)
     if what == "study":
         return _bench_study()
+    if what == "load":
+        return _bench_load()
     from ..bench import bench_sprint, bench_train, profile_train
     from ..data import load_split
     from ..evaluate import percent
@@ -92,6 +95,16 @@ def _bench_predict(run: str) -> int:
         whole.add_row(engine.name, f"{engine.file_bytes:,}", f"{engine.cold:.2f} ({engine.cold_most:.2f})",
                       f"{engine.resident_bytes / 1e6:.0f}")
     out.print(whole)
+    return DONE
+
+
+def _bench_load() -> int:
+    from ..contention import bench_load
+
+    table = Table("work", "threads", "alone s", f"beside {cores()} busy s", "times")
+    bench_load(cores(), on_load=lambda load: table.add_row(
+        load.work, load.how, f"{load.alone:.2f}", f"{load.busy:.2f}", f"{load.busy / load.alone:.1f}"))
+    out.print(table)
     return DONE
 
 
@@ -194,7 +207,8 @@ def stress(model: str, *, split: Literal["val", "test"] = "val", per_category: i
     reader, images = Reader(model_file(model)), load_split(None, 50_000, 10_000)
     part = images.val if split == "val" else load_test(images)
     pictures = list(track(make_stress(part.pixels[:, 0].numpy(), part.labels.numpy(), seed, per_category), "",
-                          total=per_category * len((*FROM_MNIST, *FROM_NOTHING)), console=talk, transient=True, disable=not talk.is_terminal))
+                          total=per_category * len((*FROM_MNIST, *FROM_NOTHING)), console=talk, transient=True,
+                          disable=not talk.is_terminal))
     if save is not None:
         folder = Path(save)
         folder.mkdir(parents=True)

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
 from rich.table import Table
 
-from .base import BROKEN, DONE, INTERRUPTED, USAGE, app, cores, out, print_json, talk
+from .base import BROKEN, DONE, INTERRUPTED, USAGE, app, cores, model_file, out, print_json, talk
 
 if TYPE_CHECKING:
     from ..reader import Reader, Reading
