@@ -127,9 +127,10 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
             bar = progress.add_task("", total=None)
 
             def on_batch(epoch: int, step: int, n_steps: int, loss: float) -> None:
-                rate = (progress.tasks[0].speed or 0) * len(split.train) / n_steps
-                progress.update(bar, completed=step, total=n_steps, description=f"epoch {epoch} of "
-                                f"{run.recipe.epochs}, loss {loss:.4f}, {rate:,.0f} images/s")
+                speed = progress.tasks[0].speed  # steps a second; None at first
+                rate = f", {speed * len(split.train) / n_steps:,.0f} images/s" if speed else ""
+                progress.update(bar, completed=step, total=n_steps,
+                                description=f"epoch {epoch} of {run.recipe.epochs}, loss {loss:.4f}{rate}")
 
             def on_epoch(row: dict[str, Any]) -> None:
                 correct, total = row["val_correct"], row["val_total"]
