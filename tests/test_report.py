@@ -6,7 +6,7 @@ from PIL import Image
 
 from featherweight.data import Images, Split
 from featherweight.evaluate import Evaluation
-from featherweight.report import MOST_MISTAKES, Mark, frontier, mistakes, read_marks, report, save_picture
+from featherweight.report import MOST_MISTAKES, log_ticks, mistakes, report
 from featherweight.run import create_run
 
 VERDICT = {"contract": "tiny", "passed": False, "clauses": [
@@ -57,39 +57,8 @@ def test_the_split_says_what_the_card_names(tmp_path, split, tiny_recipe, tiny_c
     assert "MNIST (embedded), 500 images trained on, 100 to validate" in (run.path / "README.md").read_text()
 
 
-MARKS = [Mark("a (10 seeds)", 900, 0.988, (0.9871, 0.9889), "ours"),
-         Mark("b", 19_000, 0.996, (0.9958, 0.9962), "ours"),
-         Mark("somebody", 700, 0.99, None, "best of 700 runs"), Mark("c", 18_000, 0.9929, None, "honest")]
-
-
-def test_the_frontier_draws_every_mark_at_its_place():
-    figure = frontier(MARKS, "bytes")
-    axes, key = figure.axes[0], figure.legends[0]
-    assert axes.get_xlabel() == "bytes"
-    drawn = {point for line in axes.lines if line.get_marker() != "None"
-             for point in zip(*line.get_data(), strict=True)}
-    assert drawn == {(mark.size, 1 - mark.accuracy) for mark in MARKS}
-    bars = [line.get_data() for line in axes.lines if line.get_marker() == "None"]
-    assert [([900, 900], pytest.approx([0.0129, 0.0111])), ([19_000, 19_000], pytest.approx([0.0042, 0.0038]))] == [
-        (list(x), list(y)) for x, y in bars]
-    assert {text.get_text() for text in axes.texts} == {mark.name for mark in MARKS}
-    assert {text.get_text() for text in key.texts} == {"ours", "best of 700 runs", "honest"}
-
-
-@pytest.mark.parametrize("name", ["a.svg", "a.png"])
-def test_a_picture_is_the_same_bytes_each_time(tmp_path, name):
-    save_picture(frontier(MARKS, "parameters"), tmp_path / name)
-    first = (tmp_path / name).read_bytes()
-    save_picture(frontier(MARKS, "parameters"), tmp_path / name)
-    assert (tmp_path / name).read_bytes() == first
-    with pytest.raises(ValueError, match=r"\.svg or \.png"):
-        save_picture(frontier(MARKS, "parameters"), tmp_path / "a.pdf")
-
-
-def test_marks_of_others_are_read_or_refused(tmp_path, request):
-    marks = read_marks(request.config.rootpath / "results" / "public.csv", "n_params")
-    assert any(mark.size == 697 and mark.accuracy == 0.9903 and "700" in mark.protocol for mark in marks)
-    for content in ("a,b\n1,2\n", "n_params,accuracy,epochs,protocol,source\nmany,0.9,1,x,y\n"):
-        (tmp_path / "public.csv").write_text(content)
-        with pytest.raises(ValueError, match=r"public\.csv"):
-            read_marks(tmp_path / "public.csv", "n_params")
+@pytest.mark.parametrize(("low", "high", "expected"), [
+    (0.003, 0.013, [0.003, 0.004, 0.005, 0.006, 0.008, 0.01]), (700, 41_000, [1000, 2000, 5000, 10_000, 20_000]),
+    (1, 10_000_000, [10.0**k for k in range(8)]), (0.9, 1.2, [1])])
+def test_ticks_are_round_and_not_too_many(low, high, expected):
+    assert log_ticks(low, high, most=9) == pytest.approx(expected)

@@ -3,26 +3,25 @@
     report(run, result, split, verdict.to_dict())    # curves.png, confusion.png, mistakes.png, README.md
 """
 
-import csv
 import io
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from .data import Split
 from .evaluate import Evaluation, percent
 from .run import Run, write_atomic
 
 MOST_MISTAKES = 400  # pictures on one page; past that only the most confident are drawn
-INK, RED, BLUE, GREY = "#222222", "#c0392b", "#1f5fa8", "#888888"
+INK, MUTED, FAINT = "#222222", "#666666", "#dddddd"
+BLUE, GREEN, RED, GREY = "#1f5fa8", "#1a7f37", "#c0392b", "#888888"
 
 
 def save_picture(figure: Figure, path: Path) -> Path:
@@ -37,66 +36,25 @@ def save_picture(figure: Figure, path: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Mark:
-    """One point of the frontier, accuracies in fractions."""
-
-    name: str
-    size: int
-    "Parameters, or bytes."
-    accuracy: float
-    interval: tuple[float, float] | None
-    "95 % interval of the mean of several seeds; None for a single figure of others."
-    protocol: str
-    "How it was measured; marks of one protocol share a symbol."
-
-
-def read_marks(file: Path, size: str) -> list[Mark]:
-    """The figures of others, from a CSV with accuracy, protocol, source and the column `size`; or ValueError."""
-    with file.open(newline="") as lines:
-        try:
-            return [Mark(row["source"], int(row[size]), float(row["accuracy"]), None, row["protocol"])
-                    for row in csv.DictReader(lines)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file}: got {error!r}, expected columns {size}, accuracy, protocol and source"
-                             ) from error
-
-
-def frontier(marks: list[Mark], size: str) -> Figure:
-    """Accuracy over size, such as "parameters"; the error is drawn, logarithmically, so that the top has room."""
-    figure = Figure(figsize=(9, 7.5), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xscale="log", yscale="log", xlabel=size,
-             ylabel="accuracy, % (of the test images, unless the key says otherwise)")
-    symbols = iter("osD^vPX*")
-    for protocol in dict.fromkeys(mark.protocol for mark in marks):
-        group = [mark for mark in marks if mark.protocol == protocol]
-        ours = any(mark.interval for mark in group)
-        axes.plot([mark.size for mark in group], [1 - mark.accuracy for mark in group], next(symbols),
-                  color=BLUE if ours else GREY, mfc=BLUE if ours else "none", ms=7 if ours else 6, label=protocol)
-    sizes = [mark.size for mark in marks]
-    middle = math.sqrt(min(sizes) * max(sizes))
-    for mark in marks:
-        if mark.interval:
-            low, high = mark.interval
-            axes.plot([mark.size] * 2, [1 - low, 1 - high], "-", color=BLUE, lw=2)
-        # Ours to the right, others' towards the middle: close marks of two kinds do not write over each other.
-        right = mark.interval or mark.size < middle
-        axes.annotate(mark.name, (mark.size, 1 - mark.accuracy), xytext=(7 if right else -7, 3),
-                      textcoords="offset points", ha="left" if right else "right", fontsize=8,
-                      color=BLUE if mark.interval else GREY)
-    errors = [1 - accuracy for mark in marks for accuracy in (mark.accuracy, *(mark.interval or ()))]
-    worst, best = max(errors), min(errors)
-    axes.set_ylim(worst * 1.15, best * 0.85)
-    ticks = (0.97, 0.98, 0.985, 0.99, 0.992, 0.994, 0.995, 0.996, 0.997, 0.998)
-    axes.yaxis.set_major_locator(FixedLocator([1 - a for a in ticks if best * 0.85 <= 1 - a <= worst * 1.15]))
-    axes.yaxis.set_major_formatter(lambda error, _: f"{100 * (1 - error):.1f}")
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.25)
+def bare(axes: Axes) -> None:
+    """Axes with a faint grid and without the upper and the right border."""
+    axes.grid(color=FAINT, lw=0.6)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=2)
-    return figure
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(which="both", color=GREY, labelcolor=INK)
+
+
+def log_ticks(low: float, high: float, series: tuple[tuple[float, ...], ...] = (
+        (1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)), most: int = 12) -> list[float]:
+    """Round numbers between two positive ends: of the first series, each within a decade, with at most `most`."""
+    ticks: list[float] = []
+    for steps in series:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [tick for k in decades for step in steps if low <= (tick := float(f"{step}e{k}")) <= high]
+        if len(ticks) <= most:
+            break
+    return ticks
 
 
 def curves(run: Run) -> Figure:
