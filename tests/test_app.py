@@ -64,7 +64,7 @@ def test_train_audit_evaluate_report(workplace, options, digits):
     run = workplace / "run"
     assert {path.name for path in run.iterdir()} == {
         "config.json", "environment.json", "metrics.jsonl", "model.safetensors", "resume.pt", "verdict.json",
-        "README.md", "curves.png", "confusion.png", "mistakes.png"}
+        "README.md", "curves.png", "confusion.png", "mistakes.png", "verdict.svg"}
 
     audit = featherweight("audit", "run", "--json", cwd=workplace)
     assert audit.returncode == 0

@@ -265,6 +265,6 @@ def report(run: str, *, data: str | None = None, device: str = "auto") -> int:
 
     opened = open_run(run)
     verdict = _judge(opened, data, device)
-    for name in ("verdict.json", "README.md", "curves.png", "confusion.png", "mistakes.png"):
+    for name in ("verdict.json", "README.md", "curves.png", "confusion.png", "mistakes.png", "verdict.svg"):
         out.print(str(opened.path / name), soft_wrap=True)
     return DONE if verdict.passed else BROKEN
