@@ -5,7 +5,6 @@
 """
 
 import io
-import json
 import math
 import textwrap
 from pathlib import Path
@@ -20,6 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from .card import card
 from .data import Split
 from .evaluate import Evaluation, percent
 from .run import Run, write_atomic
@@ -237,48 +237,6 @@ def verdict_picture(verdict: dict[str, Any], title: str = "") -> Figure:
         axes.text(width - margin, y + 0.24, sign, fontsize=14, ha="right", color=tint)
         y += height
     return figure
-
-
-def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) -> str:
-    """The model card, Markdown: what it is, how it was made, what it reads, how to judge it again."""
-    environment = json.loads((run.path / "environment.json").read_text())
-    rows = run.read_metrics()
-    low, high = result.interval
-    clauses = "\n".join(f"| {c['clause']} | {c['required']} | {c['found']} | {c['how']} | "
-                        f"{'pass' if c['passed'] else '**FAIL**'} |" for c in verdict["clauses"])
-    height, width = split.shape[1:]
-    data = "MNIST (embedded)" if split.source is None else Path(split.source).name
-    where = environment["gpu"] or f"{environment['cpu']}, {environment['threads']} threads"
-    return f"""# {run.recipe.name}, seed {run.seed}
-
-Contract `{verdict['contract']}`: **{'PASS' if verdict['passed'] else 'FAIL'}**.
-Validation: **{percent(result.correct, result.total)}**,
-95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
-expected calibration error {100 * result.calibration_error:.2f} %.
-
-| clause | required | found | how | verdict |
-|---|---|---|---|---|
-{clauses}
-
-Judge it again: `featherweight audit {run.path.name}`.
-
-## Made from
-- network: `{run.recipe.model}` {json.dumps(run.recipe.model_args)}
-- data: {data}, {len(split.train):,} images trained on, {len(split.val):,} to validate,
-  {width}x{height} grey pixels, {split.num_classes} classes;
-  normalised by mean {split.mean_std[0]:.4f} and deviation {split.mean_std[1]:.4f}
-- training: {run.recipe.epochs} epochs, {sum(row['seconds'] for row in rows):.0f} s on {where};
-  torch {environment['torch']}, commit {environment['commit'] or 'unknown'}
-- the weights are the last epoch's{' (moving average)' if run.recipe.ema else ''}; the test images were not read
-
-## Use
-Input: one grey image, light ink on black, centred as the training images are. It answers with one of its
-classes for any image at all, also where there is none to be seen; photographs need preparing first.
-
-![loss and mistakes an epoch](curves.png)
-![confusion matrix](confusion.png)
-![every mistake](mistakes.png)
-"""
 
 
 def report(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) -> list[Path]:

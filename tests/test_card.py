@@ -1,0 +1,103 @@
+import re
+import shlex
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from test_report import VERDICT, result
+
+from featherweight.app import app
+from featherweight.card import card
+from featherweight.data import Split
+from featherweight.run import create_run, open_run
+
+
+@pytest.fixture
+def make_card(tmp_path, tiny_recipe, tiny_contract):
+    def make(split, recipe=tiny_recipe, n_wrong=7, environment=None):
+        run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, torch.device("cpu"), "")
+        run.write_metrics([{"epoch": 1, "seconds": 1.5, "lr": 0.1, "train_loss": 1, "val_loss": 1,
+                            "val_correct": 100 - n_wrong, "val_total": 100}])
+        known = {"gpu": None, "cpu": "a chip", "threads": 1, "torch": "2.9", "featherweight": "0.1.0",
+                 "commit": None}
+        run.write_json("environment.json", known | (environment or {}))
+        (run.path / "model.onnx").write_bytes(b"x" * 1234)
+        return card(run, result(100, n_wrong), split, VERDICT)
+    return make
+
+
+def header(text):
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_the_verdict_and_the_counts(make_card, split):
+    text = make_card(split)
+    assert "93.00 % (7 wrong of 100)" in text
+    assert "| head | linear layer | something else | seen | **FAIL** |" in text
+    assert "| parameters | fewer than 9 | 7 | counted | pass |" in text
+    assert "| accuracy | at least 99.40 % | - | not trained | not judged |" in text
+    assert "| model.onnx | 1,234 |" in text
+    assert "model.safetensors |" not in text  # there is none
+
+
+def test_the_header_is_what_hubs_read(make_card, split, tiny_recipe):
+    values = header(make_card(split, replace(tiny_recipe, name='no: "yes" #1')))
+    assert values["license"] == "apache-2.0"
+    assert values["library_name"] == "featherweight"
+    assert "image-classification" in values["tags"]
+    assert values["metrics"] == ["accuracy"]
+    (model,) = values["model-index"]
+    assert model["name"] == 'no: "yes" #1'
+    (found,) = model["results"]
+    assert found["task"]["type"] == "image-classification"
+    assert set(found["dataset"]) == {"type", "name", "split"}
+    assert found["metrics"] == [{"type": "accuracy", "value": 0.93, "name": "validation accuracy"}]
+
+
+def test_the_embedded_data_are_named_with_their_licence(make_card, split):
+    text = make_card(Split(None, split.train, split.val, 10))
+    assert "data: MNIST, 500 training and 100 validation images" in text
+    assert "CC BY-SA 3.0" in text
+    assert header(text)["datasets"] == ["ylecun/mnist"]
+
+
+def test_other_data_are_not_called_digits(make_card, split):
+    text = make_card(split)
+    assert f"data: {split.source.rpartition('/')[2]}, 500 training" in text
+    for word in ("MNIST", "mnist", "digits drawn", "CC BY-SA"):
+        assert word not in text
+    assert "datasets" not in header(text)
+
+
+@pytest.mark.parametrize(("epochs", "threads", "commit", "expected"), [
+    (1, 1, None, "training: 1 epoch, 2 s on a chip, 1 thread;\n  torch 2.9, featherweight 0.1.0\n"),
+    (19, 2, "abc+",
+     "training: 19 epochs, 2 s on a chip, 2 threads;\n  torch 2.9, featherweight 0.1.0, commit abc+\n")])
+def test_how_it_was_made_in_good_english(make_card, split, tiny_recipe, epochs, threads, commit, expected):
+    assert expected in make_card(split, replace(tiny_recipe, epochs=epochs),
+                                 environment={"threads": threads, "commit": commit})
+
+
+def test_a_network_that_is_not_the_recipes_own(make_card, split, tiny_recipe):
+    text = make_card(split, replace(tiny_recipe, name="baseline", model="my_net:Net", model_args={}))
+    assert "network: `my_net:Net` {}, not the recipe's own" in text
+    assert "and `my_net` on Python's path" in text
+
+
+def test_its_commands_work_in_its_folder(model, split, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(model.path.parent, tmp_path / "anything")
+    run = open_run(folder)
+    text = card(run, result(100, 1), split, VERDICT)
+    assert "network: `featherweight.model:Feather`" in text
+    assert "not the recipe's own" not in text
+    commands = re.findall(r"^featherweight (.+?)\s+#", text, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["evaluate", "export", "predict"]
+    Image.fromarray(split.val.pixels[0, 0].numpy()).save(folder / "photo.jpg")
+    (folder / "model.onnx").unlink()
+    monkeypatch.chdir(folder)
+    for command in commands:
+        assert app(shlex.split(command), exit_on_error=False, print_error=False, result_action="return_value") == 0
+    assert "photo.jpg" in capsys.readouterr().out
