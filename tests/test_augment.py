@@ -3,7 +3,8 @@ import warnings
 import pytest
 import torch
 
-from featherweight.augment import Augmentation, affine, gaussian_blur, jitter
+from featherweight.augment import affine, augment, gaussian_blur, jitter
+from featherweight.recipe import Augmentation
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -78,12 +79,12 @@ EVERYTHING = Augmentation(rotation=10, shift=2, scale=0.1, shear=5, blur_kernel=
                                   {"brightness": 0.5}, {"contrast": 0.5}])
 def test_every_step_moves_every_image_on_its_own(images, step):
     same = images[:1].expand(N, 1, 28, 24)
-    moved = Augmentation(**step)(same, torch.Generator().manual_seed(1))
+    moved = augment(same, Augmentation(**step), torch.Generator().manual_seed(1))
     assert len({image.numpy().tobytes() for image in [*moved, images[0]]}) == N + 1
 
 
 def test_no_augmentation_leaves_images_as_they_are(images):
-    assert torch.equal(Augmentation()(images, torch.Generator()), images)
+    assert torch.equal(augment(images, Augmentation(), torch.Generator()), images)
     still = affine(images, torch.zeros(N), torch.zeros(N, 2), torch.ones(N), torch.zeros(N))
     torch.testing.assert_close(still, images, atol=1e-5, rtol=0)
     torch.testing.assert_close(jitter(images, torch.ones(N), torch.ones(N)), images, atol=1e-6, rtol=0)
@@ -91,7 +92,7 @@ def test_no_augmentation_leaves_images_as_they_are(images):
 
 
 def test_strokes_get_thicker_or_thinner_between_the_extremes_of_their_neighbours(images):
-    moved = Augmentation(thickness=0.9)(images, torch.Generator().manual_seed(1))
+    moved = augment(images, Augmentation(thickness=0.9), torch.Generator().manual_seed(1))
     thick = torch.nn.functional.max_pool2d(images, 3, 1, 1)
     thin = -torch.nn.functional.max_pool2d(-images, 3, 1, 1)
     assert ((thin <= moved + 1e-6) & (moved <= thick + 1e-6)).all()
@@ -104,7 +105,7 @@ def test_strokes_get_thicker_or_thinner_between_the_extremes_of_their_neighbours
 
 def test_elastic_moves_points_by_no_more_than_it_says():
     ramp = torch.arange(28.0).expand(64, 1, 28, 28)  # the value of a pixel is its column
-    moved = Augmentation(elastic=2)(ramp, torch.Generator().manual_seed(1))
+    moved = augment(ramp, Augmentation(elastic=2), torch.Generator().manual_seed(1))
     away = (moved - ramp)[..., 6:-6, 6:-6]
     assert 1.0 < away.abs().max() <= 2.6  # bicubic overshoots its points a little
     assert away.std((1, 2, 3)).min() > 0.05  # not one shift for the whole image
@@ -112,7 +113,7 @@ def test_elastic_moves_points_by_no_more_than_it_says():
 
 def test_a_seed_means_one_draw_and_each_image_has_its_own(images):
     same = images[:1].expand(N, 1, 28, 24)
-    first, again, other = (EVERYTHING(same, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (augment(same, EVERYTHING, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len({image.numpy().tobytes() for image in first}) == N

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featherweight.augment import Augmentation
+from featherweight.augment import augment
 from featherweight.parallel import ALONE, Group
+from featherweight.recipe import Augmentation
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
             "featherweight", "train"]
@@ -101,9 +102,9 @@ def test_a_part_is_augmented_as_in_its_batch(split):
     augmentation = Augmentation(rotation=9, shift=1, scale=0.1, shear=5, elastic=1, thickness=0.3, blur_kernel=3,
                                 brightness=0.2, contrast=0.2)
     images = split.train.pixels[:9].float() / 255
-    whole = augmentation(images, torch.Generator().manual_seed(1))
+    whole = augment(images, augmentation, torch.Generator().manual_seed(1))
     for part in (slice(0, 4), slice(4, 9)):
-        mine = augmentation(images[part], torch.Generator().manual_seed(1), 9, part)
+        mine = augment(images[part], augmentation, torch.Generator().manual_seed(1), 9, part)
         torch.testing.assert_close(mine, whole[part])
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from featherweight.audit import audit_run
 from featherweight.evaluate import evaluate
 from featherweight.model import Block, build
-from featherweight.quantise import BITS, convolutions, largest, quantise, quantised, round_filters
+from featherweight.quantise import convolutions, largest, quantise, quantised, round_filters
+from featherweight.recipe import BITS
 from featherweight.run import create_run, open_run
 from featherweight.train import Trainer, seed_everything, train
 

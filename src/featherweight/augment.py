@@ -1,17 +1,16 @@
 """Batched augmentation: one draw per image, a few tensor operations a batch, on the images' device.
 
-    augmentation = Augmentation(rotation=10, shift=1, scale=0.1)
     generator = torch.Generator().manual_seed(1)
-    images = augmentation(images, generator)       # (n, 1, height, width) float in [0, 1], and so back
+    images = augment(images, Augmentation(rotation=10, shift=1), generator)     # (n, 1, height, width) in [0, 1]
 
 The draws are made on the CPU whatever the device, so that a seed means the same everywhere.
 """
 
-from dataclasses import asdict, dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .recipe import Augmentation
 
 
 def affine(images: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor,
@@ -60,68 +59,31 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
     return ((x - mean) * contrast[:, None, None, None] + mean).clamp(0, 1)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """How far a training image may be moved; every draw is uniform. Zero leaves a step out."""
+def augment(images: Tensor, strengths: Augmentation, generator: torch.Generator, total: int | None = None,
+            part: slice = slice(None)) -> Tensor:
+    """images (n, 1, height, width) float in [0, 1] -> the same, each with a draw of its own.
 
-    rotation: float = 0.0
-    "Degrees, to either side."
-    shift: float = 0.0
-    "Pixels, along either axis."
-    scale: float = 0.0
-    "Fraction by which an image grows or shrinks: 0.1 is 0.9 to 1.1."
-    shear: float = 0.0
-    "Degrees along x, to either side."
-    elastic: float = 0.0
-    "Pixels by which points of a 5x5 grid over the image move along either axis; between them, bicubic."
-    thickness: float = 0.0
-    "Fraction of the way to the image with strokes one pixel thicker (or thinner) all round."
-    blur_kernel: int = 0
-    "Side of the Gaussian kernel in pixels, odd."
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    "Least and greatest standard deviation of the blur in pixels."
-    brightness: float = 0.0
-    "Fraction: 0.2 multiplies by 0.8 to 1.2."
-    contrast: float = 0.0
-    "Fraction, about the image's mean: 0.2 multiplies by 0.8 to 1.2."
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "blur_sigma", tuple(self.blur_sigma))  # a list when it comes from JSON
-        least, most = self.blur_sigma
-        if not 0 < least <= most or self.blur_kernel < 0 or (self.blur_kernel and self.blur_kernel % 2 == 0):
-            raise ValueError(f"blur: got kernel {self.blur_kernel} and sigma {self.blur_sigma}, "
-                             "expected an odd kernel and 0 < least <= greatest")
-        for name, value in asdict(self).items():
-            if name not in ("blur_sigma", "blur_kernel") and not 0 <= value < 90:
-                raise ValueError(f"{name}: got {value}, expected 0 to below 90")
-        if max(self.scale, self.brightness, self.contrast) >= 1:
-            raise ValueError("scale, brightness and contrast: expected fractions below 1")
-
-    def __call__(self, images: Tensor, generator: torch.Generator, total: int | None = None,
-                 part: slice = slice(None)) -> Tensor:
-        """images (n, 1, height, width) float in [0, 1] -> the same, each with a draw of its own.
-
-        Where the images are `part` of a batch of `total`, their draws are those that they have in the batch."""
-        total = len(images) if total is None else total
-        draws = torch.rand((8, total), generator=generator)[:, part].to(images.device)
-        signed = 2 * draws - 1  # in [-1, 1)
-        if self.blur_kernel:
-            least, most = self.blur_sigma
-            images = gaussian_blur(images, least + (most - least) * draws[0], self.blur_kernel)
-        if self.thickness:
-            t = (self.thickness * signed[7])[:, None, None, None]
-            thick, thin = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
-            images = images + t.clamp(min=0) * (thick - images) + (-t).clamp(min=0) * (thin - images)
-        bend = None
-        if self.elastic:
-            height, width = images.shape[-2:]
-            points = 2 * torch.rand((total, 2, 5, 5), generator=generator)[part] - 1
-            points *= torch.tensor([2 / width, 2 / height])[:, None, None] * self.elastic
-            bend = F.interpolate(points.to(images.device), (height, width), mode="bicubic", align_corners=True)
-            bend = bend.permute(0, 2, 3, 1)
-        if self.rotation or self.shift or self.scale or self.shear or self.elastic:
-            images = affine(images, self.rotation * signed[1], self.shift * signed[2:4].T,
-                            1 + self.scale * signed[4], self.shear * signed[5], bend)
-        if self.brightness or self.contrast:
-            images = jitter(images, 1 + self.brightness * signed[6], 1 + self.contrast * signed[7])
-        return images
+    Where the images are `part` of a batch of `total`, their draws are those that they have in the batch."""
+    total = len(images) if total is None else total
+    draws = torch.rand((8, total), generator=generator)[:, part].to(images.device)
+    signed = 2 * draws - 1  # in [-1, 1)
+    if strengths.blur_kernel:
+        least, most = strengths.blur_sigma
+        images = gaussian_blur(images, least + (most - least) * draws[0], strengths.blur_kernel)
+    if strengths.thickness:
+        t = (strengths.thickness * signed[7])[:, None, None, None]
+        thick, thin = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
+        images = images + t.clamp(min=0) * (thick - images) + (-t).clamp(min=0) * (thin - images)
+    bend = None
+    if strengths.elastic:
+        height, width = images.shape[-2:]
+        points = 2 * torch.rand((total, 2, 5, 5), generator=generator)[part] - 1
+        points *= torch.tensor([2 / width, 2 / height])[:, None, None] * strengths.elastic
+        bend = F.interpolate(points.to(images.device), (height, width), mode="bicubic", align_corners=True)
+        bend = bend.permute(0, 2, 3, 1)
+    if strengths.rotation or strengths.shift or strengths.scale or strengths.shear or strengths.elastic:
+        images = affine(images, strengths.rotation * signed[1], strengths.shift * signed[2:4].T,
+                        1 + strengths.scale * signed[4], strengths.shear * signed[5], bend)
+    if strengths.brightness or strengths.contrast:
+        images = jitter(images, 1 + strengths.brightness * signed[6], 1 + strengths.contrast * signed[7])
+    return images

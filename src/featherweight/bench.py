@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from .augment import augment
 from .contract import load_contract
 from .data import Split
 from .model import build
@@ -94,7 +95,7 @@ class Contestant:
     def augment(self, n_steps: int) -> None:
         pixels = self.trainer.train.pixels[:self.recipe.batch_size].float() / 255
         for _ in range(n_steps):
-            self.recipe.augmentation(pixels, self.generator)
+            augment(pixels, self.recipe.augmentation, self.generator)
 
 
 def bench_train(names: tuple[str, ...], split: Split, device: torch.device, rounds: int = 7,

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from .model import Block
 
-BITS = (2, 4, 8)  # that fill a byte
 # Scales that are tried: the largest weight is this factor of the largest integer. Cutting it pays with few bits.
 CUTS = tuple(1 + step / 10 for step in range(17))
 

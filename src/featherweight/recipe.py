@@ -1,4 +1,4 @@
-"""How a network is trained, as plain data that prints, compares and goes to JSON and back.
+"""How a network is trained, as plain data that prints, compares and goes to JSON and back. Imports no torch.
 
     recipe = find_recipe("feather-20k")
     assert Recipe.from_dict(recipe.to_dict()) == recipe
@@ -9,8 +9,45 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .augment import Augmentation
-from .quantise import BITS
+BITS = (2, 4, 8)  # of a quantised weight: those that fill a byte
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training image may be moved; every draw is uniform. Zero leaves a step out."""
+
+    rotation: float = 0.0
+    "Degrees, to either side."
+    shift: float = 0.0
+    "Pixels, along either axis."
+    scale: float = 0.0
+    "Fraction by which an image grows or shrinks: 0.1 is 0.9 to 1.1."
+    shear: float = 0.0
+    "Degrees along x, to either side."
+    elastic: float = 0.0
+    "Pixels by which points of a 5x5 grid over the image move along either axis; between them, bicubic."
+    thickness: float = 0.0
+    "Fraction of the way to the image with strokes one pixel thicker (or thinner) all round."
+    blur_kernel: int = 0
+    "Side of the Gaussian kernel in pixels, odd."
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    "Least and greatest standard deviation of the blur in pixels."
+    brightness: float = 0.0
+    "Fraction: 0.2 multiplies by 0.8 to 1.2."
+    contrast: float = 0.0
+    "Fraction, about the image's mean: 0.2 multiplies by 0.8 to 1.2."
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blur_sigma", tuple(self.blur_sigma))  # a list when it comes from JSON
+        least, most = self.blur_sigma
+        if not 0 < least <= most or self.blur_kernel < 0 or (self.blur_kernel and self.blur_kernel % 2 == 0):
+            raise ValueError(f"blur: got kernel {self.blur_kernel} and sigma {self.blur_sigma}, "
+                             "expected an odd kernel and 0 < least <= greatest")
+        for name, value in asdict(self).items():
+            if name not in ("blur_sigma", "blur_kernel") and not 0 <= value < 90:
+                raise ValueError(f"{name}: got {value}, expected 0 to below 90")
+        if max(self.scale, self.brightness, self.contrast) >= 1:
+            raise ValueError("scale, brightness and contrast: expected fractions below 1")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .augment import augment
 from .data import Images, Split
 from .evaluate import BATCH, evaluate, normalise
 from .model import Block, check_model
@@ -126,7 +127,7 @@ class Trainer:
             part = self.group.part(len(batch))  # all of it for one process
             mine = batch[part]
             images = self.train.pixels[mine].float() / 255  # (b, 1, h, w)
-            images = recipe.augmentation(images, generator, len(batch), part)
+            images = augment(images, recipe.augmentation, generator, len(batch), part)
             if step < recipe.resize_until * n_steps:
                 images = resized(images, recipe.resize)
             rounded = recipe.weight_bits and step >= recipe.quantise_from * n_steps
