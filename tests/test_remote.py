@@ -50,6 +50,21 @@ def wait_for(condition, seconds=90):
         time.sleep(0.02)
 
 
+def test_a_folder_from_elsewhere_is_as_open_as_one_from_here(tmp_path):
+    folder = tmp_path / "there" / "run"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"content")
+    (folder / "weights").chmod(0o644)
+    before = os.umask(0o077)
+    try:
+        unpack(pack(folder), tmp_path / "here" / "run")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "here" / "run" / "weights").read_bytes() == b"content"
+    wide = [path for path in (tmp_path / "here").rglob("*") if path.stat().st_mode & 0o077]
+    assert wide == []
+
+
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory, tiny_contract, digits):
     """The plan with runs of six epochs, and its rows and weights by local processes."""

@@ -7,7 +7,6 @@ The code computes what `integer.Integers` defines, to the bit; `firmware.py` com
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from .data import Split
 from .evaluate import evaluate, percent
+from .files import new_folder
 from .integer import Integers, Layer, integer_network
 from .run import Run
 
@@ -141,11 +141,10 @@ def _write_folder(path: Path, files: dict[str, bytes]) -> None:
             ours = False
         if not ours:
             raise ValueError(f"{path}: exists and is no earlier export, expected it free")
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = new_folder(path.parent, f".{path.name}.")
     try:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-        temporary.chmod(0o755)
         if path.exists():  # a folder can't be renamed over a full one
             path.rename(temporary / "before")
         temporary.rename(path)

@@ -25,6 +25,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from .cluster import connected
 from .data import Split
+from .files import new_folder
 from .plan import Task
 from .run import Row as Epoch
 from .study import Job, Row, run_task
@@ -41,13 +42,20 @@ def pack(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
+def _as_here(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    """What is safe to unpack, with the permissions that the umask leaves."""
+    member = tarfile.data_filter(member, folder)
+    member.mode = None  # type: ignore[assignment]  # it is then left as the file is made
+    return member
+
+
 def unpack(content: bytes, folder: Path) -> None:
     """Write a packed folder whole, in the place of an unfinished one if there is one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    temporary = new_folder(folder.parent, ".new-")
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            archive.extractall(temporary / "run", filter="data")
+            archive.extractall(temporary / "run", filter=_as_here)
         with FileLock(f"{folder}.lock"):
             if folder.exists():
                 folder.rename(temporary / "old")

@@ -11,7 +11,6 @@ import json
 import platform
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from .contract import Contract
 from .data import Split, load_split
+from .files import new_folder, reason
 from .files import write_atomic as write_atomic
 from .model import build
 from .recipe import Recipe
@@ -156,8 +156,10 @@ class Run:
         """A row an epoch. ValueError where a line is not one."""
         file = self.path / "metrics.jsonl"
         try:
-            return [json.loads(line) for line in file.read_text().splitlines()]
-        except (OSError, ValueError) as error:
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except OSError as error:
+            raise ValueError(reason(error)) from error
+        except ValueError as error:
             raise ValueError(f"{file}: unreadable: {error}") from error
 
     def write_json(self, name: str, values: Any) -> None:
@@ -180,13 +182,12 @@ def create_run(out: str | None, recipe: Recipe, contract: Contract, split: Split
     parent = Path(out).parent if out is not None else Path("runs")
     parent.mkdir(parents=True, exist_ok=True)
     # Filled under a temporary name, so that a folder with a run's name always has a config.
-    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=".new-"))
+    temporary = new_folder(parent, ".new-")
     try:
         (temporary / "config.json").write_bytes(_json(config))
         (temporary / "environment.json").write_bytes(_json(
             environment(device, command, threads or torch.get_num_threads())))
         (temporary / "metrics.jsonl").write_bytes(b"")
-        temporary.chmod(0o755)
         n = 1
         while True:
             path = Path(out) if out is not None else parent / f"{recipe.name}-s{seed}-{n}"
