@@ -162,12 +162,19 @@ def test_test_images_are_read_only_if_the_plan_says_so_and_at_the_end(done, go, 
     assert read_table(table) == unread
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,2\n", "", ",".join(COLUMNS) + "\nfeather,1\n"])
+@pytest.mark.parametrize("content", [
+    b"a,b\n1,2\n", b"", b"\xff\xfe\x00", ",".join(COLUMNS).encode() + b"\nfeather,1\n"])
 def test_a_table_that_is_no_studys_is_refused_and_kept(go, tmp_path, content):
-    (tmp_path / "rows.csv").write_text(content)
+    (tmp_path / "rows.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"rows\.csv"):
         go()
-    assert (tmp_path / "rows.csv").read_text() == content
+    assert (tmp_path / "rows.csv").read_bytes() == content
+
+
+def test_a_table_that_a_spreadsheet_has_saved_is_read(finished, tmp_path):
+    text = (finished[0] / "rows.csv").read_text(encoding="utf-8")
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8-sig")
+    assert read_table(tmp_path / "rows.csv") == read_table(finished[0] / "rows.csv")
 
 
 def test_spread_is_scipys():

@@ -238,7 +238,7 @@ def _check_same(out: Path, known: dict[str, Any]) -> None:
             raise ValueError(f"{out}: got a folder of other things, expected a new one")
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(file, (json.dumps(known, indent=2) + "\n").encode())
-    elif json.loads(file.read_text()) != known:
+    elif json.loads(file.read_text(encoding="utf-8")) != known:
         raise ValueError(f"{out}: holds readings of other images, by another model, or in another format; "
                          "hint: name a new folder")
 

@@ -123,7 +123,7 @@ def source(network: Integers, title: str) -> dict[str, str]:
         "moves": len(network.moves), "border": network.layers[0].pad,
         "layer_rows": ",\n".join(map(_row, network.layers)),
     } | {name: _lines(np.frombuffer(table, kinds[name]).tolist()) for name, table in tables.items()}
-    return {name: Template((TEMPLATES / name).read_text()).substitute(values)
+    return {name: Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
             for name in ("digit.h", "digit.c", "main.c", "Makefile")}
 
 
@@ -136,7 +136,7 @@ def _write_folder(path: Path, files: dict[str, bytes]) -> None:
     """All files or none; a folder of an earlier export is replaced, anything else refused."""
     if path.exists():
         try:
-            ours = (path / "digit.c").read_text().startswith(MARK)
+            ours = (path / "digit.c").read_text(encoding="utf-8").startswith(MARK)
         except (OSError, UnicodeDecodeError):
             ours = False
         if not ours:
@@ -170,7 +170,7 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
     title = f"{run.recipe.name}, seed {run.seed}"
     files = source(network, title)
     height, width = network.shape
-    files["README.md"] = Template((TEMPLATES / "README.md").read_text()).substitute(
+    files["README.md"] = Template((TEMPLATES / "README.md").read_text(encoding="utf-8")).substitute(
         title=title, pixels=height * width, height=height, width=width, classes=len(network.head), bits=bits,
         flash=f"{firmware.flash:,}", ram=f"{firmware.ram:,}", macs=f"{network.macs:,}", logit=round(network.logit),
         correct=percent(correct, len(scores)), float_correct=percent(expected.correct, expected.total),

@@ -107,7 +107,7 @@ def load_contract(name_or_file: str) -> Contract:
         names = ", ".join(contract.name for contract in CONTRACTS)
         raise ValueError(f"contract {name_or_file!r}: neither built in ({names}) nor a file")
     try:
-        return Contract.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Contract.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from error
     except ValueError as error:

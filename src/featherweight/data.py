@@ -115,7 +115,7 @@ def _read_idx_part(folder: Path, part: str) -> Images:
 
 def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
     """The embedded files against SHA256SUMS, whose sums are of the uncompressed bytes."""
-    lines = (EMBEDDED / "SHA256SUMS").read_text().splitlines()
+    lines = (EMBEDDED / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     sums = {name: digest for digest, name in map(str.split, lines)}
     for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
         name = f"{STEMS[part]}-{kind}-ubyte"

@@ -57,7 +57,7 @@ def environment(device: torch.device, command: str, threads: int) -> dict[str, A
     """Versions, hardware, threads of a training step and commit: what one must know to make the same bits again."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # Linux names the model only here
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "featherweight": version("featherweight"), "python": platform.python_version(),
@@ -211,7 +211,7 @@ def open_run(path: str | Path) -> Run:
     if not file.is_file():
         raise ValueError(f"{path}: not a run folder: got no config.json in it, expected one")
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         found = config["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: damaged, or not a run's: {error!r}") from error

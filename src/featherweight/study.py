@@ -100,9 +100,12 @@ def read_table(table: Path, must_exist: bool = False, columns: tuple[str, ...] =
     """The rows of a study's CSV, none where it does not exist yet. ValueError where it has other columns."""
     if not must_exist and not table.exists():
         return []
-    with table.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows, found = list(reader), tuple(reader.fieldnames or ())
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before UTF-8
+            reader = csv.DictReader(file)
+            rows, found = list(reader), tuple(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table}: not a CSV file in UTF-8: {error}") from error
     if found != columns:
         raise ValueError(f"{table}: got columns {', '.join(found) or 'none'}, expected {', '.join(columns)}")
     for number, row in enumerate(rows, 2):
