@@ -1,6 +1,6 @@
 import pytest
 
-from featherweight.plan import load_plan, to_plan
+from featherweight.plan import PLANS, default_table, find_plan, load_plan, to_plan
 from featherweight.recipe import find_recipe
 
 
@@ -51,3 +51,27 @@ def test_a_plan_of_a_recipe_is_read_as_that_recipe(plan_file, digits, tiny_contr
         again = load_plan(plan_file.with_name("again.toml"), str(digits)).tasks
         assert [each.recipe for each in again] == [task.recipe] * 10
         assert again[0].contract == tiny_contract
+
+
+def test_built_in_plans_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {"baseline", "records", "int4"} <= set(PLANS)
+    plan = load_plan("baseline")
+    assert [(task.recipe.name, task.seed) for task in plan.tasks] == [("baseline", seed) for seed in range(3)]
+    for name in ("nope", "results/records.toml", "."):
+        with pytest.raises(ValueError, match=r"neither built in \(baseline, .*records\) nor a file"):
+            find_plan(name)
+
+
+def test_a_table_is_beside_its_plan_or_where_the_results_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(default_table("plans/mine.toml")) == "plans/mine.csv"
+    assert str(default_table("records")) == "records.csv"
+    (tmp_path / "results").mkdir()
+    assert str(default_table("records")) == "results/records.csv"
+
+
+def test_a_plan_may_be_of_any_editor(plan_file, digits):
+    text = plan_file.read_text()
+    plan_file.write_text(f"# Pläne: ä\n{text}", encoding="utf-8-sig")
+    assert len(load_plan(plan_file, str(digits)).tasks) == 4

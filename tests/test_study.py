@@ -14,7 +14,7 @@ from conftest import PLAN
 from scipy import stats
 
 from featherweight import study
-from featherweight.plan import load_plan
+from featherweight.plan import PLANS, load_plan
 from featherweight.study import COLUMNS, LocalProcesses, read_table, run_study, spread, summarise
 
 CPU = torch.device("cpu")
@@ -187,10 +187,8 @@ def test_spread_is_scipys():
 
 
 def test_the_committed_rows_are_their_plans(request):
-    plans = list((request.config.rootpath / "results").glob("*.toml"))
-    assert plans
-    for plan in plans:
-        keys = {task.key for task in load_plan(plan).tasks}
-        rows = read_table(plan.with_suffix(".csv"), must_exist=True)
+    for name in PLANS:
+        keys = {task.key for task in load_plan(name).tasks}
+        rows = read_table(request.config.rootpath / "results" / f"{name}.csv", must_exist=True)
         assert rows
         assert {study.row_key(row) for row in rows} <= keys

@@ -1,6 +1,7 @@
-"""What a study makes: a plan of recipes, overrides and seeds, read from a TOML file.
+"""What a study makes: a plan of recipes, overrides and seeds, built in or read from a TOML file.
 
-    plan = load_plan("results/records.toml")
+    plan = load_plan("records")                 # built in: plans/records.toml
+    plan = load_plan("my-plan.toml")
     plan.tasks[0].recipe, plan.tasks[0].seed, plan.tasks[0].folder(Path("runs"))
 """
 
@@ -22,6 +23,24 @@ from .train import check_recipe
 def run_config(recipe: Recipe, contract: Contract) -> str:
     """Recipe and contract as one line of JSON; with the seed and the images' hash it names a run."""
     return json.dumps({"recipe": recipe.to_dict(), "contract": contract.to_dict()}, sort_keys=True)
+
+
+PLANS = {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.toml"))}  # built in, by name
+
+
+def find_plan(name_or_file: str) -> Path:
+    """The file of a built-in plan by name, or of one's own; ValueError lists the names."""
+    path = PLANS.get(name_or_file, Path(name_or_file))
+    if not path.is_file():
+        raise ValueError(f"plan {name_or_file!r}: neither built in ({', '.join(PLANS)}) nor a file")
+    return path
+
+
+def default_table(name_or_file: str) -> Path:
+    """The CSV of a plan: beside its file; of a built-in one in the folder `results` if there is one, else here."""
+    if name_or_file in PLANS:
+        return Path("results" if Path("results").is_dir() else ".") / f"{name_or_file}.csv"
+    return Path(name_or_file).with_suffix(".csv")
 
 
 @dataclass(frozen=True)
@@ -128,8 +147,9 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
 
     and, for one recipe and one seed, [search], as search.py has it.
     """
+    path = find_plan(str(path))
     try:
-        values = tomllib.loads(Path(path).read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors put a mark before UTF-8
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from error
     _names(values, ("recipes", "seeds", "test", "contract", "overrides", "search"), str(path))

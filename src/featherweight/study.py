@@ -1,6 +1,6 @@
 """Many runs from one plan, a row each in one CSV; on local processes, or on what else can run them (cluster.py).
 
-    plan = load_plan("results/records.toml")
+    plan = load_plan("records")
     rows = run_study(plan, Path("results/records.csv"), Path("runs"), device, LocalProcesses(2, 1, device))
     for summary in summarise(rows): print(summary.recipe, summary.mean_val)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @app.command
-def study(plan: str, *, results: str | None = None, runs: str = "runs", data: str | None = None,
+def study(plan: str, /, *, results: str | None = None, runs: str = "runs", data: str | None = None,
           workers: int | None = None, threads: int = 1, device: str = "auto", ray: str | None = None) -> int:
     """Train every run of a plan, recipes x overrides x seeds, and add a row a run to one CSV.
 
@@ -26,9 +26,9 @@ def study(plan: str, *, results: str | None = None, runs: str = "runs", data: st
     Parameters
     ----------
     plan
-        a TOML file; `results/records.toml` is one.
+        a TOML file, or a built-in plan by name, such as `records`.
     results
-        the CSV (the plan's name with .csv).
+        the CSV (the plan's name with .csv; of a built-in plan in the folder results, if there is one).
     runs
         where the run folders are kept.
     data
@@ -42,7 +42,7 @@ def study(plan: str, *, results: str | None = None, runs: str = "runs", data: st
     ray
         run on a Ray cluster: its address, auto for the one that this machine is in, or local to start one here.
     """
-    from ..plan import load_plan
+    from ..plan import default_table, load_plan
     from ..study import LocalProcesses, Workers, run_study, summarise
     from ..train import pick_device
 
@@ -57,7 +57,7 @@ def study(plan: str, *, results: str | None = None, runs: str = "runs", data: st
     # With Ray the driver only reads test images; the workers have a device of their own.
     where = pick_device(device if ray is None else "auto")
     wanted = load_plan(plan, data)
-    table = Path(results) if results is not None else Path(plan).with_suffix(".csv")
+    table = Path(results) if results is not None else default_table(plan)
     engine: Workers
     if ray is None:
         engine = LocalProcesses(workers, threads, where)
@@ -89,7 +89,7 @@ def study(plan: str, *, results: str | None = None, runs: str = "runs", data: st
     if wanted.search is not None:
         return _print_found(found, wanted.search, table)
     _print_summaries(summarise(rows))
-    talk.print(f"see {table}")
+    talk.print(f"see {table}", markup=False)
     return DONE if all(row["verdict"] == "PASS" for row in rows) else BROKEN
 
 
@@ -98,7 +98,7 @@ def _print_found(found: "Found", search: "Search", table: Path) -> int:
 
     untrained = "; ".join(f"{n} {reason}" for reason, n in sorted(found.untrained.items()))
     talk.print(f"{len(found.rows)} candidates trained, {found.given_up} given up, {sum(found.untrained.values())} "
-               f"never trained{f' ({untrained})' if untrained else ''}; see {table}")
+               f"never trained{f' ({untrained})' if untrained else ''}; see {table}", markup=False)
     if found.best is None:
         return BROKEN
     for row in found.rows[:5]:
