@@ -170,6 +170,20 @@ def test_all_images_are_read_once_and_as_the_reader_does(form, mixed, model, clu
     assert all(path.stat().st_mtime_ns == time for path, time in times.items() if path != lost)
 
 
+def test_a_number_is_unsure_and_why_a_file_is_not_read_has_no_number(tmp_path, model):
+    digit = np.full((100, 100), 255, np.uint8)
+    digit[20:80, 45:55] = 0
+    Image.fromarray(np.concatenate([digit] * 3, 1)).save(tmp_path / "0.png")
+    Image.fromarray(digit).save(tmp_path / "1.png")
+    (tmp_path / "2.png").mkdir()
+    reader, part = Reader(model), list_parts(tmp_path, PICTURES)[0]
+    part = dataclasses.replace(part, files=("0.png", "1.png", "2.png", "3.png"), stop=4)
+    rows = read_part(reader, part, tmp_path)
+    assert [row[4] for row in rows] == [True, reader.read(digit).unsure, True, True]
+    assert [row[5] for row in rows[2:]] == [f"{tmp_path / '2.png'}: is a directory",
+                                            f"{tmp_path / '3.png'}: no such file"]
+
+
 def test_a_folder_of_other_readings_is_refused_and_kept(mixed, model, cluster, tmp_path):
     source, images = mixed
     out = tmp_path / "out"

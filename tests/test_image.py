@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featherweight.data import load_split
-from featherweight.image import MAX_PIXELS, open_picture, prepare, split_number
+from featherweight.image import (
+    FORMATS,
+    MAX_PIXELS,
+    is_picture,
+    open_picture,
+    prepare,
+    prepare_and_count,
+    split_number,
+)
+from featherweight.stress import make_stress
 
 SAME = 6.0  # grey levels of 255, the mean difference of two images of one digit; of two digits it is over 30
 CENTRE = np.arange(28)
@@ -89,6 +98,41 @@ def test_a_shadow_is_no_ink(mnist):
         assert difference(prepare((drawing(image) * light).astype(np.uint8)), prepare(drawing(image))) < SAME
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read_alike_and_known(mnist, kind, tmp_path):
+    picture = Image.fromarray(drawing(mnist[3]))
+    media_type, suffixes = FORMATS[kind]
+    assert Image.MIME[kind] == media_type
+    assert {Image.registered_extensions()[suffix] for suffix in suffixes} == {kind}
+    content = encoded(picture, kind)
+    assert difference(prepare(open_picture(content)), prepare(picture)) < SAME
+    for name, text, known in (("a", content, True), (f"a{suffixes[0]}", b"", True), ("a.txt", b"text", False)):
+        (tmp_path / name).write_bytes(text)
+        assert is_picture(tmp_path / name) == known
+
+
+def test_only_the_first_of_several_frames_is_read(mnist):
+    first, second = (Image.fromarray(drawing(mnist[i])) for i in (0, 3))
+    for kind in ("GIF", "TIFF", "WEBP"):
+        content = encoded(first, kind, save_all=True, append_images=[second])
+        assert difference(prepare(open_picture(content)), prepare(first)) < SAME
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "group4", "jpeg"])
+def test_a_scanners_files_are_read(mnist, compression):
+    picture = Image.fromarray(drawing(mnist[3])).convert("1" if compression == "group4" else "RGB")
+    content = encoded(picture, "TIFF", compression=compression)
+    assert difference(prepare(open_picture(content)), prepare(picture)) < SAME
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+def test_grey_floats_are_read_whatever_white_is(mnist, white):
+    grey = drawing(mnist[3])[..., 0].astype(np.float32) * np.float32(white / 255)
+    grey[0, 0] = np.nan
+    picture = open_picture(encoded(Image.fromarray(grey), "TIFF"))
+    assert difference(prepare(picture), prepare(drawing(mnist[3]))) < SAME
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "I;16", "LA", "CMYK", "RGBA"])
 def test_every_mode_is_read_alike(mnist, mode):
     picture = Image.fromarray(drawing(mnist[3]))
@@ -144,14 +188,16 @@ def bomb(side=20_000):
 
 
 @pytest.mark.parametrize("content", [
-    b"", b"not a picture", b"\x89PNG\r\n\x1a\n", bomb(), bomb(5_000), b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+    b"", b"not a picture", b"\x89PNG\r\n\x1a\n", bomb(), bomb(5_000), b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    b"II*\0\x08\0\0\0", b"MM\0*\xff\xff\xff\xff"])
 def test_what_is_no_picture_is_refused(content):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match="expected") as caught:
         open_picture(content)
+    assert "0x" not in str(caught.value)  # an object of ours means nothing to others
     assert MAX_PIXELS < 5_000**2
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_truncated_file_is_refused_unless_all_pixels_are_there(mnist, kind, tmp_path):
     content = encoded(Image.fromarray(drawing(mnist[3])), kind)
     (tmp_path / "whole").write_bytes(content)
@@ -182,3 +228,37 @@ def test_well_separated_digits_are_counted_right(mnist):
                                   for i in random.integers(0, 10_000, n)], 1)
         right += len(split_number(picture)) == n
     assert right >= 57
+
+
+def test_digits_side_by_side_are_counted_and_loose_strokes_are_none(mnist):
+    wide = np.concatenate([drawing(mnist[i], 100, (140, 120), (20, 10)) for i in range(4)], 1)
+    image, count = prepare_and_count(wide)
+    assert count == 4
+    assert np.array_equal(image, prepare(wide))
+    assert prepare_and_count(mnist[0])[1] == 1
+    assert prepare_and_count(np.full((50, 50), 255, np.uint8)) == (None, 0)
+    five = np.full((200, 200), 255, np.uint8)
+    five[60:180, 50:66] = five[100:116, 50:110] = five[100:180, 100:116] = five[164:180, 50:116] = 0
+    five[40:52, 120:170] = 0  # its bar, to the right of it
+    assert prepare_and_count(five)[1] == 1
+    dots = np.full((300, 300), 255, np.uint8)
+    dots[::40, ::40] = 0
+    assert prepare_and_count(dots)[1] <= 1
+
+
+def test_pictures_of_one_digit_are_hardly_ever_taken_for_numbers(mnist):
+    labels = load_split(None, 50_000, 10_000).val.labels.numpy()
+    counts = [prepare_and_count(picture)[1] for _, picture, _ in make_stress(mnist, labels, 3, 20)]
+    assert sum(count > 1 for count in counts) <= 2
+    assert sum(count == 1 for count in counts) >= len(counts) - 4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_specks_are_no_crash(seed):
+    random = np.random.default_rng(seed)
+    sheet = np.full((200, 300), 240, np.uint8)
+    for y, x, side in zip(random.integers(1, 195, 30), random.integers(1, 295, 30), random.integers(1, 4, 30),
+                          strict=True):
+        sheet[y:y + side, x:x + side] = 60
+    image = prepare(sheet)
+    assert image is None or (image.shape == (28, 28) and image.max() == 255)

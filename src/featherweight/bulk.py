@@ -33,14 +33,14 @@ from numpy.lib import format as npy
 from ray.exceptions import RayError
 
 from .cluster import connected
-from .files import write_atomic
-from .image import Bytes, open_picture, prepare
+from .files import reason, write_atomic
+from .image import Bytes, open_picture, prepare_and_count
 from .reader import Reader
 
 BATCH = 100  # images in memory at a time, of an actor; more are no faster
 PICTURES, ROWS = 500, 10_000  # of a part: files, or images in an .npz; of Parquet it is a row group
 COLUMNS = ("file", "index", "label", "confidence", "unsure", "error")
-Image = tuple[str, int, Bytes | None, str]  # file, place in it, prepared (None: no ink), why it can't be read
+Image = tuple[str, int, Bytes | None, int, str]  # file, place in it, prepared (None: no ink), digits, why not read
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,12 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
 
 def _prepared(file: str, index: int, picture: Bytes | bytes | Path, shape: tuple[int, int]) -> Image:
     try:
-        if isinstance(picture, np.ndarray):
-            return file, index, picture if picture.shape == shape else prepare(picture), ""
-        return file, index, prepare(open_picture(picture)), ""
+        if isinstance(picture, np.ndarray) and picture.shape == shape:
+            return file, index, picture, 1, ""
+        image, count = prepare_and_count(picture if isinstance(picture, np.ndarray) else open_picture(picture))
+        return file, index, image, count, ""
     except (ValueError, OSError) as error:
-        return file, index, None, " ".join(str(error).split())
+        return file, index, None, 0, reason(error)
 
 
 def _npz_rows(path: Path, start: int, stop: int) -> Iterator[Bytes]:
@@ -175,9 +176,9 @@ def read_part(reader: Reader, part: Part, source: Path) -> list[tuple[Any, ...]]
     """A row of COLUMNS an image; `label` is None where there is no ink, or an error."""
     rows: list[tuple[Any, ...]] = []
     for batch in _images(part, source, reader.shape):
-        readings = reader.read_prepared([image for _, _, image, _ in batch])
-        rows += [(file, index, reading.label, reading.confidence, reading.unsure, error)
-                 for (file, index, _, error), reading in zip(batch, readings, strict=True)]
+        readings = reader.read_prepared([image for _, _, image, _, _ in batch])
+        rows += [(file, index, reading.label, reading.confidence, reading.unsure or count > 1, error)
+                 for (file, index, _, count, error), reading in zip(batch, readings, strict=True)]
     if len(rows) != part.stop - part.start:
         raise ValueError(f"{source}: got {len(rows)} images in part {part.number}, expected "
                          f"{part.stop - part.start}: it has changed")
@@ -215,7 +216,7 @@ class PartReader:
             rows = read_part(self._reader, part, self._source)
             write_atomic(_file(self._out, part.number, self._form), _table(rows, self._form))
         except (ValueError, OSError) as error:  # as a value: Ray Data wraps what an actor raises
-            return {"images": [0], "unsure": [0], "bad": [0], "error": [str(error)]}
+            return {"images": [0], "unsure": [0], "bad": [0], "error": [reason(error)]}
         return {"images": [len(rows)], "unsure": [sum(row[4] for row in rows)],
                 "bad": [sum(row[5] != "" for row in rows)], "error": [""]}
 

@@ -16,15 +16,24 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 16_000_000  # of a picture; more are refused before they are decoded
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+# The formats that are read: Pillow's name for each, its media type, and how its files' names end.
+FORMATS = {
+    "PNG": ("image/png", (".png",)), "JPEG": ("image/jpeg", (".jpg", ".jpeg")), "WEBP": ("image/webp", (".webp",)),
+    "BMP": ("image/bmp", (".bmp",)), "GIF": ("image/gif", (".gif",)), "TIFF": ("image/tiff", (".tif", ".tiff")),
+}
+MEDIA_TYPES = tuple(media_type for media_type, _ in FORMATS.values())
+SUFFIXES = {suffix for _, suffixes in FORMATS.values() for suffix in suffixes}
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16", "I;16L", "I;16B")
 WORK = 512  # pixels; pictures are reduced to this longer side before anything is looked for
 SIDE, FIT = 28, 20  # pixels: of MNIST's images, and of the box that a digit's longer side fills
 FINE = 8  # pixels a pixel of MNIST, while strokes are thickened
 STROKE = 2.0  # MNIST's pixels; thinner strokes are thickened to it (MNIST: median 2.3, 1 to 99 %: 1.5 to 4.1)
 GRID = 64  # cells along the longer side, for the paper
+MIN_HEIGHT, MIN_MASS = 0.6, 0.1  # of the tallest, of the heaviest: what stands beside it is a digit too
+DUST = 0.03  # of the picture's longer side, or 8 pixels: where nothing is taller there is no number
 MIN_CONTRAST = 0.04  # of the full range from paper to the farther end; what differs less is not ink
 
 Floats = NDArray[np.float32]
@@ -41,6 +50,18 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file begins as one of FORMATS, or is named as one. Raises OSError for a file that can't be read."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    with _quiet(), path.open("rb") as file:
+        try:
+            Image.open(file, formats=list(FORMATS))
+        except Exception:  # Pillow's decoders raise nearly anything
+            return False
+        return True
+
+
 def open_picture(source: bytes | str | Path) -> Image.Image:
     """The picture in a file or in its bytes, upright (EXIF), the first frame of several.
 
@@ -49,16 +70,17 @@ def open_picture(source: bytes | str | Path) -> Image.Image:
     content, name = (source, "picture") if isinstance(source, bytes) else (Path(source).read_bytes(), str(source))
     with _quiet():
         try:
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            width, height = picture.size
+            file = Image.open(io.BytesIO(content), formats=list(FORMATS))
+            width, height = file.size
             if width * height <= MAX_PIXELS:  # from the header; nothing is decoded yet
-                picture.load()
-                return ImageOps.exif_transpose(picture)
+                file.load()
+                picture = ImageOps.exif_transpose(file)
+                return picture if picture.mode in MODES else picture.convert("RGB")
         except Image.DecompressionBombError as error:
             raise ValueError(f"{name}: {error}, expected at most {MAX_PIXELS:,} pixels") from error
         except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
-            raise ValueError(f"{name}: got no readable image ({error}), expected one of {', '.join(FORMATS)}"
-                             ) from error
+            why = "" if isinstance(error, UnidentifiedImageError) else f" ({' '.join(str(error).split())})"
+            raise ValueError(f"{name}: got no readable image{why}, expected one of {', '.join(FORMATS)}") from error
     raise ValueError(f"{name}: got {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,}")
 
 
@@ -73,12 +95,27 @@ def prepare(picture: Image.Image | Bytes) -> Bytes | None:
     the most above 200, all ink in a box of 18 to 20 pixels a longer side, the centre of mass within half a
     pixel of (14, 14). So it is with each of MNIST's first 60,000.
     """
+    return prepare_and_count(picture)[0]
+
+
+def prepare_and_count(picture: Image.Image | Bytes) -> tuple[Bytes | None, int]:
+    """As `prepare`, and how many digits stand side by side in the picture: a loose stroke is none, nor is noise.
+
+    Over 1 it is a number, which `split_number` reads; 0 where there is no ink."""
     picture = _upright(picture)
     as_mnist = _as_mnist(picture)
     if as_mnist is not None:
-        return as_mnist
+        return as_mnist, 1
     found = _find_ink(picture)
-    return None if found is None else _fit(found[0])
+    if found is None:
+        return None, 0
+    ink, label = found
+    parts = [np.isin(label, labels) for labels in _side_by_side(label)]
+    heights = np.array([np.ptp(np.flatnonzero(part.any(1))) + 1 for part in parts])
+    masses = np.array([ink[part].sum() for part in parts])
+    if heights.max() < max(8, DUST * max(label.shape)):
+        return _fit(ink), 1
+    return _fit(ink), int(((heights >= MIN_HEIGHT * heights.max()) & (masses >= MIN_MASS * masses.max())).sum())
 
 
 def split_number(picture: Image.Image | Bytes) -> list[Bytes]:
@@ -90,6 +127,11 @@ def split_number(picture: Image.Image | Bytes) -> list[Bytes]:
     if found is None:
         return []
     ink, label = found
+    return [_fit(ink * np.isin(label, labels)) for labels in _side_by_side(label)]
+
+
+def _side_by_side(label: NDArray[np.intp]) -> list[list[int]]:
+    """The parts, left to right, each with those that stand above or below it."""
     groups: list[tuple[int, int, list[int]]] = []  # left, right, labels
     for k in range(1, label.max() + 1):
         columns = np.flatnonzero((label == k).any(0))
@@ -102,7 +144,7 @@ def split_number(picture: Image.Image | Bytes) -> list[Bytes]:
             merged[-1] = (last_left, max(right, last_right), last_labels + labels)
         else:
             merged.append((left, right, labels))
-    return [_fit(ink * np.isin(label, labels)) for _, _, labels in merged]
+    return [labels for _, _, labels in merged]
 
 
 def _upright(picture: Image.Image | Bytes) -> Image.Image:
@@ -137,8 +179,9 @@ def _as_mnist(picture: Image.Image) -> Bytes | None:
 def _pixels(picture: Image.Image) -> Floats:
     """(h, w, 3) from 0 to 255, the longer side at most WORK; transparent parts become paper."""
     if picture.mode.startswith(("I", "F")):  # 16 bits or more, grey
-        grey = np.asarray(picture, np.float32)
-        grey = grey / np.float32(257 if grey.max() > 255 else 1)
+        grey = np.nan_to_num(np.asarray(picture, np.float32))
+        white = 65535 if grey.max() > 255 else 1 if picture.mode == "F" and grey.max() <= 1 else 255
+        grey = grey * np.float32(255 / white)
         picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -284,7 +327,7 @@ def _fit(ink: Floats) -> Bytes:
         ink = _crop(ink, FIT * FINE, margin=3 * FINE)
     y, x = np.indices(ink.shape) + 0.5
     cy, cx = (ink * y).sum() / ink.sum(), (ink * x).sum() / ink.sum()
-    rows, columns = np.flatnonzero((ink > 0.5).any(1)), np.flatnonzero((ink > 0.5).any(0))
+    rows, columns = _extent(ink)
     top, left = (min(max(c - 14.5 * FINE, span[-1] + 1 - SIDE * FINE), span[0])  # all of the digit stays inside
                  for c, span in ((cy, rows), (cx, columns)))
     pad = SIDE * FINE
@@ -295,9 +338,15 @@ def _fit(ink: Floats) -> Bytes:
     return np.asarray(np.clip(image * (255 / image.max()) + 0.5, 0, 255), np.uint8)
 
 
+def _extent(ink: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The rows and columns that have ink; specks that thickening has made pale all through are ink too."""
+    inked = ink > min(0.5, 0.5 * float(ink.max()))
+    return np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
+
+
 def _crop(ink: Floats, side: int, margin: int) -> Floats:
     """The ink with its longer side `side` pixels and a margin about it."""
-    rows, columns = np.flatnonzero((ink > 0.5).any(1)), np.flatnonzero((ink > 0.5).any(0))
+    rows, columns = _extent(ink)
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     scale = side / max(height, width)
     around = int(np.ceil(margin / scale))

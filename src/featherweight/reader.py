@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from .image import prepare
+from .image import prepare_and_count
 
 BATCH = 1000  # images a call at most, so that memory stays bounded
 
@@ -30,7 +30,10 @@ class Reading:
     seen: np.ndarray | None
     "(height, width) uint8, the image that the network was given."
     unsure: bool
-    "Whether the confidence is below the one from which at most 1 in 1,000 validation images was read wrong."
+    """Whether the confidence is below the one from which at most 1 in 1,000 validation images was read wrong, or
+    several digits stand side by side."""
+    side_by_side: int = 1
+    "Digits beside each other in the picture: of a number, `split_number` has each."
 
     @property
     def confidence(self) -> float:
@@ -53,7 +56,8 @@ class Reader:
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no class but this
-            raise ValueError(f"{path}: not an ONNX file: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{path}: not an exported file, expected a model.onnx as "
+                             "`featherweight export RUN --format onnx` writes") from error
         self.card: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         if self.card.get("format") != "featherweight 1":
             raise ValueError(f"{path}: got an ONNX file of another maker, expected one by featherweight export")
@@ -82,7 +86,10 @@ class Reader:
 
     def read_many(self, pictures: Sequence[Image.Image | np.ndarray]) -> list[Reading]:
         """A reading a picture, in their order."""
-        return self.read_prepared([prepare(picture) for picture in pictures])
+        prepared = [prepare_and_count(picture) for picture in pictures]
+        readings = self.read_prepared([image for image, _ in prepared])
+        return [replace(reading, side_by_side=count, unsure=reading.unsure or count > 1)
+                for reading, (_, count) in zip(readings, prepared, strict=True)]
 
     def read_prepared(self, images: Sequence[np.ndarray | None]) -> list[Reading]:
         """Images (height, width) uint8 as `prepare` and `split_number` give them; None where there was no ink."""
