@@ -71,7 +71,7 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
         CPU threads of a training step (1). On two cores a second one makes an epoch a sixth shorter, but beside
         other busy programs many times longer; another number gives other bits.
     out
-        the run's folder, which must not exist yet (runs/<name>-s<seed>-<n>).
+        the run's folder, which must not exist yet (runs/NAME-sSEED-N).
     resume
         go on with the run in this folder.
     """
@@ -156,7 +156,7 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
 
 
 @app.command
-def audit(target: str, *, contract: str | None = None, data: str | None = None,
+def audit(target: str, /, *, contract: str | None = None, data: str | None = None,
           json: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Judge a run folder, or the structure of MODULE:CLASS, against a contract.
 
@@ -196,7 +196,7 @@ def audit(target: str, *, contract: str | None = None, data: str | None = None,
 
 
 @app.command
-def evaluate(run: str, *, split: Literal["val", "test"] = "val", data: str | None = None,
+def evaluate(run: str, /, *, split: Literal["val", "test"] = "val", data: str | None = None,
              device: str = "auto", json: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Loss, accuracy with its interval, calibration, a row a class and the confusion matrix.
 
@@ -249,7 +249,7 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
 
 
 @app.command
-def report(run: str, *, data: str | None = None, device: str = "auto") -> int:
+def report(run: str, /, *, data: str | None = None, device: str = "auto") -> int:
     """Audit a run and write its verdict, pictures and model card anew.
 
     Parameters

@@ -10,8 +10,8 @@ from rich.table import Table
 from .base import BROKEN, DONE, app, cores, model_file, out, print_json, talk
 
 
-@app.command
-def bench(what: Literal["train", "sprint", "load", "study", "predict"], run: str | None = None, *,
+@app.command(usage="Usage: featherweight bench [OPTIONS] WHAT [RUN]")
+def bench(what: Literal["train", "sprint", "load", "study", "predict"], run: str | None = None, /, *,
           device: str = "auto") -> int:
     """Measure, in turn in one process: training against the baseline's, or reading with and without PyTorch.
 
@@ -127,7 +127,7 @@ def _bench_study() -> int:
 
 
 @app.command
-def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: bool = False, on_chip: int = 0,
+def firmware(runs: list[str], /, *, bits: Literal[2, 4, 8] | None = None, test: bool = False, on_chip: int = 0,
              results: str = "c99.csv", data: str | None = None) -> int:
     """Export finished runs as C, compile it, measure it, and read every image with it; a row a run in one CSV.
 
@@ -173,7 +173,7 @@ def firmware(runs: list[str], *, bits: Literal[2, 4, 8] | None = None, test: boo
 
 
 @app.command
-def stress(model: str, *, split: Literal["val", "test"] = "val", per_category: int = 200, seed: int = 0,
+def stress(model: str, /, *, split: Literal["val", "test"] = "val", per_category: int = 200, seed: int = 0,
            save: str | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Read digits as people draw, print and photograph them, made at random from MNIST and from nothing.
 
