@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..contract import CONTRACTS
+from ..contract import CONTRACTS, load_contract
 from .base import BROKEN, DONE, INTERRUPTED, app, cores, out, print_json, talk
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _print_summaries(summaries: "list[Summary]") -> None:
 
 
 @app.command
-def frontier(tables: list[str], *, by: Literal["parameters", "bytes"] = "parameters", public: str | None = None,
+def frontier(tables: list[str], /, *, by: Literal["parameters", "bytes"] = "parameters", public: str | None = None,
              out: str = "frontier.svg") -> int:
     """Draw the test accuracy of studies over the size of their networks, beside published results.
 
@@ -161,17 +161,50 @@ def frontier(tables: list[str], *, by: Literal["parameters", "bytes"] = "paramet
     return DONE
 
 
-@app.command
-def recipes() -> int:
-    """The recipes, as JSON."""
-    from ..recipe import RECIPES
+@app.command(usage="Usage: featherweight recipes [OPTIONS] [NAME]")
+def recipes(name: str | None = None, /, *, json: bool = False) -> int:
+    """List the recipes.
 
-    print_json([recipe.to_dict() for recipe in RECIPES])
+    Parameters
+    ----------
+    name
+        A recipe to print as JSON, with every hyper-parameter.
+    json
+        Print all of them as JSON.
+    """
+    from ..recipe import RECIPES, find_recipe
+
+    if name is not None:
+        print_json(find_recipe(name).to_dict())
+        return DONE
+    if json:
+        print_json([recipe.to_dict() for recipe in RECIPES])
+        return DONE
+    table = Table("recipe", "network", "epochs", "batch", "lr", "weights", "contract")
+    for recipe in RECIPES:
+        weights = f"{recipe.weight_bits} bits" if recipe.weight_bits else "float"
+        table.add_row(recipe.name, recipe.model.rpartition(":")[2], str(recipe.epochs), str(recipe.batch_size),
+                      str(recipe.lr), weights, recipe.contract)
+    out.print(table)
     return DONE
 
 
-@app.command
-def contracts() -> int:
-    """The built-in contracts, as TOML files to copy from."""
-    out.print("\n".join(contract.to_toml() for contract in CONTRACTS), end="", markup=False, soft_wrap=True)
+@app.command(usage="Usage: featherweight contracts [NAME]")
+def contracts(name: str | None = None, /) -> int:
+    """List the built-in contracts.
+
+    Parameters
+    ----------
+    name
+        A contract to print as TOML: change a copy, and pass it as `--contract FILE`.
+    """
+    if name is not None:
+        out.write(load_contract(name).to_toml())
+        return DONE
+    table = Table("contract", "parameters", "epochs", "accuracy", "in the last")
+    for each in CONTRACTS:
+        last = f"{each.consistent_epochs} epochs" if each.consistent_epochs > 1 else "epoch"
+        table.add_row(each.name, f"below {each.max_params:,}", f"below {each.max_epochs}",
+                      f"from {100 * each.min_val_accuracy:.2f} %", last)
+    out.print(table)
     return DONE
