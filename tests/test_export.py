@@ -31,6 +31,9 @@ def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
 
 @pytest.fixture(scope="module")
 def exported(finished):
+    finished[0].write_json("verdict.json", {"passed": False, "clauses": [
+        {"clause": "parameters", "passed": True}, {"clause": "accuracy", "passed": False},
+        {"clause": "log", "passed": False}]})
     return export_onnx(*finished, int8=False)
 
 
@@ -134,6 +137,27 @@ def test_the_file_tells_what_it_is(finished, exported):
     assert card["labels"] == "0 1 2 3 4 5 6 7 8 9"
     assert int(card["validation_correct"]) == exported.result.correct
     assert float(card["temperature"]) > 0
+    assert card["verdict"] == "FAIL (accuracy, log)"
+    assert int(card["parameters"]) == sum(p.numel() for p in finished[0].load_model().parameters())
+
+
+def test_what_the_last_audit_found_is_told(finished, tmp_path):
+    shutil.copytree(finished[0].path, tmp_path / "run", ignore=shutil.ignore_patterns("verdict.json"))
+    run = open_run(tmp_path / "run")
+    assert run.read_verdict() == "not judged"
+    run.write_json("verdict.json", {"passed": True, "clauses": [{"clause": "log", "passed": True}]})
+    assert run.read_verdict() == "PASS"
+    for damaged in ("{", "[]", "{}"):
+        (run.path / "verdict.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"verdict\.json: damaged: .*featherweight report"):
+            run.read_verdict()
+
+
+def test_every_step_is_told_before_it_is_taken(finished):
+    told = []
+    export_onnx(*finished, int8=True, on_step=told.append)
+    assert told == ["evaluating 100 images with PyTorch", "exporting the network", "quantising to 8 bits",
+                    *(f"checking 100 images in batches of {batch}" for batch in ("1", "2", "7", "1,000"))]
 
 
 def test_the_temperature_undoes_a_scale():

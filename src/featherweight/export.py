@@ -8,11 +8,10 @@ gives `log_probabilities` (n, classes); after it `maps_1`, `maps_2`, ... are wha
 """
 
 import copy
-import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,21 +168,27 @@ def sure_from(result: Evaluation) -> float:
     return float(confidence[fine[-1]]) if len(fine) else 1.0
 
 
-def export_onnx(run: Run, split: Split, int8: bool) -> Exported:
-    """Write RUN/model.onnx or RUN/model-int8.onnx.
+def export_onnx(run: Run, split: Split, int8: bool, on_step: Callable[[str], None] = lambda text: None) -> Exported:
+    """Write RUN/model.onnx or RUN/model-int8.onnx; `on_step` is told what is being done.
 
     Raises Unfaithful, and writes nothing, unless the file reads every validation image as PyTorch does, at several
     batch sizes (int8: 5 in 10,000 fewer right at most). Raises ValueError for a run that is not finished or a
     network that ONNX can't hold."""
-    model = run.load_model()
+    model, verdict = run.load_model(), run.read_verdict()
+    on_step(f"evaluating {len(split.val):,} images with PyTorch")
     expected = evaluate(model, split.val, split.mean_std)
+    on_step("exporting the network")
     graph = _graph(model, split)
     if int8:
+        on_step("quantising to 8 bits")
         graph = _to_int8(graph, split.train)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # as the reader has it; more wait for each other in small batches
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     pixels, labels = split.val.pixels[:, 0].numpy(), split.val.labels
     difference, found = 0.0, expected
     for batch in BATCHES:
+        on_step(f"checking {len(pixels):,} images in batches of {batch:,}")
         log_probabilities = torch.from_numpy(run_session(session, pixels, batch))
         found = _evaluation(log_probabilities, labels)
         difference = max(difference, float((found.probabilities - expected.probabilities).abs().max()))
@@ -194,15 +199,15 @@ def export_onnx(run: Run, split: Split, int8: bool) -> Exported:
         if expected.accuracy - found.accuracy > MOST_LOST:
             raise Unfaithful(f"int8 reads {found.correct:,} of {found.total:,} images right in batches of {batch}, "
                              f"float {expected.correct:,}; expected {MOST_LOST * found.total:.0f} fewer at most")
-    divisor = temperature(log_probabilities, labels)
+    divisor = float(f"{temperature(log_probabilities, labels):.4g}")  # as it is written
     calibrated = _evaluation(log_probabilities / divisor, labels)
-    environment = json.loads((run.path / "environment.json").read_text())
     metadata = {
         "format": "featherweight 1", "recipe": run.recipe.name, "seed": str(run.seed), "contract": run.contract.name,
-        "parameters": str(audit_model(model, split, run.contract).n_params),
+        "verdict": verdict,
+        "parameters": str(audit_model(model, split, run.contract, everything=False).n_params),
         "validation_correct": str(found.correct), "validation_total": str(found.total),
-        "labels": " ".join(map(str, range(split.num_classes))), "commit": environment["commit"] or "unknown",
-        "temperature": f"{divisor:.4f}", "sure_from": f"{sure_from(calibrated):.4f}",
+        "labels": " ".join(map(str, range(split.num_classes))), "commit": run.environment["commit"] or "unknown",
+        "temperature": str(divisor), "sure_from": f"{sure_from(calibrated):.4f}",
         "calibration_error_before": f"{found.calibration_error:.5f}",
         "calibration_error": f"{calibrated.calibration_error:.5f}",
         "input": "pixels (n, height, width) uint8, light ink on black, as the training images",

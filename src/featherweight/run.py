@@ -162,6 +162,18 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{file}: unreadable: {error}") from error
 
+    def read_verdict(self) -> str:
+        """What the last audit found: PASS, FAIL and the clauses that failed, or `not judged` where none was."""
+        file = self.path / "verdict.json"
+        if not file.is_file():
+            return "not judged"
+        try:
+            verdict = json.loads(file.read_text(encoding="utf-8"))
+            failed = [clause["clause"] for clause in verdict["clauses"] if not clause["passed"]]
+            return "PASS" if verdict["passed"] else f"FAIL ({', '.join(failed)})"
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{file}: damaged: {error!r}; hint: featherweight report {self.path}") from error
+
     def write_json(self, name: str, values: Any) -> None:
         write_atomic(self.path / name, _json(values))
 

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
 from rich.table import Table
 
-from .base import BROKEN, DONE, INTERRUPTED, USAGE, app, cores, model_file, out, print_json, talk
+from .base import BROKEN, DONE, INTERRUPTED, USAGE, app, cores, model_file, out, print_json, talk, telling
 
 if TYPE_CHECKING:
     from ..reader import Reader, Reading
@@ -22,7 +22,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what is read of a folde
 
 
 @app.command
-def export(run: str, *, format: Literal["onnx", "onnx-int8", "c"], bits: Literal[2, 4, 8] | None = None,
+def export(run: str, /, *, format: Literal["onnx", "onnx-int8", "c"], bits: Literal[2, 4, 8] | None = None,
            data: str | None = None) -> int:
     """Write a finished run as one file that needs no PyTorch, or as C, checked on every validation image.
 
@@ -48,8 +48,10 @@ def export(run: str, *, format: Literal["onnx", "onnx-int8", "c"], bits: Literal
         raise ValueError(f"--bits with --format {format}: got {bits}, expected it with --format c alone")
     from ..export import BATCHES, Unfaithful, export_onnx
 
+    split = opened.load_split(data)
     try:
-        exported = export_onnx(opened, opened.load_split(data), int8=format == "onnx-int8")
+        with telling() as tell:
+            exported = export_onnx(opened, split, format == "onnx-int8", tell)
     except Unfaithful as error:
         talk.print(f"error: {error}; nothing was written", markup=False)
         return BROKEN
@@ -60,8 +62,9 @@ def export(run: str, *, format: Literal["onnx", "onnx-int8", "c"], bits: Literal
                f"probabilities differ by {exported.max_difference:.1e} at most\n"
                f"expected calibration error {100 * before.calibration_error:.2f} %, at temperature "
                f"{exported.metadata['temperature']} {100 * after.calibration_error:.2f} %; "
-               f"sure from {exported.metadata['sure_from']}")
-    out.print(str(exported.path), soft_wrap=True)
+               f"sure from {exported.metadata['sure_from']}\n"
+               f"verdict: {exported.metadata['verdict']}", markup=False)
+    out.write(f"{exported.path}\n")
     return DONE
 
 
@@ -69,12 +72,16 @@ def _export_c(run: "Run", data: str | None, bits: int | None) -> int:
     from ..c99 import export_c
     from ..evaluate import percent
 
-    firmware = export_c(run, run.load_split(data), bits or run.recipe.weight_bits or 8)
+    split, bits, verdict = run.load_split(data), bits or run.recipe.weight_bits or 8, run.read_verdict()
+    with telling() as tell:
+        tell(f"evaluating {len(split.val):,} images with PyTorch and in integers of {bits} bits")
+        firmware = export_c(run, split, bits)
     talk.print(f"{firmware.flash:,} bytes of constants, {firmware.ram:,} of RAM, {firmware.network.macs:,} "
                f"multiply-accumulates an image\n"
                f"PyTorch:  {percent(firmware.float_correct, len(firmware.scores))}\n"
-               f"integers: {percent(firmware.correct, len(firmware.scores))}")
-    out.print(str(firmware.path), soft_wrap=True)
+               f"integers: {percent(firmware.correct, len(firmware.scores))}\n"
+               f"verdict: {verdict}", markup=False)
+    out.write(f"{firmware.path}\n")
     return DONE
 
 
