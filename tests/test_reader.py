@@ -56,9 +56,24 @@ def test_other_files_are_refused(model, tmp_path):
     other = onnx.load(model.path)
     del other.metadata_props[:]
     onnx.save(other, tmp_path / "other.onnx")
-    for name, message in (("text", "not an ONNX file"), ("other", "another maker")):
-        with pytest.raises(ValueError, match=message):
+    for name, message in (("text", "not an exported file, expected a model.onnx"), ("other", "another maker")):
+        with pytest.raises(ValueError, match=message) as caught:
             Reader(tmp_path / f"{name}.onnx")
+        assert "ONNXRuntime" not in str(caught.value)
+
+
+def pair(pictures, *names):
+    """Drawings beside each other."""
+    return np.concatenate([np.asarray(Image.open(pictures / f"{name}.png")) for name in names], 1)
+
+
+def test_several_digits_side_by_side_are_unsure(model, pictures):
+    reader = Reader(model.path)
+    one, many = reader.read_many([pair(pictures, "bar"), pair(pictures, "bar", "block", "wide")])
+    assert (one.side_by_side, many.side_by_side) == (1, 3)
+    assert many.unsure
+    assert one.unsure == (one.confidence < reader.sure_from)
+    assert reader.read(np.full((50, 50), 255, np.uint8)).side_by_side == 0
 
 
 def test_predict_reads_files_folders_globs_and_standard_input(model, pictures):
@@ -76,28 +91,75 @@ def test_predict_reads_files_folders_globs_and_standard_input(model, pictures):
 
 
 def test_predict_reads_numbers(model, pictures, tmp_path):
-    pair = np.concatenate([np.asarray(Image.open(pictures / f"{name}.png")) for name in ("bar", "block")], 1)
-    Image.fromarray(pair).save(tmp_path / "pair.png")
-    row, = json.loads(featherweight("predict", model.path, "pair.png", "--number", "--json", cwd=tmp_path).stdout)
+    Image.fromarray(pair(pictures, "bar", "block")).save(tmp_path / "pair.png")
+    number = featherweight("predict", model.path, "pair.png", "--number", "--json", cwd=tmp_path)
+    row, = json.loads(number.stdout)
     assert row["label"] == "".join(digit["label"] for digit in row["digits"])
     assert len(row["digits"]) == 2
+    assert number.stderr == ""
+    for words, said in ((["pair.png"], "pair.png: 2 digits side by side"),
+                        (["pair.png", pictures / "bar.png"], "pair.png: 2 digits side by side"),
+                        (["pair.png", "pair.png"], "2 pictures: several digits side by side")):
+        digit = featherweight("predict", model.path, *words, "--json", cwd=tmp_path)
+        assert digit.returncode == 0
+        assert digit.stderr == f"{said}; hint: --number reads them\n"
+        assert json.loads(digit.stdout)[0]["unsure"]
 
 
 def test_a_bad_file_is_named_and_the_others_are_read(model, pictures, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG")
-    result = featherweight("predict", model.path, "bad.png", pictures / "bar.png", "gone.png", cwd=tmp_path)
+    result = featherweight("predict", model.path, "bad.png", pictures / "bar.png", "gone.png", tmp_path / "*.xyz",
+                           cwd=tmp_path)
     assert result.returncode == 2
-    assert "bad.png" in result.stderr
-    assert "gone.png" in result.stderr
-    assert "2 of 3" in result.stderr
+    assert result.stderr.splitlines() == [
+        "error: bad.png: got no readable image, expected one of PNG, JPEG, WEBP, BMP, GIF, TIFF",
+        "error: gone.png: no such file", f"error: {tmp_path / '*.xyz'}: no such file",
+        "error: 3 of 4 could not be read"]
     assert "bar.png" in result.stdout
 
 
+@pytest.mark.parametrize(("form", "printed"), [
+    ([], ""), (["--json"], "[]\n"), (["--csv"], "file,label,confidence,unsure\n"), (["--number"], "")])
+def test_one_file_that_is_not_there_is_one_line(form, printed, model, tmp_path):
+    result = featherweight("predict", model.path, "missing.jpg", *form, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (2, "error: missing.jpg: no such file\n")
+    assert result.stdout == printed
+
+
+def test_pictures_of_every_format_are_found_in_a_folder_and_names_are_kept(model, pictures, tmp_path):
+    drawing, names = Image.open(pictures / "bar.png"), ["a.BMP", "b [red].png", "c :smile:.gif", "d.tif", "e.webp"]
+    for name in names:
+        drawing.save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not read")
+    rows = json.loads(featherweight("predict", model.path, ".", "--json", cwd=tmp_path).stdout)
+    assert [row["file"] for row in rows] == names
+    assert len({row["label"] for row in rows}) == 1
+    shown = featherweight("predict", model.path, ".", cwd=tmp_path).stdout
+    assert all(f" {name} " in shown for name in names)
+    (tmp_path / "empty").mkdir()
+    none = featherweight("predict", model.path, "empty", cwd=tmp_path)
+    assert none.returncode == 2
+    assert none.stderr.startswith("error: empty: got no picture, expected names that end in .bmp, .gif, ")
+
+
 @pytest.mark.parametrize(("words", "message"), [
-    (["nowhere.onnx", "bar.png"], "nowhere.onnx"), ([".", "bar.png"], "featherweight export"),
-    (["bar.png", "bar.png"], "not an ONNX file")])
-def test_predict_without_a_model_is_one_line(words, message, pictures):
-    result = featherweight("predict", *words, cwd=pictures)
+    (["nowhere.onnx", "bar.png"], "nowhere.onnx: no such file"),
+    (["run", "bar.png"], "run: got no model.onnx in it\nhint: featherweight export run --format onnx"),
+    (["void", "bar.png"], "void: got neither a run folder nor an exported file"),
+    (["bar.png", "run"], "bar.png is a picture: the model comes first\nhint: featherweight predict MODEL bar.png"),
+    (["gone.JPG", "run"], "gone.JPG is a picture: the model comes first"),
+    (["photo", "run"], "photo is a picture: the model comes first"),
+    (["photos", "run"], "photos is a folder of pictures: the model comes first"),
+    (["run/config.json", "bar.png"], "run/config.json: not an exported file, expected a model.onnx as "
+     "`featherweight export RUN --format onnx` writes")])
+def test_predict_without_a_model_is_one_line(words, message, pictures, tmp_path):
+    for folder in ("run", "void", "photos"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    for name in ("bar.png", "photo", "photos/1.png"):
+        (tmp_path / name).write_bytes((pictures / "bar.png").read_bytes())
+    result = featherweight("predict", *words, cwd=tmp_path)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 2
-    assert message in result.stderr
+    assert f"error: {message}" in result.stderr
+    assert result.stdout == ""

@@ -1,16 +1,21 @@
 """Commands that ship and read: export, predict, serve."""
 
 import csv
+import errno
 import glob
+import io
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
 from rich.table import Table
+from rich.text import Text
 
+from ..files import reason
 from .base import BROKEN, DONE, INTERRUPTED, USAGE, app, cores, model_file, out, print_json, talk, telling
 
 if TYPE_CHECKING:
@@ -18,7 +23,6 @@ if TYPE_CHECKING:
     from ..run import Run
 
 MANY = 200  # pictures from which on a progress bar is shown
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}  # what is read of a folder
 
 
 @app.command
@@ -85,8 +89,10 @@ def _export_c(run: "Run", data: str | None, bits: int | None) -> int:
     return DONE
 
 
-def _sources(words: list[str]) -> Iterator[str]:
+def _sources(words: Iterable[str]) -> Iterator[str]:
     """Files, the pictures in folders and what matches globs, in order; - is standard input."""
+    from ..image import SUFFIXES
+
     for word in words:
         if word != "-" and Path(word).is_dir():
             yield from sorted(str(path) for path in Path(word).rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -97,10 +103,10 @@ def _sources(words: list[str]) -> Iterator[str]:
 
 
 def _read_file(reader: "Reader", source: str, number: bool) -> "list[Reading]":
-    from ..image import open_picture, prepare, split_number
+    from ..image import open_picture, split_number
 
     picture = open_picture(sys.stdin.buffer.read() if source == "-" else Path(source))
-    return reader.read_prepared(split_number(picture) if number else [prepare(picture)])
+    return reader.read_prepared(split_number(picture)) if number else [reader.read(picture)]
 
 
 def _row(source: str, readings: "list[Reading]", number: bool) -> dict[str, Any]:
@@ -112,12 +118,10 @@ def _row(source: str, readings: "list[Reading]", number: bool) -> dict[str, Any]
             "unsure": any(each["unsure"] for each in found) or not found, "digits": found}
 
 
-@app.command
-def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyphen=True)], *,
-            number: Annotated[bool, Parameter(negative="")] = False,
-            json: Annotated[bool, Parameter(negative="")] = False,
-            csv_: Annotated[bool, Parameter(name="--csv", negative="")] = False,
-            ray: Annotated[list[str] | None, Parameter(negative="", consume_multiple=(0, 1))] = None,
+@app.command(usage="Usage: featherweight predict [OPTIONS] MODEL IMAGES...")
+def predict(model: str, /, *images: Annotated[str, Parameter(allow_leading_hyphen=True)],
+            number: bool = False, json: bool = False, csv_: Annotated[bool, Parameter(name="--csv")] = False,
+            ray: Annotated[list[str] | None, Parameter(consume_multiple=(0, 1))] = None,
             into: Annotated[str | None, Parameter(name="--out")] = None) -> int:
     """Read pictures of digits with an exported file.
 
@@ -139,6 +143,13 @@ def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyp
     into
         with --ray: the folder for the readings, as Parquet, or as CSV with --csv; what it has is not read again.
     """
+    from ..image import SUFFIXES
+
+    if not images:
+        known = Path(model).suffix.lower() in SUFFIXES
+        example = ["runs/feather-20k-s0-1", model] if known else [model, "photo.jpg"]
+        raise ValueError(f"got one argument, {model}, expected a model and pictures; "
+                         f"hint: featherweight predict {shlex.join(example)}")
     if json and csv_:
         raise ValueError("--json with --csv: expected one of them")
     if ray is not None:
@@ -150,55 +161,73 @@ def predict(model: str, images: Annotated[list[str], Parameter(allow_leading_hyp
         raise ValueError("--out without --ray: readings are printed")
     from ..reader import Reader
 
-    reader = Reader(model_file(model))
-    sources, rows, bad = list(_sources(images)), [], 0
+    reader, sources = Reader(model_file(model)), list(_sources(images))
+    if not sources:
+        raise ValueError(f"{', '.join(images)}: got no picture, expected names that end in "
+                         f"{', '.join(sorted(SUFFIXES))}")
+    rows, bad, several = [], 0, []
     for source in track(sources, "", console=talk, transient=True,
                         disable=len(sources) < MANY or not talk.is_terminal):
         try:
-            rows.append(_row(source, _read_file(reader, source, number), number))
+            readings = _read_file(reader, source, number)
         except (ValueError, OSError) as error:
             bad += 1
-            talk.print(f"error: {' '.join(str(error).split())}", markup=False)
-    if json:
+            talk.print(f"error: {reason(error)}", markup=False)
+            continue
+        rows.append(_row(source, readings, number))
+        if not number and readings[0].side_by_side > 1:
+            several.append(f"{source}: {readings[0].side_by_side} digits side by side")
+    _print_readings(rows, number, "json" if json else "csv" if csv_ else "table")
+    if several:
+        several = several if len(several) == 1 else [f"{len(several):,} pictures: several digits side by side"]
+        talk.print(f"{several[0]}; hint: --number reads them", markup=False)
+    if bad and len(sources) > 1:
+        talk.print(f"error: {bad:,} of {len(sources):,} could not be read")
+    return USAGE if bad else DONE
+
+
+def _print_readings(rows: list[dict[str, Any]], number: bool, form: str) -> None:
+    if form == "json":
         print_json(rows)
-    elif csv_:
-        writer = csv.DictWriter(sys.stdout, ["file", "label", "confidence", "unsure"], extrasaction="ignore",
+    elif form == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["file", "label", "confidence", "unsure"], extrasaction="ignore",
                                 lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    else:
+        out.write(text.getvalue())
+    elif rows:
         table = Table("file", "number" if number else "digit", "confidence", "")
         for row in rows:
-            table.add_row(row["file"], row["label"] or "no ink", f"{100 * row['confidence']:.1f} %" if row["label"]
-                          else "", "unsure" if row["label"] and row["unsure"] else "")
+            table.add_row(Text(row["file"]), row["label"] or "no ink", f"{100 * row['confidence']:.1f} %"
+                          if row["label"] else "", "unsure" if row["label"] and row["unsure"] else "")
         out.print(table)
-    if bad or not sources:
-        talk.print(f"error: {bad} of {len(sources)} could not be read\nhint: {', '.join(sorted(SUFFIXES))} are read")
-        return USAGE
-    return DONE
 
 
 def _predict_on_ray(model: Path, source: str, folder: str, form: str, address: str) -> int:
     from ..bulk import read_all
+    from ..image import SUFFIXES
 
-    columns = (TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"), BarColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())
+    columns = (TextColumn("{task.fields[count]}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
+               TimeRemainingColumn())
     with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
-        bar = progress.add_task("", total=None)
+        bar = progress.add_task("", total=None, count="listing images")  # until they are counted
+
+        def on_part(images: int, total: int) -> None:
+            progress.update(bar, completed=images, total=total, count=f"{images:,} of {total:,} images")
         try:
-            totals = read_all(str(model), source, Path(folder), form, SUFFIXES, address, cores(),
-                              lambda images, total: progress.update(bar, completed=images, total=total))
+            totals = read_all(str(model), source, Path(folder), form, SUFFIXES, address, cores(), on_part)
         except KeyboardInterrupt:
             talk.print("interrupted; the same command goes on")
             return INTERRUPTED
     talk.print(f"{totals.images:,} images read, {totals.before:,} before; {totals.unsure:,} unsure"
                f"{f', {totals.bad:,} could not be read' if totals.bad else ''}")
-    out.print(folder, soft_wrap=True)
+    out.write(f"{folder}\n")
     return USAGE if totals.bad else DONE
 
 
 @app.command
-def serve(model: str, *, host: str = "127.0.0.1", port: int = 8000) -> int:
+def serve(model: str, /, *, host: str = "127.0.0.1", port: int = 8000) -> int:
     """Serve a page on which one draws a digit, and the HTTP interface behind it.
 
     Parameters
@@ -220,7 +249,15 @@ def serve(model: str, *, host: str = "127.0.0.1", port: int = 8000) -> int:
     if not 0 <= port < 65536:
         raise ValueError(f"--port: got {port}, expected 0 to 65535")
     reader = Reader(model_file(model))
-    with socket.create_server((host, port), backlog=2048) as listening:
+    try:
+        listening = socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(f"port {port} of {host} is taken; "
+                             f"hint: featherweight serve {shlex.quote(model)} --port 0") from error
+        words = (error.strerror or str(error)).partition(" (")[0]
+        raise ValueError(f"port {port} of {host}: {words[:1].lower()}{words[1:]}") from error
+    with listening:
         talk.print(f"http://{host}:{listening.getsockname()[1]} (Ctrl-C ends it)", markup=False)
         config = uvicorn.Config(create_app(reader), log_level="warning", timeout_graceful_shutdown=15)
         uvicorn.Server(config).run(sockets=[listening])
