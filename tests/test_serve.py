@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import os
+import re
 import resource
 import signal
 import socket
@@ -23,8 +24,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from test_image import bomb
 
 from featherweight import serve
+from featherweight.image import FORMATS, MEDIA_TYPES
 from featherweight.reader import Reader
-from featherweight.serve import MOST_BYTES, PICTURES, create_app
+from featherweight.serve import MOST_BYTES, create_app
 
 SHEET = np.full((200, 200), 255, np.uint8)
 SHEET[40:160, 90:110] = 0
@@ -51,7 +53,7 @@ def post(client, content, kind="image/png", **params):
     return client.post("/predict", content=content, headers={"content-type": kind}, params=params)
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", MEDIA_TYPES)
 def test_pictures_are_read_as_the_reader_reads_them(client, model, kind):
     content = encoded(SHEET, kind.partition("/")[2].upper())
     answer = post(client, content, kind, maps=True)
@@ -63,6 +65,54 @@ def test_pictures_are_read_as_the_reader_reads_them(client, model, kind):
     assert base64.b64decode(body["seen"]) == reading.seen.tobytes()
     assert [(m["channels"], m["height"], m["width"], len(base64.b64decode(m["pixels"]))) for m in body["maps"]] == [
         (8, 14, 14, 8 * 14 * 14), (8, 12, 12, 8 * 12 * 12)]
+
+
+def test_a_form_is_read_as_its_file(client):
+    content = encoded(SHEET)
+    alone = post(client, content, maps=True).json()
+    for name in ("file", "picture"):
+        answer = client.post("/predict", files={name: ("photo.jpg", content)}, data={"a": "b"}, params={"maps": 1})
+        assert answer.status_code == 200
+        assert answer.json() == alone
+
+
+def form(*parts, boundary="b"):
+    return b"".join(f"--{boundary}\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + content + b"\r\n"
+                    for head, content in parts) + f"--{boundary}--\r\n".encode()
+
+
+@pytest.mark.parametrize(("content", "kind", "status"), [
+    (form(("name=file", encoded(SHEET))), "multipart/form-data; boundary=b", 422),  # a field, no file
+    (form(('name=a; filename="a"', b"no picture")), "multipart/form-data; boundary=b", 422),
+    (form(('name=a; filename="a"', b""), ('name=b; filename="b"', b"")), "multipart/form-data; boundary=b", 422),
+    (form(*[("name=f", b"")] * 10_000), "multipart/form-data; boundary=b", 422),
+    (form(), "multipart/form-data; boundary=b", 422), (b"", "multipart/form-data; boundary=b", 422),
+    (form(('name=a; filename="a"', encoded(SHEET))), "multipart/form-data", 422),
+    (form(('name=a; filename="a"', encoded(SHEET))), "multipart/form-data; boundary=c", 422),
+    (form(('filename="a"', encoded(SHEET))), "multipart/form-data; boundary=b", 422),
+    (form(('name=a; filename="a"', encoded(SHEET)))[:-20], "multipart/form-data; boundary=b", 422),
+    (form(('name=a; filename="a"', bytes(MOST_BYTES))), "multipart/form-data; boundary=b", 413)])
+def test_a_form_without_one_readable_file_is_refused_in_a_line(client, content, kind, status):
+    answer = post(client, content, kind)
+    assert answer.status_code == status, answer.text
+    assert "expected" in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+
+
+def test_a_picture_of_the_largest_size_fits_in_a_form(client):
+    noise = np.random.default_rng(0).integers(0, 256, (1300, 1000, 3), dtype=np.uint8)
+    content = encoded(noise, "BMP")
+    assert MOST_BYTES - 400_000 < len(content) < MOST_BYTES  # over the part of it that is kept in memory
+    assert client.post("/predict", files={"file": content}).status_code == 200
+
+
+def test_the_page_offers_every_format_that_a_browser_shows(client):
+    accepted = re.search('accept="(.*?)"', client.get("/").text)[1].split(",")
+    assert accepted == [media_type for media_type in MEDIA_TYPES if media_type != "image/tiff"]
+
+
+def test_several_digits_are_unsure(client):
+    assert post(client, encoded(np.concatenate([SHEET] * 3, 1))).json()["unsure"]
 
 
 def test_raw_pixels_are_read_as_they_are(client, model, split):
@@ -97,7 +147,7 @@ def test_a_wrong_query_is_refused(client):
 
 def test_a_request_that_takes_too_long_is_ended(client, monkeypatch):
     monkeypatch.setattr(serve, "MOST_SECONDS", 0.2)
-    monkeypatch.setattr(serve, "prepare", lambda picture: time.sleep(1))
+    monkeypatch.setattr(serve, "open_picture", lambda content: time.sleep(1) or Image.fromarray(SHEET))
     assert post(client, encoded(SHEET)).status_code == 408
 
 
@@ -118,7 +168,7 @@ def test_the_pages_name_no_outside_resource(client):
 
 def malformed(random):
     """Bytes that are no picture, or nearly one."""
-    kind = random.choice(["PNG", "JPEG", "WEBP", "BMP"])
+    kind = random.choice(list(FORMATS))
     content = bytearray(encoded(random.integers(0, 256, (30, 30), dtype=np.uint8), kind))
     how = random.integers(5)
     if how == 0:
@@ -137,7 +187,7 @@ def test_a_thousand_malformed_bodies_are_refused_and_memory_stays(client):
     random = np.random.default_rng(0)
     most = 0
     for i in range(1000):
-        answer = post(client, malformed(random), random.choice(PICTURES))
+        answer = post(client, malformed(random), random.choice(MEDIA_TYPES))
         assert 400 <= answer.status_code < 500
         if i == 100:
             most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -225,5 +275,16 @@ def test_a_port_in_use_is_one_line(server, model):
     port = server.url.rpartition(":")[2]
     again = subprocess.run(command(model.path, port), capture_output=True, text=True, check=False)
     assert again.returncode == 2
-    assert "in use" in again.stderr
-    assert len(again.stderr.splitlines()) == 2
+    assert again.stderr.splitlines() == [f"error: port {port} of 127.0.0.1 is taken",
+                                         f"hint: featherweight serve {model.path} --port 0"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--host", "nowhere.invalid"], "error: port 8000 of nowhere.invalid: "),
+    (["--port", "70000"], "error: --port: got 70000")])
+def test_an_address_that_is_none_is_one_line(words, message, model):
+    said = subprocess.run([*command(model.path, 8000)[:-2], *words], capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert said.stderr.startswith(message)
+    assert len(said.stderr.splitlines()) == 2
+    assert "Errno" not in said.stderr

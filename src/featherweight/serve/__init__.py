@@ -20,17 +20,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+from python_multipart import FormParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import File, parse_options_header
 
 from .. import __version__
-from ..image import open_picture, prepare
+from ..image import MEDIA_TYPES, open_picture
 from ..reader import Reader
 
 MOST_BYTES = 4 * 1024 * 1024  # of a request's body
 MOST_SECONDS = 10.0  # of a request
 STATIC = Path(__file__).parent / "static"
 DOCS = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI, which FastAPI itself takes from a CDN
-PICTURES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
-RAW = "application/octet-stream"
+RAW, FORM = "application/octet-stream", "multipart/form-data"
+KINDS = (*MEDIA_TYPES, RAW, FORM)  # of a body
 HEADERS = {
     "Content-Security-Policy":
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -85,6 +88,31 @@ async def _body(request: Request) -> bytes:
     return bytes(content)
 
 
+def _kind(content_type: str) -> str:
+    """The media type without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _file(content_type: str, body: bytes) -> bytes:
+    """The first file of a form, as browsers and `curl -F` send one; ValueError where there is none."""
+    files: list[bytes] = []
+
+    def on_file(file: File) -> None:
+        file.file_object.seek(0)
+        files.append(file.file_object.read())
+    _, options = parse_options_header(content_type)
+    try:
+        parser = FormParser(FORM, None, on_file, boundary=options.get(b"boundary"),
+                            config={"MAX_MEMORY_FILE_SIZE": MOST_BYTES})  # so never a file on the disk
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise ValueError(f"got a form that can't be read ({error}), expected one with a file") from error
+    if not files:
+        raise ValueError("got a form without a file, expected one as `curl -F file=@photo.jpg` sends it")
+    return files[0]
+
+
 def _bytes(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array, np.uint8).tobytes()).decode()
 
@@ -96,18 +124,18 @@ def _map(maps: np.ndarray) -> Map:
     return Map(channels=maps.shape[0], height=maps.shape[1], width=maps.shape[2], pixels=_bytes(pixels))
 
 
-def _answer(reader: Reader, kind: str, content: bytes, maps: bool) -> Answer:
-    height, width = reader.shape
+def _answer(reader: Reader, content_type: str, content: bytes, maps: bool) -> Answer:
+    (height, width), kind = reader.shape, _kind(content_type)
     if kind == RAW:
         if len(content) != height * width:
             raise ValueError(f"got {len(content):,} bytes, expected {height * width}, a byte a pixel")
         pixels = np.frombuffer(content, np.uint8).reshape(height, width)
-        image = pixels if pixels.any() else None
+        reading = reader.read_prepared([pixels if pixels.any() else None])[0]
     else:
-        image = prepare(open_picture(content))
-    reading = reader.read_prepared([image])[0]
-    return Answer(**reading.to_dict(), seen=None if image is None else _bytes(image),
-                  maps=[_map(each) for each in reader.maps(image)] if maps and image is not None else None)
+        reading = reader.read(open_picture(_file(content_type, content) if kind == FORM else content))
+    seen = reading.seen
+    return Answer(**reading.to_dict(), seen=None if seen is None else _bytes(seen),
+                  maps=[_map(each) for each in reader.maps(seen)] if maps and seen is not None else None)
 
 
 def create_app(reader: Reader) -> FastAPI:
@@ -133,19 +161,22 @@ def create_app(reader: Reader) -> FastAPI:
         status: {"model": Problem, "description": why} for status, why in (
             (408, "It took over 10 seconds"), (413, "The body is over 4 MiB"),
             (415, "The content type is none of those listed"), (422, "No readable picture, or a wrong query"))}
-    schema = {"type": "string", "format": "binary"}
+    file = {"type": "string", "format": "binary"}
+    form = {"type": "object", "required": ["file"], "properties": {"file": file}}
 
     @app.post("/predict", responses=problems, openapi_extra={"requestBody": {
-        "required": True, "content": {kind: {"schema": schema} for kind in (*PICTURES, RAW)}}})
+        "required": True, "content": {kind: {"schema": form if kind == FORM else file} for kind in KINDS}}})
     async def predict(request: Request, maps: Annotated[bool, Query(description="whether to return the feature maps "
                                                                     "of every stage")] = False) -> Answer:
-        """Read a picture, or height x width raw bytes as the training images are (application/octet-stream)."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in (*PICTURES, RAW):
-            raise HTTPException(415, f"got content type {kind or 'none'!r}, expected {', '.join((*PICTURES, RAW))}")
+        """Read a picture, by itself or as the file of a form (multipart/form-data), or height x width raw bytes as
+        the training images are (application/octet-stream)."""
+        content_type = request.headers.get("content-type", "")
+        kind = _kind(content_type)
+        if kind not in KINDS:
+            raise HTTPException(415, f"got content type {kind or 'none'!r}, expected {', '.join(KINDS)}")
         content = await _body(request)
         try:
-            return await run_in_threadpool(_answer, reader, kind, content, maps)
+            return await run_in_threadpool(_answer, reader, content_type, content, maps)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
 
