@@ -233,7 +233,17 @@ def test_the_last_epochs_weights_are_kept_for_a_contract_on_several(make, split,
         assert (result.correct, result.loss) == (row["val_correct"], row["val_loss"])
 
 
-def test_a_device_that_is_not_there():
+@pytest.mark.parametrize(("cuda", "mps", "auto"), [
+    (False, False, "cpu"), (False, True, "mps"), (True, False, "cuda"), (True, True, "cuda")])
+def test_auto_is_the_fastest_device_that_is_there(cuda, mps, auto, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device("auto") == torch.device(auto)
     assert pick_device("cpu") == CPU
-    with pytest.raises(ValueError, match="abacus"):
-        pick_device("abacus")
+    for name, is_there in (("cuda", cuda), ("cuda:0", cuda), ("mps", mps)):
+        if not is_there:
+            with pytest.raises(ValueError, match=f"device '{name}': PyTorch finds no (CUDA|Apple) GPU here"):
+                pick_device(name)
+    for name in ("abacus", "cuda:x", "meta", ""):
+        with pytest.raises(ValueError, match="expected cpu, cuda, mps or auto"):
+            pick_device(name)

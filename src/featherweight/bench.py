@@ -55,6 +55,8 @@ def timed(device: torch.device, work: Callable[[], Any]) -> float:
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
     wait()
     start = time.perf_counter()
     work()

@@ -155,6 +155,8 @@ def join(device: torch.device) -> tuple[Group, torch.device]:
     """The group of processes that torchrun has started together, or this one alone; and this one's device."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         return ALONE, device
+    if device.type == "mps":  # gloo has no sums there
+        device = torch.device("cpu")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

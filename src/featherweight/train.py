@@ -38,9 +38,18 @@ class Diverged(Exception):
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. ValueError where the device can't be used."""
+    """`auto` is CUDA where there is one, else Apple's GPU, else the CPU. ValueError where the device can't be used.
+
+    The same seed gives other bits on another kind of device."""
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(next(kind for kind, is_there in usable.items() if is_there))
+    kind, _, number = name.partition(":")
+    if kind not in usable or (number and not number.isdecimal()):
+        raise ValueError(f"device {name!r}: expected cpu, cuda, mps or auto")
+    if not usable[kind]:
+        raise ValueError(f"device {name!r}: PyTorch finds no {'CUDA' if kind == 'cuda' else 'Apple'} GPU here, "
+                         "expected cpu or auto")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -90,6 +99,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, model: nn.Module, train: Images, mean_std: tuple[float, float],
                  group: Group = ALONE) -> None:
         self.recipe, self.model, self.train, self.mean_std, self.group = recipe, model, train, mean_std, group
+        if train.pixels.device.type == "mps":  # where batch norm's gradient fails in channels last (pytorch#188371)
+            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(model) if recipe.ema else model
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:

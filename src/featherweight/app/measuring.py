@@ -26,7 +26,7 @@ def bench(what: Literal["train", "sprint", "load", "study", "predict"], run: str
     run
         a finished run's folder, for predict.
     device
-        cpu, cuda, or auto; predict measures the CPU.
+        cpu, cuda, mps (Apple's GPU), or auto; predict measures the CPU.
     """
     if (what == "predict") != (run is not None):
         raise ValueError(f"RUN: got {run or 'none'}, expected a run folder with predict alone")

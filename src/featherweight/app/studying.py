@@ -38,7 +38,7 @@ def study(plan: str, /, *, results: str | None = None, runs: str = "runs", data:
     threads
         of each process.
     device
-        cpu, cuda, or auto.
+        cpu, cuda, mps (Apple's GPU), or auto.
     ray
         run on a Ray cluster: its address, auto for the one that this machine is in, or local to start one here.
     """
