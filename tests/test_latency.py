@@ -1,5 +1,6 @@
 import torch
 
+from featherweight import latency
 from featherweight.latency import bench_predict
 from featherweight.run import create_run
 from featherweight.train import train
@@ -21,3 +22,14 @@ def test_engines_read_in_turn(tmp_path, split, tiny_recipe, tiny_contract):
     # A process without PyTorch starts sooner and holds less.
     assert engines[1].cold < engines[0].cold
     assert engines[1].resident_bytes < engines[0].resident_bytes / 1.5
+
+
+def test_where_memory_is_not_counted_it_is_left_out(monkeypatch):
+    seconds, resident = latency._process(["pass"])
+    assert seconds > 0
+    assert 1e6 < resident < 1e9
+    # As on Windows, whose Python has no such module.
+    monkeypatch.setattr(latency, "_MEASURE", f"import sys\nsys.modules['resource'] = None\n{latency._MEASURE}")
+    seconds, resident = latency._process(["pass"])
+    assert seconds > 0
+    assert resident is None

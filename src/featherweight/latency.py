@@ -48,8 +48,8 @@ class Engine:
     cold: float
     "Seconds of a process that starts, reads one picture and ends, median."
     cold_most: float
-    resident_bytes: int
-    "Most memory that such a process held."
+    resident_bytes: int | None
+    "Most memory that such a process held; None on Windows, which does not count it."
 
 
 _EAGER = """
@@ -67,18 +67,23 @@ _PREDICT = "from featherweight.app import main; main()"
 
 # A process of its own, with little in it: what it starts would count this one's memory as theirs.
 _MEASURE = """
-import resource, subprocess, sys, time
+import subprocess, sys, time
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 start = time.perf_counter()
 subprocess.run([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.DEVNULL, check=True)
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if resource else "")
 """
 
 
-def _process(arguments: list[str]) -> tuple[float, int]:
-    """Seconds from start to end of a Python process, and the most bytes that it held."""
+def _process(arguments: list[str]) -> tuple[float, int | None]:
+    """Seconds from start to end of a Python process, and the most bytes that it held if the system counts them."""
     command = [sys.executable, "-c", _MEASURE, *arguments]
-    seconds, resident = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-    return float(seconds), int(resident) * (1 if sys.platform == "darwin" else 1024)
+    seconds, *resident = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(seconds), int(resident[0]) * unit if resident else None
 
 
 def bench_predict(run: Run, split: Split, batches: dict[int, int] | None = None, rounds: int = 7,
@@ -121,7 +126,7 @@ def bench_predict(run: Run, split: Split, batches: dict[int, int] | None = None,
     for number, (name, path) in enumerate(zip(calls, sizes, strict=True)):
         seconds, resident = zip(*(each[number] for each in processes), strict=True)
         engines.append(Engine(name, Path(path).stat().st_size, {batch: rate[name] for batch, rate in rates.items()},
-                              statistics.median(seconds), max(seconds), max(resident)))
+                              statistics.median(seconds), max(seconds), None if None in resident else max(resident)))
     return engines
 
 

@@ -93,8 +93,10 @@ def _bench_predict(run: str) -> int:
     whole = Table("one picture, a process", "file bytes", "seconds (most)", "memory MB")
     for engine in engines:
         whole.add_row(engine.name, f"{engine.file_bytes:,}", f"{engine.cold:.2f} ({engine.cold_most:.2f})",
-                      f"{engine.resident_bytes / 1e6:.0f}")
+                      "" if engine.resident_bytes is None else f"{engine.resident_bytes / 1e6:.0f}")
     out.print(whole)
+    if engines[0].resident_bytes is None:
+        talk.print("no memory: this system does not count the most that a process held")
     return DONE
 
 
