@@ -3,7 +3,9 @@
 import dataclasses
 import gzip
 import os
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from featherweight.recipe import Recipe, find_recipe
 from featherweight.run import create_run
 from featherweight.train import train
 
+# As in an activated environment: the command line is found by its name.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 PLAN = """
 recipes = ["feather-20k"]
 seeds = 2

@@ -368,3 +368,14 @@ def test_killed_run_leaves_whole_files(workplace, options):
     result = featherweight("train", "--resume", "run", cwd=workplace)
     assert result.returncode in (0, 1), result.stderr
     assert len(metrics.read_text().splitlines()) == 6
+
+
+def test_hints_can_be_typed_where_the_environment_is_not_activated(workplace, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(workplace))
+    monkeypatch.chdir(Path(sys.executable).parents[2])
+    assert run_main(monkeypatch, "train", "--nope") == 2
+    hint = capsys.readouterr().err.splitlines()[-1].removeprefix("hint: ")
+    command = Path(hint.split()[0])
+    assert command.is_file()
+    assert command.parent.resolve() == Path(sys.executable).parent.resolve()
+    assert not command.is_absolute() or not command.is_relative_to(Path.cwd())

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -130,6 +131,8 @@ def _open_streams() -> None:
 
 def _refuse(message: str, hint: str) -> int:
     talk.quiet = False
+    if hint.startswith("featherweight "):
+        hint = program() + hint.removeprefix("featherweight")
     talk.print(f"error: {message}\nhint: {hint}", markup=False)
     return USAGE
 
@@ -186,10 +189,25 @@ def _explain(error: CycloptsError, words: list[str]) -> tuple[str, str]:
     return reason(error), hint
 
 
+def _here(path: str) -> str:
+    """A path as one types it in the working directory."""
+    short = os.path.relpath(path)
+    return shlex.quote(path if short.startswith(os.pardir) else short)
+
+
+def program() -> str:
+    """What starts this command line in this environment, whose folder a shell may not look in."""
+    found = shutil.which("featherweight")
+    script = Path(sys.executable).parent / "featherweight"
+    if found is not None and Path(found).parent == script.parent:
+        return "featherweight"
+    return _here(str(script)) if script.is_file() else f"{_here(sys.executable)} -m featherweight"
+
+
 def share_cores() -> None:
     """Let OpenMP's idle threads sleep soon; call this before torch is loaded, whose OpenMP reads it once.
 
-    By default they spin, 25 times as long as here, and so take a core from the thread they wait for when other
+    By default GNU's spin a hundred times as long, and so take a core from the thread that they wait for when other
     programs are busy. Variables that the user has set stay as they are."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # GNU's, on Linux: chosen by `featherweight bench load`
@@ -221,5 +239,6 @@ def main() -> None:
             traceback.print_exc()
             code = BUG
         else:
-            code = _refuse(f"this needs {missing}, which is not installed", f"pip install 'featherweight[{extra}]'")
+            code = _refuse(f"this needs {missing}, which is not installed",
+                           f"{_here(sys.executable)} -m pip install 'featherweight[{extra}]'")
     sys.exit(code or DONE)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..contract import load_contract
-from .base import BROKEN, DONE, INTERRUPTED, app, cores, out, print_json, talk
+from .base import BROKEN, DONE, INTERRUPTED, app, cores, out, print_json, program, talk
 
 if TYPE_CHECKING:
     from ..audit import Verdict
@@ -148,10 +148,11 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
                    "lower the recipe's lr")
         return BROKEN
     except KeyboardInterrupt:
-        talk.print(f"\ninterrupted; go on with: featherweight train --resume {shlex.quote(str(run.path))}")
+        talk.print(f"\ninterrupted; resume with: {program()} train --resume {shlex.quote(str(run.path))}")
         return INTERRUPTED
     _print_verdict(verdict)
-    talk.print(f"see {run.path / 'README.md'}")
+    talk.print(f"see {run.path / 'README.md'}\n"
+               f"next: {program()} export {shlex.quote(str(run.path))} --format onnx, which predict and serve read")
     return DONE if verdict.passed else BROKEN
 
 
