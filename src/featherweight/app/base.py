@@ -89,19 +89,20 @@ def model_file(model: str) -> Path:
     """An exported file, or the one in a run folder. ValueError for a folder without one, and for a picture."""
     from ..image import is_picture
 
-    path = Path(model)
+    path, what = Path(model), "a picture"
     if path.is_dir():
         if (path / "model.onnx").is_file():
             return path / "model.onnx"
         if (path / "config.json").is_file():
             raise ValueError(f"{model}: got no model.onnx in it; "
                              f"hint: featherweight export {shlex.quote(model)} --format onnx")
-    if any(map(is_picture, filter(Path.is_file, path.iterdir()))) if path.is_dir() else is_picture(path):
-        raise ValueError(f"{model} is {'a folder of pictures' if path.is_dir() else 'a picture'}: the model comes "
-                         f"first; hint: featherweight predict MODEL {shlex.quote(model)}")
-    if path.is_dir():
-        raise ValueError(f"{model}: got neither a run folder nor an exported file, expected one of them")
-    return path
+        if not any(is_picture(each) for each in path.iterdir() if each.is_file()):
+            raise ValueError(f"{model}: got neither a run folder nor an exported file, expected one of them")
+        what = "a folder of pictures"
+    elif not is_picture(path):
+        return path
+    raise ValueError(f"{model} is {what}: the model comes first; "
+                     f"hint: featherweight predict MODEL {shlex.quote(model)}")
 
 
 def print_json(values: Any) -> None:
