@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from featherweight import export
+from featherweight.build import build
 from featherweight.evaluate import Evaluation, normalise
 from featherweight.export import Unfaithful, export_onnx, fold_batch_norm, sure_from, temperature
-from featherweight.model import build
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from featherweight.build import build
 from featherweight.data import load_split
 from featherweight.evaluate import normalise
 from featherweight.integer import Overflow, fixed_point, integer_network
-from featherweight.model import build
 
 LAYERS = ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
 

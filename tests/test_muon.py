@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from featherweight.model import build
+from featherweight.build import build
 from featherweight.muon import Muon, orthogonalised
 from featherweight.train import Trainer, seed_everything
 

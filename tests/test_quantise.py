@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.audit import audit_run
+from featherweight.build import build
 from featherweight.evaluate import evaluate
-from featherweight.model import Block, build
+from featherweight.model import Block
 from featherweight.quantise import convolutions, largest, quantise, quantised, round_filters
 from featherweight.recipe import BITS
 from featherweight.run import create_run, open_run

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import featherweight
+from featherweight.build import build
 from featherweight.evaluate import evaluate
-from featherweight.model import build
 from featherweight.recipe import Recipe
 from featherweight.run import create_run, open_run
 from featherweight.train import Diverged, Trainer, pick_device, resized, seed_everything, train

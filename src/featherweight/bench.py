@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from .augment import augment
+from .build import build
 from .contract import load_contract
 from .data import Split
-from .model import build
 from .recipe import Recipe, find_recipe
 from .run import Row, create_run
 from .train import Trainer, seed_everything, train
@@ -77,7 +77,7 @@ class Contestant:
     def __init__(self, recipe: Recipe, split: Split, device: torch.device) -> None:
         self.recipe, self.split = recipe, split
         self.generator = seed_everything(0, -1)
-        model = build(recipe.model, recipe.model_args, split.num_classes).to(device)
+        model = build(recipe.model, recipe.model_args, split.num_classes, split.shape).to(device)
         self.trainer = Trainer(recipe, model, split.train.to(device), split.mean_std)
         self.batch = math.ceil(len(split.train) / self.trainer.steps_per_epoch)  # images in a first step
         self._steps = self._endless()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .build import forward
 from .data import Images
 
 BATCH = 500  # images; the same wherever a network is evaluated, so that the counts agree
@@ -104,12 +105,15 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Images, mean_std: tuple[float, float]) -> Evaluation:
-    """Every image once, in evaluation mode, whatever device both are on. The mode is put back."""
+    """Every image once, in evaluation mode, whatever device both are on. The mode is put back.
+
+    Raises ValueError where the network fails on a batch."""
     mode = model.training
     model.eval()
     # log_softmax leaves log-probabilities as they are, so networks may return either.
     log_probabilities = torch.cat([
-        F.log_softmax(model(normalise(batch, mean_std)).float(), 1) for batch in images.pixels.split(BATCH)])
+        F.log_softmax(forward(model, normalise(batch, mean_std)).float(), 1)
+        for batch in images.pixels.split(BATCH)])
     model.train(mode)
     loss = F.nll_loss(log_probabilities, images.labels).item()
     return Evaluation(loss, log_probabilities.exp().cpu(), images.labels.cpu())

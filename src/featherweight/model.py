@@ -1,16 +1,11 @@
-"""The networks: the assignment's own, and the Feather family; and how a stranger's is brought in.
+"""The networks: the assignment's own, and the Feather family.
 
-    model = build("featherweight.model:Feather", {"layers": ["conv 8", "pool", "conv 16"], "dropout": 0.02}, 10)
+    model = Feather(["conv 8", "pool", "conv 16"], dropout=0.02)
     log_probabilities = torch.log_softmax(model(images), 1)     # images (n, 1, 28, 28), normalised
 """
 
-import importlib
-import inspect
 import re
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -143,61 +138,3 @@ class Feather(nn.Module):
         x = x.reshape(-1, n, x.shape[1]).mean(0)  # (n, channels)
         logits: Tensor = self.head(self.dropout(x))
         return logits
-
-
-def count_parameters(model: nn.Module) -> int:
-    """What the module declares, shared ones once. The audit counts what a forward pass reads instead."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def build(path: str, arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
-    """The network `MODULE:CLASS`, its constructor called with `arguments`, and with `num_classes` if it
-    takes that. Modules are looked for in the working directory too. Raises ValueError if it can't be had."""
-    module_name, _, class_name = path.partition(":")
-    if not module_name or not class_name:
-        raise ValueError(f"model {path!r}: got no MODULE:CLASS, expected one such as my_net:Net")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        constructor = getattr(importlib.import_module(module_name), class_name)
-    except Exception as error:  # a stranger's module may raise anything while it is imported
-        raise ValueError(f"model {path!r}: does not import: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(here)
-    if not (inspect.isclass(constructor) and issubclass(constructor, nn.Module)):
-        raise ValueError(f"model {path!r}: got {constructor!r}, expected a torch.nn.Module class")
-    given = dict(arguments)
-    if "num_classes" in inspect.signature(constructor).parameters:
-        given["num_classes"] = num_classes
-    try:
-        model = constructor(**given)
-    except Exception as error:
-        raise ValueError(f"model {path!r}: can't be built with {given or 'no arguments'}: "
-                         f"{type(error).__name__}: {error}") from error
-    assert isinstance(model, nn.Module)
-    # Channels last: on CPUs the convolutions of small networks, above all their gradients, are faster so.
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def check_model(model: nn.Module, images: Tensor, num_classes: int) -> None:
-    """One pass in each mode on a few normalised images; ValueError unless the answer is usable:
-    finite logits or log-probabilities (n, num_classes)."""
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    for mode in (True, False):
-        model.train(mode)
-        try:
-            with torch.no_grad():
-                out = model(images)
-        except Exception as error:  # a stranger's forward may raise anything
-            raise ValueError(f"the model fails on images {tuple(images.shape)}: "
-                             f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-        expected = (len(images), num_classes)
-        if not isinstance(out, Tensor) or tuple(out.shape) != expected:
-            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"the model returns {got} for images {tuple(images.shape)}, expected {expected}")
-        if not out.isfinite().all():
-            raise ValueError("the model returns NaN or infinity before any training, expected finite logits")
-        if (out >= 0).all() and torch.allclose(out.sum(1), torch.ones(len(out), device=out.device)):
-            raise ValueError("the model returns probabilities, expected logits or log-probabilities; "
-                             "remove the last softmax")
-    model.load_state_dict(before)  # the pass in training mode moved the batch-norm statistics

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .build import build
 from .contract import Contract, load_contract
 from .data import Split, load_split
-from .model import build
 from .recipe import Recipe, find_recipe
 from .train import check_recipe
 
@@ -177,7 +177,7 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
     for task in tasks:
         if task.seed == seeds[0]:
             split = task.load_split()
-            model = build(task.recipe.model, task.recipe.model_args, split.num_classes)
+            model = build(task.recipe.model, task.recipe.model_args, split.num_classes, split.shape)
             check_recipe(task.recipe, split, model)
     search = _load_search(values, tasks, test, f"{path}: search") if "search" in values else None
     return Plan(tuple(tasks), test, search)

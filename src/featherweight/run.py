@@ -22,11 +22,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .build import build
 from .contract import Contract
 from .data import Split, load_split
 from .files import new_folder, reason
 from .files import write_atomic as write_atomic
-from .model import build
 from .recipe import Recipe
 
 FORMAT = 1  # of the folder; another one is refused
@@ -107,7 +107,8 @@ class Run:
         return split
 
     def build_model(self) -> nn.Module:
-        return build(self.recipe.model, self.recipe.model_args, self.config["data"]["num_classes"])
+        data = self.config["data"]
+        return build(self.recipe.model, self.recipe.model_args, data["num_classes"], data["shape"])
 
     def load_model(self, weights: str = "model.safetensors") -> nn.Module:
         """The network rebuilt from the config, with the run's weights.

@@ -38,9 +38,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from .audit import audit_model
+from .build import build
 from .contract import Contract
 from .data import Split
-from .model import build
 from .plan import Plan, changed
 from .recipe import Recipe
 from .run import Row as Epoch
@@ -129,7 +129,7 @@ def breaks(recipe: Recipe, contract: Contract, split: Split) -> str | None:
     if recipe.epochs >= contract.max_epochs:
         return f"epochs: {recipe.epochs}, required fewer than {contract.max_epochs}"
     try:
-        model = build(recipe.model, recipe.model_args, split.num_classes)
+        model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
         check_recipe(recipe, split, model)
     except ValueError as error:
         return str(error)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .augment import augment
+from .build import check_model, forward
 from .data import Images, Split
 from .evaluate import BATCH, evaluate, normalise
-from .model import Block, check_model
+from .model import Block
 from .muon import Muon
 from .parallel import ALONE, Group
 from .quantise import quantise, quantised
@@ -145,7 +146,7 @@ class Trainer:
             with quantised(self.model, recipe.weight_bits) if rounded else contextlib.nullcontext():
                 # A network may return logits or log-probabilities: cross-entropy is the same for both.
                 with self.group.whole_batch(len(batch), part):
-                    answers = self.model(normalise(images * 255, self.mean_std))
+                    answers = forward(self.model, normalise(images * 255, self.mean_std))
                 loss = F.cross_entropy(answers, self.train.labels[mine], label_smoothing=recipe.label_smoothing)
                 loss = loss * (len(mine) / len(batch))
                 self.model.zero_grad()

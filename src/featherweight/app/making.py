@@ -75,8 +75,8 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
     resume
         go on with the run in this folder.
     """
+    from ..build import build
     from ..data import load_split
-    from ..model import build
     from ..parallel import join
     from ..recipe import find_recipe
     from ..run import create_run, open_run
@@ -108,7 +108,7 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
         if threads is not None and not 1 <= threads <= cores():
             raise ValueError(f"--threads: got {threads}, expected 1 to {cores()}, the cores that it may use")
         seed_everything(seed, -1)
-        network = build(chosen.model, chosen.model_args, split.num_classes)
+        network = build(chosen.model, chosen.model_args, split.num_classes, split.shape)
         check_recipe(chosen, split, network)
         if model is not None:  # tables and pictures tell of the network, not of the recipe that it borrows
             chosen = dataclasses.replace(chosen, name=type(network).__name__)
@@ -175,15 +175,15 @@ def audit(target: str, /, *, contract: str | None = None, data: str | None = Non
     from pathlib import Path
 
     from ..audit import audit_model, audit_run
+    from ..build import build, check_model
     from ..data import load_split
     from ..evaluate import normalise
-    from ..model import build, check_model
     from ..run import open_run
 
     if ":" in target and not Path(target).exists():
         held = load_contract(contract or "era-v3-s6")
         split = load_split(data, held.train_size, held.val_size)
-        network = build(target, {}, split.num_classes)
+        network = build(target, {}, split.num_classes, split.shape)
         check_model(network, normalise(split.train.pixels[:8], split.mean_std), split.num_classes)
         verdict = audit_model(network, split, held)
     else:

@@ -1,0 +1,250 @@
+"""Any network: built in the memory it can take, made whole, checked, and left as it was."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from featherweight.build import build, check_model, count_parameters, forward, unchanged
+from featherweight.model import BaselineNet, Feather
+from featherweight.recipe import RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_projects_networks_are_built_channels_last(recipe):
+    model = build(recipe.model, recipe.model_args, 10)
+    weights = [p for p in model.parameters() if p.ndim == 4 and min(p.shape[1:3]) > 1]  # others are both at once
+    assert all(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in weights)
+    assert all(p.grad is None for p in model.parameters())
+    assert model.training
+
+
+def test_networks_are_built_channels_last():
+    model = build("featherweight.model:Feather", {}, 10)
+    x = torch.zeros(2, 1, 28, 28)
+    for stage in model.features:
+        x = stage(x)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_shared_layers_are_counted_once():
+    layer = nn.Linear(3, 3)
+    assert count_parameters(nn.Sequential(layer, layer)) == 12
+
+
+MEMORY = """
+import sys
+import torch
+from torch import nn
+class Maps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Sequential(nn.Conv2d(1, 6, 5, 2), nn.Conv2d(6, 12, 5, 2)), nn.Linear(192, 10)
+class Reshapes(Maps):
+    def forward(self, x): return self.fc(self.conv(x).reshape(-1, 192))
+class Views(Maps):
+    def forward(self, x): return self.fc(self.conv(x).view(-1, 192))
+class ViewsInTraining(Maps):
+    def forward(self, x):
+        x = self.conv(x)
+        return self.fc(x.view(-1, 192) if self.training else x.reshape(-1, 192))
+class ReadsMemory(Maps):
+    def forward(self, x): return self.fc(torch.as_strided(self.conv(x), (len(x), 192), (192, 1)))
+class ViewsTheGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x): return x * 1.0
+    @staticmethod
+    def backward(ctx, gradient): return gradient.view(-1).view(gradient.shape) * 1.0
+class ViewsBackward(Maps):
+    def forward(self, x): return self.fc(ViewsTheGradient.apply(self.conv(x)).reshape(-1, 192))
+class Random(Maps):
+    def forward(self, x): return self.fc(nn.functional.dropout(self.conv(x)).reshape(-1, 192))
+class Lazy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.LazyConv2d(4, 3, 2), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(10))
+class NeverCalled(Lazy):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.LazyLinear(3)
+    def forward(self, x):
+        for layer in list(self)[:4]: x = layer(x)
+        return x
+class LazyAndBroken(Lazy):
+    def forward(self, x): return super().forward(x[:, :, :1])
+class MadeInForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = None
+    def forward(self, x):
+        if self.fc is None: self.fc = nn.Linear(x[0].numel(), 10)
+        return self.fc(x.flatten(1))
+class Exits(Maps):
+    def __init__(self): sys.exit(0)
+class NoModule(Maps):
+    def __new__(cls): return "a text"
+"""
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """Build a class of MEMORY by name."""
+    (tmp_path / "memory_nets.py").write_text(MEMORY)
+    monkeypatch.chdir(tmp_path)
+    return lambda name, *shape: build(f"memory_nets.py:{name}", {}, 10, shape or (1, 28, 28))
+
+
+@pytest.mark.parametrize(("name", "channels_last"), [
+    ("Reshapes", True), ("Views", False), ("ViewsInTraining", False), ("ReadsMemory", False), ("Random", False)])
+def test_a_network_that_depends_on_memory_is_taken_in_contiguous_memory(stranger, name, channels_last):
+    model = stranger(name)
+    weight = model.conv[1].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+    assert weight.is_contiguous() is not channels_last
+    images = torch.randn(5, 1, 28, 28)
+    check_model(model, images, 10)
+    if name != "Random":
+        torch.manual_seed(3)
+        plain = type(model)()
+        plain.load_state_dict(model.state_dict())
+        torch.testing.assert_close(model(images), plain(images))
+
+
+def test_a_network_whose_gradient_depends_on_memory_trains(stranger):
+    model = stranger("ViewsBackward")
+    model(torch.randn(5, 1, 28, 28)).sum().backward()
+    assert model.conv[1].weight.grad is not None
+
+
+def test_the_memory_is_chosen_alike_whatever_the_weights(stranger):
+    for name, expected in (("Reshapes", True), ("ReadsMemory", False)):
+        for seed in range(4):
+            torch.manual_seed(seed)
+            weight = stranger(name).conv[1].weight
+            assert weight.is_contiguous(memory_format=torch.channels_last) is expected
+
+
+def test_building_draws_no_more_than_the_constructor(stranger):
+    torch.manual_seed(0)
+    stranger("Random")
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    nn.Sequential(nn.Conv2d(1, 6, 5, 2), nn.Conv2d(6, 12, 5, 2)), nn.Linear(192, 10)
+    torch.testing.assert_close(after, torch.rand(3), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_lazy_layers_are_made_for_the_images(stranger):
+    for side, features in ((28, 4 * 13 * 13), (20, 4 * 9 * 9)):
+        model = stranger("Lazy", 1, side, side)
+        assert model[3].weight.shape == (10, features)
+        assert type(model[3]) is nn.Linear
+        assert model[1].num_batches_tracked == 0
+        assert model.training
+    seeds = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        seeds.append(stranger("Lazy")[3].weight)
+    assert torch.equal(seeds[0], seeds[1])
+    assert not torch.equal(seeds[0], seeds[2])
+    for name, message in (("NeverCalled", "memory_nets.py:NeverCalled.*lazy.*unused"),
+                          ("LazyAndBroken", "memory_nets.py:LazyAndBroken.*lazy.*fails on images")):
+        with pytest.raises(ValueError, match=message):
+            stranger(name)
+
+
+def test_a_layer_that_a_forward_pass_makes_is_there_to_be_trained(stranger):
+    model = stranger("MadeInForward")
+    assert [tuple(p.shape) for p in model.parameters()] == [(10, 784), (10,)]
+
+
+def test_a_constructor_that_ends_the_process_or_gives_no_module_is_refused(stranger):
+    with pytest.raises(ValueError, match=r"memory_nets.py:Exits.*ends the process, exit"):
+        stranger("Exits")
+    with pytest.raises(ValueError, match=r"'a text', expected a torch.nn.Module"):
+        stranger("NoModule")
+
+
+class Answers(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(x.flatten(1)[:, :10])
+
+
+@pytest.mark.parametrize(("answer", "message"), [
+    (lambda x: x[:, :7], r"\(4, 7\)"), (lambda x: x[0], r"\(10,\)"), (lambda x: [x], "list"),
+    (lambda x: x / 0, "NaN"), (lambda x: x.softmax(1), "probabilities"), (lambda x: x @ x, "fails on images"),
+])
+def test_answers_that_cannot_be_used_are_refused(answer, message):
+    with pytest.raises(ValueError, match=message):
+        check_model(Answers(answer), torch.rand(4, 1, 28, 28) + 1, 10)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = Feather(["conv 6"])
+    with torch.no_grad():
+        model.head.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        check_model(model, torch.rand(4, 1, 28, 28), 10)
+
+
+def test_logits_and_log_probabilities_pass():
+    for answer in (lambda x: x, lambda x: x.log_softmax(1)):
+        check_model(Answers(answer), torch.rand(4, 1, 28, 28) + 1, 10)
+
+
+class Restless(nn.Module):
+    """Changes whatever it can in a pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.fc, self.lock = nn.BatchNorm2d(1), nn.Linear(784, 10), threading.Lock()
+        self.register_buffer("seen", torch.zeros(1))
+        self.calls, self.memory = 0, torch.zeros(2)
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen = self.seen + len(x)
+        self.memory += 1
+        self.last = x
+        self.extra = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.fc.bias.add_(1)
+        return self.fc(self.norm(x).flatten(1))
+
+
+def test_a_check_leaves_a_network_as_it_was():
+    model, images = Restless(), torch.rand(4, 1, 28, 28)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with unchanged(model):
+        model.eval()
+        forward(model, images).sum().backward()
+    check_model(model, images, 10)
+    assert (model.calls, model.memory.tolist(), model.training) == (0, [0, 0], True)
+    assert not hasattr(model, "last")
+    assert model.fc.weight.grad is None
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_network_that_fails_or_leaves_is_one_line_that_names_it():
+    def leave(x):
+        raise SystemExit
+    for answer, message in ((leave, "ends the process"), (lambda x: x @ x, "RuntimeError")):
+        with pytest.raises(ValueError, match=rf"test_build.py:Answers fails on images \(2, .*\): .*{message}"):
+            forward(Answers(answer), torch.zeros(2, 1, 28, 28))
+
+    def stop(x):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        check_model(Answers(stop), torch.zeros(2, 1, 28, 28), 10)
+
+
+def test_a_check_moves_no_statistics():
+    model = BaselineNet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    check_model(model, torch.rand(4, 1, 28, 28), 10)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
