@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from featherweight.audit import audit_run
 from featherweight.run import IncompatibleWeights, create_run, open_run, write_atomic
+from featherweight.train import train
 
 CPU = torch.device("cpu")
 
@@ -99,6 +101,30 @@ def test_layers_that_share_memory_are_saved_and_still_share_it(run, tmp_path, ti
     loaded = run.load_model()
     assert loaded[2] is loaded[3]
     assert torch.equal(loaded[2].weight, model[3].weight)
+
+
+EXTRA = """
+from torch import nn
+class Extra(nn.Sequential):
+    def __init__(self): super().__init__(nn.Flatten(), nn.Linear(784, 10))
+    def get_extra_state(self): return {"version": object()}
+    def set_extra_state(self, state): assert set(state) == {"version"}
+"""
+
+
+def test_a_network_with_extra_state_is_trained_resumed_and_audited(run, tmp_path, tiny_recipe, tiny_contract, split):
+    (tmp_path / "extra_net.py").write_text(EXTRA)
+    recipe = dataclasses.replace(tiny_recipe, model="extra_net.py:Extra", model_args={}, epochs=3)
+    run = create_run("extra", recipe, tiny_contract, split, 0, CPU, "")
+
+    def stop(row):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        train(run, split, CPU, on_epoch=stop)
+    train(open_run("extra"), split, CPU)
+    verdict, _ = audit_run(open_run("extra"), split)
+    failed = {clause.clause for clause in verdict.clauses if not clause.passed}
+    assert failed <= {"batch norm", "dropout", "accuracy"}
 
 
 def test_metrics_come_back(run):

@@ -20,6 +20,7 @@ from .data import Split
 from .evaluate import BATCH, Evaluation, evaluate, normalise, percent
 from .run import IncompatibleWeights, Run
 from .trace import FREE, Trace
+from .weights import tensors
 
 HEAD_NAMES = {"linear": "linear layer", "gap": "global average pooling", "other": "something else"}
 PROBE = 64  # images of a structural pass: enough for the lightest dropout to drop some
@@ -151,7 +152,7 @@ def _weights(run: Run, model: nn.Module) -> Clause:
     """The headline's weights are the last ones the training saved."""
     state = run.load_resume()
     assert state is not None  # _epochs has refused that
-    saved, final = state["averaged"], model.state_dict()
+    saved, final = state["averaged"], tensors(model)
     same = saved.keys() == final.keys() and all(torch.equal(saved[key], final[key].cpu()) for key in final)
     return Clause("weights", "the last epoch's", "the last epoch's" if same else "other weights",
                   "model.safetensors against the saved training state, bit for bit", same)

@@ -28,6 +28,7 @@ from .data import Split, load_split
 from .files import new_folder, reason
 from .files import write_atomic as write_atomic
 from .recipe import Recipe
+from .weights import load_weights
 
 FORMAT = 1  # of the folder; another one is refused
 Row = dict[str, Any]
@@ -120,10 +121,9 @@ class Run:
                              f"hint: featherweight train --resume {self.path}")
         model = self.build_model()
         try:
-            model.load_state_dict(safetensors.torch.load(file.read_bytes()))
-        except (RuntimeError, safetensors.SafetensorError) as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise IncompatibleWeights(f"{file}: not weights of {self.recipe.model}: {reason}") from error
+            load_weights(model, safetensors.torch.load(file.read_bytes()))
+        except (ValueError, safetensors.SafetensorError) as error:
+            raise IncompatibleWeights(f"{file}: not weights of {self.recipe.model}: {error}") from error
         return model.eval()
 
     def save_weights(self, state: dict[str, Tensor], name: str = "model.safetensors") -> None:

@@ -30,6 +30,7 @@ from .parallel import ALONE, Group
 from .quantise import quantise, quantised
 from .recipe import Recipe
 from .run import Row, Run
+from .weights import load_weights, tensors
 
 STATISTICS = 5000  # training images that a rounded network's batch-norm statistics are taken from
 
@@ -184,12 +185,12 @@ class Trainer:
         return result
 
     def state(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
+        return {"model": tensors(self.model), "averaged": tensors(self.averaged),
                 "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state.get("unrounded", state["averaged"]))
+        load_weights(self.model, state["model"])
+        load_weights(self.averaged, state.get("unrounded", state["averaged"]))
         for name, (optimizer, _) in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
 
@@ -251,13 +252,13 @@ def train(run: Run, split: Split, device: torch.device,
                      "val_loss": result.loss, "val_correct": result.correct, "val_total": result.total})
         # The audit of a contract on several last epochs evaluates each of them anew.
         if recipe.epochs - run.contract.consistent_epochs <= epoch < recipe.epochs - 1:
-            run.save_weights(network.state_dict(), f"epoch-{epoch + 1}.safetensors")
+            run.save_weights(tensors(network), f"epoch-{epoch + 1}.safetensors")
         state = trainer.state() | {"epoch": epoch + 1, "rows": rows}
         if recipe.weight_bits:  # what is evaluated is what an audit compares with
-            state |= {"averaged": network.state_dict(), "unrounded": state["averaged"]}
+            state |= {"averaged": tensors(network), "unrounded": state["averaged"]}
         run.save_resume(state)
         run.write_metrics(rows)
         on_epoch(rows[-1])
     if group.leads and not run.complete:
         with cpu_threads(threads):
-            run.save_weights(trainer.result().state_dict())
+            run.save_weights(tensors(trainer.result()))
