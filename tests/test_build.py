@@ -1,14 +1,18 @@
 """Any network: built in the memory it can take, made whole, checked, and left as it was."""
 
+import dataclasses
 import threading
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from featherweight.build import build, check_model, count_parameters, forward, unchanged
+from featherweight.data import Images, Split
 from featherweight.model import BaselineNet, Feather
 from featherweight.recipe import RECIPES
+from featherweight.train import Trainer, check_recipe, seed_everything
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -248,3 +252,119 @@ def test_a_check_moves_no_statistics():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     check_model(model, torch.rand(4, 1, 28, 28), 10)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+class Net(nn.Module):
+    """A network that can be trained, to be spoiled by what inherits from it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+class SqueezesAll(Net):
+    def forward(self, x):
+        return F.log_softmax(super().forward(x).squeeze(), dim=-1)
+
+
+class AtMostAHundred(Net):
+    def forward(self, x):
+        if len(x) > 100:
+            raise RuntimeError("batch too large")
+        return super().forward(x)
+
+
+class Complex(Net):
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.ones(28, 28, dtype=torch.cfloat))
+
+    def forward(self, x):
+        return super().forward(torch.fft.ifft2(torch.fft.fft2(x) * self.filter).real)
+
+
+class NoGradient(Net):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+class Frozen(Net):
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(False)
+
+
+class SparseGradient(Net):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(3, 10, sparse=True)
+
+    def forward(self, x):
+        return super().forward(x) + self.table(torch.zeros(len(x), dtype=torch.long))
+
+
+class Locked(Net):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+def cut(split, n_val):
+    val = split.val.pixels.repeat(6, 1, 1, 1)[:n_val], split.val.labels.repeat(6)[:n_val]
+    return Split(None, split.train, Images(*val), split.num_classes)
+
+
+@pytest.mark.parametrize(("kind", "n_val", "message"), [
+    (SqueezesAll, 501, r"SqueezesAll returns \(10,\) for images \(1, 1, 28, 28\), expected \(1, 10\)"),
+    (SqueezesAll, 500, None), (AtMostAHundred, 500, r"fails on images \(500,.*batch too large"),
+    (AtMostAHundred, 100, None), (Complex, 100, "complex parameter, filter"),
+    (NoGradient, 100, "NoGradient can't be trained"), (Frozen, 100, "no trainable parameter"),
+    (SparseGradient, 100, "can't be trained.*sparse"), (Locked, 100, "can't be trained.*lock"),
+])
+def test_what_would_end_a_training_is_refused_before(kind, n_val, message, split, tiny_recipe):
+    model = kind()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    if message is None:
+        check_recipe(tiny_recipe, cut(split, n_val), model)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_recipe(tiny_recipe, cut(split, n_val), model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_training_batch_of_one_is_tried_too(split, tiny_recipe):
+    few = Split(None, Images(split.train.pixels[:3], split.train.labels[:3]), split.val, split.num_classes)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.BatchNorm1d(10))
+    with pytest.raises(ValueError, match=r"fails on images \(1, 1, 28, 28\)"):
+        check_recipe(dataclasses.replace(tiny_recipe, batch_size=2), few, model)
+
+
+class JoinsLater(Net):
+    """A scale that the first steps do not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.calls = nn.Parameter(torch.ones(784)), 0
+
+    def forward(self, x):
+        self.calls += self.training
+        x = x.flatten(1)
+        return self.fc(x * self.scale if self.calls > 3 else x)
+
+
+def test_a_parameter_that_joins_later_is_trained_as_plain_sgd_would(split, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, weight_decay=0.01, ema=0.0)
+    trained = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = JoinsLater()
+        trainer = Trainer(recipe, model, split.train, split.mean_std)
+        for group in trainer.optimizers["sgd"][0].param_groups:
+            group["fused"] = fused
+        list(trainer.steps(0, seed_everything(0, 0)))
+        trained.append(model.scale)
+    assert not torch.equal(trained[0], torch.ones(784))
+    torch.testing.assert_close(trained[0], trained[1])

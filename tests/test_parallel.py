@@ -17,7 +17,8 @@ from featherweight.recipe import Augmentation
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
             "featherweight", "train"]
-# Batch norm, dropout in place and of maps, and a log of the images that each process trains on.
+# Batch norm, dropout in place and of maps, and a log of the images that each process trains on: batches of 250, or
+# halves of them, not what a network is tried on before, 4 images and a batch of 256.
 NET = """
 import os, torch
 from torch import nn
@@ -29,7 +30,7 @@ class Net(nn.Module):
             nn.Dropout(0.1, inplace=True), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(8 * 16, 16),
             nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, num_classes))
     def forward(self, x):
-        if self.training and torch.is_grad_enabled():
+        if self.training and torch.is_grad_enabled() and len(x) not in (4, 256):
             with open(f"seen-{os.environ.get('WORLD_SIZE', 1)}-{os.environ.get('RANK', 0)}", "a") as file:
                 print(len(x), file=file)
         return self.layers(x)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .augment import augment
-from .build import check_model, forward
+from .build import check_model, forward, unchanged
 from .data import Images, Split
 from .evaluate import BATCH, evaluate, normalise
+from .locate import describe, reason
 from .model import Block
 from .muon import Muon
 from .parallel import ALONE, Group
@@ -86,13 +87,34 @@ def resized(images: Tensor, factor: float) -> Tensor:
 
 
 def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
-    """Try the recipe's network on a few images of every size that it will meet; ValueError unless it can be used."""
-    images = normalise(split.train.pixels[:8], split.mean_std)
+    """Try what the training will ask of the recipe's network: images and batches of every size, an evaluation, a
+    step of the optimiser. ValueError unless it can do all that; the network stays as it was."""
+    train, val = split.train, split.val
+    images = normalise(train.pixels[:8], split.mean_std)
     check_model(model, images, split.num_classes)
     if recipe.resize_until:
         check_model(model, resized(images, recipe.resize), split.num_classes)
     if recipe.weight_bits and not any(isinstance(module, Block) for module in model.modules()):
         raise ValueError(f"weight_bits: got {recipe.weight_bits} for {recipe.model}, expected a Feather, or 0")
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise ValueError(f"model {describe(model)}: got a complex parameter, {name}, expected real ones; "
+                             "hint: keep torch.view_as_real of it, and use torch.view_as_complex in forward")
+    # The last batch of an evaluation may be of one image, on which x.squeeze() takes away more than was meant.
+    steps = math.ceil(len(train) / recipe.batch_size)
+    for mode, sizes in ((True, {len(train) // steps, math.ceil(len(train) / steps)}),
+                        (False, {min(BATCH, len(val)), len(val) % BATCH or BATCH})):
+        for size in sizes:
+            pixels = train.pixels[:size] if mode else val.pixels[:size]
+            check_model(model, normalise(pixels, split.mean_std), split.num_classes, (mode,))
+    few = Images(train.pixels[:recipe.batch_size], train.labels[:recipe.batch_size])
+    with unchanged(model):
+        try:
+            next(Trainer(recipe, model, few, split.mean_std).steps(0, torch.Generator().manual_seed(0)))
+        except ValueError:
+            raise
+        except Exception as error:  # a network may have no gradient, or not be copied for the average
+            raise ValueError(f"model {describe(model)} can't be trained: {reason(error)}") from error
 
 
 class Trainer:
@@ -154,6 +176,7 @@ class Trainer:
                 loss.backward()
             loss = self.group.add_up(loss.detach(), self.model.parameters())
             for optimizer, _ in self.optimizers.values():
+                _start_late(optimizer)
                 optimizer.step()
             self.average(step)
             yield loss
@@ -193,6 +216,17 @@ class Trainer:
         load_weights(self.averaged, state.get("unrounded", state["averaged"]))
         for name, (optimizer, _) in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+
+
+def _start_late(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters that had no gradient until now a momentum of zero, once others have one: fused SGD takes
+    a momentum for all or for none."""
+    if optimizer.state and "momentum" in optimizer.defaults:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if group["momentum"] and group.get("fused") and parameter.grad is not None \
+                        and not optimizer.state[parameter]:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _state(model: nn.Module) -> Iterator[Tensor]:
