@@ -83,7 +83,7 @@ def _structure(model: nn.Module, split: Split, contract: Contract, everything: b
     watched = split.val.pixels.to(device) if everything else split.val.pixels[:PROBE].to(device)
     for batch in watched.split(BATCH):
         out = forward(normalise(batch, split.mean_std), 0)
-    head, seen = trace.head(out)
+    heads, seen = trace.head(out)
     numbers = trace.stored_numbers()
 
     clauses = [Clause("parameters", f"fewer than {contract.max_params:,}", f"{numbers:,}",
@@ -99,8 +99,9 @@ def _structure(model: nn.Module, split: Split, contract: Contract, everything: b
                               f"{dropped:,} of {possible:,} activations dropped",
                               "a training pass; another draw must change an answer",
                               dropped > 0 and drop_matters))
-    clauses.append(Clause("head", " or ".join(HEAD_NAMES[name] for name in contract.heads), HEAD_NAMES[head],
-                          f"last before log-softmax: {seen}", head in contract.heads))
+    clauses.append(Clause("head", " or ".join(HEAD_NAMES[name] for name in contract.heads),
+                          " and ".join(HEAD_NAMES[name] for name in sorted(heads)),
+                          f"last before log-softmax: {seen}", heads <= set(contract.heads)))
     return clauses, numbers
 
 

@@ -12,7 +12,6 @@ wherever it hides, and a layer that is built but never called is not there.
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,27 +19,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .operations import Node, head, normalises_batch, zeroed
+
 FREE = 64  # stored numbers; constants up to this many in all cost nothing
-# Operations that move, scale or squash what they get: the layer before them stands "last".
-TRANSPARENT = {
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "clone", "contiguous",
-    "_to_copy", "t", "transpose", "permute", "alias", "detach", "expand", "select", "slice", "copy_",
-    "_log_softmax", "_softmax", "log", "logsumexp", "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_",
-}
-
-
-@dataclass(eq=False)
-class Node:
-    """One operation; `op` is "stored" for a tensor that was there before the pass, "input" for the images."""
-
-    op: str
-    parents: list["Node"]
-    shapes: list[tuple[int, ...]]
-    "Of its tensor arguments."
-    shape: tuple[int, ...]
-    "Of its first result."
-    from_images: bool
-    detail: dict[str, Any]
+# Operations that take the shape of a tensor, not its values; the second set overwrites it.
+SHAPED = {"empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like",
+          "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "bernoulli.p"}
+FILLS = {"zero_", "fill_.Scalar", "uniform_", "normal_", "random_", "random_.from", "random_.to", "bernoulli_.float"}
 
 
 def _numbers(tensor: Tensor) -> int:
@@ -89,7 +74,9 @@ class Trace:
         name = func._schema.name.removeprefix("aten::")
         named = {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
         training = bool(named.get("training", named.get("train", "with_update" in name)))
-        parents, shapes, from_images = [], [], False
+        results = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        parents: list[Node] = []
+        shapes, tensors = [], []
         for argument, value in named.items():
             for tensor in tree_leaves(value):
                 if isinstance(tensor, float):
@@ -102,18 +89,24 @@ class Trace:
                     node = self.leaf(tensor, f"statistic of {training}" if statistic else name)
                 parents.append(node)
                 shapes.append(tuple(tensor.shape))
-                from_images |= node.from_images
-        results = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+                tensors.append((argument, tensor))
+        names = {name, f"{name}.{func._schema.overload_name}"}
+        if names & SHAPED or (names & FILLS and _fills(results[0])):
+            parents, shapes = [], []
+        from_images = any(node.from_images for node in parents)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        drawn = not from_images and (random or any(node.drawn for node in parents))
         detail: dict[str, Any] = {"training": training}
-        if name in ("bernoulli", "bernoulli_"):
-            detail["dropped"] = int((results[0] == 0).sum()), results[0].numel()
-        elif name == "native_dropout" and training:
+        if name == "native_dropout" and training:
             detail["dropped"] = int((~results[1]).sum()), results[1].numel()
+        elif dropped := zeroed(name, tensors, parents, named):
+            detail["dropped"] = dropped
         elif name == "convolution":
             detail["kernel"] = tuple(named["weight"].shape[2:])
-        elif name.startswith("avg_pool"):
-            detail["kernel"] = tuple(named["kernel_size"])
-        node = Node(name, parents, shapes, tuple(results[0].shape) if results else (), from_images, detail)
+        elif name in ("mean", "sum", "var", "std", "var_mean", "std_mean"):
+            dims = named.get("dim")
+            detail["dims"] = {d % tensors[0][1].ndim for d in ([dims] if isinstance(dims, int) else dims or ())}
+        node = Node(name, parents, shapes, tuple(results[0].shape) if results else (), from_images, detail, drawn)
         for tensor in results:
             self._alive.append(tensor)
             if name == "lift_fresh":  # torch.tensor(list): stored, and counted by its content
@@ -156,51 +149,26 @@ class Trace:
 
     def batch_norms(self, output: Tensor) -> int:
         """How many batch norms, in training mode, the output rests on."""
-        # Instance norm is a batch norm over one image of many channels: not meant.
-        return sum("batch_norm" in node.op and node.detail["training"] and node.shapes[0][0] > 1
-                   for node in self.used(output) if node.shapes)
+        return sum(normalises_batch(node) for node in self.used(output))
 
     def dropped(self, output: Tensor) -> tuple[int, int]:
         """Activations zeroed at random, and all that could have been, in what the output rests on."""
         pairs = [node.detail["dropped"] for node in self.used(output) if "dropped" in node.detail]
         return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
 
-    def head(self, output: Tensor) -> tuple[str, str]:
-        """("linear" | "gap" | "other", how it was seen) of what stands last before log-softmax."""
-        node = self._writer.get(_storage(output))
-        if node is None or not node.from_images:
-            return "other", "the answer does not come from the images by torch operations"
-        last = self._behind(node)
-        sides = [parent for parent in last.parents if parent.from_images]
-        if last.op in ("mm", "addmm", "bmm", "baddbmm", "linear", "mv", "addmv") and len(sides) == 1:
-            return "linear", f"{last.op} with stored weights"
-        if last.op == "convolution" and math.prod(last.shape[2:]) == 1:
-            positions = last.shapes[0][2:]
-            covers = all(k >= n for k, n in zip(last.detail["kernel"], positions, strict=True))
-            if covers or math.prod(positions) == 1:
-                return "linear", f"convolution over the whole {'x'.join(map(str, positions))} map"
-        if self._pools(last):
-            return "gap", f"{last.op} over {last.shapes[0]}"
-        return "other", f"{last.op} with result {last.shape}"
+    def head(self, output: Tensor) -> tuple[set[str], str]:
+        """Which of "linear", "gap" and "other" stand last before log-softmax, and how that was seen; several where
+        an output (n, classes) is a sum of several."""
+        last = self._writer.get(_storage(output))
+        if last is None or not last.from_images:
+            return {"other"}, "the output does not come from the images by torch operations"
+        return head(last, *output.shape)
 
-    @staticmethod
-    def _pools(node: Node) -> bool:
-        if not (node.op in ("mean", "sum", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d")
-                and node.shapes and len(node.shapes[0]) >= 3):
-            return False
-        # Every position of every map becomes one number a class, more than one position in each.
-        start, end = node.shapes[0], [n for n in node.shape if n > 1]
-        return len(end) <= 2 and math.prod(start) // max(1, math.prod(node.shape)) > 1
 
-    def _behind(self, node: Node) -> Node:
-        """The operation that an answer comes from, behind reshaping, scaling, bias and softmax."""
-        onto_one_position = (node.op in ("mean", "avg_pool2d") and node.shapes
-                             and math.prod(node.shapes[0]) == math.prod(node.shape))
-        if node.op in TRANSPARENT or onto_one_position:
-            behind = {self._behind(parent) for parent in node.parents if parent.from_images}
-            if len(behind) == 1:
-                return behind.pop()
-        return node
+def _fills(tensor: Tensor) -> bool:
+    """Whether a tensor is all of its memory, so that writing it leaves nothing of what was there."""
+    return tensor.layout == torch.strided and \
+        tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
 class _Watch(TorchDispatchMode):
