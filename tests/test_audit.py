@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import threading
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featherweight.audit import audit_model, audit_run
+from featherweight.audit import audit_model, audit_run, audit_weights
 from featherweight.contract import CONTRACTS
 from featherweight.data import Images, Split
 from featherweight.model import BaselineNet, Feather
@@ -19,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def failed(model, split, contract):
-    return {clause.clause for clause in audit_model(model, split, contract).clauses if not clause.passed}
+    return {clause.clause for clause in audit_model(model, split, contract).failed}
 
 
 class Net(nn.Module):
@@ -282,6 +283,120 @@ def test_honest_networks_pass(net, numbers, split, tiny_contract):
 
 def test_a_head_that_the_contract_does_not_take_fails(split, tiny_contract):
     assert failed(Net(), split, dataclasses.replace(tiny_contract, heads=("gap",))) == {"head"}
+
+
+class Decoy(Net):
+    """What a copy of it would show is another network."""
+
+    def __init__(self):
+        super().__init__()
+        self.large = nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.Linear(30, 10))
+
+    def __deepcopy__(self, memo):
+        return Net().train(self.training)
+
+    def forward(self, x):
+        return self.large(x)
+
+
+class CannotBeCopied(Net):
+    def __init__(self):
+        super().__init__()
+        self.lock, self.calls = threading.Lock(), 0
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_the_network_itself_is_judged_not_a_copy(split, tiny_contract):
+    assert failed(Decoy(), split, tiny_contract) == {"parameters", "batch norm", "dropout"}
+    assert audit_model(CannotBeCopied(), split, tiny_contract).passed
+
+
+UNJUDGED = ["epochs", "split", "accuracy", "weights", "log"]
+
+
+def test_a_class_is_judged_by_its_structure_alone(split, tiny_contract):
+    verdict = audit_model(Net(), split, tiny_contract)
+    assert [clause.clause for clause in verdict.judged] == [
+        "parameters", "batch norm", "dropout", "head", "evaluation"]
+    assert [clause.clause for clause in verdict.not_judged] == UNJUDGED
+    assert all(clause.found.startswith("not judged: no ") for clause in verdict.not_judged)
+    assert (verdict.passed, verdict.failed, verdict.scope) == (True, (), "structure")
+    values = json.loads(json.dumps(verdict.to_dict()))
+    assert (values["passed"], values["not_judged"]) == (True, UNJUDGED)
+    assert [each["passed"] for each in values["clauses"]] == [True] * 5 + [None] * 5
+    spoiled = audit_model(ZeroDropout(), split, tiny_contract)
+    assert (spoiled.passed, len(spoiled.failed)) == (False, 1)
+
+
+def test_fewer_images_may_be_watched(split, tiny_contract):
+    how = audit_model(Net(), split, tiny_contract, everything=False).clauses[0].how
+    assert "over 64 of 100 images" in how
+    assert "over 100 images" in audit_model(Net(), split, tiny_contract).clauses[0].how
+
+
+class Flat(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(16 * 8 * 8, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x).flatten(1))
+
+
+def learnt(split, mean, std):
+    """A network that was trained on images normalised by others than ours."""
+    torch.manual_seed(0)
+    model = Flat()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    images = (split.train.pixels.float() / 255 - mean) / std
+    for _ in range(4):
+        for batch in torch.randperm(len(images)).split(50):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[batch]), split.train.labels[batch]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def test_weights_trained_elsewhere_are_judged_on_all_but_the_run(split, tiny_contract):
+    model = learnt(split, -3.0, 0.25)
+    with torch.no_grad():
+        expected = int((model((split.val.pixels.float() / 255 + 3) / 0.25).argmax(1) == split.val.labels).sum())
+    verdict, result = audit_weights(model, split, tiny_contract, (-3.0, 0.25))
+    found = {clause.clause: clause for clause in verdict.clauses}
+    assert list(found) == ["parameters", "batch norm", "dropout", "head", "evaluation", *UNJUDGED]
+    assert [clause.clause for clause in verdict.not_judged] == ["epochs", "weights", "log"]
+    assert (verdict.passed, verdict.scope, result.correct) == (True, "weights", expected)
+    assert expected > 80
+    assert found["accuracy"].found == f"{expected:.2f} % ({100 - expected} wrong of 100)"
+    assert "mean -3.0000 and std 0.2500, as given" in found["accuracy"].how
+    wrong, worse = audit_weights(model, split, tiny_contract)
+    assert "those of the training images" in next(c for c in wrong.clauses if c.clause == "accuracy").how
+    assert worse.correct < expected - 20
+    assert [clause.clause for clause in wrong.failed] == ["accuracy"]
+
+
+def test_one_epochs_weights_cannot_show_three_epochs(split, tiny_contract):
+    three = dataclasses.replace(tiny_contract, consistent_epochs=3)
+    model = learnt(split, 0.0, 1.0)
+    verdict, _ = audit_weights(model, split, three, (0.0, 1.0))
+    accuracy = next(clause for clause in verdict.clauses if clause.clause == "accuracy")
+    assert (accuracy.passed, verdict.passed) == (None, True)
+    assert "weights of 2 epochs are not there" in accuracy.found
+    verdict, _ = audit_weights(model, split, dataclasses.replace(three, min_val_accuracy=1.0), (5.0, 1.0))
+    assert [clause.clause for clause in verdict.failed] == ["accuracy"]
+
+
+def test_images_among_the_training_images_fail_without_a_run_too(split, tiny_contract):
+    pixels = split.val.pixels.clone()
+    pixels[3] = split.train.pixels[17]
+    overlapping = Split(None, split.train, Images(pixels, split.val.labels), split.num_classes)
+    verdict, _ = audit_weights(learnt(split, 0.0, 1.0), overlapping, tiny_contract, (0.0, 1.0))
+    assert [clause.clause for clause in verdict.failed] == ["split"]
 
 
 def test_an_audit_leaves_the_network_as_it_was(split, tiny_contract):

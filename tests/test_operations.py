@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -170,6 +171,7 @@ DROPS = {
     "randint": lambda self, x: x * torch.randint(0, 5, x.shape).clamp(max=1),
 }
 NO_DROPS = {
+    "hardly there": lambda self, x: x + 1e-6 * F.dropout(x, 0.5),
     "noise added": lambda self, x: x + 0.1 * torch.randn_like(x),
     "noise multiplied": lambda self, x: x * (1 + 0.1 * torch.randn_like(x)),
     "bits added": lambda self, x: x + 1e-3 * torch.bernoulli(torch.full_like(x, 0.5)),
@@ -245,6 +247,7 @@ NO_NORMS = {
     "scaled alone": lambda self, x: x / moments(x)[1].sqrt(),
     "centred, and divided by means": lambda self, x: (x - moments(x)[0]) / moments(x)[0].abs(),
     "of other maps": lambda self, x: (y := x * x, (x - moments(y)[0]) / moments(y)[1].sqrt())[1],
+    "hardly there": lambda self, x: x + 1e-6 * (x - moments(x)[0]) / moments(x)[1].sqrt(),
     "thrown away": lambda self, x: [x, (x - moments(x)[0]) / moments(x)[1].sqrt()][0],
     "by weights": lambda self, x: (x - self.fc.weight[0, :, None, None]) / self.fc.weight[1, :, None, None].exp(),
 }
@@ -254,7 +257,7 @@ NO_NORMS = {
 def test_batch_norm_however_written(name, split, tiny_contract):
     model = type("Net", (ByHand,), {"normal": NORMS[name]})()
     verdict = audit_model(model, split, tiny_contract, everything=False)
-    assert verdict.passed, verdict
+    assert verdict.passed, verdict.failed
     assert next(each.found for each in verdict.clauses if each.clause == "batch norm") == "1 used"
 
 
@@ -262,3 +265,49 @@ def test_batch_norm_however_written(name, split, tiny_contract):
 def test_another_normalisation_is_no_batch_norm(name, split, tiny_contract):
     model = type("Net", (ByHand,), {"normal": NO_NORMS[name]})()
     assert clause(model, split, tiny_contract, "batch norm").passed is False
+
+
+class Sign(Maps):
+    """A sign behind batch norm: that norm moves few answers."""
+
+    def forward(self, x):
+        return self.fc(torch.sign(self.norm(self.conv(x))).mul(self.drop(torch.ones(len(x), 12, 1, 1))).mean((2, 3)))
+
+
+def test_a_batch_norm_before_a_sign_matters(split, tiny_contract):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        assert audit_model(Sign(), split, tiny_contract, everything=False).passed
+
+
+class AlwaysDrops(Maps):
+    def forward(self, x):
+        return self.fc(F.dropout(self.maps(x).mean((2, 3)), 0.01))
+
+
+class DrawsWithNumpy(Maps):
+    def forward(self, x):
+        return self.fc(self.maps(x).mean((2, 3))) + float(np.random.default_rng().random()) * torch.arange(10.0)
+
+
+class LooksAround(Maps):
+    def forward(self, x):
+        x = self.maps(x).mean((2, 3))
+        return self.fc(x + 0.5 * x.roll(1, 0))
+
+
+class NoRunningStatistics(Maps):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(12, track_running_stats=False)
+
+    def forward(self, x):
+        return self.fc(self.maps(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("kind", "found"), [(AlwaysDrops, "random"), (DrawsWithNumpy, "random"),
+                                             (LooksAround, "other images"), (NoRunningStatistics, "other images")])
+def test_answers_that_rest_on_more_than_the_image_fail(kind, found, split, tiny_contract):
+    verdict = audit_model(kind(), split, tiny_contract, everything=False)
+    assert [clause.clause for clause in verdict.failed] == ["evaluation"]
+    assert found in verdict.failed[0].found

@@ -135,7 +135,7 @@ def breaks(recipe: Recipe, contract: Contract, split: Split) -> str | None:
         return str(error)
     clauses = audit_model(model, split, contract, everything=False).clauses
     return "; ".join(f"{clause.clause}: {clause.found}, required {clause.required}"
-                     for clause in clauses if not clause.passed) or None
+                     for clause in clauses if clause.passed is False) or None
 
 
 def _storage(journal: Path) -> JournalStorage:

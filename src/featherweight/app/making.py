@@ -13,9 +13,9 @@ from ..contract import load_contract
 from .base import BROKEN, DONE, INTERRUPTED, app, cores, out, print_json, program, talk
 
 if TYPE_CHECKING:
-    from ..audit import Verdict
     from ..evaluate import Evaluation
     from ..run import Run
+    from ..verdict import Verdict
 
 
 def _print_verdict(verdict: "Verdict") -> None:
@@ -23,9 +23,8 @@ def _print_verdict(verdict: "Verdict") -> None:
     for column in ("clause", "required", "found", "how", "verdict"):
         table.add_column(column, overflow="fold")
     for clause in verdict.clauses:
-        style = "green" if clause.passed else "bold red"
-        table.add_row(clause.clause, clause.required, clause.found, clause.how,
-                      f"[{style}]{'pass' if clause.passed else 'FAIL'}[/]")
+        mark = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}[clause.passed]
+        table.add_row(clause.clause, clause.required, clause.found, clause.how, mark)
     out.print(table)
     out.print(f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]")
 
