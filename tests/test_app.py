@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from inspect import signature
 from pathlib import Path
 
 import pytest
+import torch
 
-from featherweight.app import app, main
+from featherweight.app import app, base, main
+from featherweight.build import build
 from featherweight.contract import CONTRACTS, load_contract
 from featherweight.recipe import RECIPES, Recipe, find_recipe
 
@@ -216,8 +219,158 @@ def test_train_audit_evaluate_report(workplace, options, digits):
     assert "finished run" in incomplete.stderr
 
 
-def test_audit_of_a_class(workplace, options):
-    assert featherweight("audit", "my_net:Net", *options[:4], cwd=workplace).returncode == 0
+@pytest.fixture
+def command(workplace, monkeypatch, capfd):
+    """Run a command in this process, in the workplace: its exit code, stdout and stderr."""
+    monkeypatch.chdir(workplace)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["featherweight", *map(str, words)])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Cyclopts application invoked without tokens")  # it takes sys.argv
+            with pytest.raises(SystemExit) as stop:
+                main()
+        return stop.value.code, *capfd.readouterr()
+    return run
+
+
+@pytest.mark.parametrize("target", ["my_net:Net", "my_net.py:Net", "alone.py", "folder/deeper.py:Net"])
+def test_audit_of_a_class(workplace, options, command, target):
+    (workplace / "alone.py").write_text("import my_net\nclass Alone(my_net.Net): pass\n")
+    (workplace / "folder").mkdir()
+    (workplace / "folder" / "deeper.py").write_text((workplace / "my_net.py").read_text())
+    code, out, err = command("audit", target, *options[:4])
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "verdict: PASS (structure alone: 5 of 10 clauses judged)"
+
+
+LOUD = """
+import os, subprocess, sys
+print("at import")
+from my_net import Net as Quiet
+class Net(Quiet):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        print("in the constructor")
+    def forward(self, x):
+        print("in forward")
+        os.write(1, b"to the descriptor\\n")
+        return super().forward(x)
+"""
+
+
+def test_what_a_network_prints_is_kept_from_the_data(workplace, options, command):
+    (workplace / "loud.py").write_text(LOUD)
+    code, out, err = command("audit", "loud.py:Net", "--quick", "--json", *options[:4])
+    assert code == 0
+    verdict = json.loads(out)
+    assert verdict["passed"]
+    assert verdict["not_judged"] == ["epochs", "split", "accuracy", "weights", "log"]
+    for words in ("at import", "in the constructor", "in forward", "to the descriptor"):
+        assert words in err
+    print("stdout is put back")
+    os.write(1, b"and its descriptor")
+    assert command("contracts")[1].startswith("stdout is put back\nand its descriptor")
+
+
+@pytest.mark.parametrize("where", ["import", "constructor", "forward"])
+def test_a_network_that_ends_the_process_is_an_error(workplace, options, command, where):
+    leave = {name: "import sys; sys.exit(0)" if name == where else "pass" for name in
+             ("import", "constructor", "forward")}
+    (workplace / "leaves.py").write_text(
+        f"from my_net import Net as Stays\n{leave['import']}\nclass Net(Stays):\n"
+        "    def __init__(self, num_classes):\n        super().__init__(num_classes)\n"
+        f"        {leave['constructor']}\n"
+        f"    def forward(self, x):\n        {leave['forward']}\n        return super().forward(x)\n")
+    code, out, err = command("audit", "leaves.py:Net", *options[:4])
+    assert (code, out) == (2, "")
+    assert err.startswith("error: model ")
+    assert "leaves.py:Net" in err
+    assert "it ends the process, exit(0)" in err
+    assert len(err.splitlines()) == 2
+
+
+def test_weights_trained_elsewhere(workplace, options, command, split, monkeypatch):
+    monkeypatch.chdir(workplace)
+    torch.manual_seed(0)
+    network = build("my_net.py:Net", {}, 10)
+    images = (split.train.pixels.float() / 255 - 0.5) / 0.5
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    for batch in torch.arange(500).repeat(3).split(25):
+        optimizer.zero_grad()
+        torch.nn.functional.nll_loss(network(images[batch]), split.train.labels[batch]).backward()
+        optimizer.step()
+    torch.save({"model_state_dict": network.state_dict()}, "model.pth")
+    torch.save(network, "whole.pth")
+    network.eval()
+    right = int((network((split.val.pixels.float() / 255 - 0.5) / 0.5).argmax(1) == split.val.labels).sum())
+
+    judge = ("audit", "my_net.py:Net", *options[:4], "--weights")
+    code, out, _ = command(*judge, "model.pth", "--mean", 0.5, "--std", 0.5, "--json")
+    clauses = {clause["clause"]: clause for clause in json.loads(out)["clauses"]}
+    assert (code, clauses["accuracy"]["found"]) == (0, f"{right:.2f} % ({100 - right} wrong of 100)")
+    assert "mean 0.5000 and std 0.5000, as given" in clauses["accuracy"]["how"]
+    assert [name for name, clause in clauses.items() if clause["passed"] is None] == ["epochs", "weights", "log"]
+    assert command(*judge, "model.pth", "--mean", 0.5, "--std", 0.5)[1].splitlines()[-1] == (
+        "verdict: PASS (7 of 10 clauses judged)")
+    code, out, err = command(*judge, "model.pth", "--mean", 9, "--std", 0.5, "--quick")
+    assert (code, out.splitlines()[-1]) == (1, "verdict: FAIL (7 of 10 clauses judged)")
+
+    for words, message in (
+            (("whole.pth",), "state_dict()"), (("nowhere.pth",), "no such file"), (("my_net.py",), "damaged"),
+            (("model.pth", "--mean", 0.5), "--std"), (("model.pth", "--mean", 0.5, "--std", 0), "above 0")):
+        code, out, err = command(*judge, *words)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert len(err.splitlines()) == 2
+    for words in (("--mean", 0.5, "--std", 0.5), ("--std", 0.5)):
+        assert command(*judge[:-1], *words)[0] == 2
+    (workplace / "folder").mkdir()
+    for words in (("--quick",), ("--weights", "model.pth")):
+        code, _, err = command("audit", "folder", *words)
+        assert code == 2
+        assert words[0] in err
+
+
+@pytest.mark.parametrize(("width", "words", "how"), [(160, (), True), (110, (), True), (109, (), False),
+                                                     (80, (), False), (80, ("--why",), True)])
+def test_a_verdict_fits_its_terminal(workplace, options, command, monkeypatch, width, words, how):
+    monkeypatch.setattr(base.out, "width", width)
+    (workplace / "spoiled.py").write_text("from my_net import Net as Good\nclass Net(Good):\n"
+                                          "    def forward(self, x): return super().forward(x).relu()\n")
+    code, out, _ = command("audit", "spoiled.py:Net", "--quick", *options[:4], *words)
+    assert code == 1
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert ("passes in evaluation mode" in " ".join(out.replace("\u2502", " ").split())) is how
+    assert lines[-1] == "verdict: FAIL (structure alone: 5 of 10 clauses judged)"
+    rows = [line.split("\u2502")[1].split()[0] for line in lines if line.startswith("\u2502 ") and line[2] != " "]
+    assert (rows[0], rows[-1]) == ("parameters", "head")  # what fails stands last
+    assert len(rows) == 10
+    if not words:
+        assert len(lines) < 32
+
+
+def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, command, monkeypatch):
+    (workplace / "nets").mkdir()
+    (workplace / "nets" / "filed.py").write_text("print('loud')\nfrom sizes import EIGHT\n" + (
+        workplace / "my_net.py").read_text().replace("nn.Conv2d(1, 8,", "nn.Conv2d(1, EIGHT,"))
+    (workplace / "nets" / "sizes.py").write_text("EIGHT = 8\n")
+    code, out, err = command("train", *options[:4], "--recipe", "baseline", "--model", "nets/filed.py:Net",
+                             "--epochs", 3, "--out", "run", "--device", "cpu")
+    assert code == 0, err
+    assert "loud" not in out
+    assert out.splitlines()[-1] == "verdict: PASS"
+    code, out, err = command("audit", "run", "--json")
+    assert code == 0
+    assert json.loads(out)["scope"] == "run"
+    assert json.loads(out)["not_judged"] == []
+    assert json.loads(command("evaluate", "run", "--json")[1])["total"] == 100
+    monkeypatch.chdir(workplace / "nets")
+    code, _, err = command("audit", "../run")
+    assert code == 2
+    assert f"{workplace}/nets/nets/filed.py" in err
+    assert "hint: a relative path starts at the working directory" in err
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -234,7 +387,11 @@ def test_audit_of_a_class(workplace, options):
     (["train", "--model", "my_net:NeedsSize"], "size"),
     (["train", "--model", "my_net:WrongShape"], "expected (8, 10)"),
     (["train", "--model", "my_net:Broken"], "NaN"),
+    (["train", "--model", "missing.py:Net"], "missing.py"),
     (["audit", "nowhere"], "not a run folder"),
+    (["audit", "my_net.py"], "4 torch.nn.Module classes"),
+    (["audit", "my_net.py:Nope"], "expected Net or NeedsSize or WrongShape or Broken"),
+    (["audit", "missing:Net"], "working directory"),
     (["evaluate", ".", "--split", "all"], "all"),
     (["frobnicate"], "frobnicate"),
 ])

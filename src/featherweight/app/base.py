@@ -1,5 +1,6 @@
 """What every command shares: the parser, the two streams, exit codes, errors in one line."""
 
+import contextlib
 import errno
 import json
 import os
@@ -213,6 +214,24 @@ def share_cores() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # GNU's, on Linux: chosen by `featherweight bench load`
         os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds: LLVM's, on macOS, and Intel's
+
+
+@contextlib.contextmanager
+def networks_apart() -> Iterator[None]:
+    """While networks run: what they print goes to stderr, since stdout is for data. So does what their C code and
+    their processes write."""
+    kept = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout or stderr may be closed, or no file
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def main() -> None:

@@ -1,32 +1,43 @@
 """Commands that make and judge a run: train, audit, evaluate, report."""
 
 import dataclasses
+import math
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..contract import load_contract
-from .base import BROKEN, DONE, INTERRUPTED, app, cores, out, print_json, program, talk
+from .base import BROKEN, DONE, INTERRUPTED, app, cores, networks_apart, out, print_json, program, talk
 
 if TYPE_CHECKING:
     from ..evaluate import Evaluation
     from ..run import Run
     from ..verdict import Verdict
 
+WIDE = 110  # columns, from which on a verdict's table says how each clause was found
 
-def _print_verdict(verdict: "Verdict") -> None:
-    table = Table(title=f"contract {verdict.contract}", title_justify="left")
-    for column in ("clause", "required", "found", "how", "verdict"):
+
+def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
+    """A table, the clauses that fail last, and the verdict under it. How each was found stands in a column where
+    there is room, or under each clause with `why`."""
+    marks = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}
+    wide = out.width >= WIDE and not why
+    table = Table(title=f"contract {escape(verdict.contract)}", title_justify="left", show_lines=why)
+    for column in ("clause", "required", "found", *(["how"] if wide else []), "verdict"):
         table.add_column(column, overflow="fold")
-    for clause in verdict.clauses:
-        mark = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}[clause.passed]
-        table.add_row(clause.clause, clause.required, clause.found, clause.how, mark)
+    for clause in sorted(verdict.clauses, key=lambda clause: clause.passed is False):
+        found = f"{clause.found}\n({clause.how})" if why else clause.found
+        cells = (clause.clause, clause.required, found, *([clause.how] if wide else []))
+        table.add_row(*map(escape, cells), marks[clause.passed])
     out.print(table)
-    out.print(f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]")
+    some = f"{len(verdict.judged)} of {len(verdict.clauses)} clauses judged" if verdict.not_judged else ""
+    some = f"structure alone: {some}" if verdict.scope == "structure" else some
+    out.print(f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]{f' ({some})' if some else ''}")
 
 
 def _judge(run: "Run", data: str | None, device: str) -> "Verdict":
@@ -36,7 +47,8 @@ def _judge(run: "Run", data: str | None, device: str) -> "Verdict":
     from ..train import pick_device
 
     split = run.load_split(data)
-    verdict, result = audit_run(run, split, device=pick_device(device))
+    with networks_apart():
+        verdict, result = audit_run(run, split, device=pick_device(device))
     run.write_json("verdict.json", verdict.to_dict())
     if result is not None:
         report(run, result, split, verdict.to_dict())
@@ -55,7 +67,7 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
     recipe
         how to train, one of `featherweight recipes` (feather-20k).
     model
-        a network of your own, MODULE:CLASS, trained by the recipe instead of its own.
+        a network of your own, MODULE:CLASS or FILE.py:CLASS, trained by the recipe instead of its own.
     contract
         what must hold, one of `featherweight contracts` or a TOML file (the recipe's own).
     data
@@ -107,8 +119,9 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
         if threads is not None and not 1 <= threads <= cores():
             raise ValueError(f"--threads: got {threads}, expected 1 to {cores()}, the cores that it may use")
         seed_everything(seed, -1)
-        network = build(chosen.model, chosen.model_args, split.num_classes, split.shape)
-        check_recipe(chosen, split, network)
+        with networks_apart():
+            network = build(chosen.model, chosen.model_args, split.num_classes, split.shape)
+            check_recipe(chosen, split, network)
         if model is not None:  # tables and pictures tell of the network, not of the recipe that it borrows
             chosen = dataclasses.replace(chosen, name=type(network).__name__)
         command = shlex.join([*group.command, "featherweight", *sys.argv[1:]])
@@ -122,7 +135,8 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
     # In its description and not in fields of its own, which reset() would forget. 80 columns hold all of it.
     columns = TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn()
     try:
-        with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
+        with networks_apart(), Progress(*columns, console=talk, transient=True,
+                                        disable=not talk.is_terminal) as progress:
             bar = progress.add_task("", total=None)
 
             def on_batch(epoch: int, step: int, n_steps: int, loss: float) -> None:
@@ -156,43 +170,95 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
 
 
 @app.command
-def audit(target: str, /, *, contract: str | None = None, data: str | None = None,
+def audit(target: str, /, *, weights: str | None = None, contract: str | None = None, data: str | None = None,
+          mean: float | None = None, std: float | None = None,
+          quick: Annotated[bool, Parameter(negative="")] = False,
+          why: Annotated[bool, Parameter(negative="")] = False,
           json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Judge a run folder, or the structure of MODULE:CLASS, against a contract.
+    """Judge a run, or a network by its structure and perhaps its weights, against a contract.
 
     Parameters
     ----------
     target
-        a run folder or MODULE:CLASS.
+        a run folder, or a network: MODULE:CLASS, FILE.py:CLASS, or FILE.py that defines one.
+    weights
+        the network's state dict, trained elsewhere: .pth, .pt or .safetensors. All is judged but what needs a run.
     contract
-        another than the run's own: a name or a TOML file.
+        a name or a TOML file (the run's own; of a network, era-v3-s6).
     data
-        where the run's data set is now.
+        where the run's data set is now; of a network, a directory of MNIST-format files or an .npz.
+    mean
+        with --weights and --std: what was subtracted from pixels in [0, 1] in training (the training images' mean).
+    std
+        with --weights and --mean: what they were then divided by (the training images' standard deviation).
+    quick
+        watch 64 images instead of all validation images for hidden weights.
+    why
+        print under each clause how it was found.
     json
         print the verdict as JSON.
     """
     from pathlib import Path
 
-    from ..audit import audit_model, audit_run
-    from ..build import build, check_model
-    from ..data import load_split
-    from ..evaluate import normalise
+    from ..audit import audit_run
     from ..run import open_run
 
-    if ":" in target and not Path(target).exists():
-        held = load_contract(contract or "era-v3-s6")
-        split = load_split(data, held.train_size, held.val_size)
-        network = build(target, {}, split.num_classes, split.shape)
-        check_model(network, normalise(split.train.pixels[:8], split.mean_std), split.num_classes)
-        verdict = audit_model(network, split, held)
+    if not Path(target).is_dir() and (":" in target or target.endswith(".py")):
+        verdict = _judge_network(target, weights, contract, data, mean, std, quick)
     else:
+        given = {"weights": weights, "mean": mean, "std": std, "quick": quick or None}
+        if named := [key for key, value in given.items() if value is not None]:
+            raise ValueError(f"--{named[0]} with {target}: expected a network, MODULE:CLASS or FILE.py:CLASS: a run "
+                             "is audited with its own weights, on every image")
+        if not Path(target).exists():
+            raise ValueError(f"{target}: not a run folder, and no file, expected a run folder, MODULE:CLASS or "
+                             "FILE.py:CLASS")
         run = open_run(target)
-        verdict, _ = audit_run(run, run.load_split(data), load_contract(contract) if contract else None)
+        held = load_contract(contract) if contract else None
+        with networks_apart():
+            verdict, _ = audit_run(run, run.load_split(data), held)
     if json:
         print_json(verdict.to_dict())
     else:
-        _print_verdict(verdict)
+        _print_verdict(verdict, why)
     return DONE if verdict.passed else BROKEN
+
+
+def _judge_network(target: str, weights: str | None, contract: str | None, data: str | None, mean: float | None,
+                   std: float | None, quick: bool) -> "Verdict":
+    """Audit a class, with weights that were trained elsewhere if there are any."""
+    from ..audit import audit_model, audit_weights
+    from ..build import build, check_model
+    from ..data import load_split
+    from ..evaluate import normalise
+    from ..weights import load_weights, read_weights
+
+    if (mean is None) != (std is None) or (mean is not None and weights is None):
+        raise ValueError(f"--mean {mean}, --std {std}, --weights {weights}: expected both of the first, and with "
+                         "weights, or none; hint: --mean 0.1307 --std 0.3081")
+    given = None if mean is None or std is None else (mean, std)
+    if given is not None and not (math.isfinite(given[0]) and 0 < given[1] < math.inf):
+        raise ValueError(f"--mean {mean}, --std {std}: expected finite numbers, the second above 0")
+    held = load_contract(contract or "era-v3-s6")
+    split = load_split(data, held.train_size, held.val_size)
+    trained = None if weights is None else read_weights(weights)
+    with networks_apart():
+        network = build(target, {}, split.num_classes, split.shape)
+        if trained is not None:
+            try:
+                load_weights(network, trained)
+            except ValueError as error:
+                raise ValueError(f"weights {weights}: not those of {target}: {error}") from error
+        images = normalise(split.train.pixels[:8], given or split.mean_std)
+        check_model(network, images, split.num_classes)
+        if trained is None:
+            return audit_model(network, split, held, everything=not quick)
+        verdict, result = audit_weights(network, split, held, given, everything=not quick)
+    if given is None and result.accuracy < held.min_val_accuracy:
+        mean, std = split.mean_std
+        talk.print(f"hint: images were normalised with mean {mean:.4f} and std {std:.4f}; if the weights were "
+                   "trained with others, say --mean and --std")
+    return verdict
 
 
 @app.command
@@ -221,7 +287,8 @@ def evaluate(run: str, /, *, split: Literal["val", "test"] = "val", data: str | 
     where, opened = pick_device(device), open_run(run)
     images = opened.load_split(data)
     part = images.val if split == "val" else load_test(images)
-    result = evaluate_images(opened.load_model().to(where), part.to(where), images.mean_std)
+    with networks_apart():
+        result = evaluate_images(opened.load_model().to(where), part.to(where), images.mean_std)
     if json:
         print_json({"split": split, **result.to_dict()})
     else:
