@@ -404,7 +404,9 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
     assert error.startswith("error: ")
     assert message in error
     assert hint.startswith("hint: ")
-    if words[0] in COMMANDS and "--resume" not in words:
+    if "no_such_module:Net" in words:
+        assert "PYTHONPATH" in hint
+    elif words[0] in COMMANDS and "--resume" not in words:
         assert hint == f"hint: featherweight {words[0]} --help"
     assert "Errno" not in error
     assert not (workplace / "runs").exists()
