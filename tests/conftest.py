@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from featherweight.contract import Contract
 from featherweight.data import load_split
-from featherweight.export import export_onnx
+from featherweight.export.onnx import export_onnx
 from featherweight.recipe import Recipe, find_recipe
 from featherweight.run import create_run
 from featherweight.train import train

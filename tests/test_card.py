@@ -9,8 +9,8 @@ import yaml
 from PIL import Image
 from test_report import VERDICT, result
 
-from featherweight.app import app
 from featherweight.card import card
+from featherweight.cli import app
 from featherweight.data import Split
 from featherweight.run import create_run, open_run
 

@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
-from featherweight import files
-from featherweight.files import new_folder, reason, write_atomic
+from featherweight import _files as files
+from featherweight._files import new_folder, reason, write_atomic
 
 
 def mode(path):

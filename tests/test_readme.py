@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from featherweight.app import app
+from featherweight.cli import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,5 +1,5 @@
 """`python -m featherweight`, as torchrun needs it: see parallel.py."""
 
-from .app import main
+from .cli import main
 
 main()

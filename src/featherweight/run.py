@@ -22,11 +22,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ._files import new_folder, reason
+from ._files import write_atomic as write_atomic
 from .build import build
 from .contract import Contract
 from .data import Split, load_split
-from .files import new_folder, reason
-from .files import write_atomic as write_atomic
 from .recipe import Recipe
 from .weights import load_weights
 

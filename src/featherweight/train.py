@@ -23,11 +23,11 @@ from torch.nn import functional as F
 from .augment import augment
 from .build import check_model, forward, unchanged
 from .data import Images, Split
+from .distributed import ALONE, Group
 from .evaluate import BATCH, evaluate, normalise
 from .locate import describe, reason
 from .model import Block
 from .muon import Muon
-from .parallel import ALONE, Group
 from .quantise import quantise, quantised
 from .recipe import Recipe
 from .run import Row, Run

@@ -1,0 +1,1 @@
+"""Measure side by side, in turn, in one process."""

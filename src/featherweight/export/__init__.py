@@ -1,0 +1,1 @@
+"""Ship a finished run: ONNX, integers, C for a microcontroller."""

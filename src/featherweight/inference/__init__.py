@@ -1,0 +1,1 @@
+"""Read pictures with an exported file; nothing here needs PyTorch."""

@@ -1,0 +1,275 @@
+"""The stress set: pictures of digits as people draw, photograph and print them, harder than MNIST.
+
+    for category, picture, label in make_stress(test.pixels[:, 0].numpy(), test.labels.numpy(), 0, 1000):
+        digit = prepare(picture)                    # picture (h, w, 3) uint8
+    scores = score_stress(reader, make_stress(...))
+
+Ten categories are made from MNIST images handed in, two from nothing: digits of matplotlib's own text fonts
+(so that a seed means the same set everywhere) and digits drawn as strokes that are bent at random.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from .prepare import SIDE, prepare
+from .reader import Reader
+
+Coverage = NDArray[np.float32]  # (h, w), 0 paper to 1 ink
+Picture = NDArray[np.uint8]  # (h, w, 3)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+FONTS = ("DejaVuSans[!D]*", "DejaVuSerif[!D]*", "STIXGeneral*", "cmr10*", "cmss10*", "cmtt10*", "cmb10*", "cmti10*")
+
+# Corners end a stroke, points within one are passed smoothly; x to the right, y down, in a unit square.
+STROKES: dict[int, list[list[tuple[float, float]]]] = {
+    0: [[(.5, 0), (.16, .2), (.1, .6), (.45, 1), (.84, .75), (.84, .25), (.5, 0)]],
+    1: [[(.3, .22), (.52, 0)], [(.52, 0), (.5, 1)]],
+    2: [[(.12, .25), (.35, .02), (.75, .05), (.8, .35), (.45, .7), (.08, 1)], [(.08, 1), (.92, .97)]],
+    3: [[(.12, .12), (.45, 0), (.78, .2), (.4, .46)], [(.4, .46), (.84, .68), (.5, 1), (.1, .88)]],
+    4: [[(.5, 0), (.1, .62)], [(.1, .62), (.92, .62)], [(.7, .3), (.66, 1)]],
+    5: [[(.82, 0), (.25, .02)], [(.25, .02), (.18, .44)], [(.18, .44), (.55, .38), (.84, .68), (.5, 1), (.1, .9)]],
+    6: [[(.7, 0), (.3, .3), (.14, .7), (.45, 1), (.82, .78), (.55, .54), (.18, .7)]],
+    7: [[(.1, .02), (.88, 0)], [(.88, 0), (.55, .5), (.38, 1)]],
+    8: [[(.5, .46), (.2, .24), (.5, 0), (.8, .24), (.5, .46), (.14, .76), (.5, 1), (.86, .76), (.5, .46)]],
+    9: [[(.82, .2), (.5, .02), (.18, .26), (.48, .5), (.82, .2)], [(.82, .2), (.78, .6), (.62, 1)]],
+}
+
+
+def glyph(image: NDArray[np.uint8], side: float) -> Coverage:
+    """A 28x28 image with its strokes' edges made crisp, cropped, its longer side `side` pixels."""
+    rows, columns = np.flatnonzero(image.max(1) > 60), np.flatnonzero(image.max(0) > 60)
+    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    scale = side / max(box[2] - box[0], box[3] - box[1])
+    padded = Image.fromarray(np.pad(image, 4)).convert("F")
+    around = tuple(edge + offset for edge, offset in zip(box, (3, 3, 5, 5), strict=True))
+    size = [round(scale * (around[i + 2] - around[i])) for i in (0, 1)]
+    large = np.asarray(padded.resize((size[0], size[1]), Image.Resampling.BICUBIC, around), np.float32)
+    return trim(np.clip((large / 255 - 0.5) * max(1.0, scale / 3) + 0.5, 0, 1))
+
+
+def trim(coverage: Coverage) -> Coverage:
+    rows, columns = np.flatnonzero(coverage.max(1) > 0.1), np.flatnonzero(coverage.max(0) > 0.1)
+    return coverage[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+
+
+def paint(coverage: Coverage, paper: NDArray[np.float32] | tuple[int, ...], ink: tuple[int, ...]) -> Picture:
+    """Ink of one colour on paper of one colour, or of a colour a pixel (h, w, 3)."""
+    ground = np.asarray(paper, np.float32)
+    rgb = ground + (np.asarray(ink, np.float32) - ground) * coverage[..., None]
+    return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
+
+
+def on_canvas(coverage: Coverage, rng: Generator, margin: int = 10) -> Coverage:
+    """At random on a canvas of 300 to 500 pixels a side, at least `margin` from its border."""
+    height, width = (int(max(rng.integers(300, 501), side + 2 * margin)) for side in coverage.shape)
+    canvas = np.zeros((height, width), np.float32)
+    y, x = (int(rng.integers(margin, whole - side - margin + 1))
+            for whole, side in zip(canvas.shape, coverage.shape, strict=True))
+    canvas[y:y + coverage.shape[0], x:x + coverage.shape[1]] = coverage
+    return canvas
+
+
+def middle(coverage: Coverage, side: int = 320) -> Coverage:
+    """In the middle of a square canvas."""
+    around = [(side - length) // 2 for length in coverage.shape]
+    return np.pad(coverage, [(a, side - a - length) for a, length in zip(around, coverage.shape, strict=True)])
+
+
+def off_centre(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """Digit of 100 to 200 pixels anywhere on a canvas of 300 to 500."""
+    return paint(on_canvas(glyph(image, rng.uniform(100, 200)), rng), WHITE, BLACK)
+
+
+def small(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """Digit of 24 to 60 pixels anywhere on a canvas of 300 to 500."""
+    return paint(on_canvas(glyph(image, rng.uniform(24, 60)), rng), WHITE, BLACK)
+
+
+def large(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """Digit of 88 to 98 % of the canvas's side."""
+    return paint(middle(glyph(image, rng.uniform(280, 315))), WHITE, BLACK)
+
+
+def thick(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """Strokes of MNIST (2 to 3 of its pixels) widened by 1 to 2 pixels."""
+    outside = ndimage.distance_transform_edt(np.pad(glyph(image, 200), 60) < 0.5) / 10
+    return paint(middle(trim((outside <= rng.uniform(0.5, 1)).astype(np.float32))), WHITE, BLACK)
+
+
+def skeleton(inked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Lines of one pixel in the middle of the strokes, connected as they were (Zhang and Suen 1984)."""
+    inked, steps = np.pad(inked, 1), ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
+    changed = True
+    while changed:
+        changed = False
+        for first, second in (((0, 2, 4), (2, 4, 6)), ((0, 2, 6), (0, 4, 6))):
+            around = np.stack([np.roll(inked, (-dy, -dx), (0, 1)) for dy, dx in steps])
+            count, entered = around.sum(0), (~around & np.roll(around, -1, 0)).sum(0)
+            edge = ~around[list(first)].all(0) & ~around[list(second)].all(0)
+            gone = inked & (count >= 2) & (count <= 6) & (entered == 1) & edge
+            inked, changed = inked & ~gone, changed or bool(gone.any())
+    return inked[1:-1, 1:-1]
+
+
+def thin(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """A hairline of 0.2 to 0.6 of MNIST's pixels (2 to 6 of 200) in the middle of each stroke."""
+    outside = ndimage.distance_transform_edt(~skeleton(np.pad(glyph(image, 80) > 0.5, 4)))
+    outside = ndimage.zoom(outside, 2.5, order=1, mode="nearest") * 2.5
+    return paint(middle(trim(np.clip(rng.uniform(1, 3) + 0.5 - outside, 0, 1).astype(np.float32))), WHITE, BLACK)
+
+
+def slanted(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """Sheared by 10 to 25 degrees to either side."""
+    upright = np.pad(glyph(image, 180), ((0, 0), (100, 100)))
+    slope = np.tan(np.deg2rad(rng.uniform(10, 25))) * rng.choice((-1, 1))
+    matrix = np.array([[1, 0], [slope, 1]])  # output (y, x) -> input (y, x)
+    offset = (0, -slope * upright.shape[0] / 2)
+    return paint(middle(trim(ndimage.affine_transform(upright, matrix, offset, order=1))), WHITE, BLACK)
+
+
+def inverted(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """Chalk of 150 to 255 on a board of 0 to 70 grey levels."""
+    ink, paper = int(rng.integers(150, 256)), int(rng.integers(0, 71))
+    return paint(on_canvas(glyph(image, rng.uniform(120, 200)), rng), (paper,) * 3, (ink,) * 3)
+
+
+def paper_texture(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """Off-white paper with fibres (deviation 4), sensor noise (6), and a shadow that takes up to half the light."""
+    coverage = on_canvas(glyph(image, rng.uniform(100, 200)), rng)
+    y, x = np.mgrid[:coverage.shape[0], :coverage.shape[1]] / np.array(coverage.shape)[:, None, None] - 0.5
+    angle, at, width = rng.uniform(0, 2 * np.pi), rng.uniform(-0.4, 0.4), rng.uniform(0.05, 0.5)
+    shadow = 1 / (1 + np.exp((np.cos(angle) * x + np.sin(angle) * y - at) / width * 4))
+    light = 1 - rng.uniform(0.2, 0.5) * shadow
+    fibres = ndimage.gaussian_filter(rng.normal(size=coverage.shape), (1, 3))
+    colour = rng.uniform((215, 210, 190), (255, 250, 240))
+    ground = colour + 4 * (fibres / fibres.std())[..., None]
+    ink = rng.uniform(20, 90, 3)
+    rgb = (ground + (ink - ground) * coverage[..., None]) * light[..., None]
+    return np.asarray(np.clip(rgb + rng.normal(0, 6, rgb.shape), 0, 255), np.uint8)
+
+
+def coloured_pen(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """A pen of any hue, yellow too, with a saturation of 0.6 to 1, on white to cream paper."""
+    hue = np.clip(np.abs((rng.uniform(0, 6) + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    ink = rng.uniform(150, 255) * (1 - rng.uniform(0.6, 1) * (1 - hue))
+    paper = rng.uniform((240, 235, 210), 255)
+    coverage = on_canvas(glyph(image, rng.uniform(100, 200)), rng)
+    return paint(coverage, tuple(paper.astype(int)), tuple(ink.astype(int)))
+
+
+def touching_border(image: NDArray[np.uint8], rng: Generator) -> Picture:
+    """Flush with one or two sides of the picture, with up to 3 % of the digit cut off there."""
+    coverage = glyph(image, rng.uniform(150, 250))
+    cut = int(rng.uniform(0, 0.03) * max(coverage.shape))
+    pads = [int(pad) for pad in rng.integers(20, 120, 4)]
+    flush = rng.choice(4, rng.integers(1, 3), replace=False)
+    for side in flush:
+        pads[side] = 0
+        coverage = np.rot90(np.rot90(coverage, side)[cut:], -side)
+    top, right, bottom, left = pads
+    return paint(np.pad(coverage, ((top, bottom), (left, right))), WHITE, BLACK)
+
+
+def font(label: int, rng: Generator) -> Picture:
+    """A text font of matplotlib's, 60 to 200 pixels high, black on white."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    files = sorted(file for pattern in FONTS for file in folder.glob(f"{pattern}.ttf"))
+    face = ImageFont.truetype(str(files[rng.integers(len(files))]), int(rng.integers(80, 270)))
+    picture = Image.new("L", (400, 400))
+    ImageDraw.Draw(picture).text((200, 200), str(label), 255, face, anchor="mm")
+    return paint(on_canvas(trim(np.asarray(picture, np.float32) / np.float32(255)), rng), WHITE, BLACK)
+
+
+def stroke(label: int, rng: Generator) -> Picture:
+    """A pen of 3 to 14 % of the height; points move by 3 %, 0.5 to 0.9 wide, sheared and turned by up to 12 degrees.
+    """
+    turn, shear = np.deg2rad(rng.uniform(-12, 12, 2))
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    matrix = matrix @ [[rng.uniform(0.5, 0.9), -np.tan(shear)], [0, 1]]
+    size, width = 800, int(800 * rng.uniform(0.03, 0.14))  # drawn four times too large, for soft edges
+    picture = Image.new("L", (2 * size, 2 * size))
+    draw = ImageDraw.Draw(picture)
+    moved: dict[tuple[float, float], NDArray[np.float64]] = {}  # strokes that share a point go on sharing it
+    for points in STROKES[label]:
+        for point in points:
+            moved.setdefault(point, (np.array(point) + rng.normal(0, 0.03, 2) - 0.5) @ matrix.T * size + size)
+        p = np.array([moved[point] for point in points])
+        p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+        t = np.linspace(0, 1, 30)[:, None]
+        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False):  # Catmull and Rom 1974
+            curve = b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+            for x, y in curve:
+                draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), 255)
+    return paint(on_canvas(trim(np.asarray(picture.reduce(4), np.float32) / np.float32(255)), rng), WHITE, BLACK)
+
+
+FROM_MNIST: tuple[Callable[[NDArray[np.uint8], Generator], Picture], ...] = (
+    off_centre, small, large, thick, thin, slanted, inverted, paper_texture, coloured_pen, touching_border)
+FROM_NOTHING: tuple[Callable[[int, Generator], Picture], ...] = (font, stroke)
+
+
+def make_stress(images: NDArray[np.uint8], labels: NDArray[np.integer], seed: int,
+                per_category: int) -> Iterator[tuple[str, Picture, int]]:
+    """images (n, 28, 28) uint8 and labels (n,) -> `per_category` times (category, picture, label) a category.
+
+    Each category draws its own images of the n, none twice. Raises ValueError where there are too few.
+    """
+    if per_category > len(images):
+        raise ValueError(f"per_category: got {per_category}, expected at most {len(images)}, one an image")
+    for number, make in enumerate(FROM_MNIST):
+        rng = np.random.default_rng([seed, number])
+        for i in rng.choice(len(images), per_category, replace=False):
+            yield make.__name__, make(images[i], rng), int(labels[i])
+    for number, draw in enumerate(FROM_NOTHING, len(FROM_MNIST)):
+        rng = np.random.default_rng([seed, number])
+        for i in range(per_category):
+            yield draw.__name__, draw(i % 10, rng), i % 10
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many of a category's pictures are read right."""
+
+    category: str
+    from_mnist: bool
+    n: int
+    prepared: int
+    "By way of `prepare`."
+    resized: int
+    "By way of `shrink`, as most demonstrations do it."
+
+
+def shrink(picture: Picture) -> NDArray[np.uint8]:
+    """The whole picture resized to 28x28 greys, and inverted where its border is light."""
+    grey = np.asarray(Image.fromarray(picture).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    return 255 - grey if np.median(border) > 127 else grey
+
+
+def score_stress(reader: Reader, pictures: Iterable[tuple[str, Picture, int]]) -> list[Score]:
+    """Pictures as `make_stress` makes them, a category after the other -> a score a category.
+
+    The reader's labels must be the digits; ValueError for others.
+    """
+    if reader.labels != [str(digit) for digit in range(10)]:
+        raise ValueError(f"labels: got {' '.join(reader.labels)}, expected a model that reads 0 to 9")
+    scores = []
+    of_mnist = {make.__name__ for make in FROM_MNIST}
+    for category, group in itertools.groupby(pictures, lambda each: each[0]):
+        prepared, resized, labels = [], [], []
+        for _, picture, label in group:
+            prepared.append(prepare(picture))
+            resized.append(shrink(picture))
+            labels.append(str(label))
+        right = [sum(reading.label == label for reading, label in zip(readings, labels, strict=True))
+                 for readings in (reader.read_prepared(prepared), reader.read_prepared(resized))]
+        scores.append(Score(category, category in of_mnist, len(labels), *right))
+    return scores

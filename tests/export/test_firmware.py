@@ -1,0 +1,109 @@
+import shutil
+
+import pytest
+import torch
+
+from featherweight.cli import app
+from featherweight.data import load_split, load_test
+from featherweight.export.c import export_c
+from featherweight.export.firmware import ARM, COLUMNS, make_row, measure, read_c
+from featherweight.run import create_run
+from featherweight.studies.study import read_table
+from featherweight.train import train
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
+    split = load_split(str(digits), 500, 100)
+    run = create_run(str(tmp_path_factory.mktemp("firmware") / "run"), tiny_recipe, tiny_contract, split, 0,
+                     torch.device("cpu"), "")
+    train(run, split, torch.device("cpu"))
+    return run, split
+
+
+def test_a_row_tells_what_the_program_reads(finished):
+    run, split = finished
+    made = export_c(run, split, 8)
+    row = make_row(made, run, split, test=True, on_chip=0)
+    assert tuple(row) == COLUMNS
+    assert (row["recipe"], row["seed"], row["bits"]) == ("tiny", "0", "8")
+    assert row["equal"] == row["images"] == "200"
+    assert int(row["val_correct"]) == made.correct
+    test = load_test(split)
+    right = (made.network.scores(test.pixels).argmax(1) == test.labels).sum()
+    assert int(row["test_correct"]) == right
+    assert int(row["constants"]) == made.flash
+    assert row["code_m0"] == row["equal_m0"] == row["images_on_chip"] == ""
+    assert make_row(made, run, split, test=False, on_chip=0)["test_correct"] == ""
+
+
+@pytest.mark.skipif(not (shutil.which(ARM) and shutil.which("qemu-system-arm")), reason="no ARM compiler or QEMU")
+def test_a_row_tells_of_the_chips(finished):
+    run, split = finished
+    row = make_row(export_c(run, split, 8), run, split, test=False, on_chip=3)
+    assert row["equal_m0"] == row["equal_m4"] == row["images_on_chip"] == "3"
+    assert 500 < int(row["code_m4"]) < 5000
+    assert int(row["instructions_m4"]) < int(row["instructions_m0"])
+
+
+def featherweight(*words):
+    return app([*map(str, words)], exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def test_the_command_adds_a_row_a_run_and_none_twice(finished, digits, tmp_path, capsys):
+    run, _ = finished
+    table = tmp_path / "c99.csv"
+    words = ("firmware", run.path, "--data", digits, "--results", table)
+    assert featherweight(*words) == 0
+    assert "100 of 100 to the bit" in capsys.readouterr().err
+    first = table.read_text()
+    assert featherweight(*words) == 0
+    assert table.read_text() == first
+    assert featherweight(*words, "--bits", 4) == 0
+    assert table.read_text().startswith(first)
+    assert [row["bits"] for row in read_table(table, columns=COLUMNS)] == ["8", "4"]
+    with pytest.raises(ValueError, match="--on-chip: got 201, expected 0 to 200"):
+        featherweight(*words, "--on-chip", 201)
+    with pytest.raises(ValueError, match=r"c99\.csv: got columns recipe, .*expected recipe, seed, n_params"):
+        featherweight("frontier", table, "--out", tmp_path / "a.svg")
+    with pytest.raises(ValueError, match="no row with a test count"):
+        featherweight("frontier", table, "--by", "bytes", "--out", tmp_path / "a.svg")
+
+
+def test_bits_are_for_c_alone(finished, digits, capsys):
+    run, _ = finished
+    assert featherweight("export", run.path, "--format", "c", "--data", digits, "--bits", 2) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(run.path / "c-int2")
+    assert "integers: " in said.err
+    with pytest.raises(ValueError, match="--bits with --format onnx: got 2"):
+        featherweight("export", run.path, "--format", "onnx", "--bits", 2)
+
+
+def test_a_program_that_computes_otherwise_is_counted(finished):
+    run, split = finished
+    made = export_c(run, split, 8)
+    file = made.path / "digit.c"
+    file.write_text(file.read_text().replace("= head_biases[k];", "= head_biases[k] + (k == 3);"))
+    row = make_row(made, run, split, test=False, on_chip=0)
+    assert (row["equal"], row["images"]) == ("0", "100")
+
+
+def test_tools_that_fail_or_are_not_there_are_named(finished):
+    run, split = finished
+    folder = export_c(run, split, 8).path
+    with pytest.raises(ValueError, match="no-such-gcc: does not run"):
+        measure(folder, "no-such-gcc")
+    (folder / "digit.c").write_text("int digit_read(;")
+    with pytest.raises(ValueError, match=r"cc failed: .*digit.c"):
+        read_c(folder, split.val.pixels)
+
+
+def test_the_section_sizes_are_the_objects(tmp_path):
+    (tmp_path / "digit.c").write_text("const char table[100] = {1}; static int buffer[50]; "
+                                      "int *f(void) { return buffer; }")
+    sizes = measure(tmp_path, "cc")
+    assert (sizes.constants, sizes.ram) == (100, 200)
+    assert 0 < sizes.code < 50

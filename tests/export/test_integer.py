@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+
+from featherweight.build import build
+from featherweight.data import load_split
+from featherweight.evaluate import normalise
+from featherweight.export.integer import Overflow, fixed_point, integer_network
+
+LAYERS = ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
+
+
+@pytest.fixture
+def split(digits):
+    return load_split(str(digits), 500, 100)
+
+
+@torch.no_grad()
+def random_feather(split, layers=LAYERS, **arguments):
+    """A network whose batch norms have seen images, and have slopes of all kinds, some falling."""
+    torch.manual_seed(0)
+    model = build("featherweight.model:Feather", {"layers": layers} | arguments, 10)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1.5).mul_(torch.where(torch.rand(module.num_features) < 0.2, -1, 1))
+            module.bias.uniform_(-1, 1)
+            module.momentum = None
+    model.train()(normalise(split.train.pixels, split.mean_std))
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arguments", [
+    {}, {"activation": "relu"}, {"layers": ["conv 8", "conv 8 m2", "sep 12 p1", "conv 8"], "dense": True},
+    {"layers": ["sep 8 m2", "conv 8", "pool", "sep 8"], "dense": True}, {"layers": ["conv 8 m3", "conv 8 k1"],
+                                                                         "dense": True}])
+def test_eight_bits_give_nearly_what_floats_give(split, arguments):
+    model = random_feather(split, **arguments)
+    network = integer_network(model, split, 8)
+    logits = network.scores(split.val.pixels) / network.logit
+    expected = model(normalise(split.val.pixels, split.mean_std))
+    assert logits.shape == expected.shape
+    error = (logits - expected).std() / (expected - expected.mean(0)).std()
+    assert error < 0.1
+
+
+@torch.no_grad()
+def test_one_layer_by_hand(split):
+    """The definition in NumPy, pixel by pixel."""
+    network = integer_network(random_feather(split, ["conv 3 k2 s2 p1 m2"]), split, 4)
+    layer, image = network.layers[0], split.val.pixels[0, 0].numpy().astype(object)
+    padded = np.full((30, 30), layer.pad, dtype=object)
+    padded[1:29, 1:29] = image
+    out = network.output(layer, split.val.pixels[:1].long())[0].numpy()
+    assert out.shape == (3, 7, 7)
+    for channel, y, x in ((0, 0, 0), (1, 3, 6), (2, 6, 2)):
+        sums = []
+        for dy in (0, 1):
+            for dx in (0, 1):
+                top, left = (2 * y + dy) * 2, (2 * x + dx) * 2
+                sums.append((padded[top:top + 2, left:left + 2] * layer.weights[channel, 0].numpy()).sum())
+        value = (max(sums) * int(layer.multipliers[channel]) // 2**layer.shift) + int(layer.biases[channel])
+        value *= min(max(value + (3 << layer.fraction), 0), 6 << layer.fraction)
+        value = (value * layer.out_multiplier + 2**layer.out_shift // 2) // 2**layer.out_shift + layer.zero
+        assert out[channel, y, x] == min(max(value, 0), 255)
+    assert network.macs == 7 * 7 * 4 * 12 + 30
+
+
+@torch.no_grad()
+def test_sums_stay_within_their_bound(split):
+    network = integer_network(random_feather(split), split, 8)
+    generator, channels = torch.Generator().manual_seed(0), 1
+    for layer in network.layers:
+        worst = (torch.rand(50, channels, 28, 28, generator=generator) < 0.5).long() * 255
+        assert int(layer.sums(worst).abs().max()) <= layer.bound() < 2**31
+        channels = layer.outputs
+
+
+def test_what_could_overflow_is_refused(split):
+    network = integer_network(random_feather(split), split, 4)
+    network.check()
+    layer = next(layer for layer in network.layers if layer.kind == "conv")
+    layer.biases[0] = 2**15
+    with pytest.raises(Overflow, match=r"layer 1, a bias: got up to 32,768, expected less than 2\*\*15"):
+        network.check()
+    layer.biases[0] = 0
+    layer.weights[0, 0, 0, 0] = 2**31 // 255
+    with pytest.raises(Overflow, match="layer 1, a sum"):
+        network.check()
+    layer.weights[0, 0, 0, 0] = 0
+    network.head[0, 0] = 2**23
+    with pytest.raises(Overflow, match="a score"):
+        network.check()
+
+
+def test_networks_without_an_integer_form_are_refused(split):
+    with pytest.raises(ValueError, match=r"is a BaselineNet, expected a Feather; hint: .*onnx-int8"):
+        integer_network(build("featherweight.model:BaselineNet", {}, 10).eval(), split, 8)
+    with pytest.raises(ValueError, match="stride or padding stands before a maximum"):
+        integer_network(random_feather(split, ["conv 8 s2", "conv 8 m2"], dense=True), split, 8)
+    with pytest.raises(Overflow, match=r"layer 1, channels: got up to 256"):
+        integer_network(random_feather(split, ["conv 256 k5 s4"]), split, 8)
+    with pytest.raises(Overflow, match="weights: got up to 100,800"):
+        integer_network(random_feather(split, ["conv 64 k5 s4", "conv 62 k5"]), split, 8)
+
+
+@pytest.mark.parametrize("values", [[1.0], [-0.3, 0.001], [1 - 2**-20, 0.2], [700.0], [3e-9]])
+def test_fixed_point_is_near(values):
+    values = torch.tensor(values, dtype=torch.float64)
+    integers, shift = fixed_point(values)
+    assert 2**14 <= int(integers.abs().max()) < 2**15
+    most = float(values.abs().max())
+    torch.testing.assert_close(integers.double() / 2.0**shift, values, rtol=0, atol=most * 2**-15)

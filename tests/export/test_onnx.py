@@ -1,0 +1,182 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from featherweight.build import build
+from featherweight.evaluate import Evaluation, normalise
+from featherweight.export import onnx as export
+from featherweight.export.onnx import Unfaithful, export_onnx, fold_batch_norm, sure_from, temperature
+from featherweight.run import create_run, open_run
+from featherweight.train import train
+
+CPU = torch.device("cpu")
+LAYERS = ["conv 8 k5 m2", "sep 8 m2", "conv 8", "conv 8 p1 x2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
+    """A run with every kind of layer, trained on made digits."""
+    from featherweight.data import load_split
+    split = load_split(str(digits), 500, 100)
+    recipe = dataclasses.replace(tiny_recipe, model_args={"layers": LAYERS, "dense": True})
+    run = create_run(str(tmp_path_factory.mktemp("export") / "run"), recipe, tiny_contract, split, 0, CPU, "")
+    train(run, split, CPU)
+    return run, split
+
+
+@pytest.fixture(scope="module")
+def exported(finished):
+    finished[0].write_json("verdict.json", {"passed": False, "clauses": [
+        {"clause": "parameters", "passed": True}, {"clause": "accuracy", "passed": False},
+        {"clause": "log", "passed": False}]})
+    return export_onnx(*finished, int8=False)
+
+
+def test_the_file_alone_gives_what_pytorch_gives_at_any_batch(finished, exported, tmp_path):
+    run, split = finished
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes(exported.path.read_bytes())
+    session = onnxruntime.InferenceSession(str(alone))
+    model = run.load_model()
+    for n in (1, 3, 100):
+        pixels = split.val.pixels[:n]
+        found = session.run(["log_probabilities"], {"pixels": pixels[:, 0].numpy()})[0]
+        with torch.no_grad():
+            expected = model(normalise(pixels, split.mean_std)).log_softmax(1)
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+    assert exported.max_difference < 1e-5
+    assert exported.result.correct == exported.float_result.correct
+
+
+def test_the_maps_are_those_of_the_stages(finished, exported):
+    run, split = finished
+    session = onnxruntime.InferenceSession(str(exported.path))
+    found = session.run(None, {"pixels": split.val.pixels[:2, 0].numpy()})[1:]
+    model, x = run.load_model(), torch.nn.functional.pad(normalise(split.val.pixels[:2], split.mean_std),
+                                                         (2, 2, 2, 2), mode="replicate")
+    for stage, maps in zip(model.features, found, strict=True):
+        x = stage(x)
+        torch.testing.assert_close(torch.from_numpy(maps), x.detach(), rtol=1e-3, atol=1e-3)
+
+
+def test_batch_norm_is_folded_where_it_can_be(exported):
+    kinds = [node.op_type for node in onnx.load(exported.path).graph.node]
+    # The last layer goes through the same weights twice with a batch norm each time.
+    assert kinds.count("BatchNormalization") <= 2
+    assert kinds.count("Conv") == 6
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_folding_behind_a_maximum_changes_nothing(sign):
+    model = build("featherweight.model:Feather", {"layers": ["conv 4 m2", "sep 4 m2"]}, 10)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.uniform_(0.5, 2)
+            norm.bias.uniform_(-1, 1)
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(0.5, 2)
+        norms[0].weight[0] *= sign
+    images = torch.randn(3, 1, 28, 28)
+    folded = fold_batch_norm(model.eval())
+    torch.testing.assert_close(folded(images), model(images), rtol=1e-4, atol=1e-4)
+    left = sum(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert left == (0 if sign > 0 else 1)  # a falling batch norm turns the maximum into a minimum
+
+
+def test_eight_bits_are_smaller_and_read_as_well(finished, exported):
+    eight = export_onnx(*finished, int8=True)
+    assert eight.path.name == "model-int8.onnx"
+    assert eight.float_result.accuracy - eight.result.accuracy <= export.MOST_LOST
+    weights = [tensor for tensor in onnx.load(eight.path).graph.initializer
+               if tensor.data_type == onnx.TensorProto.UINT8]
+    assert sum(np.prod(tensor.dims) for tensor in weights) >= 8 * 25 + 8 * 8 + 8 * 8 * 9
+
+
+def test_the_assignments_network_is_exported_too(tmp_path, split, tiny_recipe, tiny_contract):
+    recipe = dataclasses.replace(tiny_recipe, model="featherweight.model:BaselineNet", model_args={}, epochs=1,
+                                 lr=0.02)
+    run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, CPU, "")
+    train(run, split, CPU)
+    session = onnxruntime.InferenceSession(str(export_onnx(run, split, int8=False).path))
+    assert [out.name for out in session.get_outputs()] == ["log_probabilities", *(f"maps_{i}" for i in range(1, 5))]
+
+
+def test_a_file_that_reads_otherwise_is_not_written(finished, monkeypatch, tmp_path):
+    run, split = finished
+    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("*.onnx"))
+    copy = open_run(tmp_path / "run")
+    before = {path.name for path in copy.path.iterdir()}
+    honest = export.run_session
+    monkeypatch.setattr(export, "run_session", lambda *given: np.roll(honest(*given), 1, 1))
+    for int8 in (False, True):
+        with pytest.raises(Unfaithful, match="in batches of 1"):
+            export_onnx(copy, split, int8)
+        assert {path.name for path in copy.path.iterdir()} == before
+
+
+def test_what_has_no_onnx_is_refused(finished, monkeypatch):
+    run, split = finished
+
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :10] * (2 if x.sum() > 0 else 1)
+    monkeypatch.setattr(type(run), "load_model", lambda self: Odd())
+    with pytest.raises(ValueError, match="does not go to ONNX"):
+        export_onnx(run, split, int8=False)
+
+
+def test_the_file_tells_what_it_is(finished, exported):
+    card = {item.key: item.value for item in onnx.load(exported.path).metadata_props}
+    assert card["recipe"] == "tiny"
+    assert card["labels"] == "0 1 2 3 4 5 6 7 8 9"
+    assert int(card["validation_correct"]) == exported.result.correct
+    assert float(card["temperature"]) > 0
+    assert card["verdict"] == "FAIL (accuracy, log)"
+    assert int(card["parameters"]) == sum(p.numel() for p in finished[0].load_model().parameters())
+
+
+def test_what_the_last_audit_found_is_told(finished, tmp_path):
+    shutil.copytree(finished[0].path, tmp_path / "run", ignore=shutil.ignore_patterns("verdict.json"))
+    run = open_run(tmp_path / "run")
+    assert run.read_verdict() == "not judged"
+    run.write_json("verdict.json", {"passed": True, "clauses": [{"clause": "log", "passed": True}]})
+    assert run.read_verdict() == "PASS"
+    for damaged in ("{", "[]", "{}"):
+        (run.path / "verdict.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"verdict\.json: damaged: .*featherweight report"):
+            run.read_verdict()
+
+
+def test_every_step_is_told_before_it_is_taken(finished):
+    told = []
+    export_onnx(*finished, int8=True, on_step=told.append)
+    assert told == ["evaluating 100 images with PyTorch", "exporting the network", "quantising to 8 bits",
+                    *(f"checking 100 images in batches of {batch}" for batch in ("1", "2", "7", "1,000"))]
+
+
+def test_the_temperature_undoes_a_scale():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    assert temperature(3 * logits, labels) == pytest.approx(3, rel=0.03)
+
+
+def test_sure_from_is_the_least_confidence_with_one_in_a_thousand_wrong():
+    confidence = torch.linspace(0.99, 0.5, 3000)
+    probabilities = torch.stack([confidence, 1 - confidence], 1)
+    labels = torch.zeros(3000, dtype=torch.int64)
+    labels[[999, 1500, 1600]] = 1
+    # 1 of the first 1,000 may be wrong, 2 of 2,000; the third comes too early, at 1,601 of the 3,000 it needs.
+    result = Evaluation(0.0, probabilities, labels)
+    kept = probabilities[:, 0] >= sure_from(result)
+    assert int((labels[kept] == 1).sum()) <= int(kept.sum()) / 1000
+    more = probabilities[:, 0] >= sure_from(result) - 1e-3
+    assert int((labels[more] == 1).sum()) > int(more.sum()) / 1000 or int(kept.sum()) == 3000
+    labels[:] = 1
+    assert sure_from(Evaluation(0.0, probabilities, labels)) == 1

@@ -1,0 +1,264 @@
+"""Pictures made from real MNIST images: whatever is done to the picture, the same digit comes out."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from featherweight.data import load_split
+from featherweight.inference.prepare import (
+    FORMATS,
+    MAX_PIXELS,
+    is_picture,
+    open_picture,
+    prepare,
+    prepare_and_count,
+    split_number,
+)
+from featherweight.inference.stress import make_stress
+
+SAME = 6.0  # grey levels of 255, the mean difference of two images of one digit; of two digits it is over 30
+CENTRE = np.arange(28)
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return load_split(None, 50_000, 10_000).val.pixels[:, 0].numpy()
+
+
+def drawing(image, side=200, canvas=(320, 320), at=(60, 60), ink=(0, 0, 0), paper=(255, 255, 255)):
+    """An MNIST image as a large smooth drawing, (h, w, 3) uint8."""
+    large = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), np.float32)
+    cover = np.zeros(canvas, np.float32)
+    cover[at[0]:at[0] + side, at[1]:at[1] + side] = np.clip((large - 96) / 64, 0, 1)
+    return (np.array(paper) + (np.array(ink) - np.array(paper)) * cover[..., None] + 0.5).astype(np.uint8)
+
+
+def difference(one, other):
+    assert one is not None
+    assert other is not None
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
+
+
+def encoded(picture, kind="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_mnist_itself_passes_unchanged(mnist):
+    for image in mnist:
+        assert np.array_equal(prepare(image), image)
+    assert np.array_equal(prepare(255 - mnist[0]), mnist[0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(index=st.integers(0, 999), y=st.integers(20, 150), x=st.integers(20, 150), side=st.integers(80, 240))
+def test_place_and_size_do_not_matter(mnist, index, y, x, side):
+    plain = prepare(drawing(mnist[index]))
+    assert difference(prepare(drawing(mnist[index], side, (420, 420), (y, x))), plain) < SAME
+
+
+@settings(max_examples=25, deadline=None)
+@given(index=st.integers(0, 999), top=st.integers(0, 200), left=st.integers(0, 200))
+def test_polarity_and_padding_do_not_matter(mnist, index, top, left):
+    picture = drawing(mnist[index])
+    plain = prepare(picture)
+    assert difference(prepare(255 - picture), plain) < 1
+    padded = np.pad(picture, ((top, 3), (left, 5), (0, 0)), constant_values=255)
+    assert difference(prepare(padded), plain) < SAME
+
+
+def test_what_comes_out_is_as_mnist_means_it(mnist):
+    for image in mnist[:100]:
+        out = prepare(drawing(image))
+        assert out.shape == (28, 28)
+        assert out.dtype == np.uint8
+        assert out.max() == 255
+        rows, columns = np.flatnonzero((out > 127).any(1)), np.flatnonzero((out > 127).any(0))
+        assert 17 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 21
+        assert abs(out.sum(1) @ CENTRE / out.sum() - 14) < 1
+        assert abs(out.sum(0) @ CENTRE / out.sum() - 14) < 1
+
+
+@pytest.mark.parametrize("ink", [(200, 30, 30), (30, 60, 200), (20, 130, 60), (230, 200, 20)])
+def test_a_coloured_pen_is_ink(mnist, ink):
+    for image in mnist[:10]:
+        assert difference(prepare(drawing(image, ink=ink, paper=(252, 250, 240))), prepare(drawing(image))) < SAME
+
+
+def test_a_shadow_is_no_ink(mnist):
+    light = np.linspace(1, 0.5, 320)[None, :, None]
+    for image in mnist[:20]:
+        assert difference(prepare((drawing(image) * light).astype(np.uint8)), prepare(drawing(image))) < SAME
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read_alike_and_known(mnist, kind, tmp_path):
+    picture = Image.fromarray(drawing(mnist[3]))
+    media_type, suffixes = FORMATS[kind]
+    assert Image.MIME[kind] == media_type
+    assert {Image.registered_extensions()[suffix] for suffix in suffixes} == {kind}
+    content = encoded(picture, kind)
+    assert difference(prepare(open_picture(content)), prepare(picture)) < SAME
+    for name, text, known in (("a", content, True), (f"a{suffixes[0]}", b"", True), ("a.txt", b"text", False)):
+        (tmp_path / name).write_bytes(text)
+        assert is_picture(tmp_path / name) == known
+
+
+def test_only_the_first_of_several_frames_is_read(mnist):
+    first, second = (Image.fromarray(drawing(mnist[i])) for i in (0, 3))
+    for kind in ("GIF", "TIFF", "WEBP"):
+        content = encoded(first, kind, save_all=True, append_images=[second])
+        assert difference(prepare(open_picture(content)), prepare(first)) < SAME
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "group4", "jpeg"])
+def test_a_scanners_files_are_read(mnist, compression):
+    picture = Image.fromarray(drawing(mnist[3])).convert("1" if compression == "group4" else "RGB")
+    content = encoded(picture, "TIFF", compression=compression)
+    assert difference(prepare(open_picture(content)), prepare(picture)) < SAME
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+def test_grey_floats_are_read_whatever_white_is(mnist, white):
+    grey = drawing(mnist[3])[..., 0].astype(np.float32) * np.float32(white / 255)
+    grey[0, 0] = np.nan
+    picture = open_picture(encoded(Image.fromarray(grey), "TIFF"))
+    assert difference(prepare(picture), prepare(drawing(mnist[3]))) < SAME
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "I;16", "LA", "CMYK", "RGBA"])
+def test_every_mode_is_read_alike(mnist, mode):
+    picture = Image.fromarray(drawing(mnist[3]))
+    if mode == "I;16":
+        converted = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257)
+    else:
+        converted = picture.convert(mode)
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    assert difference(prepare(open_picture(encoded(converted, kind))), prepare(picture)) < SAME
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0), (255, 255, 255)])
+def test_a_clear_ground_is_paper(mnist, ink):
+    cover = 255 - drawing(mnist[3])[..., :1]
+    rgba = np.concatenate([np.broadcast_to(np.uint8(ink), (*cover.shape[:2], 3)), cover], 2)
+    assert difference(prepare(rgba), prepare(drawing(mnist[3]))) < SAME
+
+
+def test_a_turned_photo_is_put_upright(mnist):
+    picture = Image.fromarray(drawing(mnist[3]))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it a quarter to the right
+    turned = encoded(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+    assert difference(prepare(open_picture(turned)), prepare(picture)) < SAME
+
+
+@pytest.mark.parametrize("picture", [
+    np.full((300, 300), 255, np.uint8), np.zeros((28, 28), np.uint8), np.full((50, 70, 3), 93, np.uint8),
+    np.full((1, 1), 7, np.uint8), np.full((1, 900), 7, np.uint8), np.full((900, 1), 7, np.uint8),
+    np.random.default_rng(0).normal(200, 5, (300, 300)).astype(np.uint8),
+    np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8),
+    np.broadcast_to(np.linspace(90, 250, 300).astype(np.uint8), (300, 300)),
+    np.zeros((40, 40, 4), np.uint8)])
+def test_where_there_is_no_ink_there_is_no_digit(picture):
+    assert prepare(picture) is None
+    assert split_number(picture) == []
+
+
+@pytest.mark.parametrize("array", [
+    np.zeros((28, 28), np.float32), np.zeros((28,), np.uint8), np.zeros((28, 28, 2), np.uint8),
+    np.zeros((0, 5), np.uint8), np.zeros((2, 28, 28, 3), np.uint8)])
+def test_other_arrays_are_refused(array):
+    with pytest.raises(ValueError, match="expected uint8"):
+        prepare(array)
+
+
+def bomb(side=20_000):
+    """A PNG of `side` x `side` whose file is small."""
+    def chunk(kind, content):
+        return (struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"not a picture", b"\x89PNG\r\n\x1a\n", bomb(), bomb(5_000), b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    b"II*\0\x08\0\0\0", b"MM\0*\xff\xff\xff\xff"])
+def test_what_is_no_picture_is_refused(content):
+    with pytest.raises(ValueError, match="expected") as caught:
+        open_picture(content)
+    assert "0x" not in str(caught.value)  # an object of ours means nothing to others
+    assert MAX_PIXELS < 5_000**2
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_truncated_file_is_refused_unless_all_pixels_are_there(mnist, kind, tmp_path):
+    content = encoded(Image.fromarray(drawing(mnist[3])), kind)
+    (tmp_path / "whole").write_bytes(content)
+    whole, refused = np.asarray(open_picture(tmp_path / "whole")), 0
+    lengths = range(0, len(content), max(1, len(content) // 40))
+    for n in lengths:
+        try:
+            assert np.array_equal(np.asarray(open_picture(content[:n])), whole)
+        except ValueError:
+            refused += 1
+    assert refused >= len(lengths) - 3  # a PNG may lack its last marks
+
+
+def test_a_number_is_read_from_left_to_right(mnist):
+    picture = np.concatenate([drawing(mnist[i], 100, (140, 120), (20, 10)) for i in range(4)], 1)
+    digits = split_number(picture)
+    assert len(digits) == 4
+    for digit, image in zip(digits, mnist, strict=False):
+        assert difference(digit, prepare(drawing(image, 100, (140, 120), (20, 10)))) < SAME
+
+
+def test_well_separated_digits_are_counted_right(mnist):
+    random = np.random.default_rng(5)
+    right = 0
+    for _ in range(60):
+        n = int(random.integers(1, 7))
+        picture = np.concatenate([drawing(mnist[i], 100, (140, 120), (20, 10))
+                                  for i in random.integers(0, 10_000, n)], 1)
+        right += len(split_number(picture)) == n
+    assert right >= 57
+
+
+def test_digits_side_by_side_are_counted_and_loose_strokes_are_none(mnist):
+    wide = np.concatenate([drawing(mnist[i], 100, (140, 120), (20, 10)) for i in range(4)], 1)
+    image, count = prepare_and_count(wide)
+    assert count == 4
+    assert np.array_equal(image, prepare(wide))
+    assert prepare_and_count(mnist[0])[1] == 1
+    assert prepare_and_count(np.full((50, 50), 255, np.uint8)) == (None, 0)
+    five = np.full((200, 200), 255, np.uint8)
+    five[60:180, 50:66] = five[100:116, 50:110] = five[100:180, 100:116] = five[164:180, 50:116] = 0
+    five[40:52, 120:170] = 0  # its bar, to the right of it
+    assert prepare_and_count(five)[1] == 1
+    dots = np.full((300, 300), 255, np.uint8)
+    dots[::40, ::40] = 0
+    assert prepare_and_count(dots)[1] <= 1
+
+
+def test_pictures_of_one_digit_are_hardly_ever_taken_for_numbers(mnist):
+    labels = load_split(None, 50_000, 10_000).val.labels.numpy()
+    counts = [prepare_and_count(picture)[1] for _, picture, _ in make_stress(mnist, labels, 3, 20)]
+    assert sum(count > 1 for count in counts) <= 2
+    assert sum(count == 1 for count in counts) >= len(counts) - 4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_specks_are_no_crash(seed):
+    random = np.random.default_rng(seed)
+    sheet = np.full((200, 300), 240, np.uint8)
+    for y, x, side in zip(random.integers(1, 195, 30), random.integers(1, 295, 30), random.integers(1, 4, 30),
+                          strict=True):
+        sheet[y:y + side, x:x + side] = 60
+    image = prepare(sheet)
+    assert image is None or (image.shape == (28, 28) and image.max() == 255)

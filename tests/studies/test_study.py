@@ -1,0 +1,194 @@
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+from conftest import PLAN
+from scipy import stats
+
+from featherweight.studies import study
+from featherweight.studies.plan import PLANS, load_plan
+from featherweight.studies.study import COLUMNS, LocalProcesses, read_table, run_study, spread, summarise
+
+CPU = torch.device("cpu")
+def run_here(folder, digits, **kwargs):
+    workers = LocalProcesses(kwargs.pop("workers", 2), 1, CPU)
+    plan = load_plan(folder / "plan.toml", str(digits))
+    return run_study(plan, folder / "rows.csv", folder / "runs", CPU, workers, **kwargs)
+
+
+@pytest.fixture
+def go(tmp_path, plan_file, digits):
+    return partial(run_here, tmp_path, digits)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_contract, digits):
+    """A folder in which the plan's four runs are done, and their rows."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.toml").write_text(tiny_contract.to_toml())
+    (folder / "plan.toml").write_text(PLAN.format(contract=folder / "tiny.toml", test="true"))
+    return folder, run_here(folder, digits)
+
+
+@pytest.fixture
+def done(finished, tmp_path, go):
+    """The same, for a test to spoil."""
+    folder, rows = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return rows
+
+
+def test_rows_hold_what_is_needed_to_repeat_them(finished):
+    folder, rows = finished
+    assert sorted(map(str, rows)) == sorted(map(str, read_table(folder / "rows.csv")))
+    for row in rows:
+        assert tuple(row) == COLUMNS
+        assert json.loads(row["config"])["recipe"]["name"] == row["recipe"]
+        assert int(row["test_total"]) == 100
+        assert 0 <= int(row["test_correct"]) <= 100
+        assert row["last_epochs_val_correct"].split()[-1] == row["val_correct"]
+        assert row["threads"] == "1"
+        assert row["verdict"] in ("PASS", "FAIL")
+    assert len(list((folder / "runs").glob("*/verdict.json"))) == 4
+
+
+def test_again_it_repeats_nothing(done, go, tmp_path, monkeypatch):
+    content, told = (tmp_path / "rows.csv").read_bytes(), []
+    monkeypatch.setattr(study, "run_task", lambda *_: pytest.fail("trained again"))
+    assert go(on_row=told.append) == done == told
+    assert (tmp_path / "rows.csv").read_bytes() == content
+
+
+def test_a_finished_folder_becomes_its_row_without_training(done, go, tmp_path):
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").glob("*/model.safetensors")}
+    (tmp_path / "rows.csv").unlink()
+    assert go() == done
+    assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").glob("*/model.safetensors")}
+
+
+def test_one_worker_gives_the_same_rows_as_two(finished, go):
+    def strip(rows):
+        return [{key: row[key] for key in COLUMNS if key != "seconds"} for row in rows]
+    assert strip(go(workers=1)) == strip(finished[1])
+
+
+def _command(tmp_path, digits, plan_file):
+    return [sys.executable, "-c", "from featherweight.cli import main; main()", "study", str(plan_file), "--results",
+            str(tmp_path / "rows.csv"), "--runs", str(tmp_path / "runs"), "--data", str(digits), "--workers", "2"]
+
+
+def _wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_study_goes_on_and_loses_no_row(how, tmp_path, digits, plan_file, go):
+    table = tmp_path / "rows.csv"
+    plan_file.write_text(plan_file.read_text().replace("epochs = 2", "epochs = 6"))
+    process = subprocess.Popen(_command(tmp_path, digits, plan_file), stderr=subprocess.PIPE, text=True)
+    _wait_for(lambda: table.exists() and any((tmp_path / "runs").glob("two*/resume.pt")))
+    before = read_table(table)
+    process.send_signal(how)
+    _, said = process.communicate()
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert "goes on" in said
+    rows = go()
+    assert len(rows) == len(read_table(table)) == 4
+    for row in before:
+        assert row | {"test_correct": "", "test_total": ""} in [
+            r | {"test_correct": "", "test_total": ""} for r in rows]
+
+
+def test_workers_end_with_their_study(tmp_path, digits, plan_file):
+    text = plan_file.read_text()
+    plan_file.write_text(text.replace("epochs = 2", "epochs = 900").replace("epochs = 1", "epochs = 901"))
+    process = subprocess.Popen(_command(tmp_path, digits, plan_file), stderr=subprocess.DEVNULL)
+    logs = tmp_path / "runs"
+    _wait_for(lambda: len(list(logs.glob("*/resume.pt"))) == 2)
+    process.kill()
+    process.wait()
+    time.sleep(2)
+    first = {file: file.stat().st_mtime_ns for file in logs.glob("*/resume.pt")}
+    time.sleep(2)
+    assert first == {file: file.stat().st_mtime_ns for file in logs.glob("*/resume.pt")}
+
+
+def test_two_studies_on_one_table_share_the_work(tmp_path, digits, plan_file):
+    commands = [_command(tmp_path, digits, plan_file)] * 2
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                             env=os.environ | {"COLUMNS": "80"}) for command in commands]
+    tables = [process.communicate()[0] for process in both]
+    assert {process.returncode for process in both} <= {0, 1}
+    assert tables[0] == tables[1]
+    assert "95 % of mean" in tables[0]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in tables[0]  # no figure is cut short
+    rows = read_table(tmp_path / "rows.csv")
+    assert len(rows) == 4
+    assert len({(row["recipe"], row["seed"]) for row in rows}) == 4
+
+
+def test_a_run_that_diverges_is_a_row_and_the_others_go_on(go, plan_file):
+    plan_file.write_text(plan_file.read_text().replace("epochs = 2", "epochs = 2\nlr = 1e30\nschedule = 'constant'"))
+    rows = go()
+    assert [row["verdict"] == "DIVERGED" for row in rows] == [False, False, True, True]
+    summary = summarise(rows)[1]
+    assert (summary.runs, summary.diverged, summary.val, summary.test) == (2, 2, None, None)
+
+
+def test_test_images_are_read_only_if_the_plan_says_so_and_at_the_end(done, go, plan_file, tmp_path):
+    table, text = tmp_path / "rows.csv", plan_file.read_text()
+    unread = [row | {"test_correct": "", "test_total": ""} for row in done]
+    study.write_table(table, unread)
+    plan_file.write_text(text.replace("test = true", "test = false"))
+    assert go() == read_table(table) == unread
+    plan_file.write_text(text)
+    assert go() == done
+    study.write_table(table, unread)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="gone"):
+        go()
+    assert read_table(table) == unread
+
+
+@pytest.mark.parametrize("content", [
+    b"a,b\n1,2\n", b"", b"\xff\xfe\x00", ",".join(COLUMNS).encode() + b"\nfeather,1\n"])
+def test_a_table_that_is_no_studys_is_refused_and_kept(go, tmp_path, content):
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"rows\.csv"):
+        go()
+    assert (tmp_path / "rows.csv").read_bytes() == content
+
+
+def test_a_table_that_a_spreadsheet_has_saved_is_read(finished, tmp_path):
+    text = (finished[0] / "rows.csv").read_text(encoding="utf-8")
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8-sig")
+    assert read_table(tmp_path / "rows.csv") == read_table(finished[0] / "rows.csv")
+
+
+def test_spread_is_scipys():
+    values = [0.991, 0.994, 0.9935, 0.9952]
+    found = spread(values)
+    low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
+    assert found.interval == pytest.approx((low, high))
+    assert (found.n, found.least) == (4, 0.991)
+    assert math.isnan(spread([0.5]).sd)
+
+
+def test_the_committed_rows_are_their_plans(request):
+    for name in PLANS:
+        keys = {task.key for task in load_plan(name).tasks}
+        rows = read_table(request.config.rootpath / "results" / f"{name}.csv", must_exist=True)
+        assert rows
+        assert {study.row_key(row) for row in rows} <= keys
