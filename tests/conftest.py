@@ -1,73 +1,27 @@
 """Made digits: ten glyphs with noise, in the MNIST format, that a small network learns in seconds."""
 
 import dataclasses
-import gzip
 import os
 import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from helpers import PLAN, train_and_export, write_mnist
 
 from featherweight.contract import Contract
 from featherweight.data import load_split
-from featherweight.export.onnx import export_onnx
 from featherweight.recipe import Recipe, find_recipe
-from featherweight.run import create_run
-from featherweight.train import train
 
 # As in an activated environment: the command line is found by its name.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-PLAN = """
-recipes = ["feather-20k"]
-seeds = 2
-contract = "{contract}"
-test = {test}
-[[overrides]]
-name = "one"
-epochs = 1
-batch_size = 50
-[[overrides]]
-name = "two"
-epochs = 2
-batch_size = 50
-augmentation.rotation = 3
-"""
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
-
-
-def write_idx(path, array):
-    """An array of uint8 as an IDX file, gzipped where the name says so."""
-    content = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
-    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
-
-
-def make_digits(n, seed, side=28):
-    """images (n, side, side) and labels (n,): a coarse random pattern a class, noise, a shift."""
-    glyphs = np.random.default_rng(7).random((10, 5, 5)) > 0.5
-    random = np.random.default_rng(seed)
-    labels = np.arange(n, dtype=np.uint8) % 10
-    images = random.integers(0, 60, (n, side, side), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        y, x = random.integers(2, side - 22, 2)
-        image[y:y + 20, x:x + 20] += (glyphs[label].repeat(4, 0).repeat(4, 1) * 180).astype(np.uint8)
-    return images, labels
-
-
-def write_mnist(folder, n_train=600, n_test=100, suffix=".gz"):
-    folder.mkdir(exist_ok=True)
-    for stem, n, seed in (("train", n_train, 0), ("t10k", n_test, 1)):
-        images, labels = make_digits(n, seed)
-        write_idx(folder / f"{stem}-images-idx3-ubyte{suffix}", images)
-        write_idx(folder / f"{stem}-labels-idx1-ubyte{suffix}", labels)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -89,12 +43,6 @@ def tiny_recipe():
 @pytest.fixture
 def split(digits):
     return load_split(str(digits), 500, 100)
-
-
-def train_and_export(folder, recipe, contract, split):
-    run = create_run(str(folder / "run"), recipe, contract, split, 0, torch.device("cpu"), "")
-    train(run, split, torch.device("cpu"))
-    return export_onnx(run, split, int8=False)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from helpers import VERDICT, result
 from PIL import Image
-from test_report import VERDICT, result
 
 from featherweight.card import card
 from featherweight.cli import app

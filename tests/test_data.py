@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import make_digits, write_idx, write_mnist
+from helpers import make_digits, write_idx, write_mnist
 
 from featherweight import data
 from featherweight.data import EMBEDDED, load_split, load_test

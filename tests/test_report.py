@@ -2,6 +2,7 @@ import io
 
 import pytest
 import torch
+from helpers import VERDICT, result
 from matplotlib.text import Text
 from PIL import Image
 
@@ -20,17 +21,6 @@ from featherweight.report import (
     verdict_picture,
 )
 from featherweight.run import create_run
-
-VERDICT = {"contract": "tiny", "passed": False, "clauses": [
-    {"clause": "parameters", "required": "fewer than 9", "found": "7", "how": "counted", "passed": True},
-    {"clause": "head", "required": "linear layer", "found": "something else", "how": "seen", "passed": False},
-    {"clause": "accuracy", "required": "at least 99.40 %", "found": "-", "how": "not trained", "passed": None}]}
-
-
-def result(n, n_wrong, classes=10):
-    labels = torch.arange(n) % classes
-    read = torch.where(torch.arange(n) < n_wrong, (labels + 1) % classes, labels)
-    return Evaluation(0.1, torch.full((n, classes), 0.01).scatter(1, read[:, None], 0.91), labels)
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_a_damaged_state_is_refused(run):
 
 
 def test_other_images_than_the_runs_are_refused(run, tmp_path, digits):
-    from conftest import make_digits, write_idx, write_mnist
+    from helpers import make_digits, write_idx, write_mnist
     other = write_mnist(tmp_path / "other")
     images, _ = make_digits(600, 99)
     write_idx(other / "train-images-idx3-ubyte.gz", images)

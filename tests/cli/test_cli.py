@@ -14,19 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import COMMAND, ENVIRONMENT, featherweight
 
 from featherweight.build import build
 from featherweight.cli import app, base, main
 from featherweight.contract import CONTRACTS, load_contract
 from featherweight.recipe import RECIPES, Recipe, find_recipe
-
-COMMAND = [sys.executable, "-c", "from featherweight.cli import main; main()"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "160"}
-
-
-def featherweight(*words, cwd, **kwargs):
-    return subprocess.run([*COMMAND, *map(str, words)], cwd=cwd, env=ENVIRONMENT, text=True,
-                          capture_output=True, timeout=300, check=False, **kwargs)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import sys
 import pexpect
 import pyte
 import pytest
-from conftest import make_digits, train_and_export, write_mnist
+from helpers import make_digits, train_and_export, write_mnist
 from PIL import Image
 
 from featherweight.data import load_split

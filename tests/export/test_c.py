@@ -6,9 +6,9 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from helpers import random_feather
 from hypothesis import given
 from hypothesis import strategies as st
-from test_integer import random_feather
 
 from featherweight.data import load_split
 from featherweight.export.c import constants, expected_output, export_c, flash, pack, scratch, source
@@ -31,7 +31,7 @@ NETWORKS = {
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    from conftest import write_mnist
+    from helpers import write_mnist
     return load_split(str(write_mnist(tmp_path_factory.mktemp("digits"))), 500, 100)
 
 

@@ -1,32 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from helpers import random_feather
 
 from featherweight.build import build
 from featherweight.data import load_split
 from featherweight.evaluate import normalise
 from featherweight.export.integer import Overflow, fixed_point, integer_network
 
-LAYERS = ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
-
 
 @pytest.fixture
 def split(digits):
     return load_split(str(digits), 500, 100)
-
-
-@torch.no_grad()
-def random_feather(split, layers=LAYERS, **arguments):
-    """A network whose batch norms have seen images, and have slopes of all kinds, some falling."""
-    torch.manual_seed(0)
-    model = build("featherweight.model:Feather", {"layers": layers} | arguments, 10)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.5).mul_(torch.where(torch.rand(module.num_features) < 0.2, -1, 1))
-            module.bias.uniform_(-1, 1)
-            module.momentum = None
-    model.train()(normalise(split.train.pixels, split.mean_std))
-    return model.eval()
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2 as httpx
 import numpy as np
-from test_serve import SHEET, Server, encoded
+from helpers import SHEET, Server, encoded
 
 CLIENTS = 200
 

@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers import Server
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
-from test_serve import Server
 
 from featherweight.inference.stress import STROKES
 

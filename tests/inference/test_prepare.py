@@ -1,11 +1,10 @@
 """Pictures made from real MNIST images: whatever is done to the picture, the same digit comes out."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
+from helpers import bomb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -177,14 +176,6 @@ def test_where_there_is_no_ink_there_is_no_digit(picture):
 def test_other_arrays_are_refused(array):
     with pytest.raises(ValueError, match="expected uint8"):
         prepare(array)
-
-
-def bomb(side=20_000):
-    """A PNG of `side` x `side` whose file is small."""
-    def chunk(kind, content):
-        return (struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000)))
 
 
 @pytest.mark.parametrize("content", [

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import make_digits
+from helpers import make_digits
 from PIL import Image
 
 from featherweight.export.onnx import export_onnx

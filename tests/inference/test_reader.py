@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from helpers import featherweight
 from PIL import Image
-from test_app import featherweight
 
 from featherweight.inference.reader import Reader
 

@@ -3,13 +3,11 @@
 import base64
 import contextlib
 import io
-import os
 import re
 import resource
 import signal
 import socket
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,24 +16,15 @@ import numpy as np
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
+from helpers import SHEET, Server, bomb, command, encoded
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from test_image import bomb
 
 from featherweight.inference import server as serve
 from featherweight.inference.prepare import FORMATS, MEDIA_TYPES
 from featherweight.inference.reader import Reader
 from featherweight.inference.server import MOST_BYTES, create_app
-
-SHEET = np.full((200, 200), 255, np.uint8)
-SHEET[40:160, 90:110] = 0
-
-
-def encoded(array, kind="PNG"):
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, kind)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -205,32 +194,6 @@ def test_it_keeps_to_its_openapi_document(app, method, path):
         # A schema has no words for "bytes of a picture": what it allows may be refused, as documented.
         case.call_and_validate(excluded_checks=[positive_data_acceptance])
     check()
-
-
-def command(path, port):
-    return [sys.executable, "-c", "from featherweight.cli import main; main()", "serve", str(path),
-            "--port", str(port)]
-
-
-class Server:
-    """`featherweight serve` as a process, on a port of its own."""
-
-    def __init__(self, path):
-        self.process = subprocess.Popen(command(path, 0), env=os.environ | {"NO_COLOR": "1"},
-                                        stderr=subprocess.PIPE, text=True)
-        self.url = self.process.stderr.readline().split()[0]
-        end = time.monotonic() + 60
-        while True:
-            try:
-                httpx.get(f"{self.url}/healthz")
-                return
-            except httpx.TransportError:
-                assert time.monotonic() < end
-                time.sleep(0.05)
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
 
 
 @pytest.fixture

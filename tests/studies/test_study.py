@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import PLAN
+from helpers import PLAN
 from scipy import stats
 
 from featherweight.studies import study

@@ -1,0 +1,145 @@
+"""What several tests share: made digits, small runs, processes of the command line and of the server."""
+
+import gzip
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import httpx2 as httpx
+import numpy as np
+import torch
+from PIL import Image
+
+from featherweight.build import build
+from featherweight.evaluate import Evaluation, normalise
+from featherweight.export.onnx import export_onnx
+from featherweight.run import create_run
+from featherweight.train import train
+
+PLAN = """
+recipes = ["feather-20k"]
+seeds = 2
+contract = "{contract}"
+test = {test}
+[[overrides]]
+name = "one"
+epochs = 1
+batch_size = 50
+[[overrides]]
+name = "two"
+epochs = 2
+batch_size = 50
+augmentation.rotation = 3
+"""
+LAYERS = ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
+VERDICT = {"contract": "tiny", "passed": False, "clauses": [
+    {"clause": "parameters", "required": "fewer than 9", "found": "7", "how": "counted", "passed": True},
+    {"clause": "head", "required": "linear layer", "found": "something else", "how": "seen", "passed": False},
+    {"clause": "accuracy", "required": "at least 99.40 %", "found": "-", "how": "not trained", "passed": None}]}
+SHEET = np.full((200, 200), 255, np.uint8)
+SHEET[40:160, 90:110] = 0
+COMMAND = [sys.executable, "-c", "from featherweight.cli import main; main()"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "160"}
+
+
+def write_idx(path, array):
+    """An array of uint8 as an IDX file, gzipped where the name says so."""
+    content = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+
+
+def make_digits(n, seed, side=28):
+    """images (n, side, side) and labels (n,): a coarse random pattern a class, noise, a shift."""
+    glyphs = np.random.default_rng(7).random((10, 5, 5)) > 0.5
+    random = np.random.default_rng(seed)
+    labels = np.arange(n, dtype=np.uint8) % 10
+    images = random.integers(0, 60, (n, side, side), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        y, x = random.integers(2, side - 22, 2)
+        image[y:y + 20, x:x + 20] += (glyphs[label].repeat(4, 0).repeat(4, 1) * 180).astype(np.uint8)
+    return images, labels
+
+
+def write_mnist(folder, n_train=600, n_test=100, suffix=".gz"):
+    folder.mkdir(exist_ok=True)
+    for stem, n, seed in (("train", n_train, 0), ("t10k", n_test, 1)):
+        images, labels = make_digits(n, seed)
+        write_idx(folder / f"{stem}-images-idx3-ubyte{suffix}", images)
+        write_idx(folder / f"{stem}-labels-idx1-ubyte{suffix}", labels)
+    return folder
+
+
+def train_and_export(folder, recipe, contract, split):
+    run = create_run(str(folder / "run"), recipe, contract, split, 0, torch.device("cpu"), "")
+    train(run, split, torch.device("cpu"))
+    return export_onnx(run, split, int8=False)
+
+
+def bomb(side=20_000):
+    """A PNG of `side` x `side` whose file is small."""
+    def chunk(kind, content):
+        return (struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+
+
+@torch.no_grad()
+def random_feather(split, layers=LAYERS, **arguments):
+    """A network whose batch norms have seen images, and have slopes of all kinds, some falling."""
+    torch.manual_seed(0)
+    model = build("featherweight.model:Feather", {"layers": layers} | arguments, 10)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1.5).mul_(torch.where(torch.rand(module.num_features) < 0.2, -1, 1))
+            module.bias.uniform_(-1, 1)
+            module.momentum = None
+    model.train()(normalise(split.train.pixels, split.mean_std))
+    return model.eval()
+
+
+def result(n, n_wrong, classes=10):
+    labels = torch.arange(n) % classes
+    read = torch.where(torch.arange(n) < n_wrong, (labels + 1) % classes, labels)
+    return Evaluation(0.1, torch.full((n, classes), 0.01).scatter(1, read[:, None], 0.91), labels)
+
+
+def encoded(array, kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind)
+    return file.getvalue()
+
+
+def command(path, port):
+    return [sys.executable, "-c", "from featherweight.cli import main; main()", "serve", str(path),
+            "--port", str(port)]
+
+
+class Server:
+    """`featherweight serve` as a process, on a port of its own."""
+
+    def __init__(self, path):
+        self.process = subprocess.Popen(command(path, 0), env=os.environ | {"NO_COLOR": "1"},
+                                        stderr=subprocess.PIPE, text=True)
+        self.url = self.process.stderr.readline().split()[0]
+        end = time.monotonic() + 60
+        while True:
+            try:
+                httpx.get(f"{self.url}/healthz")
+                return
+            except httpx.TransportError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+def featherweight(*words, cwd, **kwargs):
+    return subprocess.run([*COMMAND, *map(str, words)], cwd=cwd, env=ENVIRONMENT, text=True,
+                          capture_output=True, timeout=300, check=False, **kwargs)
