@@ -36,8 +36,16 @@ def tiny_contract():
 
 @pytest.fixture(scope="session")
 def tiny_recipe():
-    return Recipe("tiny", "featherweight.model:Feather", {"layers": ["conv 8 k6 s2 p2", "conv 8"], "dropout": 0.05},
-                  epochs=4, lr=0.2, batch_size=25, nesterov=True, ema=0.8)
+    return Recipe(
+        "tiny",
+        "featherweight.model:Feather",
+        {"layers": ["conv 8 k6 s2 p2", "conv 8"], "dropout": 0.05},
+        epochs=4,
+        lr=0.2,
+        batch_size=25,
+        nesterov=True,
+        ema=0.8,
+    )
 
 
 @pytest.fixture
@@ -48,8 +56,12 @@ def split(digits):
 @pytest.fixture(scope="session")
 def model(tmp_path_factory, tiny_recipe, tiny_contract, digits):
     """An exported network that was trained for an epoch on made digits."""
-    return train_and_export(tmp_path_factory.mktemp("made"), dataclasses.replace(tiny_recipe, epochs=1),
-                            tiny_contract, load_split(str(digits), 500, 100))
+    return train_and_export(
+        tmp_path_factory.mktemp("made"),
+        dataclasses.replace(tiny_recipe, epochs=1),
+        tiny_contract,
+        load_split(str(digits), 500, 100),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +75,9 @@ def real_model(tmp_path_factory, tiny_contract):
         if not model.exists():
             recipe = dataclasses.replace(find_recipe("sprint"), epochs=2, resize_until=0.0)
             (folder / "real").mkdir()
-            train_and_export(folder / "real", recipe, tiny_contract, load_split(None, 50_000, 10_000))
+            train_and_export(
+                folder / "real", recipe, tiny_contract, load_split(None, 50_000, 10_000)
+            )
     return model
 
 
@@ -84,8 +98,11 @@ def cluster():
     node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
-        nodes = Cluster(initialize_head=True, head_node_args=node | {
-            "include_dashboard": False, "_system_config": {"worker_niceness": 0}})
+        nodes = Cluster(
+            initialize_head=True,
+            head_node_args=node
+            | {"include_dashboard": False, "_system_config": {"worker_niceness": 0}},
+        )
         nodes.second = nodes.add_node(**node)
         ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
     nodes.wait_for_nodes()

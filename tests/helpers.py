@@ -37,10 +37,33 @@ batch_size = 50
 augmentation.rotation = 3
 """
 LAYERS = ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
-VERDICT = {"contract": "tiny", "passed": False, "clauses": [
-    {"clause": "parameters", "required": "fewer than 9", "found": "7", "how": "counted", "passed": True},
-    {"clause": "head", "required": "linear layer", "found": "something else", "how": "seen", "passed": False},
-    {"clause": "accuracy", "required": "at least 99.40 %", "found": "-", "how": "not trained", "passed": None}]}
+VERDICT = {
+    "contract": "tiny",
+    "passed": False,
+    "clauses": [
+        {
+            "clause": "parameters",
+            "required": "fewer than 9",
+            "found": "7",
+            "how": "counted",
+            "passed": True,
+        },
+        {
+            "clause": "head",
+            "required": "linear layer",
+            "found": "something else",
+            "how": "seen",
+            "passed": False,
+        },
+        {
+            "clause": "accuracy",
+            "required": "at least 99.40 %",
+            "found": "-",
+            "how": "not trained",
+            "passed": None,
+        },
+    ],
+}
 SHEET = np.full((200, 200), 255, np.uint8)
 SHEET[40:160, 90:110] = 0
 COMMAND = [sys.executable, "-c", "from featherweight.cli import main; main()"]
@@ -49,7 +72,9 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": 
 
 def write_idx(path, array):
     """An array of uint8 as an IDX file, gzipped where the name says so."""
-    content = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    content = (
+        bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    )
     path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
 
 
@@ -61,7 +86,9 @@ def make_digits(n, seed, side=28):
     images = random.integers(0, 60, (n, side, side), dtype=np.uint8)
     for image, label in zip(images, labels, strict=True):
         y, x = random.integers(2, side - 22, 2)
-        image[y:y + 20, x:x + 20] += (glyphs[label].repeat(4, 0).repeat(4, 1) * 180).astype(np.uint8)
+        image[y : y + 20, x : x + 20] += (glyphs[label].repeat(4, 0).repeat(4, 1) * 180).astype(
+            np.uint8
+        )
     return images, labels
 
 
@@ -82,10 +109,19 @@ def train_and_export(folder, recipe, contract, split):
 
 def bomb(side=20_000):
     """A PNG of `side` x `side` whose file is small."""
+
     def chunk(kind, content):
-        return (struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+    )
 
 
 @torch.no_grad()
@@ -95,7 +131,9 @@ def random_feather(split, layers=LAYERS, **arguments):
     model = build("featherweight.model:Feather", {"layers": layers} | arguments, 10)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.5).mul_(torch.where(torch.rand(module.num_features) < 0.2, -1, 1))
+            module.weight.uniform_(0.5, 1.5).mul_(
+                torch.where(torch.rand(module.num_features) < 0.2, -1, 1)
+            )
             module.bias.uniform_(-1, 1)
             module.momentum = None
     model.train()(normalise(split.train.pixels, split.mean_std))
@@ -115,16 +153,24 @@ def encoded(array, kind="PNG"):
 
 
 def command(path, port):
-    return [sys.executable, "-c", "from featherweight.cli import main; main()", "serve", str(path),
-            "--port", str(port)]
+    return [
+        sys.executable,
+        "-c",
+        "from featherweight.cli import main; main()",
+        "serve",
+        str(path),
+        "--port",
+        str(port),
+    ]
 
 
 class Server:
     """`featherweight serve` as a process, on a port of its own."""
 
     def __init__(self, path):
-        self.process = subprocess.Popen(command(path, 0), env=os.environ | {"NO_COLOR": "1"},
-                                        stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command(path, 0), env=os.environ | {"NO_COLOR": "1"}, stderr=subprocess.PIPE, text=True
+        )
         self.url = self.process.stderr.readline().split()[0]
         end = time.monotonic() + 60
         while True:
@@ -141,5 +187,13 @@ class Server:
 
 
 def featherweight(*words, cwd, **kwargs):
-    return subprocess.run([*COMMAND, *map(str, words)], cwd=cwd, env=ENVIRONMENT, text=True,
-                          capture_output=True, timeout=300, check=False, **kwargs)
+    return subprocess.run(
+        [*COMMAND, *map(str, words)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        check=False,
+        **kwargs,
+    )

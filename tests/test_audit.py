@@ -110,11 +110,21 @@ class ReluLast(Net):
         return F.relu(super().forward(x))
 
 
-@pytest.mark.parametrize(("net", "clause"), [
-    (ZeroDropout, "dropout"), (DropoutInEvalMode, "dropout"), (DropoutThrownAway, "dropout"),
-    (DropoutTimesZero, "dropout"), (NormNeverCalled, "batch norm"), (NormThrownAway, "batch norm"),
-    (NormInEvalMode, "batch norm"), (InstanceNorm, "batch norm"), (PooledInTheMiddle, "head"), (ReluLast, "head"),
-])
+@pytest.mark.parametrize(
+    ("net", "clause"),
+    [
+        (ZeroDropout, "dropout"),
+        (DropoutInEvalMode, "dropout"),
+        (DropoutThrownAway, "dropout"),
+        (DropoutTimesZero, "dropout"),
+        (NormNeverCalled, "batch norm"),
+        (NormThrownAway, "batch norm"),
+        (NormInEvalMode, "batch norm"),
+        (InstanceNorm, "batch norm"),
+        (PooledInTheMiddle, "head"),
+        (ReluLast, "head"),
+    ],
+)
 def test_cheats_in_the_layers_fail(net, clause, split, tiny_contract):
     assert failed(net(), split, tiny_contract) == {clause}
 
@@ -192,8 +202,9 @@ class OnlyForSomeImages(InPythonList):
         return super().forward(x) if found else Net.forward(self, x)
 
 
-@pytest.mark.parametrize("net", [InBuffer, InPlainTensor, InPythonList, InListOfNumbers, InNumpy, Frozen,
-                                 InSmallPieces])
+@pytest.mark.parametrize(
+    "net", [InBuffer, InPlainTensor, InPythonList, InListOfNumbers, InNumpy, Frozen, InSmallPieces]
+)
 def test_hidden_weights_are_counted_once(net, split, tiny_contract):
     verdict = audit_model(net(), split, tiny_contract)
     parameters = next(clause for clause in verdict.clauses if clause.clause == "parameters")
@@ -216,7 +227,9 @@ def test_weights_read_for_one_image_are_counted(split, tiny_contract):
 class Functional(Net):
     def body(self, x):
         n = self.norm
-        x = F.batch_norm(self.conv(x), n.running_mean, n.running_var, n.weight, n.bias, self.training, 0.1)
+        x = F.batch_norm(
+            self.conv(x), n.running_mean, n.running_var, n.weight, n.bias, self.training, 0.1
+        )
         return F.dropout(F.relu(x), 0.2, self.training)
 
 
@@ -269,12 +282,22 @@ class ConvOverTheMap(Net):
         return self.head(self.body(x)).view(-1, 10)
 
 
-@pytest.mark.parametrize(("net", "numbers"), [
-    (Net, NET), (Functional, NET), (Shared, NET + 256), (PoolingLast, NET), (AveragePoolOfTheMap, NET),
-    (MatrixProduct, NET), (ConvOnPooled, NET), (ConvOverTheMap, NET - 160 + 16 * 640),
-    (BaselineNet, 18_746), (lambda: Feather(["conv 8", "pool", "conv 8 x3"]), 72 + 16 + 576 + 48 + 90),
-    (lambda: Feather(["conv 8 k5", "sep 12"]), 200 + 16 + 72 + 96 + 24 + 130),
-])
+@pytest.mark.parametrize(
+    ("net", "numbers"),
+    [
+        (Net, NET),
+        (Functional, NET),
+        (Shared, NET + 256),
+        (PoolingLast, NET),
+        (AveragePoolOfTheMap, NET),
+        (MatrixProduct, NET),
+        (ConvOnPooled, NET),
+        (ConvOverTheMap, NET - 160 + 16 * 640),
+        (BaselineNet, 18_746),
+        (lambda: Feather(["conv 8", "pool", "conv 8 x3"]), 72 + 16 + 576 + 48 + 90),
+        (lambda: Feather(["conv 8 k5", "sep 12"]), 200 + 16 + 72 + 96 + 24 + 130),
+    ],
+)
 def test_honest_networks_pass(net, numbers, split, tiny_contract):
     verdict = audit_model(net(), split, tiny_contract)
     assert verdict.passed, verdict
@@ -322,7 +345,12 @@ UNJUDGED = ["epochs", "split", "accuracy", "weights", "log"]
 def test_a_class_is_judged_by_its_structure_alone(split, tiny_contract):
     verdict = audit_model(Net(), split, tiny_contract)
     assert [clause.clause for clause in verdict.judged] == [
-        "parameters", "batch norm", "dropout", "head", "evaluation"]
+        "parameters",
+        "batch norm",
+        "dropout",
+        "head",
+        "evaluation",
+    ]
     assert [clause.clause for clause in verdict.not_judged] == UNJUDGED
     assert all(clause.found.startswith("not judged: no ") for clause in verdict.not_judged)
     assert (verdict.passed, verdict.failed, verdict.scope) == (True, (), "structure")
@@ -365,7 +393,9 @@ def learnt(split, mean, std):
 def test_weights_trained_elsewhere_are_judged_on_all_but_the_run(split, tiny_contract):
     model = learnt(split, -3.0, 0.25)
     with torch.no_grad():
-        expected = int((model((split.val.pixels.float() / 255 + 3) / 0.25).argmax(1) == split.val.labels).sum())
+        expected = int(
+            (model((split.val.pixels.float() / 255 + 3) / 0.25).argmax(1) == split.val.labels).sum()
+        )
     verdict, result = audit_weights(model, split, tiny_contract, (-3.0, 0.25))
     found = {clause.clause: clause for clause in verdict.clauses}
     assert list(found) == ["parameters", "batch norm", "dropout", "head", "evaluation", *UNJUDGED]
@@ -375,7 +405,10 @@ def test_weights_trained_elsewhere_are_judged_on_all_but_the_run(split, tiny_con
     assert found["accuracy"].found == f"{expected:.2f} % ({100 - expected} wrong of 100)"
     assert "mean -3.0000 and std 0.2500, as given" in found["accuracy"].how
     wrong, worse = audit_weights(model, split, tiny_contract)
-    assert "those of the training images" in next(c for c in wrong.clauses if c.clause == "accuracy").how
+    assert (
+        "those of the training images"
+        in next(c for c in wrong.clauses if c.clause == "accuracy").how
+    )
     assert worse.correct < expected - 20
     assert [clause.clause for clause in wrong.failed] == ["accuracy"]
 
@@ -387,7 +420,9 @@ def test_one_epochs_weights_cannot_show_three_epochs(split, tiny_contract):
     accuracy = next(clause for clause in verdict.clauses if clause.clause == "accuracy")
     assert (accuracy.passed, verdict.passed) == (None, True)
     assert "weights of 2 epochs are not there" in accuracy.found
-    verdict, _ = audit_weights(model, split, dataclasses.replace(three, min_val_accuracy=1.0), (5.0, 1.0))
+    verdict, _ = audit_weights(
+        model, split, dataclasses.replace(three, min_val_accuracy=1.0), (5.0, 1.0)
+    )
     assert [clause.clause for clause in verdict.failed] == ["accuracy"]
 
 
@@ -463,7 +498,9 @@ def test_too_low_an_accuracy_fails(trained, split, tiny_contract):
     assert "accuracy" in run_failures(trained, wrong, impossible)
 
 
-def test_every_one_of_the_last_epochs_is_evaluated_anew(tmp_path, split, tiny_recipe, tiny_contract):
+def test_every_one_of_the_last_epochs_is_evaluated_anew(
+    tmp_path, split, tiny_recipe, tiny_contract
+):
     three = dataclasses.replace(tiny_contract, consistent_epochs=3)
     recipe = dataclasses.replace(tiny_recipe, epochs=8)
     run = create_run(str(tmp_path / "run"), recipe, three, split, 0, CPU, "test")
@@ -473,17 +510,23 @@ def test_every_one_of_the_last_epochs_is_evaluated_anew(tmp_path, split, tiny_re
     assert run_failures(run, split) == {"accuracy"}
 
 
-def test_validation_images_among_the_training_images_fail(tmp_path, split, tiny_recipe, tiny_contract):
+def test_validation_images_among_the_training_images_fail(
+    tmp_path, split, tiny_recipe, tiny_contract
+):
     pixels = split.val.pixels.clone()
     pixels[3] = split.train.pixels[17]
-    overlapping = Split(split.source, split.train, Images(pixels, split.val.labels), split.num_classes)
+    overlapping = Split(
+        split.source, split.train, Images(pixels, split.val.labels), split.num_classes
+    )
     run = create_run(str(tmp_path / "run"), tiny_recipe, tiny_contract, overlapping, 0, CPU, "test")
     train(run, overlapping, CPU)
     assert run_failures(run, overlapping) == {"split"}
 
 
 def test_the_split_of_another_size_fails(trained, split):
-    assert "split" in run_failures(trained, split, dataclasses.replace(CONTRACTS[0], min_val_accuracy=0.0))
+    assert "split" in run_failures(
+        trained, split, dataclasses.replace(CONTRACTS[0], min_val_accuracy=0.0)
+    )
 
 
 def test_a_verdict_goes_to_json(trained, split):

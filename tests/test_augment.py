@@ -21,7 +21,9 @@ def images():
 
 
 def draw(low, high, *shape, seed=0):
-    return low + (high - low) * torch.rand(shape or (N,), generator=torch.Generator().manual_seed(seed))
+    return low + (high - low) * torch.rand(
+        shape or (N,), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def kornia_affine(images, angle, shift, scale, shear):
@@ -29,19 +31,28 @@ def kornia_affine(images, angle, shift, scale, shear):
     height, width = images.shape[-2:]
     centre = torch.tensor([[(width - 1) / 2, (height - 1) / 2]]).expand(N, 2)
     # Kornia turns clockwise here (it negates the angle), we counter-clockwise.
-    turn = kornia.geometry.transform.get_affine_matrix2d(shift, centre, scale[:, None].expand(N, 2), -angle)
+    turn = kornia.geometry.transform.get_affine_matrix2d(
+        shift, centre, scale[:, None].expand(N, 2), -angle
+    )
     zero, one = torch.zeros(N, 2), torch.ones(N, 2)
     lean = kornia.geometry.transform.get_affine_matrix2d(
-        zero, centre, one, torch.zeros(N), sx=torch.deg2rad(shear), sy=torch.zeros(N))
+        zero, centre, one, torch.zeros(N), sx=torch.deg2rad(shear), sy=torch.zeros(N)
+    )
     matrix = (turn @ lean)[:, :2]
-    return kornia.geometry.transform.warp_affine(images, matrix, (height, width), align_corners=True)
+    return kornia.geometry.transform.warp_affine(
+        images, matrix, (height, width), align_corners=True
+    )
 
 
 @pytest.mark.parametrize("part", ["angle", "shift", "scale", "shear", "all"])
 def test_affine_is_kornias(images, part):
     on = {name: part in (name, "all") for name in ("angle", "shift", "scale", "shear")}
-    arguments = (draw(-30, 30, seed=1) * on["angle"], draw(-3, 3, N, 2, seed=2) * on["shift"],
-                 1 + draw(-0.3, 0.3, seed=3) * on["scale"], draw(-20, 20, seed=4) * on["shear"])
+    arguments = (
+        draw(-30, 30, seed=1) * on["angle"],
+        draw(-3, 3, N, 2, seed=2) * on["shift"],
+        1 + draw(-0.3, 0.3, seed=3) * on["scale"],
+        draw(-20, 20, seed=4) * on["shear"],
+    )
     expected = kornia_affine(images, *arguments)
     torch.testing.assert_close(affine(images, *arguments), expected, atol=1e-4, rtol=0)
 
@@ -50,9 +61,11 @@ def test_right_down_and_counter_clockwise():
     image = torch.zeros(1, 1, 9, 7)
     image[0, 0, 4, 5] = 1  # right of the centre (4, 3)
     zero, one, still = torch.zeros(1), torch.ones(1), torch.zeros(1, 2)
-    for draws, lit in (((zero, torch.tensor([[1.0, 2.0]]), one, zero), (6, 6)),
-                       ((torch.tensor([90.0]), still, one, zero), (2, 3)),
-                       ((zero, still, one * 1.5, zero), (4, 6))):
+    for draws, lit in (
+        ((zero, torch.tensor([[1.0, 2.0]]), one, zero), (6, 6)),
+        ((torch.tensor([90.0]), still, one, zero), (2, 3)),
+        ((zero, still, one * 1.5, zero), (4, 6)),
+    ):
         assert divmod(affine(image, *draws).argmax().item(), 7) == lit
 
 
@@ -70,13 +83,25 @@ def test_jitter_is_kornias(images):
     torch.testing.assert_close(jitter(images, brightness, contrast), expected, atol=1e-5, rtol=0)
 
 
-EVERYTHING = Augmentation(rotation=10, shift=2, scale=0.1, shear=5, blur_kernel=5, brightness=0.2,
-                          contrast=0.2)
+EVERYTHING = Augmentation(
+    rotation=10, shift=2, scale=0.1, shear=5, blur_kernel=5, brightness=0.2, contrast=0.2
+)
 
 
-@pytest.mark.parametrize("step", [{"rotation": 20}, {"shift": 3}, {"scale": 0.3}, {"shear": 20},
-                                  {"elastic": 2}, {"thickness": 0.9}, {"blur_kernel": 5},
-                                  {"brightness": 0.5}, {"contrast": 0.5}])
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"rotation": 20},
+        {"shift": 3},
+        {"scale": 0.3},
+        {"shear": 20},
+        {"elastic": 2},
+        {"thickness": 0.9},
+        {"blur_kernel": 5},
+        {"brightness": 0.5},
+        {"contrast": 0.5},
+    ],
+)
 def test_every_step_moves_every_image_on_its_own(images, step):
     same = images[:1].expand(N, 1, 28, 24)
     moved = augment(same, Augmentation(**step), torch.Generator().manual_seed(1))
@@ -87,7 +112,9 @@ def test_no_augmentation_leaves_images_as_they_are(images):
     assert torch.equal(augment(images, Augmentation(), torch.Generator()), images)
     still = affine(images, torch.zeros(N), torch.zeros(N, 2), torch.ones(N), torch.zeros(N))
     torch.testing.assert_close(still, images, atol=1e-5, rtol=0)
-    torch.testing.assert_close(jitter(images, torch.ones(N), torch.ones(N)), images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        jitter(images, torch.ones(N), torch.ones(N)), images, atol=1e-6, rtol=0
+    )
     torch.testing.assert_close(gaussian_blur(images, torch.full((N,), 0.01), 5), images)
 
 
@@ -113,7 +140,9 @@ def test_elastic_moves_points_by_no_more_than_it_says():
 
 def test_a_seed_means_one_draw_and_each_image_has_its_own(images):
     same = images[:1].expand(N, 1, 28, 24)
-    first, again, other = (augment(same, EVERYTHING, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        augment(same, EVERYTHING, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len({image.numpy().tobytes() for image in first}) == N
@@ -122,11 +151,22 @@ def test_a_seed_means_one_draw_and_each_image_has_its_own(images):
     assert first.max() <= 1
 
 
-@pytest.mark.parametrize("wrong", [
-    {"rotation": -1}, {"rotation": 90}, {"scale": 1.0}, {"blur_kernel": 4}, {"blur_sigma": (0, 1)},
-    {"blur_sigma": (2, 1)}, {"blur_kernel": -1}, {"contrast": 1.5}, {"brightness": 1.0}, {"shift": -1},
-    {"shear": float("nan")},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rotation": -1},
+        {"rotation": 90},
+        {"scale": 1.0},
+        {"blur_kernel": 4},
+        {"blur_sigma": (0, 1)},
+        {"blur_sigma": (2, 1)},
+        {"blur_kernel": -1},
+        {"contrast": 1.5},
+        {"brightness": 1.0},
+        {"shift": -1},
+        {"shear": float("nan")},
+    ],
+)
 def test_strengths_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         Augmentation(**wrong)

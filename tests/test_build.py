@@ -18,8 +18,13 @@ from featherweight.train import Trainer, check_recipe, seed_everything
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_projects_networks_are_built_channels_last(recipe):
     model = build(recipe.model, recipe.model_args, 10)
-    weights = [p for p in model.parameters() if p.ndim == 4 and min(p.shape[1:3]) > 1]  # others are both at once
-    assert all(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in weights)
+    weights = [
+        p for p in model.parameters() if p.ndim == 4 and min(p.shape[1:3]) > 1
+    ]  # others are both at once
+    assert all(
+        p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+        for p in weights
+    )
     assert all(p.grad is None for p in model.parameters())
     assert model.training
 
@@ -98,9 +103,19 @@ def stranger(tmp_path, monkeypatch):
     return lambda name, *shape: build(f"memory_nets.py:{name}", {}, 10, shape or (1, 28, 28))
 
 
-@pytest.mark.parametrize(("name", "channels_last"), [
-    ("Reshapes", True), ("Views", False), ("ViewsInTraining", False), ("ReadsMemory", False), ("Random", False)])
-def test_a_network_that_depends_on_memory_is_taken_in_contiguous_memory(stranger, name, channels_last):
+@pytest.mark.parametrize(
+    ("name", "channels_last"),
+    [
+        ("Reshapes", True),
+        ("Views", False),
+        ("ViewsInTraining", False),
+        ("ReadsMemory", False),
+        ("Random", False),
+    ],
+)
+def test_a_network_that_depends_on_memory_is_taken_in_contiguous_memory(
+    stranger, name, channels_last
+):
     model = stranger(name)
     weight = model.conv[1].weight
     assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
@@ -151,8 +166,10 @@ def test_lazy_layers_are_made_for_the_images(stranger):
         seeds.append(stranger("Lazy")[3].weight)
     assert torch.equal(seeds[0], seeds[1])
     assert not torch.equal(seeds[0], seeds[2])
-    for name, message in (("NeverCalled", "memory_nets.py:NeverCalled.*lazy.*unused"),
-                          ("LazyAndBroken", "memory_nets.py:LazyAndBroken.*lazy.*fails on images")):
+    for name, message in (
+        ("NeverCalled", "memory_nets.py:NeverCalled.*lazy.*unused"),
+        ("LazyAndBroken", "memory_nets.py:LazyAndBroken.*lazy.*fails on images"),
+    ):
         with pytest.raises(ValueError, match=message):
             stranger(name)
 
@@ -178,10 +195,17 @@ class Answers(nn.Module):
         return self.answer(x.flatten(1)[:, :10])
 
 
-@pytest.mark.parametrize(("answer", "message"), [
-    (lambda x: x[:, :7], r"\(4, 7\)"), (lambda x: x[0], r"\(10,\)"), (lambda x: [x], "list"),
-    (lambda x: x / 0, "NaN"), (lambda x: x.softmax(1), "probabilities"), (lambda x: x @ x, "fails on images"),
-])
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: x[:, :7], r"\(4, 7\)"),
+        (lambda x: x[0], r"\(10,\)"),
+        (lambda x: [x], "list"),
+        (lambda x: x / 0, "NaN"),
+        (lambda x: x.softmax(1), "probabilities"),
+        (lambda x: x @ x, "fails on images"),
+    ],
+)
 def test_answers_that_cannot_be_used_are_refused(answer, message):
     with pytest.raises(ValueError, match=message):
         check_model(Answers(answer), torch.rand(4, 1, 28, 28) + 1, 10)
@@ -237,12 +261,16 @@ def test_a_check_leaves_a_network_as_it_was():
 def test_a_network_that_fails_or_leaves_is_one_line_that_names_it():
     def leave(x):
         raise SystemExit
+
     for answer, message in ((leave, "ends the process"), (lambda x: x @ x, "RuntimeError")):
-        with pytest.raises(ValueError, match=rf"test_build.py:Answers fails on images \(2, .*\): .*{message}"):
+        with pytest.raises(
+            ValueError, match=rf"test_build.py:Answers fails on images \(2, .*\): .*{message}"
+        ):
             forward(Answers(answer), torch.zeros(2, 1, 28, 28))
 
     def stop(x):
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         check_model(Answers(stop), torch.zeros(2, 1, 28, 28), 10)
 
@@ -317,13 +345,24 @@ def cut(split, n_val):
     return Split(None, split.train, Images(*val), split.num_classes)
 
 
-@pytest.mark.parametrize(("kind", "n_val", "message"), [
-    (SqueezesAll, 501, r"SqueezesAll returns \(10,\) for images \(1, 1, 28, 28\), expected \(1, 10\)"),
-    (SqueezesAll, 500, None), (AtMostAHundred, 500, r"fails on images \(500,.*batch too large"),
-    (AtMostAHundred, 100, None), (Complex, 100, "complex parameter, filter"),
-    (NoGradient, 100, "NoGradient can't be trained"), (Frozen, 100, "no trainable parameter"),
-    (SparseGradient, 100, "can't be trained.*sparse"), (Locked, 100, "can't be trained.*lock"),
-])
+@pytest.mark.parametrize(
+    ("kind", "n_val", "message"),
+    [
+        (
+            SqueezesAll,
+            501,
+            r"SqueezesAll returns \(10,\) for images \(1, 1, 28, 28\), expected \(1, 10\)",
+        ),
+        (SqueezesAll, 500, None),
+        (AtMostAHundred, 500, r"fails on images \(500,.*batch too large"),
+        (AtMostAHundred, 100, None),
+        (Complex, 100, "complex parameter, filter"),
+        (NoGradient, 100, "NoGradient can't be trained"),
+        (Frozen, 100, "no trainable parameter"),
+        (SparseGradient, 100, "can't be trained.*sparse"),
+        (Locked, 100, "can't be trained.*lock"),
+    ],
+)
 def test_what_would_end_a_training_is_refused_before(kind, n_val, message, split, tiny_recipe):
     model = kind()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -336,7 +375,9 @@ def test_what_would_end_a_training_is_refused_before(kind, n_val, message, split
 
 
 def test_a_training_batch_of_one_is_tried_too(split, tiny_recipe):
-    few = Split(None, Images(split.train.pixels[:3], split.train.labels[:3]), split.val, split.num_classes)
+    few = Split(
+        None, Images(split.train.pixels[:3], split.train.labels[:3]), split.val, split.num_classes
+    )
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.BatchNorm1d(10))
     with pytest.raises(ValueError, match=r"fails on images \(1, 1, 28, 28\)"):
         check_recipe(dataclasses.replace(tiny_recipe, batch_size=2), few, model)

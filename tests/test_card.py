@@ -18,14 +18,34 @@ from featherweight.run import create_run, open_run
 @pytest.fixture
 def make_card(tmp_path, tiny_recipe, tiny_contract):
     def make(split, recipe=tiny_recipe, n_wrong=7, environment=None):
-        run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, torch.device("cpu"), "")
-        run.write_metrics([{"epoch": 1, "seconds": 1.5, "lr": 0.1, "train_loss": 1, "val_loss": 1,
-                            "val_correct": 100 - n_wrong, "val_total": 100}])
-        known = {"gpu": None, "cpu": "a chip", "threads": 1, "torch": "2.9", "featherweight": "0.1.0",
-                 "commit": None}
+        run = create_run(
+            str(tmp_path / "run"), recipe, tiny_contract, split, 0, torch.device("cpu"), ""
+        )
+        run.write_metrics(
+            [
+                {
+                    "epoch": 1,
+                    "seconds": 1.5,
+                    "lr": 0.1,
+                    "train_loss": 1,
+                    "val_loss": 1,
+                    "val_correct": 100 - n_wrong,
+                    "val_total": 100,
+                }
+            ]
+        )
+        known = {
+            "gpu": None,
+            "cpu": "a chip",
+            "threads": 1,
+            "torch": "2.9",
+            "featherweight": "0.1.0",
+            "commit": None,
+        }
         run.write_json("environment.json", known | (environment or {}))
         (run.path / "model.onnx").write_bytes(b"x" * 1234)
         return card(run, result(100, n_wrong), split, VERDICT)
+
     return make
 
 
@@ -72,17 +92,37 @@ def test_other_data_are_not_called_digits(make_card, split):
     assert "datasets" not in header(text)
 
 
-@pytest.mark.parametrize(("epochs", "threads", "commit", "expected"), [
-    (1, 1, None, "training: 1 epoch, 2 s on a chip, 1 thread;\n  torch 2.9, featherweight 0.1.0\n"),
-    (19, 2, "abc+",
-     "training: 19 epochs, 2 s on a chip, 2 threads;\n  torch 2.9, featherweight 0.1.0, commit abc+\n")])
-def test_how_it_was_made_in_good_english(make_card, split, tiny_recipe, epochs, threads, commit, expected):
-    assert expected in make_card(split, replace(tiny_recipe, epochs=epochs),
-                                 environment={"threads": threads, "commit": commit})
+@pytest.mark.parametrize(
+    ("epochs", "threads", "commit", "expected"),
+    [
+        (
+            1,
+            1,
+            None,
+            "training: 1 epoch, 2 s on a chip, 1 thread;\n  torch 2.9, featherweight 0.1.0\n",
+        ),
+        (
+            19,
+            2,
+            "abc+",
+            "training: 19 epochs, 2 s on a chip, 2 threads;\n  torch 2.9, featherweight 0.1.0, commit abc+\n",
+        ),
+    ],
+)
+def test_how_it_was_made_in_good_english(
+    make_card, split, tiny_recipe, epochs, threads, commit, expected
+):
+    assert expected in make_card(
+        split,
+        replace(tiny_recipe, epochs=epochs),
+        environment={"threads": threads, "commit": commit},
+    )
 
 
 def test_a_network_that_is_not_the_recipes_own(make_card, split, tiny_recipe):
-    text = make_card(split, replace(tiny_recipe, name="baseline", model="my_net:Net", model_args={}))
+    text = make_card(
+        split, replace(tiny_recipe, name="baseline", model="my_net:Net", model_args={})
+    )
     assert "network: `my_net:Net` {}, not the recipe's own" in text
     assert "and `my_net` on Python's path" in text
 
@@ -99,5 +139,13 @@ def test_its_commands_work_in_its_folder(model, split, tmp_path, monkeypatch, ca
     (folder / "model.onnx").unlink()
     monkeypatch.chdir(folder)
     for command in commands:
-        assert app(shlex.split(command), exit_on_error=False, print_error=False, result_action="return_value") == 0
+        assert (
+            app(
+                shlex.split(command),
+                exit_on_error=False,
+                print_error=False,
+                result_action="return_value",
+            )
+            == 0
+        )
     assert "photo.jpg" in capsys.readouterr().out

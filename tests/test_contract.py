@@ -4,21 +4,52 @@ from featherweight.contract import CONTRACTS, Contract, load_contract
 
 
 def test_the_built_in_contracts():
-    data_and_layers = {"train_size": 50_000, "val_size": 10_000, "batch_norm": True, "dropout": True,
-                       "heads": ["linear", "gap"]}
+    data_and_layers = {
+        "train_size": 50_000,
+        "val_size": 10_000,
+        "batch_norm": True,
+        "dropout": True,
+        "heads": ["linear", "gap"],
+    }
     assert [contract.to_dict() for contract in CONTRACTS] == [
-        {"name": "era-v3-s6", "max_params": 20_000, "max_epochs": 20, "min_val_accuracy": 0.994,
-         "consistent_epochs": 1} | data_and_layers,
-        {"name": "era-s7", "max_params": 8_000, "max_epochs": 16, "min_val_accuracy": 0.994,
-         "consistent_epochs": 3} | data_and_layers,
-        {"name": "under-4k", "max_params": 4_000, "max_epochs": 20, "min_val_accuracy": 0.9935,
-         "consistent_epochs": 1} | data_and_layers,
-        {"name": "under-1k", "max_params": 1_000, "max_epochs": 20, "min_val_accuracy": 0.988,
-         "consistent_epochs": 1} | data_and_layers]
+        {
+            "name": "era-v3-s6",
+            "max_params": 20_000,
+            "max_epochs": 20,
+            "min_val_accuracy": 0.994,
+            "consistent_epochs": 1,
+        }
+        | data_and_layers,
+        {
+            "name": "era-s7",
+            "max_params": 8_000,
+            "max_epochs": 16,
+            "min_val_accuracy": 0.994,
+            "consistent_epochs": 3,
+        }
+        | data_and_layers,
+        {
+            "name": "under-4k",
+            "max_params": 4_000,
+            "max_epochs": 20,
+            "min_val_accuracy": 0.9935,
+            "consistent_epochs": 1,
+        }
+        | data_and_layers,
+        {
+            "name": "under-1k",
+            "max_params": 1_000,
+            "max_epochs": 20,
+            "min_val_accuracy": 0.988,
+            "consistent_epochs": 1,
+        }
+        | data_and_layers,
+    ]
 
 
-@pytest.mark.parametrize("contract", [*CONTRACTS, Contract(
-    'a "b" \\ é', 1, 2, 1e-05, 1, 1, 1, False, False, ("gap",))])
+@pytest.mark.parametrize(
+    "contract", [*CONTRACTS, Contract('a "b" \\ é', 1, 2, 1e-05, 1, 1, 1, False, False, ("gap",))]
+)
 def test_toml_and_back(contract, tmp_path):
     (tmp_path / "c.toml").write_text(contract.to_toml())
     assert load_contract(str(tmp_path / "c.toml")) == contract
@@ -28,15 +59,28 @@ def test_a_built_in_name_goes_before_a_file():
     assert all(load_contract(contract.name) is contract for contract in CONTRACTS)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"max_params": 0}, "max_params"), ({"max_params": True}, "max_params"), ({"max_epochs": 2.5}, "max_epochs"),
-    ({"train_size": "50"}, "train_size"), ({"val_size": -1}, "val_size"), ({"batch_norm": 1}, "batch_norm"),
-    ({"min_val_accuracy": 99.4}, "fraction"), ({"min_val_accuracy": "0.9"}, "fraction"),
-    ({"min_val_accuracy": float("nan")}, "fraction"), ({"name": 7}, "name"), ({"name": ""}, "name"),
-    ({"heads": []}, "heads"), ({"heads": "gap"}, "heads"), ({"heads": ["svm"]}, "heads"),
-    ({"dropout": "yes"}, "dropout"),
-    ({"consistent_epochs": 20}, "consistent_epochs"), ({"colour": 1}, "unknown key 'colour'"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_params": 0}, "max_params"),
+        ({"max_params": True}, "max_params"),
+        ({"max_epochs": 2.5}, "max_epochs"),
+        ({"train_size": "50"}, "train_size"),
+        ({"val_size": -1}, "val_size"),
+        ({"batch_norm": 1}, "batch_norm"),
+        ({"min_val_accuracy": 99.4}, "fraction"),
+        ({"min_val_accuracy": "0.9"}, "fraction"),
+        ({"min_val_accuracy": float("nan")}, "fraction"),
+        ({"name": 7}, "name"),
+        ({"name": ""}, "name"),
+        ({"heads": []}, "heads"),
+        ({"heads": "gap"}, "heads"),
+        ({"heads": ["svm"]}, "heads"),
+        ({"dropout": "yes"}, "dropout"),
+        ({"consistent_epochs": 20}, "consistent_epochs"),
+        ({"colour": 1}, "unknown key 'colour'"),
+    ],
+)
 def test_a_wrong_value_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         Contract.from_dict(CONTRACTS[0].to_dict() | change)

@@ -27,7 +27,10 @@ def test_mnist_is_mnist(mnist):
     assert mnist.num_classes == 10
     assert mnist.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert [round(value, 4) for value in mnist.mean_std] == [0.1310, 0.3085]
-    counts = [torch.bincount(part.pixels.flatten(), minlength=256).double() for part in (mnist.train, mnist.val)]
+    counts = [
+        torch.bincount(part.pixels.flatten(), minlength=256).double()
+        for part in (mnist.train, mnist.val)
+    ]
     grey, share = torch.arange(256) / 255, sum(counts) / sum(counts).sum()
     mean = (share * grey).sum()  # of all 60,000: the figures everybody uses
     assert round(mean.item(), 4) == 0.1307
@@ -138,18 +141,21 @@ def test_a_damaged_npz_is_refused(tmp_path):
             load_split(str(source), 50, 20)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"val_images": None}, "val_images"),
-    ({"train_images": np.zeros((50, 28, 28, 3), np.uint8)}, "greyscale"),
-    ({"train_images": np.zeros((50, 28, 28))}, "uint8"),
-    ({"train_images": np.zeros((50, 65, 28), np.uint8)}, "64x64"),
-    ({"train_labels": np.zeros(49, np.uint8)}, "50 images and 49 labels"),
-    ({"train_labels": np.zeros(50, np.uint8)}, "one class"),
-    ({"train_labels": np.zeros(50)}, "whole numbers"),
-    ({"train_labels": -np.ones(50, np.int64)}, "label -1"),
-    ({"val_labels": np.full(20, 10)}, "label 10"),
-    ({"val_images": np.zeros((20, 14, 14), np.uint8)}, "expected"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_images": None}, "val_images"),
+        ({"train_images": np.zeros((50, 28, 28, 3), np.uint8)}, "greyscale"),
+        ({"train_images": np.zeros((50, 28, 28))}, "uint8"),
+        ({"train_images": np.zeros((50, 65, 28), np.uint8)}, "64x64"),
+        ({"train_labels": np.zeros(49, np.uint8)}, "50 images and 49 labels"),
+        ({"train_labels": np.zeros(50, np.uint8)}, "one class"),
+        ({"train_labels": np.zeros(50)}, "whole numbers"),
+        ({"train_labels": -np.ones(50, np.int64)}, "label -1"),
+        ({"val_labels": np.full(20, 10)}, "label 10"),
+        ({"val_images": np.zeros((20, 14, 14), np.uint8)}, "expected"),
+    ],
+)
 def test_a_wrong_npz_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         load_split(npz(tmp_path / "a.npz", **changes), 50, 20)
@@ -166,24 +172,34 @@ def spoil(name, change):
     def apply(folder):
         path = folder / name
         path.write_bytes(change(path.read_bytes()))
+
     return apply
 
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda folder: (folder / LABELS).unlink(), LABELS),
-    (spoil(IMAGES, lambda b: b[:-1]), "truncated"),
-    (spoil(IMAGES, lambda b: b[:9]), "truncated"),
-    (spoil(IMAGES, lambda b: b""), "empty"),
-    (spoil(IMAGES, lambda b: b"\0\0\x0b\3" + b[4:]), "magic number 00000b03"),
-    (spoil(LABELS, lambda b: b[:4] + (599).to_bytes(4, "big") + b[8:-1]), "600 images and 599 labels"),
-    (spoil(LABELS, lambda b: b[:-1] + b"\x0b"), "label 11"),
-    (lambda folder: write_idx(folder / IMAGES, np.zeros((600, 65, 28), np.uint8)), "64x64"),
-    (lambda folder: write_idx(folder / IMAGES, np.zeros((0, 28, 28), np.uint8)), "0 images"),
-    (lambda folder: (folder / IMAGES).write_bytes((folder / LABELS).read_bytes()), "expected 00000803"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / LABELS).unlink(), LABELS),
+        (spoil(IMAGES, lambda b: b[:-1]), "truncated"),
+        (spoil(IMAGES, lambda b: b[:9]), "truncated"),
+        (spoil(IMAGES, lambda b: b""), "empty"),
+        (spoil(IMAGES, lambda b: b"\0\0\x0b\3" + b[4:]), "magic number 00000b03"),
+        (
+            spoil(LABELS, lambda b: b[:4] + (599).to_bytes(4, "big") + b[8:-1]),
+            "600 images and 599 labels",
+        ),
+        (spoil(LABELS, lambda b: b[:-1] + b"\x0b"), "label 11"),
+        (lambda folder: write_idx(folder / IMAGES, np.zeros((600, 65, 28), np.uint8)), "64x64"),
+        (lambda folder: write_idx(folder / IMAGES, np.zeros((0, 28, 28), np.uint8)), "0 images"),
+        (
+            lambda folder: (folder / IMAGES).write_bytes((folder / LABELS).read_bytes()),
+            "expected 00000803",
+        ),
+    ],
+)
 def test_damaged_files_are_refused(tmp_path, damage, message):
     folder = write_mnist(tmp_path / "d", suffix="")
     damage(folder)

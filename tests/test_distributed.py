@@ -15,8 +15,17 @@ from featherweight.augment import augment
 from featherweight.distributed import ALONE, Group
 from featherweight.recipe import Augmentation
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-            "featherweight", "train"]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "featherweight",
+    "train",
+]
 # Batch norm, dropout in place and of maps, and a log of the images that each process trains on: batches of 250, or
 # halves of them, not what a network is tried on before, 4 images and a batch of 256.
 NET = """
@@ -47,13 +56,34 @@ def trained(tmp_path_factory, digits, tiny_contract):
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "small.toml").write_text(tiny_contract.to_toml())
     (folder / "my_net.py").write_text(NET)
-    options = ["--contract", "small.toml", "--data", str(digits), "--model", "my_net:Net", "--epochs", "3",
-               "--recipe", "sprint"]
+    options = [
+        "--contract",
+        "small.toml",
+        "--data",
+        str(digits),
+        "--model",
+        "my_net:Net",
+        "--epochs",
+        "3",
+        "--recipe",
+        "sprint",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "160"}
-    subprocess.run([sys.executable, "-m", "featherweight", "train", *options, "--out", "one"], cwd=folder,
-                   env=environment, capture_output=True, check=False)
-    said = subprocess.run([*TORCHRUN, *options, "--out", "two"], cwd=folder, env=environment, text=True,
-                          capture_output=True, check=False)
+    subprocess.run(
+        [sys.executable, "-m", "featherweight", "train", *options, "--out", "one"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    said = subprocess.run(
+        [*TORCHRUN, *options, "--out", "two"],
+        cwd=folder,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     return folder, said
 
 
@@ -70,8 +100,10 @@ def test_two_processes_have_the_losses_of_one(trained):
 
 def test_each_process_has_half_of_every_batch(trained):
     folder, _ = trained
-    one, first, second = (list(map(int, (folder / f"seen-{name}").read_text().split()))
-                          for name in ("1-0", "2-0", "2-1"))
+    one, first, second = (
+        list(map(int, (folder / f"seen-{name}").read_text().split()))
+        for name in ("1-0", "2-0", "2-1")
+    )
     assert [a + b for a, b in zip(first, second, strict=True)] == one
     assert sum(one) == 3 * 500
     assert max(abs(a - b) for a, b in zip(first, second, strict=True)) <= 1
@@ -81,12 +113,16 @@ def test_the_first_process_alone_writes_and_prints(trained):
     folder, said = trained
     run = folder / "two"
     assert (run / "verdict.json").is_file()
-    assert [path.name for path in folder.iterdir() if path.is_dir() and path.name not in ("one", "__pycache__")] == [
-        "two"]
+    assert [
+        path.name
+        for path in folder.iterdir()
+        if path.is_dir() and path.name not in ("one", "__pycache__")
+    ] == ["two"]
     assert said.stderr.count("3 epochs") == 1
     assert said.stdout.count("verdict: ") == 1
     assert json.loads((run / "environment.json").read_text())["command"].startswith(
-        "torchrun --nnodes=1 --nproc-per-node=2 -m featherweight train")
+        "torchrun --nnodes=1 --nproc-per-node=2 -m featherweight train"
+    )
 
 
 def test_parts_are_the_batch_each_image_once():
@@ -100,8 +136,17 @@ def test_parts_are_the_batch_each_image_once():
 
 
 def test_a_part_is_augmented_as_in_its_batch(split):
-    augmentation = Augmentation(rotation=9, shift=1, scale=0.1, shear=5, elastic=1, thickness=0.3, blur_kernel=3,
-                                brightness=0.2, contrast=0.2)
+    augmentation = Augmentation(
+        rotation=9,
+        shift=1,
+        scale=0.1,
+        shear=5,
+        elastic=1,
+        thickness=0.3,
+        blur_kernel=3,
+        brightness=0.2,
+        contrast=0.2,
+    )
     images = split.train.pixels[:9].float() / 255
     whole = augment(images, augmentation, torch.Generator().manual_seed(1))
     for part in (slice(0, 4), slice(4, 9)):
@@ -109,17 +154,33 @@ def test_a_part_is_augmented_as_in_its_batch(split):
         torch.testing.assert_close(mine, whole[part])
 
 
-@pytest.mark.parametrize("layer", [nn.Dropout(0.3), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False),
-                                   nn.BatchNorm2d(4, momentum=None), nn.BatchNorm2d(4, track_running_stats=False)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Dropout(0.3),
+        nn.BatchNorm2d(4),
+        nn.BatchNorm2d(4, affine=False),
+        nn.BatchNorm2d(4, momentum=None),
+        nn.BatchNorm2d(4, track_running_stats=False),
+    ],
+)
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_the_whole_batch_by_one_is_torchs(layer, memory, monkeypatch):
     """In a group of one, what stands in for torch's operations must give what they do, gradients too."""
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
-    x = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=memory)
+    x = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(1)).contiguous(
+        memory_format=memory
+    )
     results = []
     for group in (ALONE, Group(0, 2)):
-        layer.load_state_dict({key: torch.zeros_like(value) if "mean" in key or "num" in key else
-                               torch.ones_like(value) for key, value in layer.state_dict().items()})
+        layer.load_state_dict(
+            {
+                key: torch.zeros_like(value)
+                if "mean" in key or "num" in key
+                else torch.ones_like(value)
+                for key, value in layer.state_dict().items()
+            }
+        )
         leaf = x.clone().requires_grad_()
         torch.manual_seed(5)
         with group.whole_batch(6, slice(0, 6)):
@@ -128,5 +189,3 @@ def test_the_whole_batch_by_one_is_torchs(layer, memory, monkeypatch):
         results.append((out, leaf.grad, *layer.state_dict().values()))
     for ours, torchs in zip(*results, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-6)
-
-

@@ -24,8 +24,10 @@ def test_sixty_errors_of_ten_thousand():
 
 
 RESULT = Evaluation(
-    0.0, torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.0, 0.95, 0.05]]),
-    torch.tensor([0, 1, 1, 2]))
+    0.0,
+    torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.0, 0.95, 0.05]]),
+    torch.tensor([0, 1, 1, 2]),
+)
 
 
 def test_counts_by_hand():
@@ -39,9 +41,13 @@ def test_counts_by_hand():
 
 
 def test_calibration_counts_hits_and_misses_of_a_bin_together():
-    confident = torch.tensor([0.75, 0.25]).repeat(4, 1)  # all in one bin, three of four right: calibrated
+    confident = torch.tensor([0.75, 0.25]).repeat(
+        4, 1
+    )  # all in one bin, three of four right: calibrated
     assert Evaluation(0.0, confident, torch.tensor([0, 0, 0, 1])).calibration_error == 0
-    assert Evaluation(0.0, confident, torch.tensor([0, 1, 1, 1])).calibration_error == pytest.approx(0.5)
+    assert Evaluation(
+        0.0, confident, torch.tensor([0, 1, 1, 1])
+    ).calibration_error == pytest.approx(0.5)
 
 
 class Fixed(nn.Module):
@@ -56,8 +62,9 @@ class Fixed(nn.Module):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_logits_and_log_probabilities_are_the_same(training):
-    images = Images(torch.randint(0, 256, (2300, 1, 5, 5), dtype=torch.uint8),
-                    torch.randint(0, 10, (2300,)))
+    images = Images(
+        torch.randint(0, 256, (2300, 1, 5, 5), dtype=torch.uint8), torch.randint(0, 10, (2300,))
+    )
     results = []
     for log in (False, True):
         model = Fixed(log).train(training)
@@ -69,4 +76,6 @@ def test_logits_and_log_probabilities_are_the_same(training):
     assert torch.equal(results[0].predicted, results[1].predicted)
     pixels = (images.pixels.float() / 255 - 0.5) / 0.3
     logits = pixels.flatten(1)[:, :10] * 3
-    assert results[0].loss == pytest.approx(nn.functional.cross_entropy(logits, images.labels).item(), rel=1e-5)
+    assert results[0].loss == pytest.approx(
+        nn.functional.cross_entropy(logits, images.labels).item(), rel=1e-5
+    )

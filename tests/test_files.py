@@ -37,6 +37,7 @@ def test_a_failed_write_leaves_the_old_file_and_names_it(tmp_path, monkeypatch):
 
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left") as caught:
         write_atomic(path, b"new")
@@ -61,9 +62,12 @@ def test_a_file_that_is_open_elsewhere_is_waited_for(times, tmp_path, monkeypatc
             refused.append(target)
             raise PermissionError(errno.EACCES, "Permission denied")
         replace(source, target)
+
     monkeypatch.setattr(files.os, "replace", held)
     monkeypatch.setattr(files.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(files.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(
+        files.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds)
+    )
     if times == 3:
         write_atomic(tmp_path / "a", b"content")
         assert (tmp_path / "a").read_bytes() == b"content"
@@ -86,7 +90,10 @@ def test_reasons_have_a_name_and_no_number(tmp_path):
     assert reason(failing(missing.read_bytes)) == f"{missing}: no such file"
     assert reason(failing(folder.read_bytes)) == f"{folder}: is a directory"
     assert reason(failing((file / "a").read_bytes)) == f"{file / 'a'}: not a directory"
-    assert reason(PermissionError(errno.EACCES, "Permission denied", "a.csv")) == "a.csv: permission denied"
+    assert (
+        reason(PermissionError(errno.EACCES, "Permission denied", "a.csv"))
+        == "a.csv: permission denied"
+    )
     assert reason(OSError(errno.ENOSPC, "No space left on device")) == "no space left on device"
     assert "Errno" not in reason(failing(socket.create_connection, ("127.0.0.1", 1)))
     assert reason(OSError("Ray: lost\n twice")) == "Ray: lost twice"

@@ -33,11 +33,17 @@ def test_a_strangers_network_is_found_in_the_working_directory(tmp_path, monkeyp
     assert build("nets_of_a_stranger:Width", {"width": 3}, 26).weight.shape == (26, 3)
     (tmp_path / "broken_of_a_stranger.py").write_text("1 / 0")
     path_before = list(sys.path)
-    for path, message in (("Plain", "MODULE:CLASS"), (":Net", "MODULE:CLASS"), ("nets_of_a_stranger:Nope", "Nope"),
-                          ("no_such_module:Net", "no_such_module"), ("broken_of_a_stranger:Net", "ZeroDivision"),
-                          ("nets_of_a_stranger:function", "Module class"),
-                          ("nets_of_a_stranger:Number", "Module class"),
-                          ("nets_of_a_stranger:Wants", "width"), ("nets_of_a_stranger:Raises", "no luck")):
+    for path, message in (
+        ("Plain", "MODULE:CLASS"),
+        (":Net", "MODULE:CLASS"),
+        ("nets_of_a_stranger:Nope", "Nope"),
+        ("no_such_module:Net", "no_such_module"),
+        ("broken_of_a_stranger:Net", "ZeroDivision"),
+        ("nets_of_a_stranger:function", "Module class"),
+        ("nets_of_a_stranger:Number", "Module class"),
+        ("nets_of_a_stranger:Wants", "width"),
+        ("nets_of_a_stranger:Raises", "no luck"),
+    ):
         with pytest.raises(ValueError, match=message):
             build(path, {}, 10)
     with pytest.raises(ValueError, match="colour"):
@@ -60,9 +66,16 @@ def test_a_file_is_a_module_too(here):
     (here / "lib").mkdir()
     (here / "lib" / "other_net.py").write_text(net(2))
     (here / "lib" / "my-net.v2.py").write_text(net(3))
-    for path, value in (("some_net:Net", 1), ("some_net.py:Net", 1), ("some_net.py", 1),
-                        (f"{here}/some_net.py:Net", 1), ("lib/other_net.py:Net", 2), ("./lib/other_net.py", 2),
-                        ("lib.other_net:Net", 2), ("lib/my-net.v2.py:Net", 3)):
+    for path, value in (
+        ("some_net:Net", 1),
+        ("some_net.py:Net", 1),
+        ("some_net.py", 1),
+        (f"{here}/some_net.py:Net", 1),
+        ("lib/other_net.py:Net", 2),
+        ("./lib/other_net.py", 2),
+        ("lib.other_net:Net", 2),
+        ("lib/my-net.v2.py:Net", 3),
+    ):
         assert find_class(path).value == value
     assert not list(here.rglob("__pycache__"))
 
@@ -88,6 +101,7 @@ def test_an_edited_file_is_read_again(here, path):
 
 def test_a_file_called_as_a_module_of_pythons_replaces_it_for_nobody(here):
     import random
+
     (here / "random.py").write_text(net(7))
     assert find_class("random.py:Net").value == 7
     assert sys.modules["random"] is random
@@ -114,12 +128,16 @@ def test_a_file_with_several_networks_or_none_names_them(here):
     (here / "several.py").write_text(net(1) + "class Other(Net): pass\n")
     (here / "none_here.py").write_text("from torch.nn import Linear\nclass Plain: pass\n")
     (here / "one_here.py").write_text("from several import Other\nclass Mine(Other): pass\n")
-    with pytest.raises(ValueError, match=r"2 torch.nn.Module classes in it, Net, Other, .*hint: .*several.py:Other"):
+    with pytest.raises(
+        ValueError, match=r"2 torch.nn.Module classes in it, Net, Other, .*hint: .*several.py:Other"
+    ):
         find_class("several.py")
     with pytest.raises(ValueError, match=r"0 torch.nn.Module classes in it"):
         find_class("none_here.py")
     assert find_class("one_here.py").__name__ == "Mine"
-    with pytest.raises(ValueError, match=r"got no class Nope in .*several.py, expected Net or Other"):
+    with pytest.raises(
+        ValueError, match=r"got no class Nope in .*several.py, expected Net or Other"
+    ):
         find_class("several.py:Nope")
 
 
@@ -130,15 +148,21 @@ def test_what_is_not_found_says_where_it_was_looked_for(here):
     with pytest.raises(ValueError, match="PYTHONPATH"):
         find_class("missing_net:Net")
     (here / "wants_more.py").write_text("import not_installed_here\n")
-    with pytest.raises(ValueError, match=r"does not import: ModuleNotFoundError: .*'not_installed_here'"):
+    with pytest.raises(
+        ValueError, match=r"does not import: ModuleNotFoundError: .*'not_installed_here'"
+    ):
         find_class("wants_more:Net")
 
 
-@pytest.mark.parametrize("ending", ["import sys; sys.exit(0)", "exit()", "raise SystemExit('done')", "quit(3)"])
+@pytest.mark.parametrize(
+    "ending", ["import sys; sys.exit(0)", "exit()", "raise SystemExit('done')", "quit(3)"]
+)
 @pytest.mark.parametrize("path", ["leaves:Net", "leaves.py:Net"])
 def test_a_module_that_ends_the_process_is_refused(here, ending, path):
     (here / "leaves.py").write_text(net(1) + ending)
-    with pytest.raises(ValueError, match=r"'leaves.*Net': does not import: it ends the process, exit"):
+    with pytest.raises(
+        ValueError, match=r"'leaves.*Net': does not import: it ends the process, exit"
+    ):
         find_class(path)
 
 

@@ -14,15 +14,31 @@ def test_the_assignments_network_layer_by_layer():
         x = layer(x)
         table.append((type(layer).__name__, count_parameters(layer), tuple(x.shape[1:])))
     assert table == [
-        ("Conv2d", 160, (16, 26, 26)), ("ReLU", 0, (16, 26, 26)), ("BatchNorm2d", 32, (16, 26, 26)),
+        ("Conv2d", 160, (16, 26, 26)),
+        ("ReLU", 0, (16, 26, 26)),
+        ("BatchNorm2d", 32, (16, 26, 26)),
         ("Dropout", 0, (16, 26, 26)),
-        ("Conv2d", 4640, (32, 24, 24)), ("ReLU", 0, (32, 24, 24)), ("BatchNorm2d", 64, (32, 24, 24)),
-        ("MaxPool2d", 0, (32, 12, 12)), ("Dropout", 0, (32, 12, 12)),
-        ("Conv2d", 9248, (32, 10, 10)), ("ReLU", 0, (32, 10, 10)), ("BatchNorm2d", 64, (32, 10, 10)),
-        ("MaxPool2d", 0, (32, 5, 5)), ("Dropout", 0, (32, 5, 5)),
-        ("Conv2d", 528, (16, 5, 5)), ("Flatten", 0, (400,)), ("Linear", 4010, (10,)), ("LogSoftmax", 0, (10,))]
+        ("Conv2d", 4640, (32, 24, 24)),
+        ("ReLU", 0, (32, 24, 24)),
+        ("BatchNorm2d", 64, (32, 24, 24)),
+        ("MaxPool2d", 0, (32, 12, 12)),
+        ("Dropout", 0, (32, 12, 12)),
+        ("Conv2d", 9248, (32, 10, 10)),
+        ("ReLU", 0, (32, 10, 10)),
+        ("BatchNorm2d", 64, (32, 10, 10)),
+        ("MaxPool2d", 0, (32, 5, 5)),
+        ("Dropout", 0, (32, 5, 5)),
+        ("Conv2d", 528, (16, 5, 5)),
+        ("Flatten", 0, (400,)),
+        ("Linear", 4010, (10,)),
+        ("LogSoftmax", 0, (10,)),
+    ]
     assert sum(row[1] for row in table) == 18_746
-    assert [layer.p for layer in BaselineNet().layers if isinstance(layer, nn.Dropout)] == [0.01, 0.01, 0.0]
+    assert [layer.p for layer in BaselineNet().layers if isinstance(layer, nn.Dropout)] == [
+        0.01,
+        0.01,
+        0.0,
+    ]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -33,7 +49,11 @@ def test_every_recipes_network_is_as_small_as_its_contract_asks(recipe):
 
 
 def test_layers_mean_what_they_say():
-    model = Feather(["conv 6 k5 s2 p2", "conv 6 x3", "pool", "sep 8", "sep 4 k1"], dropout=0.1, activation="relu")
+    model = Feather(
+        ["conv 6 k5 s2 p2", "conv 6 x3", "pool", "sep 8", "sep 4 k1"],
+        dropout=0.1,
+        activation="relu",
+    )
     shapes = []
     for stage in model.features:
         stage.register_forward_hook(lambda stage, given, x: shapes.append(tuple(x.shape)))
@@ -47,7 +67,9 @@ def test_layers_mean_what_they_say():
 def test_a_repeated_layer_is_the_same_convolution_each_time():
     model = Feather(["conv 5", "conv 5 p1 x2"], activation="relu").eval()
     x = torch.randn(3, 1, 9, 9)
-    once = torch.relu(model.features[1].norms[0](model.features[1].convolution(model.features[0](x))))
+    once = torch.relu(
+        model.features[1].norms[0](model.features[1].convolution(model.features[0](x)))
+    )
     twice = torch.relu(model.features[1].norms[1](model.features[1].convolution(once)))
     torch.testing.assert_close(model.features(x), twice)
 
@@ -57,12 +79,30 @@ def test_a_maximum_in_a_layer_comes_before_its_batch_norm():
     norm, x = model.features[0].norms[0], torch.randn(3, 1, 9, 9)
     with torch.no_grad():
         norm.weight.fill_(-1)  # with a falling batch norm the order shows
-        expected = torch.relu(norm(nn.functional.max_pool2d(model.features[0].convolution[0](x), 2)))
+        expected = torch.relu(
+            norm(nn.functional.max_pool2d(model.features[0].convolution[0](x), 2))
+        )
         torch.testing.assert_close(model.features(x), expected)
 
 
-@pytest.mark.parametrize("layer", ["conv", "conv x", "conv 0", "conv 8 k0", "conv 8 m0", "conv 8 s0", "conv 8 x0",
-                                   "conv 8 x2", "conv 8 q3", "max", "pool 3", "", "conv 8  k3"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "conv",
+        "conv x",
+        "conv 0",
+        "conv 8 k0",
+        "conv 8 m0",
+        "conv 8 s0",
+        "conv 8 x0",
+        "conv 8 x2",
+        "conv 8 q3",
+        "max",
+        "pool 3",
+        "",
+        "conv 8  k3",
+    ],
+)
 def test_layers_that_mean_nothing_are_refused(layer):
     with pytest.raises(ValueError, match=f"layer '{layer}'"):
         Feather(["conv 4", layer])
@@ -77,16 +117,20 @@ def test_an_unknown_activation_is_refused():
 @pytest.mark.parametrize("dense", [False, True])
 def test_feather_takes_other_sides_and_classes(size, dense):
     for mode in (True, False):
-        model = Feather(["conv 4 m2", "conv 5", "pool", "conv 6"], dense=dense, num_classes=26).train(mode)
+        model = Feather(
+            ["conv 4 m2", "conv 5", "pool", "conv 6"], dense=dense, num_classes=26
+        ).train(mode)
         assert model(torch.zeros(3, 1, *size)).shape == (3, 26)
 
 
 def test_a_dense_answer_is_the_mean_over_the_moved_image():
-    dense, plain = (Feather(["conv 4 m2", "conv 5"], dense=dense, dropout=0).eval() for dense in (True, False))
+    dense, plain = (
+        Feather(["conv 4 m2", "conv 5"], dense=dense, dropout=0).eval() for dense in (True, False)
+    )
     plain.load_state_dict(dense.state_dict())
     images = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(2))
     margin = nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    moved = [plain(margin[:, :, i:i + 28, j:j + 28]) for i in (0, 1) for j in (0, 1)]
+    moved = [plain(margin[:, :, i : i + 28, j : j + 28]) for i in (0, 1) for j in (0, 1)]
     torch.testing.assert_close(dense(images), torch.stack(moved).mean(0))
     torch.testing.assert_close(dense.train()(images), plain.train()(images))
 
@@ -97,7 +141,7 @@ def test_dense_over_two_grids_is_the_mean_over_all_their_offsets():
     plain.load_state_dict(dense.state_dict())
     images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(2))
     margin = nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
-    moved = [plain(margin[:, :, i:i + 28, j:j + 28]) for i in range(4) for j in range(4)]
+    moved = [plain(margin[:, :, i : i + 28, j : j + 28]) for i in range(4) for j in range(4)]
     torch.testing.assert_close(dense(images), torch.stack(moved).mean(0))
 
 

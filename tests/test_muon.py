@@ -20,7 +20,10 @@ def test_every_direction_is_stepped_alike(shape):
 
 def test_matrices_of_many_shapes_are_done_at_once():
     generator = torch.Generator().manual_seed(4)
-    matrices = [torch.randn(*shape, generator=generator) for shape in ((3, 9), (16, 72), (30, 5), (16, 72), (1, 1))]
+    matrices = [
+        torch.randn(*shape, generator=generator)
+        for shape in ((3, 9), (16, 72), (30, 5), (16, 72), (1, 1))
+    ]
     for step, matrix in zip(orthogonalised(matrices), matrices, strict=True):
         torch.testing.assert_close(step, orthogonalised([matrix])[0])
 
@@ -28,12 +31,15 @@ def test_matrices_of_many_shapes_are_done_at_once():
 def test_a_step_by_hand():
     weight = torch.nn.Parameter(torch.zeros(2, 1, 1, 2))
     optimizer = Muon([weight], lr=0.1, momentum=0.5)
-    for gradient, ahead in ((torch.tensor([[1., 2.], [3., 4.]]), 0.75), (torch.zeros(2, 2), 0.125)):
+    for gradient, ahead in (
+        (torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 0.75),
+        (torch.zeros(2, 2), 0.125),
+    ):
         before = weight.detach().clone()
         weight.grad = gradient.reshape(weight.shape)
         optimizer.step()
         # Half of the new gradient goes into the momentum, half of that is added to half of the gradient.
-        (expected,) = orthogonalised([ahead * torch.tensor([[1., 2.], [3., 4.]])])
+        (expected,) = orthogonalised([ahead * torch.tensor([[1.0, 2.0], [3.0, 4.0]])])
         torch.testing.assert_close((before - weight.detach()).reshape(2, 2) / 0.1, expected)
 
 
@@ -47,11 +53,17 @@ def test_no_gradient_no_step_and_zeros_stay_finite():
 
 def test_it_moves_the_convolutions_and_sgd_the_rest(split, tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, muon=0.2)
-    trainer = Trainer(recipe, build(recipe.model, recipe.model_args, 10), split.train, split.mean_std)
-    dimensions = {name: sorted({p.ndim for group in optimizer.param_groups for p in group["params"]})
-                  for name, (optimizer, _) in trainer.optimizers.items()}
+    trainer = Trainer(
+        recipe, build(recipe.model, recipe.model_args, 10), split.train, split.mean_std
+    )
+    dimensions = {
+        name: sorted({p.ndim for group in optimizer.param_groups for p in group["params"]})
+        for name, (optimizer, _) in trainer.optimizers.items()
+    }
     assert dimensions == {"muon": [4], "sgd": [1, 2]}
     for loss in trainer.steps(0, seed_everything(0, 0)):
         assert loss.isfinite()
-    rates = {name: optimizer.param_groups[0]["lr"] for name, (optimizer, _) in trainer.optimizers.items()}
+    rates = {
+        name: optimizer.param_groups[0]["lr"] for name, (optimizer, _) in trainer.optimizers.items()
+    }
     assert rates["muon"] == pytest.approx(0.2 * rates["sgd"])

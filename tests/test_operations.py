@@ -16,8 +16,16 @@ class Maps(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.norm, self.drop = nn.Conv2d(1, 12, 5, stride=3), nn.BatchNorm2d(12), nn.Dropout(0.2)
-        self.ten, self.fc, self.wide = nn.Conv2d(12, 10, 1), nn.Linear(12, 10), nn.Linear(12 * 64, 10)
+        self.conv, self.norm, self.drop = (
+            nn.Conv2d(1, 12, 5, stride=3),
+            nn.BatchNorm2d(12),
+            nn.Dropout(0.2),
+        )
+        self.ten, self.fc, self.wide = (
+            nn.Conv2d(12, 10, 1),
+            nn.Linear(12, 10),
+            nn.Linear(12 * 64, 10),
+        )
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     def maps(self, x):
@@ -29,14 +37,20 @@ class Maps(nn.Module):
 
 def network(end, start="ten"):
     """A network that ends in `end(self, x)`, of its ten maps, its twelve maps, or their mean."""
-    starts = {"ten": lambda self, x: self.ten(self.maps(x)), "maps": lambda self, x: self.maps(x),
-              "mean": lambda self, x: self.maps(x).mean((2, 3))}
+    starts = {
+        "ten": lambda self, x: self.ten(self.maps(x)),
+        "maps": lambda self, x: self.maps(x),
+        "mean": lambda self, x: self.maps(x).mean((2, 3)),
+    }
     return type("Net", (Maps,), {"forward": lambda self, x: end(self, starts[start](self, x))})()
 
 
 def clause(model, split, contract, name):
-    return next(clause for clause in audit_model(model, split, contract, everything=False).clauses
-                if clause.clause == name)
+    return next(
+        clause
+        for clause in audit_model(model, split, contract, everything=False).clauses
+        if clause.clause == name
+    )
 
 
 GAP = {
@@ -48,7 +62,9 @@ GAP = {
     "adaptive, reshape": lambda self, x: self.pool(x).reshape(x.size(0), -1),
     "adaptive, index": lambda self, x: self.pool(x)[:, :, 0, 0],
     "log-softmax, then view": lambda self, x: F.log_softmax(self.pool(x), dim=1).view(-1, 10),
-    "functional adaptive": lambda self, x: F.adaptive_avg_pool2d(x, (1, 1)).view(x.shape[0], x.shape[1]),
+    "functional adaptive": lambda self, x: F.adaptive_avg_pool2d(x, (1, 1)).view(
+        x.shape[0], x.shape[1]
+    ),
     "mean over two": lambda self, x: x.mean((2, 3)),
     "mean, kept": lambda self, x: x.mean(dim=[2, 3], keepdim=True).view(-1, 10),
     "mean, and mean": lambda self, x: x.mean(-1).mean(-1),
@@ -76,13 +92,19 @@ LINEAR = {
     "einsum": lambda self, x: torch.einsum("nc,kc->nk", x, self.fc.weight) + self.fc.bias,
     "addmm": lambda self, x: torch.addmm(self.fc.bias, x, self.fc.weight.T),
     "tensordot": lambda self, x: torch.tensordot(x, self.fc.weight, ([1], [1])),
-    "batched": lambda self, x: torch.bmm(x[:, None], self.fc.weight.t().expand(len(x), 12, 10))[:, 0],
+    "batched": lambda self, x: torch.bmm(x[:, None], self.fc.weight.t().expand(len(x), 12, 10))[
+        :, 0
+    ],
     "convolution of one position": lambda self, x: self.ten(x[:, :, None, None]).view(-1, 10),
     "in three dimensions": lambda self, x: self.fc(x[:, None]).squeeze(1),
     "two, added": lambda self, x: self.fc(x) + F.linear(x, self.ten.weight.flatten(1)),
-    "two, subtracted and halved": lambda self, x: (self.fc(x) - F.linear(x, self.ten.weight.flatten(1))) / 2,
+    "two, subtracted and halved": lambda self, x: (
+        (self.fc(x) - F.linear(x, self.ten.weight.flatten(1))) / 2
+    ),
     "tied, added": lambda self, x: self.fc(x) + self.fc(x.roll(1, 1)),
-    "two, beside each other": lambda self, x: torch.cat([self.fc(x)[:, :4], self.fc(x.roll(1, 1))[:, 4:]], 1),
+    "two, beside each other": lambda self, x: torch.cat(
+        [self.fc(x)[:, :4], self.fc(x.roll(1, 1))[:, 4:]], 1
+    ),
     "into a tensor": lambda self, x: torch.empty(len(x), 10).copy_(self.fc(x)),
     "parts of the batch": lambda self, x: torch.cat([self.fc(part) for part in x.split(16)]),
     "temperature": lambda self, x: F.log_softmax(self.fc(x) * 3.5, 1),
@@ -103,14 +125,31 @@ OTHER = {
     "linear, squared in one": ("mean", lambda self, x: (y := self.fc(x)) * y),
     "linear, by a power": ("mean", lambda self, x: self.fc(x) ** 2),
     "linear, gated": ("mean", lambda self, x: self.fc(x) * torch.sigmoid(x.mean(1, keepdim=True))),
-    "linear and maximum, added": ("maps", lambda self, x: self.fc(x.mean((2, 3))) + self.ten(x).amax((2, 3))),
+    "linear and maximum, added": (
+        "maps",
+        lambda self, x: self.fc(x.mean((2, 3))) + self.ten(x).amax((2, 3)),
+    ),
     "linear and rectified, added": ("mean", lambda self, x: self.fc(x) + F.relu(x[:, :10])),
     "product with a made matrix": ("ten", lambda self, x: x.amax((2, 3)) @ torch.eye(10)),
-    "addmm with a made matrix": ("ten", lambda self, x: torch.addmm(self.fc.bias, x.amax((2, 3)), torch.eye(10))),
-    "maximum, added to pairs of classes": ("ten", lambda self, x: torch.cat([
-        self.fc(self.drop(x.mean((2, 3))).repeat(1, 2)[:, :12])[:, 2 * i:2 * i + 2] + x.amax((2, 3))[:, i:i + 1]
-        for i in range(5)], 1)),
-    "product of two of the images": ("ten", lambda self, x: torch.bmm(x.flatten(2), x.flatten(2)[:, :1].mT)[..., 0]),
+    "addmm with a made matrix": (
+        "ten",
+        lambda self, x: torch.addmm(self.fc.bias, x.amax((2, 3)), torch.eye(10)),
+    ),
+    "maximum, added to pairs of classes": (
+        "ten",
+        lambda self, x: torch.cat(
+            [
+                self.fc(self.drop(x.mean((2, 3))).repeat(1, 2)[:, :12])[:, 2 * i : 2 * i + 2]
+                + x.amax((2, 3))[:, i : i + 1]
+                for i in range(5)
+            ],
+            1,
+        ),
+    ),
+    "product of two of the images": (
+        "ten",
+        lambda self, x: torch.bmm(x.flatten(2), x.flatten(2)[:, :1].mT)[..., 0],
+    ),
 }
 
 
@@ -123,7 +162,9 @@ def test_global_average_pooling_however_written(name, memory, split, tiny_contra
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_linear_layer_however_written(name, split, tiny_contract):
-    assert clause(network(LINEAR[name], "mean"), split, tiny_contract, "head").found == "linear layer"
+    assert (
+        clause(network(LINEAR[name], "mean"), split, tiny_contract, "head").found == "linear layer"
+    )
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -138,7 +179,10 @@ def test_a_sum_of_two_kinds_of_heads_needs_a_contract_that_takes_both(split, tin
     model = network(lambda self, x: self.ten(x).mean((2, 3)) + self.fc(x.mean((2, 3))), "maps")
     both = clause(model, split, tiny_contract, "head")
     assert (both.found, both.passed) == ("global average pooling and linear layer", True)
-    assert clause(model, split, dataclasses.replace(tiny_contract, heads=("gap",)), "head").passed is False
+    assert (
+        clause(model, split, dataclasses.replace(tiny_contract, heads=("gap",)), "head").passed
+        is False
+    )
 
 
 def dropout(self, x, mask):
@@ -165,7 +209,9 @@ DROPS = {
     "bernoulli": lambda self, x: x * torch.bernoulli(torch.full_like(x, 0.8)) / 0.8,
     "bernoulli in place": lambda self, x: x * torch.empty_like(x).bernoulli_(0.8).div_(0.8),
     "where": lambda self, x: torch.where(torch.rand_like(x) > 0.2, x / 0.8, 0.0),
-    "where, otherwise round": lambda self, x: torch.where(torch.rand_like(x) < 0.2, torch.zeros_like(x), x / 0.8),
+    "where, otherwise round": lambda self, x: torch.where(
+        torch.rand_like(x) < 0.2, torch.zeros_like(x), x / 0.8
+    ),
     "masked": lambda self, x: x.masked_fill(torch.rand_like(x) < 0.2, 0) / 0.8,
     "assigned": lambda self, x: x.index_put_((torch.rand_like(x) < 0.2,), torch.tensor(0.0)),
     "randint": lambda self, x: x * torch.randint(0, 5, x.shape).clamp(max=1),
@@ -177,7 +223,9 @@ NO_DROPS = {
     "bits added": lambda self, x: x + 1e-3 * torch.bernoulli(torch.full_like(x, 0.5)),
     "a factor that is never zero": lambda self, x: x * (1 + 1e-3 * (torch.rand_like(x) > 0.5)),
     "thrown away": lambda self, x: [x, x * (torch.rand_like(x) > 0.2)][0],
-    "always the same": lambda self, x: x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.2),
+    "always the same": lambda self, x: (
+        x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.2)
+    ),
     "by a mask of the images": lambda self, x: x * (x > 0.2),
     "filled with one": lambda self, x: x.masked_fill(torch.rand_like(x) < 0.2, 1),
 }
@@ -185,9 +233,13 @@ NO_DROPS = {
 
 @pytest.mark.parametrize("name", DROPS)
 def test_dropout_however_written(name, split, tiny_contract):
-    found = clause(type("Net", (NoDropout,), {"mask": DROPS[name]})(), split, tiny_contract, "dropout")
+    found = clause(
+        type("Net", (NoDropout,), {"mask": DROPS[name]})(), split, tiny_contract, "dropout"
+    )
     assert found.passed, found
-    dropped, possible = (int(word.replace(",", "")) for word in found.found.split(" activations")[0].split(" of "))
+    dropped, possible = (
+        int(word.replace(",", "")) for word in found.found.split(" activations")[0].split(" of ")
+    )
     assert 0.1 < dropped / possible < 0.3
 
 
@@ -226,18 +278,30 @@ def moments(x, dims=(0, 2, 3)):
 NORMS = {
     "quotient": lambda self, x: (x - moments(x)[0]) / (moments(x)[1] + 1e-5).sqrt(),
     "product": lambda self, x: (x - moments(x)[0]) * torch.rsqrt(moments(x)[1] + 1e-5),
-    "product, the other way": lambda self, x: (moments(x)[1] + 1e-5).pow(-0.5) * (x - moments(x)[0]),
+    "product, the other way": lambda self, x: (
+        (moments(x)[1] + 1e-5).pow(-0.5) * (x - moments(x)[0])
+    ),
     "deviation": lambda self, x: (x - moments(x)[0]) / (x.std((0, 2, 3), keepdim=True) + 1e-5),
-    "var_mean": lambda self, x: (x - torch.var_mean(x, (0, 2, 3), keepdim=True)[1])
-    / torch.var_mean(x, (0, 2, 3), keepdim=True)[0].sqrt(),
-    "mean of squares": lambda self, x: (c := x - x.mean((0, 2, 3), keepdim=True))
-    / (c.pow(2).mean((0, 2, 3), keepdim=True) + 1e-5).sqrt(),
-    "mean of squares less square of mean": lambda self, x: (x - (m := x.mean((0, 2, 3), keepdim=True)))
-    / ((x * x).mean((0, 2, 3), keepdim=True) - m * m + 1e-5).sqrt(),
-    "sums": lambda self, x: (c := x - x.sum((0, 2, 3), keepdim=True) / (len(x) * 64))
-    / (c.square().sum((0, 2, 3), keepdim=True) / (len(x) * 64) + 1e-5).sqrt(),
+    "var_mean": lambda self, x: (
+        (x - torch.var_mean(x, (0, 2, 3), keepdim=True)[1])
+        / torch.var_mean(x, (0, 2, 3), keepdim=True)[0].sqrt()
+    ),
+    "mean of squares": lambda self, x: (
+        (c := x - x.mean((0, 2, 3), keepdim=True))
+        / (c.pow(2).mean((0, 2, 3), keepdim=True) + 1e-5).sqrt()
+    ),
+    "mean of squares less square of mean": lambda self, x: (
+        (x - (m := x.mean((0, 2, 3), keepdim=True)))
+        / ((x * x).mean((0, 2, 3), keepdim=True) - m * m + 1e-5).sqrt()
+    ),
+    "sums": lambda self, x: (
+        (c := x - x.sum((0, 2, 3), keepdim=True) / (len(x) * 64))
+        / (c.square().sum((0, 2, 3), keepdim=True) / (len(x) * 64) + 1e-5).sqrt()
+    ),
     "scaled before": lambda self, x: (x - moments(x)[0]) * 1.5 / (moments(x)[1] + 1e-5).sqrt(),
-    "scaled": lambda self, x: (x - moments(x)[0]) / (moments(x)[1] + 1e-5).sqrt() * self.ten.weight[0] + 0.5,
+    "scaled": lambda self, x: (
+        (x - moments(x)[0]) / (moments(x)[1] + 1e-5).sqrt() * self.ten.weight[0] + 0.5
+    ),
     "torch's own": lambda self, x: F.batch_norm(x, None, None, training=True),
 }
 NO_NORMS = {
@@ -249,7 +313,9 @@ NO_NORMS = {
     "of other maps": lambda self, x: (y := x * x, (x - moments(y)[0]) / moments(y)[1].sqrt())[1],
     "hardly there": lambda self, x: x + 1e-6 * (x - moments(x)[0]) / moments(x)[1].sqrt(),
     "thrown away": lambda self, x: [x, (x - moments(x)[0]) / moments(x)[1].sqrt()][0],
-    "by weights": lambda self, x: (x - self.fc.weight[0, :, None, None]) / self.fc.weight[1, :, None, None].exp(),
+    "by weights": lambda self, x: (
+        (x - self.fc.weight[0, :, None, None]) / self.fc.weight[1, :, None, None].exp()
+    ),
 }
 
 
@@ -271,7 +337,11 @@ class Sign(Maps):
     """A sign behind batch norm: that norm moves few answers."""
 
     def forward(self, x):
-        return self.fc(torch.sign(self.norm(self.conv(x))).mul(self.drop(torch.ones(len(x), 12, 1, 1))).mean((2, 3)))
+        return self.fc(
+            torch.sign(self.norm(self.conv(x)))
+            .mul(self.drop(torch.ones(len(x), 12, 1, 1)))
+            .mean((2, 3))
+        )
 
 
 def test_a_batch_norm_before_a_sign_matters(split, tiny_contract):
@@ -287,7 +357,9 @@ class AlwaysDrops(Maps):
 
 class DrawsWithNumpy(Maps):
     def forward(self, x):
-        return self.fc(self.maps(x).mean((2, 3))) + float(np.random.default_rng().random()) * torch.arange(10.0)
+        return self.fc(self.maps(x).mean((2, 3))) + float(
+            np.random.default_rng().random()
+        ) * torch.arange(10.0)
 
 
 class LooksAround(Maps):
@@ -305,8 +377,15 @@ class NoRunningStatistics(Maps):
         return self.fc(self.maps(x).mean((2, 3)))
 
 
-@pytest.mark.parametrize(("kind", "found"), [(AlwaysDrops, "random"), (DrawsWithNumpy, "random"),
-                                             (LooksAround, "other images"), (NoRunningStatistics, "other images")])
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (AlwaysDrops, "random"),
+        (DrawsWithNumpy, "random"),
+        (LooksAround, "other images"),
+        (NoRunningStatistics, "other images"),
+    ],
+)
 def test_answers_that_rest_on_more_than_the_image_fail(kind, found, split, tiny_contract):
     verdict = audit_model(kind(), split, tiny_contract, everything=False)
     assert [clause.clause for clause in verdict.failed] == ["evaluation"]

@@ -91,14 +91,25 @@ def test_the_floats_come_back_even_after_an_error():
         with quantised(model, 2):
             assert len(convolutions(model.features[0])[0].weight[0].unique()) <= 3
             raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
 
 
 def test_the_gradient_is_that_of_the_rounded_weights_on_the_floats(split, tiny_recipe):
-    recipe = dataclasses.replace(tiny_recipe, weight_bits=4, quantise_from=0.5, ema=0.0, muon=0.0, weight_decay=0.0,
-                                 momentum=0.0, nesterov=False, epochs=2, model_args={"layers": LAYERS})
+    recipe = dataclasses.replace(
+        tiny_recipe,
+        weight_bits=4,
+        quantise_from=0.5,
+        ema=0.0,
+        muon=0.0,
+        weight_decay=0.0,
+        momentum=0.0,
+        nesterov=False,
+        epochs=2,
+        model_args={"layers": LAYERS},
+    )
     model = build(recipe.model, recipe.model_args, 10)
     trainer = Trainer(recipe, model, split.train, split.mean_std)
     weight = convolutions(model.features[0])[0].weight
@@ -117,22 +128,30 @@ def test_the_gradient_is_that_of_the_rounded_weights_on_the_floats(split, tiny_r
 
 
 def test_what_a_run_leaves_is_rounded_and_audited(tmp_path, split, tiny_recipe, tiny_contract):
-    recipe = dataclasses.replace(tiny_recipe, weight_bits=4, model_args={"layers": LAYERS, "dropout": 0.05})
-    whole, stopped = (create_run(str(tmp_path / name), recipe, tiny_contract, split, 0, CPU, "")
-                      for name in ("whole", "stopped"))
+    recipe = dataclasses.replace(
+        tiny_recipe, weight_bits=4, model_args={"layers": LAYERS, "dropout": 0.05}
+    )
+    whole, stopped = (
+        create_run(str(tmp_path / name), recipe, tiny_contract, split, 0, CPU, "")
+        for name in ("whole", "stopped")
+    )
     train(whole, split, CPU)
     model = whole.load_model()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     quantise(model, 4)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=1e-6, atol=1e-9)
-    assert whole.read_metrics()[-1]["val_correct"] == evaluate(whole.load_model(), split.val, split.mean_std).correct
+    assert (
+        whole.read_metrics()[-1]["val_correct"]
+        == evaluate(whole.load_model(), split.val, split.mean_std).correct
+    )
     verdict, _ = audit_run(whole, split)
     assert {clause.clause for clause in verdict.clauses if not clause.passed} <= {"accuracy"}
 
     def stop(row):
         if row["epoch"] == 3:
             raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         train(stopped, split, CPU, on_epoch=stop)
     train(open_run(stopped.path), split, CPU)
@@ -141,7 +160,9 @@ def test_what_a_run_leaves_is_rounded_and_audited(tmp_path, split, tiny_recipe, 
 
 
 def test_a_network_that_cannot_be_rounded_is_refused(tmp_path, split, tiny_recipe, tiny_contract):
-    recipe = dataclasses.replace(tiny_recipe, weight_bits=4, model="featherweight.model:BaselineNet", model_args={})
+    recipe = dataclasses.replace(
+        tiny_recipe, weight_bits=4, model="featherweight.model:BaselineNet", model_args={}
+    )
     run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, CPU, "")
     with pytest.raises(ValueError, match="weight_bits: got 4 for featherweight"):
         train(run, split, CPU)

@@ -31,7 +31,10 @@ def test_the_file_tree_is_the_packages():
     listed = set(re.findall(r"^      (\w+\.py|\w+/) ", README, re.MULTILINE))
     package = ROOT / "src" / "featherweight"
     present = {path.name for path in package.glob("*.py")} | {
-        f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+        f"{path.name}/"
+        for path in package.iterdir()
+        if path.is_dir() and path.name != "__pycache__"
+    }
     assert listed == present - {"__init__.py"}
 
 

@@ -21,7 +21,7 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_about_zero(n_steps, warmup):
     rates = [recipe.lr_at(step, n_steps) for step in range(n_steps)]
     peak = rates.index(max(rates))
     assert rates[peak] == pytest.approx(recipe.lr, rel=2 / max(2, (1 - warmup) * n_steps))
-    assert rates[:peak + 1] == sorted(rates[:peak + 1])
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     falling = max(1, n_steps - max(1, round(warmup * n_steps)))
     assert 0 < rates[-1] <= recipe.lr / falling * (1 + 1e-9)
@@ -36,22 +36,38 @@ def test_no_rate_is_outside_of_zero_and_the_peak(n_steps, warmup):
 def test_one_cycle_by_hand():
     recipe = dataclasses.replace(find_recipe("feather-20k"), lr=0.8, warmup=0.4)
     assert [recipe.lr_at(step, 10) for step in range(10)] == pytest.approx(
-        [0.2, 0.4, 0.6, 0.8, 0.8, 2 / 3, 1.6 / 3, 0.4, 0.8 / 3, 0.4 / 3])
+        [0.2, 0.4, 0.6, 0.8, 0.8, 2 / 3, 1.6 / 3, 0.4, 0.8 / 3, 0.4 / 3]
+    )
 
 
 def test_the_baseline_keeps_its_rate():
     assert {find_recipe("baseline").lr_at(step, 100) for step in range(100)} == {0.1}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"epochs": 0}, "epochs"), ({"epochs": 2.0}, "epochs"), ({"batch_size": 1}, "batch_size"),
-    ({"lr": 0.0}, "lr"), ({"lr": float("nan")}, "lr"), ({"lr": float("inf")}, "lr"),
-    ({"schedule": "cosine"}, "schedule"), ({"ema": 1.0}, "ema"), ({"momentum": -0.1}, "momentum"),
-    ({"warmup": 1}, "warmup"), ({"weight_decay": -1e-4}, "weight_decay"),
-    ({"muon": -1.0}, "muon"), ({"muon": float("inf")}, "muon"), ({"label_smoothing": 1}, "label_smoothing"),
-    ({"resize": 0}, "resize"), ({"resize": 1.1}, "resize"), ({"resize_until": 1}, "resize_until"),
-    ({"weight_bits": 3}, "weight_bits"), ({"quantise_from": 1}, "quantise_from"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"epochs": 2.0}, "epochs"),
+        ({"batch_size": 1}, "batch_size"),
+        ({"lr": 0.0}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"lr": float("inf")}, "lr"),
+        ({"schedule": "cosine"}, "schedule"),
+        ({"ema": 1.0}, "ema"),
+        ({"momentum": -0.1}, "momentum"),
+        ({"warmup": 1}, "warmup"),
+        ({"weight_decay": -1e-4}, "weight_decay"),
+        ({"muon": -1.0}, "muon"),
+        ({"muon": float("inf")}, "muon"),
+        ({"label_smoothing": 1}, "label_smoothing"),
+        ({"resize": 0}, "resize"),
+        ({"resize": 1.1}, "resize"),
+        ({"resize_until": 1}, "resize_until"),
+        ({"weight_bits": 3}, "weight_bits"),
+        ({"quantise_from": 1}, "quantise_from"),
+    ],
+)
 def test_a_wrong_value_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RECIPES[0], **change)

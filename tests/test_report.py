@@ -27,10 +27,25 @@ from featherweight.run import create_run
 def make_run(tmp_path, split, tiny_recipe, tiny_contract):
     def make(wrong, total=100):
         """A run whose epochs read so many images wrong."""
-        run = create_run(str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, torch.device("cpu"), "")
-        run.write_metrics([{"epoch": e, "seconds": 1.5, "lr": 0.1, "train_loss": 1 / e, "val_loss": 0.5 / e,
-                            "val_correct": total - n, "val_total": total} for e, n in enumerate(wrong, 1)])
+        run = create_run(
+            str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, torch.device("cpu"), ""
+        )
+        run.write_metrics(
+            [
+                {
+                    "epoch": e,
+                    "seconds": 1.5,
+                    "lr": 0.1,
+                    "train_loss": 1 / e,
+                    "val_loss": 0.5 / e,
+                    "val_correct": total - n,
+                    "val_total": total,
+                }
+                for e, n in enumerate(wrong, 1)
+            ]
+        )
         return run
+
     return make
 
 
@@ -39,17 +54,24 @@ def test_every_picture_is_written_and_can_be_read(make_run, split, n_wrong):
     run = make_run([n_wrong, n_wrong])
     before = {path.name for path in run.path.iterdir()}
     written = report(run, result(100, n_wrong), split, VERDICT)
-    assert {path.name for path in written} == {path.name for path in run.path.iterdir()} - before == {
-        "curves.png", "confusion.png", "mistakes.png", "verdict.svg", "README.md"}
+    assert (
+        {path.name for path in written}
+        == {path.name for path in run.path.iterdir()} - before
+        == {"curves.png", "confusion.png", "mistakes.png", "verdict.svg", "README.md"}
+    )
     for path in written[:3]:
         image = Image.open(io.BytesIO(path.read_bytes()))
         image.load()
         assert min(image.size) > 300 or path.name == "mistakes.png"
     first = [path.read_bytes() for path in written]
-    again = save_picture(mistakes(result(100, n_wrong), split.val.pixels, "tiny, seed 0, validation"),
-                         run.path / "again.png")
+    again = save_picture(
+        mistakes(result(100, n_wrong), split.val.pixels, "tiny, seed 0, validation"),
+        run.path / "again.png",
+    )
     assert again.read_bytes() == first[2]
-    assert [path.read_bytes() for path in report(run, result(100, n_wrong), split, VERDICT)] == first
+    assert [
+        path.read_bytes() for path in report(run, result(100, n_wrong), split, VERDICT)
+    ] == first
     with pytest.raises(ValueError, match=r"\.svg or \.png"):
         save_picture(curves(run), run.path / "a.pdf")
 
@@ -63,25 +85,34 @@ def ticks(axis, ends):
 def test_curves_show_the_log(make_run):
     figure = curves(make_run([400, 60, 38], 10_000))
     loss, wrong, rate, correct = figure.axes
-    assert [line.get_ydata().tolist() for line in loss.lines] == [[1, 1 / 2, 1 / 3], [1 / 2, 1 / 4, 1 / 6]]
+    assert [line.get_ydata().tolist() for line in loss.lines] == [
+        [1, 1 / 2, 1 / 3],
+        [1 / 2, 1 / 4, 1 / 6],
+    ]
     assert wrong.lines[0].get_ydata().tolist() == [400, 60, 38]
     assert list(wrong.lines[1].get_ydata()) == [5000, 5000]  # the contract asks for a half
     assert rate.lines[0].get_ydata().tolist() == [0.1] * 3
     assert figure.get_suptitle() == "tiny, seed 0: training and validation"
     assert [text.get_text() for text in wrong.get_legend().texts] == [
-        "last epoch: 99.62 % (38 wrong of 10,000)", "tiny asks for 50.00 %"]
+        "last epoch: 99.62 % (38 wrong of 10,000)",
+        "tiny asks for 50.00 %",
+    ]
     places, written = ticks(wrong.yaxis, wrong.get_ylim())
     assert places == [50, 100, 200, 500, 1000, 2000, 5000]
     assert written[3:5] == ["500", "1,000"]
     assert ticks(correct.yaxis, correct.get_ylim()) == (
-        places, ["99.50", "99.00", "98.00", "95.00", "90.00", "80.00", "50.00"])
+        places,
+        ["99.50", "99.00", "98.00", "95.00", "90.00", "80.00", "50.00"],
+    )
 
 
 @pytest.mark.parametrize("wrong", [[150], [50], [0], [3, 1, 0], [5000], list(range(400, 20, -20))])
 def test_curves_have_ticks_and_a_key_beside_them_always(make_run, wrong):
     figure = curves(make_run(wrong, 10_000))
     figure.draw_without_rendering()
-    assert ticks(figure.axes[2].xaxis, figure.axes[2].get_xlim())[0] == list(range(1, len(wrong) + 1))
+    assert ticks(figure.axes[2].xaxis, figure.axes[2].get_xlim())[0] == list(
+        range(1, len(wrong) + 1)
+    )
     for axes in figure.axes:
         places, written = ticks(axes.yaxis, axes.get_ylim())
         assert 2 <= len(places) <= 12
@@ -94,9 +125,15 @@ def test_curves_have_ticks_and_a_key_beside_them_always(make_run, wrong):
         assert figure.bbox.containsx(key.x1)
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [
-    (0.003, 0.013, [0.003, 0.004, 0.005, 0.006, 0.008, 0.01]), (700, 41_000, [1000, 2000, 5000, 10_000, 20_000]),
-    (1, 10_000_000, [10.0**k for k in range(8)]), (0.9, 1.2, [1])])
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.003, 0.013, [0.003, 0.004, 0.005, 0.006, 0.008, 0.01]),
+        (700, 41_000, [1000, 2000, 5000, 10_000, 20_000]),
+        (1, 10_000_000, [10.0**k for k in range(8)]),
+        (0.9, 1.2, [1]),
+    ],
+)
 def test_ticks_are_round_and_not_too_many(low, high, expected):
     assert log_ticks(low, high, most=9) == pytest.approx(expected)
 
@@ -108,7 +145,10 @@ def brightness(colour):
 def test_confusion_counts_and_is_pale_for_a_handful():
     counted = result(10_000, 38)
     figure = confusion(counted, "tiny, seed 0, validation")
-    assert figure.get_suptitle().splitlines()[:2] == ["tiny, seed 0, validation", "99.62 % (38 wrong of 10,000)"]
+    assert figure.get_suptitle().splitlines()[:2] == [
+        "tiny, seed 0, validation",
+        "99.62 % (38 wrong of 10,000)",
+    ]
     assert max(figure.get_size_inches()) < 5
     axes = figure.axes[0]
     written = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
@@ -116,7 +156,9 @@ def test_confusion_counts_and_is_pale_for_a_handful():
     assert written[1, 0] == "4"  # predicted 1, true 0
     assert len(written) == 20
     image = axes.images[0]
-    one, handful, many = (brightness(image.cmap(image.norm(share))) for share in (0.001, 0.006, 0.2))
+    one, handful, many = (
+        brightness(image.cmap(image.norm(share))) for share in (0.001, 0.006, 0.2)
+    )
     assert one > 0.95
     assert handful > 0.85
     assert many < 0.4
@@ -134,31 +176,50 @@ def test_every_mistake_is_drawn_up_to_a_page():
     pixels = torch.zeros(3000, 1, 28, 28, dtype=torch.uint8)
     few = mistakes(result(3000, 23), pixels, "tiny, seed 0, validation")
     assert len(few.axes[0].images) == 23
-    assert captions(few)[:2] == ["no. 0, true 0", "1: 91 %, 0: 1 %"] or captions(few)[1].startswith("1: 91 %, ")
+    assert captions(few)[:2] == ["no. 0, true 0", "1: 91 %, 0: 1 %"] or captions(few)[1].startswith(
+        "1: 91 %, "
+    )
     title, how = few.axes[0].texts[:2]
     assert title.get_text() == "tiny, seed 0, validation: 99.23 % (23 wrong of 3,000)"
     assert how.get_text().startswith("Every mistake, ordered by confidence.")
     many = mistakes(result(3000, 1000), pixels, "tiny")
     assert len(many.axes[0].images) == MAX_MISTAKES
-    assert many.axes[0].texts[1].get_text().startswith(f"The {MAX_MISTAKES} most confident mistakes")
-    assert [text.get_text() for text in mistakes(result(9, 0), pixels, "tiny").axes[0].texts][1] == "no mistakes"
+    assert (
+        many.axes[0].texts[1].get_text().startswith(f"The {MAX_MISTAKES} most confident mistakes")
+    )
+    assert [text.get_text() for text in mistakes(result(9, 0), pixels, "tiny").axes[0].texts][
+        1
+    ] == "no mistakes"
 
 
 def test_the_most_confident_mistake_is_first_with_its_second_guess():
     probabilities = torch.tensor([[0.5, 0.4, 0.1], [0.04, 0.9, 0.06], [0.1, 0.2, 0.7]])
-    figure = mistakes(Evaluation(0.1, probabilities, torch.tensor([1, 0, 2])),
-                      torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1).expand(3, 1, 28, 28), "tiny")
-    assert captions(figure) == ["no. 1, true 0", "1: 90 %, 2: 6 %", "no. 0, true 1", "0: 50 %, 1: 40 %"]
+    figure = mistakes(
+        Evaluation(0.1, probabilities, torch.tensor([1, 0, 2])),
+        torch.arange(3, dtype=torch.uint8).reshape(3, 1, 1, 1).expand(3, 1, 28, 28),
+        "tiny",
+    )
+    assert captions(figure) == [
+        "no. 1, true 0",
+        "1: 90 %, 2: 6 %",
+        "no. 0, true 1",
+        "0: 50 %, 1: 40 %",
+    ]
     assert [int(image.get_array()[0, 0]) for image in figure.axes[0].images] == [1, 0]
 
 
 def test_captions_keep_to_their_image():
     wide = result(60_000, 60, classes=47)
-    wide = Evaluation(wide.loss, wide.probabilities.flip(0), wide.labels.flip(0))  # the last ones, of five digits
+    wide = Evaluation(
+        wide.loss, wide.probabilities.flip(0), wide.labels.flip(0)
+    )  # the last ones, of five digits
     figure = mistakes(wide, torch.zeros(60_000, 1, 28, 28, dtype=torch.uint8), "tiny")
     figure.draw_without_rendering()
-    assert all(text.get_window_extent().width < 1.08 * figure.dpi for text in figure.axes[0].texts
-               if text.get_fontsize() == 7)
+    assert all(
+        text.get_window_extent().width < 1.08 * figure.dpi
+        for text in figure.axes[0].texts
+        if text.get_fontsize() == 7
+    )
 
 
 def verdict_texts(figure):
@@ -174,19 +235,36 @@ def test_a_verdict_says_largest_whether_it_passed():
     assert "tiny, seed 0: contract tiny" in texts
     signs = [text for text in figure.axes[0].texts if text.get_text() in {"✓", "✗", "\N{EN DASH}"}]
     assert [(text.get_text(), text.get_color()) for text in signs] == [
-        ("✓", GREEN), ("✗", RED), ("\N{EN DASH}", GREY)]
-    rows = {clause["clause"]: texts[clause["clause"]].get_position()[1] for clause in VERDICT["clauses"]}
-    assert [text.get_position()[1] for text in signs] == pytest.approx(list(rows.values()), abs=0.02)
+        ("✓", GREEN),
+        ("✗", RED),
+        ("\N{EN DASH}", GREY),
+    ]
+    rows = {
+        clause["clause"]: texts[clause["clause"]].get_position()[1] for clause in VERDICT["clauses"]
+    }
+    assert [text.get_position()[1] for text in signs] == pytest.approx(
+        list(rows.values()), abs=0.02
+    )
     passed = verdict_texts(verdict_picture(VERDICT | {"passed": True}))
     assert passed["PASS"].get_color() == GREEN
     assert "contract tiny" in passed
 
 
 def test_a_long_verdict_is_wrapped_and_touches_nothing():
-    clause = {"clause": "consistent accuracy", "required": "at least 99.40 % in each of the last 3 epochs",
-              "found": "; ".join(f"epoch {e}: 99.52 % (48 wrong of 10,000)" for e in (13, 14, 15)), "passed": False}
-    figure = verdict_picture({"contract": "a-contract-of-some-length", "passed": False, "clauses": [
-        *VERDICT["clauses"], clause, clause | {"found": "W" * 70, "required": ""}]}, "tiny, seed 0")
+    clause = {
+        "clause": "consistent accuracy",
+        "required": "at least 99.40 % in each of the last 3 epochs",
+        "found": "; ".join(f"epoch {e}: 99.52 % (48 wrong of 10,000)" for e in (13, 14, 15)),
+        "passed": False,
+    }
+    figure = verdict_picture(
+        {
+            "contract": "a-contract-of-some-length",
+            "passed": False,
+            "clauses": [*VERDICT["clauses"], clause, clause | {"found": "W" * 70, "required": ""}],
+        },
+        "tiny, seed 0",
+    )
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     for i, box in enumerate(boxes):

@@ -37,16 +37,24 @@ def test_folders_are_numbered_and_never_overwritten(run, tiny_recipe, tiny_contr
     assert {path.name for path in run.path.parent.iterdir()} == {"tiny-s5-1", "tiny-s5-2"}
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda c: c.unlink(), "not a run folder"),
-    (lambda c: c.write_text("{"), "damaged"),
-    (lambda c: c.write_text("[]"), "damaged"),
-    (lambda c: c.write_text(c.read_text().replace('"format": 1', '"format": 2')),
-     "version 2, expected version 1"),
-    (lambda c: c.write_text(c.read_text().replace('"epochs": 4', '"epochs": 0')), "epochs"),
-    (lambda c: c.write_text(c.read_text().replace('"max_params"', '"most_params"')), "most_params"),
-    (lambda c: c.write_text(json.dumps({"format": 1})), "incomplete"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: c.unlink(), "not a run folder"),
+        (lambda c: c.write_text("{"), "damaged"),
+        (lambda c: c.write_text("[]"), "damaged"),
+        (
+            lambda c: c.write_text(c.read_text().replace('"format": 1', '"format": 2')),
+            "version 2, expected version 1",
+        ),
+        (lambda c: c.write_text(c.read_text().replace('"epochs": 4', '"epochs": 0')), "epochs"),
+        (
+            lambda c: c.write_text(c.read_text().replace('"max_params"', '"most_params"')),
+            "most_params",
+        ),
+        (lambda c: c.write_text(json.dumps({"format": 1})), "incomplete"),
+    ],
+)
 def test_what_is_no_run_is_refused(run, spoil, message):
     spoil(run.path / "config.json")
     with pytest.raises(ValueError, match=message):
@@ -59,6 +67,7 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
     def full(_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_atomic(file, b"new")
@@ -91,8 +100,9 @@ class Tied(nn.Sequential):
 """
 
 
-def test_layers_that_share_memory_are_saved_and_still_share_it(run, tmp_path, tiny_recipe, tiny_contract,
-                                                              split):
+def test_layers_that_share_memory_are_saved_and_still_share_it(
+    run, tmp_path, tiny_recipe, tiny_contract, split
+):
     (tmp_path / "tied_net_of_a_stranger.py").write_text(TIED)
     recipe = dataclasses.replace(tiny_recipe, model="tied_net_of_a_stranger:Tied", model_args={})
     run = create_run("tied", recipe, tiny_contract, split, 0, CPU, "")
@@ -112,13 +122,16 @@ class Extra(nn.Sequential):
 """
 
 
-def test_a_network_with_extra_state_is_trained_resumed_and_audited(run, tmp_path, tiny_recipe, tiny_contract, split):
+def test_a_network_with_extra_state_is_trained_resumed_and_audited(
+    run, tmp_path, tiny_recipe, tiny_contract, split
+):
     (tmp_path / "extra_net.py").write_text(EXTRA)
     recipe = dataclasses.replace(tiny_recipe, model="extra_net.py:Extra", model_args={}, epochs=3)
     run = create_run("extra", recipe, tiny_contract, split, 0, CPU, "")
 
     def stop(row):
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         train(run, split, CPU, on_epoch=stop)
     train(open_run("extra"), split, CPU)
@@ -144,6 +157,7 @@ def test_a_damaged_state_is_refused(run):
 
 def test_other_images_than_the_runs_are_refused(run, tmp_path, digits):
     from helpers import make_digits, write_idx, write_mnist
+
     other = write_mnist(tmp_path / "other")
     images, _ = make_digits(600, 99)
     write_idx(other / "train-images-idx3-ubyte.gz", images)

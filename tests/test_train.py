@@ -22,6 +22,7 @@ CPU = torch.device("cpu")
 def make(tmp_path, split, tiny_recipe, tiny_contract):
     def make(name, recipe=tiny_recipe, contract=tiny_contract, seed=0):
         return create_run(str(tmp_path / name), recipe, contract, split, seed, CPU, "")
+
     return make
 
 
@@ -35,7 +36,15 @@ def test_it_learns_and_logs_every_epoch(make, split, tiny_recipe):
     rows = run.read_metrics()
     assert rows == told
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
-    assert set(rows[0]) == {"epoch", "seconds", "lr", "train_loss", "val_loss", "val_correct", "val_total"}
+    assert set(rows[0]) == {
+        "epoch",
+        "seconds",
+        "lr",
+        "train_loss",
+        "val_loss",
+        "val_correct",
+        "val_total",
+    }
     assert rows[-1]["val_correct"] > 50
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
 
@@ -83,6 +92,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(make, split, tiny_recipe, stop_a
     def stop(epoch, step, n_steps, loss):
         if (epoch, step) >= stop_at:
             raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         train(stopped, split, CPU, on_batch=stop)
     assert not stopped.complete
@@ -92,12 +102,20 @@ def test_a_stopped_run_goes_on_to_the_same_bits(make, split, tiny_recipe, stop_a
     assert losses[0] == losses[1]
 
 
-def test_steps_take_the_threads_that_the_run_says_and_evaluation_those_there_are(split, tiny_recipe, tiny_contract,
-                                                                                 tmp_path):
-    run = create_run(str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, CPU, "", threads=2)
+def test_steps_take_the_threads_that_the_run_says_and_evaluation_those_there_are(
+    split, tiny_recipe, tiny_contract, tmp_path
+):
+    run = create_run(
+        str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, CPU, "", threads=2
+    )
     seen = {"steps": set(), "epochs": set()}
-    train(open_run(run.path), split, CPU, on_batch=lambda *_: seen["steps"].add(torch.get_num_threads()),
-          on_epoch=lambda _: seen["epochs"].add(torch.get_num_threads()))
+    train(
+        open_run(run.path),
+        split,
+        CPU,
+        on_batch=lambda *_: seen["steps"].add(torch.get_num_threads()),
+        on_epoch=lambda _: seen["epochs"].add(torch.get_num_threads()),
+    )
     assert seen == {"steps": {2}, "epochs": {1}}
 
 
@@ -107,6 +125,7 @@ def test_a_run_stopped_between_epochs_goes_on_to_the_same_bits(make, split):
 
     def stop(row):
         raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         train(stopped, split, CPU, on_epoch=stop)
     assert [row["epoch"] for row in stopped.read_metrics()] == [1]
@@ -133,8 +152,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(make, split):
     whole, killed = make("whole"), make("killed")
     train(whole, split, CPU)
     source = str(Path(featherweight.__file__).parents[1])
-    process = subprocess.run([sys.executable, "-c", KILLED, str(killed.path)], check=False,
-                             env=os.environ | {"PYTHONPATH": source})
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, str(killed.path)],
+        check=False,
+        env=os.environ | {"PYTHONPATH": source},
+    )
     assert process.returncode == -signal.SIGKILL
     assert [row["epoch"] for row in killed.read_metrics()] == [1]
     assert not killed.complete
@@ -151,13 +173,23 @@ class LogProbabilities(Logits):
 """
 
 
-def test_a_strangers_logits_and_log_probabilities_train_alike(make, split, tiny_recipe, tmp_path, monkeypatch):
+def test_a_strangers_logits_and_log_probabilities_train_alike(
+    make, split, tiny_recipe, tmp_path, monkeypatch
+):
     (tmp_path / "trained_nets_of_a_stranger.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     rows = []
     for name in ("Logits", "LogProbabilities"):
-        run = make(name, dataclasses.replace(tiny_recipe, model=f"trained_nets_of_a_stranger:{name}",
-                                             model_args={}, epochs=2, lr=0.01))
+        run = make(
+            name,
+            dataclasses.replace(
+                tiny_recipe,
+                model=f"trained_nets_of_a_stranger:{name}",
+                model_args={},
+                epochs=2,
+                lr=0.01,
+            ),
+        )
         train(run, split, CPU)
         rows.append(run.read_metrics())
     for one, other in zip(*rows, strict=True):
@@ -177,6 +209,7 @@ def test_an_epoch_holds_each_image_once(split, tiny_recipe, monkeypatch):
         batches = original(order, n)
         run_batches.extend(batches)
         return batches
+
     monkeypatch.setattr(torch.Tensor, "tensor_split", spy)
     assert len(list(trainer.steps(0, seed_everything(0, 0)))) == trainer.steps_per_epoch == 11
     assert torch.cat(run_batches).sort().values.tolist() == list(range(500))
@@ -185,7 +218,9 @@ def test_an_epoch_holds_each_image_once(split, tiny_recipe, monkeypatch):
 
 def test_the_average_is_over_weights_and_batch_norm_buffers(split, tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, ema=0.5)
-    model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    model = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(784, 10)
+    )
     trainer = Trainer(recipe, model, split.train, split.mean_std)
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     for step, _ in zip(range(9), trainer.steps(0, seed_everything(0, 0)), strict=False):
@@ -201,9 +236,14 @@ def test_the_average_is_over_weights_and_batch_norm_buffers(split, tiny_recipe):
 
 def test_weights_decay_and_biases_do_not(split, tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, weight_decay=0.01)
-    model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    model = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(1), torch.nn.Flatten(), torch.nn.Linear(784, 10)
+    )
     groups = Trainer(recipe, model, split.train, split.mean_std).optimizers["sgd"][0].param_groups
-    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [(0.01, 1), (0.0, 3)]
+    assert [(group["weight_decay"], len(group["params"])) for group in groups] == [
+        (0.01, 1),
+        (0.0, 3),
+    ]
 
 
 def test_a_diverged_run_stops_and_keeps_its_log(make, split, tiny_recipe):
@@ -226,15 +266,20 @@ def test_a_run_that_diverges_later_keeps_its_finished_epochs(make, split, monkey
 def test_the_last_epochs_weights_are_kept_for_a_contract_on_several(make, split, tiny_contract):
     run = make("run", contract=dataclasses.replace(tiny_contract, consistent_epochs=3))
     train(run, split, CPU)
-    assert sorted(path.name for path in run.path.glob("epoch-*")) == ["epoch-2.safetensors", "epoch-3.safetensors"]
+    assert sorted(path.name for path in run.path.glob("epoch-*")) == [
+        "epoch-2.safetensors",
+        "epoch-3.safetensors",
+    ]
     for row in run.read_metrics()[1:]:
         name = "model.safetensors" if row["epoch"] == 4 else f"epoch-{row['epoch']}.safetensors"
         result = evaluate(run.load_model(name), split.val, split.mean_std)
         assert (result.correct, result.loss) == (row["val_correct"], row["val_loss"])
 
 
-@pytest.mark.parametrize(("cuda", "mps", "auto"), [
-    (False, False, "cpu"), (False, True, "mps"), (True, False, "cuda"), (True, True, "cuda")])
+@pytest.mark.parametrize(
+    ("cuda", "mps", "auto"),
+    [(False, False, "cpu"), (False, True, "mps"), (True, False, "cuda"), (True, True, "cuda")],
+)
 def test_auto_is_the_fastest_device_that_is_there(cuda, mps, auto, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
@@ -242,7 +287,9 @@ def test_auto_is_the_fastest_device_that_is_there(cuda, mps, auto, monkeypatch):
     assert pick_device("cpu") == CPU
     for name, is_there in (("cuda", cuda), ("cuda:0", cuda), ("mps", mps)):
         if not is_there:
-            with pytest.raises(ValueError, match=f"device '{name}': PyTorch finds no (CUDA|Apple) GPU here"):
+            with pytest.raises(
+                ValueError, match=f"device '{name}': PyTorch finds no (CUDA|Apple) GPU here"
+            ):
                 pick_device(name)
     for name in ("abacus", "cuda:x", "meta", ""):
         with pytest.raises(ValueError, match="expected cpu, cuda, mps or auto"):

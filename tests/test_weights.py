@@ -40,18 +40,21 @@ def prefixed(state, prefix):
     return {prefix + name: value for name, value in state.items()}
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda state: state,
-    lambda state: {"state_dict": state, "epoch": 3},
-    lambda state: {"model_state_dict": state, "optimizer": {"state": {}, "lr": 0.1}},
-    lambda state: {"model": state, "accuracy": 0.99},
-    lambda state: prefixed(state, "module."),
-    lambda state: prefixed(state, "_orig_mod."),
-    lambda state: {"model": prefixed(state, "module._orig_mod.")},
-    lambda state: prefixed(state, "_orig_mod.module."),
-    lambda state: {name: value for name, value in state.items() if "num_batches" not in name},
-    lambda state: {name: value.double() for name, value in state.items()},
-])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model_state_dict": state, "optimizer": {"state": {}, "lr": 0.1}},
+        lambda state: {"model": state, "accuracy": 0.99},
+        lambda state: prefixed(state, "module."),
+        lambda state: prefixed(state, "_orig_mod."),
+        lambda state: {"model": prefixed(state, "module._orig_mod.")},
+        lambda state: prefixed(state, "_orig_mod.module."),
+        lambda state: {name: value for name, value in state.items() if "num_batches" not in name},
+        lambda state: {name: value.double() for name, value in state.items()},
+    ],
+)
 def test_a_state_dict_however_it_was_saved(wrap, tmp_path):
     torch.manual_seed(0)
     trained, model = Net(), Net()
@@ -92,16 +95,30 @@ def script(path):
         torch.jit.script(nn.Linear(2, 2)).save(str(path))
 
 
-@pytest.mark.parametrize(("write", "message"), [
-    (lambda path: torch.save(Net(), path), r"pickled .*Net, .*could run code.*hint: .*state_dict"),
-    (lambda path: torch.save({"model": Net()}, path), r"pickled .*Net"),
-    (lambda path: torch.save({"w": torch.zeros(1), "best": np.float64(1)}, path), r"pickled numpy.*hint: "),
-    (script, r"TorchScript.*hint: .*state_dict"),
-    (lambda path: path.write_bytes(b"junk" * 99), "damaged"), (lambda path: path.write_bytes(b""), "damaged"),
-    (lambda path: torch.save([torch.zeros(1)], path), "got list, expected a state dict"),
-    (lambda path: torch.save({"epoch": 1, "loss": 2.0}, path), "got a dict of 'epoch', 'loss', expected"),
-    (lambda path: None, "no such file"), (lambda path: path.mkdir(), "no such file"),
-])
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (
+            lambda path: torch.save(Net(), path),
+            r"pickled .*Net, .*could run code.*hint: .*state_dict",
+        ),
+        (lambda path: torch.save({"model": Net()}, path), r"pickled .*Net"),
+        (
+            lambda path: torch.save({"w": torch.zeros(1), "best": np.float64(1)}, path),
+            r"pickled numpy.*hint: ",
+        ),
+        (script, r"TorchScript.*hint: .*state_dict"),
+        (lambda path: path.write_bytes(b"junk" * 99), "damaged"),
+        (lambda path: path.write_bytes(b""), "damaged"),
+        (lambda path: torch.save([torch.zeros(1)], path), "got list, expected a state dict"),
+        (
+            lambda path: torch.save({"epoch": 1, "loss": 2.0}, path),
+            "got a dict of 'epoch', 'loss', expected",
+        ),
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "no such file"),
+    ],
+)
 def test_what_holds_no_weights_is_refused_in_one_line(write, message, tmp_path):
     write(tmp_path / "w.pth")
     with pytest.raises(ValueError, match=message) as error:
@@ -115,11 +132,20 @@ def test_damaged_safetensors_are_refused(tmp_path):
         read_weights(tmp_path / "w.safetensors")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda state: state.pop("head.bias"), "got no tensor head.bias, which the network has"),
-    (lambda state: state.update(more=torch.zeros(1)), "got a tensor more, which the network does not have"),
-    (lambda state: state.update({"head.weight": torch.zeros(2, 5)}), r"got head.weight \(2, 5\), expected \(2, 3\)"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("head.bias"), "got no tensor head.bias, which the network has"),
+        (
+            lambda state: state.update(more=torch.zeros(1)),
+            "got a tensor more, which the network does not have",
+        ),
+        (
+            lambda state: state.update({"head.weight": torch.zeros(2, 5)}),
+            r"got head.weight \(2, 5\), expected \(2, 3\)",
+        ),
+    ],
+)
 def test_weights_of_another_network_name_the_first_difference(change, message):
     state = dict(Net().state_dict())
     change(state)

@@ -1,8 +1,8 @@
 """Files and folders that are whole or absent, and what to say of those that can't be used.
 
-    write_atomic(Path("metrics.jsonl"), content)
-    folder = new_folder(Path("runs"), ".new-")      # to be filled, then renamed
-    reason(error)                                   # "photo.jpg: no such file"
+write_atomic(Path("metrics.jsonl"), content)
+folder = new_folder(Path("runs"), ".new-")      # to be filled, then renamed
+reason(error)                                   # "photo.jpg: no such file"
 """
 
 import errno

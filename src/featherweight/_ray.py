@@ -1,7 +1,7 @@
 """In and out of a Ray cluster (Moritz et al. 2018); imports no torch.
 
-    with connected("local", cpus=2):
-        ray.get(ray.remote(function).remote())
+with connected("local", cpus=2):
+    ray.get(ray.remote(function).remote())
 """
 
 import contextlib
@@ -11,7 +11,9 @@ from typing import Any
 
 import ray
 
-OBJECT_STORE = 200 * 2**20  # bytes, of a cluster started here: MNIST is 45 MiB, and /dev/shm may be small
+OBJECT_STORE = (
+    200 * 2**20
+)  # bytes, of a cluster started here: MNIST is 45 MiB, and /dev/shm may be small
 
 
 @contextlib.contextmanager
@@ -25,7 +27,11 @@ def connected(address: str, cpus: int | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it must not phone home
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == "local":
-        options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+        options |= {
+            "num_cpus": cpus,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE,
+        }
     ray.init(**options)
     try:
         yield

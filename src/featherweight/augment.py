@@ -13,8 +13,14 @@ from torch.nn import functional as F
 from .recipe import Augmentation
 
 
-def affine(images: Tensor, angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor,
-           bend: Tensor | None = None) -> Tensor:
+def affine(
+    images: Tensor,
+    angle: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    shear: Tensor,
+    bend: Tensor | None = None,
+) -> Tensor:
     """Rotate about the centre, scale and shear, then move; bilinear, black outside.
 
     images (n, c, height, width); angle (n,) degrees, counter-clockwise as seen; shift (n, 2) pixels, right
@@ -43,13 +49,15 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     """Blur image i with standard deviation sigma[i] (pixels); mirrored at the border."""
     radius = kernel_size // 2
     offsets = torch.arange(-radius, radius + 1, device=images.device)
-    kernel = torch.exp(-offsets**2 / (2 * sigma[:, None] ** 2))
+    kernel = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
     kernel = (kernel / kernel.sum(1, keepdim=True))[:, :, None, None, None]  # (n, k, 1, 1, 1)
     height, width = images.shape[-2:]
     x = F.pad(images, (radius,) * 4, mode="reflect")
     # Separable: along the rows, then along the columns.
-    x = torch.stack([kernel[:, k] * x[..., k:k + width] for k in range(kernel_size)]).sum(0)
-    return torch.stack([kernel[:, k] * x[..., k:k + height, :] for k in range(kernel_size)]).sum(0)
+    x = torch.stack([kernel[:, k] * x[..., k : k + width] for k in range(kernel_size)]).sum(0)
+    return torch.stack([kernel[:, k] * x[..., k : k + height, :] for k in range(kernel_size)]).sum(
+        0
+    )
 
 
 def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
@@ -59,8 +67,13 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
     return ((x - mean) * contrast[:, None, None, None] + mean).clamp(0, 1)
 
 
-def augment(images: Tensor, strengths: Augmentation, generator: torch.Generator, total: int | None = None,
-            part: slice = slice(None)) -> Tensor:
+def augment(
+    images: Tensor,
+    strengths: Augmentation,
+    generator: torch.Generator,
+    total: int | None = None,
+    part: slice = slice(None),
+) -> Tensor:
     """images (n, 1, height, width) float in [0, 1] -> the same, each with a draw of its own.
 
     Where the images are `part` of a batch of `total`, their draws are those that they have in the batch."""
@@ -79,11 +92,27 @@ def augment(images: Tensor, strengths: Augmentation, generator: torch.Generator,
         height, width = images.shape[-2:]
         points = 2 * torch.rand((total, 2, 5, 5), generator=generator)[part] - 1
         points *= torch.tensor([2 / width, 2 / height])[:, None, None] * strengths.elastic
-        bend = F.interpolate(points.to(images.device), (height, width), mode="bicubic", align_corners=True)
+        bend = F.interpolate(
+            points.to(images.device), (height, width), mode="bicubic", align_corners=True
+        )
         bend = bend.permute(0, 2, 3, 1)
-    if strengths.rotation or strengths.shift or strengths.scale or strengths.shear or strengths.elastic:
-        images = affine(images, strengths.rotation * signed[1], strengths.shift * signed[2:4].T,
-                        1 + strengths.scale * signed[4], strengths.shear * signed[5], bend)
+    if (
+        strengths.rotation
+        or strengths.shift
+        or strengths.scale
+        or strengths.shear
+        or strengths.elastic
+    ):
+        images = affine(
+            images,
+            strengths.rotation * signed[1],
+            strengths.shift * signed[2:4].T,
+            1 + strengths.scale * signed[4],
+            strengths.shear * signed[5],
+            bend,
+        )
     if strengths.brightness or strengths.contrast:
-        images = jitter(images, 1 + strengths.brightness * signed[6], 1 + strengths.contrast * signed[7])
+        images = jitter(
+            images, 1 + strengths.brightness * signed[6], 1 + strengths.contrast * signed[7]
+        )
     return images

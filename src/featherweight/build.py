@@ -27,8 +27,9 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def build(path: str, arguments: Mapping[str, Any], num_classes: int,
-          shape: Sequence[int] = (1, 28, 28)) -> nn.Module:
+def build(
+    path: str, arguments: Mapping[str, Any], num_classes: int, shape: Sequence[int] = (1, 28, 28)
+) -> nn.Module:
     """The network MODULE:CLASS, FILE.py:CLASS or FILE.py, for images of `shape` (1, height, width).
 
     Its constructor is called with `arguments`, and with `num_classes` if it takes that. Its lazy layers are made.
@@ -41,10 +42,13 @@ def build(path: str, arguments: Mapping[str, Any], num_classes: int,
     try:
         model = constructor(**given)
     except (Exception, SystemExit) as error:  # somebody else's constructor may raise anything
-        raise ValueError(f"model {path!r}: can't be built with {given or 'no arguments'}: "
-                         f"{reason(error)}") from error
+        raise ValueError(
+            f"model {path!r}: can't be built with {given or 'no arguments'}: {reason(error)}"
+        ) from error
     if not isinstance(model, nn.Module):
-        raise ValueError(f"model {path!r}: its constructor gives {model!r}, expected a torch.nn.Module")
+        raise ValueError(
+            f"model {path!r}: its constructor gives {model!r}, expected a torch.nn.Module"
+        )
     images = torch.randn(TRIAL, *shape, generator=torch.Generator().manual_seed(0))
     try:
         _complete(model, images)
@@ -58,8 +62,9 @@ def forward(model: nn.Module, images: Tensor) -> Any:
     try:
         return model(images)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"model {describe(model)} fails on images {tuple(images.shape)}: "
-                         f"{reason(error)}") from error
+        raise ValueError(
+            f"model {describe(model)} fails on images {tuple(images.shape)}: {reason(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -70,12 +75,29 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     deceives nobody."""
     modules = [(module, dict(vars(module))) for module in model.modules()]
     # Tables of names are changed in place where a module assigns a parameter, a buffer or a layer.
-    tables = [(vars(module)[name], dict(vars(module)[name])) for module, _ in modules
-              for name in ("_parameters", "_buffers", "_modules") if isinstance(vars(module).get(name), dict)]
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers(), *(
-        value for _, attributes in modules for value in attributes.values() if isinstance(value, Tensor)))}
-    values = [(tensor, tensor.detach().clone(), tensor.grad if tensor.is_leaf else None)
-              for tensor in tensors.values()]
+    tables = [
+        (vars(module)[name], dict(vars(module)[name]))
+        for module, _ in modules
+        for name in ("_parameters", "_buffers", "_modules")
+        if isinstance(vars(module).get(name), dict)
+    ]
+    tensors = {
+        id(tensor): tensor
+        for tensor in (
+            *model.parameters(),
+            *model.buffers(),
+            *(
+                value
+                for _, attributes in modules
+                for value in attributes.values()
+                if isinstance(value, Tensor)
+            ),
+        )
+    }
+    values = [
+        (tensor, tensor.detach().clone(), tensor.grad if tensor.is_leaf else None)
+        for tensor in tensors.values()
+    ]
     try:
         yield
     finally:
@@ -97,8 +119,13 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 def _complete(model: nn.Module, images: Tensor) -> None:
     """Make what a network makes in its first pass: torch's lazy layers, and layers that a forward pass assigns.
     Raises ValueError where a pass fails on them, or leaves some unmade."""
+
     def lazy() -> list[str]:
-        return [name for name, value in (*model.named_parameters(), *model.named_buffers()) if is_lazy(value)]
+        return [
+            name
+            for name, value in (*model.named_parameters(), *model.named_buffers())
+            if is_lazy(value)
+        ]
 
     mode, names = model.training, [name for name, _ in model.named_parameters()]
     model.eval()
@@ -109,7 +136,11 @@ def _complete(model: nn.Module, images: Tensor) -> None:
                 raise ValueError(f"{unmade[0]} is still lazy after a forward pass")
         else:
             grown = False
-            with unchanged(model), torch.random.fork_rng(devices=[]), contextlib.suppress(ValueError):
+            with (
+                unchanged(model),
+                torch.random.fork_rng(devices=[]),
+                contextlib.suppress(ValueError),
+            ):
                 forward(model, images)  # a network that fails is refused by check_model
                 grown = [name for name, _ in model.named_parameters()] != names
             if grown:
@@ -125,7 +156,12 @@ def _in_fast_memory(model: nn.Module, images: Tensor) -> nn.Module:
     plain, plain_trains = _try(model, images)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast, fast_trains = _try(model, images)
-    if plain is not None and fast is not None and fast_trains >= plain_trains and _alike(plain, fast):
+    if (
+        plain is not None
+        and fast is not None
+        and fast_trains >= plain_trains
+        and _alike(plain, fast)
+    ):
         return model
     return model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
@@ -143,7 +179,11 @@ def _try(model: nn.Module, images: Tensor) -> tuple[Tensor | None, bool]:
     """What the network returns in evaluation mode, None where that is no tensor (n, ...), and whether a gradient can
     be taken in training mode."""
     out, trains = None, False
-    with unchanged(model), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception, SystemExit):
+    with (
+        unchanged(model),
+        torch.random.fork_rng(devices=[]),
+        contextlib.suppress(Exception, SystemExit),
+    ):
         torch.manual_seed(0)
         model.eval()
         with torch.no_grad():
@@ -157,7 +197,9 @@ def _try(model: nn.Module, images: Tensor) -> tuple[Tensor | None, bool]:
     return out, trains
 
 
-def check_model(model: nn.Module, images: Tensor, num_classes: int, modes: Sequence[bool] = (True, False)) -> None:
+def check_model(
+    model: nn.Module, images: Tensor, num_classes: int, modes: Sequence[bool] = (True, False)
+) -> None:
     """One pass on normalised images (n, 1, height, width) in each mode, True being training; ValueError unless the
     output is usable: finite logits or log-probabilities (n, num_classes)."""
     expected, name = (len(images), num_classes), describe(model)
@@ -167,9 +209,15 @@ def check_model(model: nn.Module, images: Tensor, num_classes: int, modes: Seque
             out = forward(model, images)
             if not isinstance(out, Tensor) or tuple(out.shape) != expected:
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(f"model {name} returns {got} for images {tuple(images.shape)}, expected {expected}")
+                raise ValueError(
+                    f"model {name} returns {got} for images {tuple(images.shape)}, expected {expected}"
+                )
             if not out.isfinite().all():
                 raise ValueError(f"model {name} returns NaN or infinity, expected finite logits")
-            if (out >= 0).all() and torch.allclose(out.sum(1), torch.ones(len(out), device=out.device)):
-                raise ValueError(f"model {name} returns probabilities, expected logits or log-probabilities; "
-                                 "hint: remove the last softmax")
+            if (out >= 0).all() and torch.allclose(
+                out.sum(1), torch.ones(len(out), device=out.device)
+            ):
+                raise ValueError(
+                    f"model {name} returns probabilities, expected logits or log-probabilities; "
+                    "hint: remove the last softmax"
+                )

@@ -1,7 +1,7 @@
 """The requirements a network must meet, as data.
 
-    contract = load_contract("era-v3-s6")          # built in
-    contract = load_contract("my-contract.toml")   # or a file with the same keys
+contract = load_contract("era-v3-s6")          # built in
+contract = load_contract("my-contract.toml")   # or a file with the same keys
 """
 
 import tomllib
@@ -44,29 +44,44 @@ class Contract:
         for key in ("max_params", "max_epochs", "consistent_epochs", "train_size", "val_size"):
             value = getattr(self, key)
             if type(value) is not int or value < 1:
-                raise ValueError(f"contract {key}: got {value!r}, expected a whole number of at least 1")
+                raise ValueError(
+                    f"contract {key}: got {value!r}, expected a whole number of at least 1"
+                )
         for key in ("batch_norm", "dropout"):
             if type(getattr(self, key)) is not bool:
-                raise ValueError(f"contract {key}: got {getattr(self, key)!r}, expected true or false")
+                raise ValueError(
+                    f"contract {key}: got {getattr(self, key)!r}, expected true or false"
+                )
         accuracy = self.min_val_accuracy
         if type(accuracy) not in (int, float) or not 0 <= accuracy <= 1:
             raise ValueError(
-                f"contract min_val_accuracy: got {accuracy!r}, expected a fraction such as 0.994")
+                f"contract min_val_accuracy: got {accuracy!r}, expected a fraction such as 0.994"
+            )
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"contract name: got {self.name!r}, expected a text")
-        if not isinstance(self.heads, (list, tuple)) or not self.heads or set(self.heads) - set(HEADS):
-            raise ValueError(f"contract heads: got {self.heads!r}, expected some of {', '.join(HEADS)}")
+        if (
+            not isinstance(self.heads, (list, tuple))
+            or not self.heads
+            or set(self.heads) - set(HEADS)
+        ):
+            raise ValueError(
+                f"contract heads: got {self.heads!r}, expected some of {', '.join(HEADS)}"
+            )
         object.__setattr__(self, "heads", tuple(self.heads))
         if self.consistent_epochs >= self.max_epochs:
-            raise ValueError(f"contract consistent_epochs: got {self.consistent_epochs}, "
-                             f"expected fewer than max_epochs ({self.max_epochs})")
+            raise ValueError(
+                f"contract consistent_epochs: got {self.consistent_epochs}, "
+                f"expected fewer than max_epochs ({self.max_epochs})"
+            )
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Contract":
         """The contract with exactly these keys; ValueError names one that is unknown or missing."""
         known = {field.name for field in fields(Contract)}
         if unknown := sorted(values.keys() - known):
-            raise ValueError(f"contract: unknown key {unknown[0]!r}, expected {', '.join(sorted(known))}")
+            raise ValueError(
+                f"contract: unknown key {unknown[0]!r}, expected {', '.join(sorted(known))}"
+            )
         if missing := sorted(known - values.keys()):
             raise ValueError(f"contract: missing key {missing[0]!r}")
         return Contract(**values)
@@ -76,6 +91,7 @@ class Contract:
 
     def to_toml(self) -> str:
         """The file that `load_contract` reads back."""
+
         def literal(value: object) -> str:
             if isinstance(value, bool):
                 return str(value).lower()
@@ -85,6 +101,7 @@ class Contract:
             if isinstance(value, list):
                 return "[" + ", ".join(map(literal, value)) + "]"
             return repr(value)
+
         return "".join(f"{key} = {literal(value)}\n" for key, value in self.to_dict().items())
 
 

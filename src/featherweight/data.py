@@ -39,7 +39,10 @@ class Images:
 
     def digests(self) -> list[bytes]:
         """One hash an image, of its pixels: equal images have equal hashes."""
-        return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in self.pixels.numpy()]
+        return [
+            hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            for image in self.pixels.numpy()
+        ]
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,21 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
         raise ValueError(f"{path}: damaged gzip file: {error}") from error
     magic = bytes([0, 0, 8, ndim])
     if content[:4] != magic:
-        raise ValueError(f"{path}: got magic number {content[:4].hex() or 'of an empty file'}, "
-                         f"expected {magic.hex()}")
+        raise ValueError(
+            f"{path}: got magic number {content[:4].hex() or 'of an empty file'}, "
+            f"expected {magic.hex()}"
+        )
     header = 4 + 4 * ndim
-    shape = tuple(int(n) for n in np.frombuffer(content[4:header], ">u4")) if len(content) >= header else ()
+    shape = (
+        tuple(int(n) for n in np.frombuffer(content[4:header], ">u4"))
+        if len(content) >= header
+        else ()
+    )
     expected = header + int(np.prod(shape, dtype=object)) if shape else header
     if len(content) != expected:
-        raise ValueError(f"{path}: got {len(content)} bytes, expected {expected} (truncated or damaged)")
+        raise ValueError(
+            f"{path}: got {len(content)} bytes, expected {expected} (truncated or damaged)"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
@@ -123,28 +134,42 @@ def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
         got = hashlib.sha256(header)
         got.update(array.data)
         if got.hexdigest() != sums[name]:
-            raise ValueError(f"{name}: got SHA-256 {got.hexdigest()}, expected {sums[name]}; "
-                             "install featherweight again")
+            raise ValueError(
+                f"{name}: got SHA-256 {got.hexdigest()}, expected {sums[name]}; "
+                "install featherweight again"
+            )
 
 
 def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
     """Checked arrays, images (n, height, width) and labels (n,) or (n, 1), as tensors."""
     if images.ndim != 3 or images.dtype != np.uint8:
-        raise ValueError(f"{where}: got images {images.dtype} {images.shape}, "
-                         "expected greyscale uint8 (n, height, width)")
+        raise ValueError(
+            f"{where}: got images {images.dtype} {images.shape}, "
+            "expected greyscale uint8 (n, height, width)"
+        )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{where}: got labels {labels.dtype} {labels.shape}, expected whole numbers (n,)")
+        raise ValueError(
+            f"{where}: got labels {labels.dtype} {labels.shape}, expected whole numbers (n,)"
+        )
     if len(images) != len(labels):
-        raise ValueError(f"{where}: got {len(images)} images and {len(labels)} labels, expected as many")
+        raise ValueError(
+            f"{where}: got {len(images)} images and {len(labels)} labels, expected as many"
+        )
     if not len(images) or not all(1 <= side <= MAX_SIDE for side in images.shape[1:]):
-        raise ValueError(f"{where}: got images {images.shape}, "
-                         f"expected at least one, of up to {MAX_SIDE}x{MAX_SIDE} pixels")
+        raise ValueError(
+            f"{where}: got images {images.shape}, "
+            f"expected at least one, of up to {MAX_SIDE}x{MAX_SIDE} pixels"
+        )
     if labels.min() < 0 or labels.max() > 255:
-        raise ValueError(f"{where}: got label {labels.min() if labels.min() < 0 else labels.max()}, "
-                         "expected 0 to 255")
-    return Images(torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64)))
+        raise ValueError(
+            f"{where}: got label {labels.min() if labels.min() < 0 else labels.max()}, "
+            "expected 0 to 255"
+        )
+    return Images(
+        torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64))
+    )
 
 
 def _read_npz_part(path: Path, part: str) -> Images:
@@ -153,8 +178,15 @@ def _read_npz_part(path: Path, part: str) -> Images:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _images(f"{path} ({part})", arrays[f"{part}_images"], arrays[f"{part}_labels"])
     except KeyError as error:
-        raise ValueError(f"{path}: got no array {part}_images or {part}_labels, expected both") from error
-    except (zipfile.BadZipFile, EOFError, zlib.error, TypeError) as error:  # TypeError: a lone array, no archive
+        raise ValueError(
+            f"{path}: got no array {part}_images or {part}_labels, expected both"
+        ) from error
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        TypeError,
+    ) as error:  # TypeError: a lone array, no archive
         raise ValueError(f"{path}: damaged .npz file: {error}") from error
 
 
@@ -164,10 +196,14 @@ def _part(images: Images, where: slice) -> Images:
 
 def _same_kind(where: str, part: Images, shape: torch.Size, num_classes: int) -> Images:
     if part.pixels.shape[1:] != shape:
-        raise ValueError(f"{where}: got images {tuple(part.pixels.shape[1:])}, expected {tuple(shape)}")
+        raise ValueError(
+            f"{where}: got images {tuple(part.pixels.shape[1:])}, expected {tuple(shape)}"
+        )
     if part.labels.max() >= num_classes:
-        raise ValueError(f"{where}: got label {part.labels.max()}, expected one of the {num_classes} "
-                         "classes that the training labels have")
+        raise ValueError(
+            f"{where}: got label {part.labels.max()}, expected one of the {num_classes} "
+            "classes that the training labels have"
+        )
     return part
 
 
@@ -187,8 +223,10 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
             raise ValueError(f"{path}: got {len(both):,} images, {wanted}")
         train, val = _part(both, slice(n_train)), _part(both, slice(len(both) - n_val, None))
     else:
-        raise ValueError(f"data {source!r}: got no such directory or .npz file, "
-                         "expected four MNIST-format files in a directory, or an .npz")
+        raise ValueError(
+            f"data {source!r}: got no such directory or .npz file, "
+            "expected four MNIST-format files in a directory, or an .npz"
+        )
     num_classes = int(train.labels.max()) + 1
     if num_classes < 2:
         raise ValueError(f"{path}: got one class, expected at least two")
@@ -200,4 +238,6 @@ def load_test(split: Split) -> Images:
     """The test images that belong to a split. Only `--split test` (evaluate, stress) and a study's end call this."""
     path = Path(split.source) if split.source is not None else EMBEDDED
     read = _read_npz_part if path.suffix == ".npz" else _read_idx_part
-    return _same_kind(f"{path} (test)", read(path, "test"), split.train.pixels.shape[1:], split.num_classes)
+    return _same_kind(
+        f"{path} (test)", read(path, "test"), split.train.pixels.shape[1:], split.num_classes
+    )

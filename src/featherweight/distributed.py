@@ -23,7 +23,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=30)  # of a process that waits for the others, as while the first one evaluates
+PATIENCE = timedelta(
+    minutes=30
+)  # of a process that waits for the others, as while the first one evaluates
 
 
 class _Sum(torch.autograd.Function):
@@ -45,9 +47,17 @@ def _sum(tensor: Tensor) -> Tensor:
     return total
 
 
-def _batch_norm(total: int, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
-                weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
-                momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+def _batch_norm(
+    total: int,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
     """F.batch_norm of a part (n, c, ...) of a batch of `total`, by the whole batch's mean and variance."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -68,8 +78,9 @@ def _batch_norm(total: int, x: Tensor, running_mean: Tensor | None, running_var:
     return out if bias is None else out + bias.view(shape)
 
 
-def _dropout(total: int, part: slice, x: Tensor, p: float = 0.5, training: bool = True,
-             inplace: bool = False) -> Tensor:
+def _dropout(
+    total: int, part: slice, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Tensor:
     """F.dropout of the part (n, ...) of a batch of `total`, by draws for all of it."""
     if not training or p == 0:
         return x
@@ -87,8 +98,13 @@ class _WholeBatch(TorchFunctionMode):
         super().__init__()
         self._total, self._part = total, part
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Iterable[Any] = (),
-                           kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         if func is F.batch_norm:
             return _batch_norm(self._total, *args, **kwargs or {})
         if func is F.dropout:
@@ -111,15 +127,24 @@ class Group:
     @property
     def command(self) -> list[str]:
         """What starts such a group of this many processes."""
-        return [] if self.size == 1 else [
-            "torchrun", f"--nnodes={self.size // int(os.environ['LOCAL_WORLD_SIZE'])}",
-            f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}", "-m"]
+        return (
+            []
+            if self.size == 1
+            else [
+                "torchrun",
+                f"--nnodes={self.size // int(os.environ['LOCAL_WORLD_SIZE'])}",
+                f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}",
+                "-m",
+            ]
+        )
 
     def part(self, total: int) -> slice:
         """This process's images of a batch: the parts of all differ by one image at most. ValueError for none."""
         if total < self.size:
-            raise ValueError(f"got {self.size} processes for a batch of {total} images, expected at least one image "
-                             "for each")
+            raise ValueError(
+                f"got {self.size} processes for a batch of {total} images, expected at least one image "
+                "for each"
+            )
         return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
     def whole_batch(self, total: int, part: slice) -> contextlib.AbstractContextManager[Any]:

@@ -1,7 +1,7 @@
 """Count what a network reads right, with an honest interval.
 
-    result = evaluate(model, split.val, split.mean_std)
-    result.correct, result.total, result.interval       # 9956, 10000, (0.9941, 0.9967)
+result = evaluate(model, split.val, split.mean_std)
+result.correct, result.total, result.interval       # 9956, 10000, (0.9941, 0.9967)
 """
 
 import math
@@ -70,8 +70,9 @@ class Evaluation:
     def confusion(self) -> Tensor:
         """(classes, classes) counts: row the true class, column the predicted one."""
         classes = self.probabilities.shape[1]
-        return torch.bincount(self.labels * classes + self.predicted,
-                              minlength=classes**2).reshape(classes, classes)
+        return torch.bincount(self.labels * classes + self.predicted, minlength=classes**2).reshape(
+            classes, classes
+        )
 
     @property
     def mistakes(self) -> Tensor:
@@ -95,12 +96,25 @@ class Evaluation:
         for label in range(len(confusion)):
             correct, total = int(confusion[label, label]), int(confusion[label].sum())
             named = int(confusion[:, label].sum())
-            per_class.append({"class": label, "total": total, "correct": correct,
-                              "precision": correct / named if named else None,
-                              "recall": correct / total if total else None})
-        return {"loss": self.loss, "correct": self.correct, "total": self.total, "accuracy": self.accuracy,
-                "interval": list(self.interval), "calibration_error": self.calibration_error,
-                "per_class": per_class, "confusion": confusion.tolist()}
+            per_class.append(
+                {
+                    "class": label,
+                    "total": total,
+                    "correct": correct,
+                    "precision": correct / named if named else None,
+                    "recall": correct / total if total else None,
+                }
+            )
+        return {
+            "loss": self.loss,
+            "correct": self.correct,
+            "total": self.total,
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "calibration_error": self.calibration_error,
+            "per_class": per_class,
+            "confusion": confusion.tolist(),
+        }
 
 
 @torch.no_grad()
@@ -111,9 +125,12 @@ def evaluate(model: nn.Module, images: Images, mean_std: tuple[float, float]) ->
     mode = model.training
     model.eval()
     # log_softmax leaves log-probabilities as they are, so networks may return either.
-    log_probabilities = torch.cat([
-        F.log_softmax(forward(model, normalise(batch, mean_std)).float(), 1)
-        for batch in images.pixels.split(BATCH)])
+    log_probabilities = torch.cat(
+        [
+            F.log_softmax(forward(model, normalise(batch, mean_std)).float(), 1)
+            for batch in images.pixels.split(BATCH)
+        ]
+    )
     model.train(mode)
     loss = F.nll_loss(log_probabilities, images.labels).item()
     return Evaluation(loss, log_probabilities.exp().cpu(), images.labels.cpu())

@@ -35,19 +35,30 @@ def find_class(path: str) -> type[nn.Module]:
     """The torch.nn.Module class that MODULE:CLASS, FILE.py:CLASS or FILE.py names. ValueError says what is wrong."""
     where, _, name = (path, "", "") if path.endswith(".py") else path.rpartition(":")
     if not where or not (name or where.endswith(".py")):
-        raise ValueError(f"model {path!r}: got no MODULE:CLASS, expected one such as my_net:Net or my_net.py:Net")
+        raise ValueError(
+            f"model {path!r}: got no MODULE:CLASS, expected one such as my_net:Net or my_net.py:Net"
+        )
     module = _load(path, where)
-    classes = [each.__name__ for each in vars(module).values()
-               if inspect.isclass(each) and issubclass(each, nn.Module) and each.__module__ == module.__name__]
+    classes = [
+        each.__name__
+        for each in vars(module).values()
+        if inspect.isclass(each)
+        and issubclass(each, nn.Module)
+        and each.__module__ == module.__name__
+    ]
     if not name:
         if len(classes) != 1:
             several = f", {', '.join(classes)}" if classes else ""
-            raise ValueError(f"model {path!r}: got {len(classes)} torch.nn.Module classes in it{several}, expected "
-                             f"one; hint: name it, as in {where}:{classes[-1] if classes else 'Net'}")
+            raise ValueError(
+                f"model {path!r}: got {len(classes)} torch.nn.Module classes in it{several}, expected "
+                f"one; hint: name it, as in {where}:{classes[-1] if classes else 'Net'}"
+            )
         name = classes[0]
     if not hasattr(module, name):
-        raise ValueError(f"model {path!r}: got no class {name} in {getattr(module, '__file__', where)}, "
-                         f"expected {' or '.join(classes) or 'a torch.nn.Module class'}")
+        raise ValueError(
+            f"model {path!r}: got no class {name} in {getattr(module, '__file__', where)}, "
+            f"expected {' or '.join(classes) or 'a torch.nn.Module class'}"
+        )
     found = getattr(module, name)
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
         raise ValueError(f"model {path!r}: got {found!r}, expected a torch.nn.Module class")
@@ -74,20 +85,26 @@ def _load(path: str, where: str) -> ModuleType:
                 raise ValueError(
                     f"model {path!r}: got no module {error.name}, looked for in the working directory, {here}, and "
                     "on Python's path; hint: run this in the folder of the model's file, or add that folder to "
-                    "PYTHONPATH") from error
+                    "PYTHONPATH"
+                ) from error
             except (Exception, SystemExit) as error:  # somebody else's module may raise anything
                 raise ValueError(f"model {path!r}: does not import: {reason(error)}") from error
     file = Path(where).absolute()
     if not file.is_file():
-        raise ValueError(f"model {path!r}: got no file {file}, expected one; hint: a relative path starts at the "
-                         f"working directory, {here}")
+        raise ValueError(
+            f"model {path!r}: got no file {file}, expected one; hint: a relative path starts at the "
+            f"working directory, {here}"
+        )
     # Of its package, if it is in one, so that relative imports work; else a module of its own.
     root, names = file.parent, [file.stem]
     while (root / "__init__.py").is_file():
         root, names = root.parent, [root.name, *names]
     with _imports([root, file.parent], ".".join(names)):
         package = sys.modules.get(names[0])
-        known = package is None or Path(getattr(package, "__file__", None) or "").parent == root / names[0]
+        known = (
+            package is None
+            or Path(getattr(package, "__file__", None) or "").parent == root / names[0]
+        )
         try:
             if len(names) > 1 and known:
                 return importlib.import_module(".".join(names))
@@ -121,8 +138,12 @@ def _imports(folders: list[Path], wanted: str) -> Iterator[None]:
             with contextlib.suppress(ValueError):
                 sys.path.remove(str(folder))
         sys.dont_write_bytecode = bytecode
-        added = [Path(entry).absolute() for entry in sys.path if entry not in path]  # by the module itself
-        _loaded.update(name for name in sys.modules.keys() - before if _stands_in(folders + added, name))
+        added = [
+            Path(entry).absolute() for entry in sys.path if entry not in path
+        ]  # by the module itself
+        _loaded.update(
+            name for name in sys.modules.keys() - before if _stands_in(folders + added, name)
+        )
 
 
 def _stands_in(folders: list[Path], name: str) -> bool:
@@ -130,6 +151,12 @@ def _stands_in(folders: list[Path], name: str) -> bool:
     module, top = sys.modules.get(name), name.partition(".")[0]
     if module is None or top in sys.stdlib_module_names or top in ("__main__", __package__):
         return False
-    file = Path(getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), ""))
+    file = Path(
+        getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+    )
     installed = {"site-packages", "dist-packages"}.intersection(file.parts)
-    return file.is_absolute() and not installed and any(file.is_relative_to(folder) for folder in folders)
+    return (
+        file.is_absolute()
+        and not installed
+        and any(file.is_relative_to(folder) for folder in folders)
+    )

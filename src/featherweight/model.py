@@ -1,7 +1,7 @@
 """The networks: the assignment's own, and the Feather family.
 
-    model = Feather(["conv 8", "pool", "conv 16"], dropout=0.02)
-    log_probabilities = torch.log_softmax(model(images), 1)     # images (n, 1, 28, 28), normalised
+model = Feather(["conv 8", "pool", "conv 16"], dropout=0.02)
+log_probabilities = torch.log_softmax(model(images), 1)     # images (n, 1, 28, 28), normalised
 """
 
 import re
@@ -18,13 +18,24 @@ class BaselineNet(nn.Module):
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 16, 3), nn.ReLU(), nn.BatchNorm2d(16), nn.Dropout(0.01),  # (n, 16, 26, 26)
-            nn.Conv2d(16, 32, 3), nn.ReLU(), nn.BatchNorm2d(32),  # (n, 32, 24, 24)
-            nn.MaxPool2d(2), nn.Dropout(0.01),  # (n, 32, 12, 12)
-            nn.Conv2d(32, 32, 3), nn.ReLU(), nn.BatchNorm2d(32),  # (n, 32, 10, 10)
-            nn.MaxPool2d(2), nn.Dropout(0.0),  # (n, 32, 5, 5)
+            nn.Conv2d(1, 16, 3),
+            nn.ReLU(),
+            nn.BatchNorm2d(16),
+            nn.Dropout(0.01),  # (n, 16, 26, 26)
+            nn.Conv2d(16, 32, 3),
+            nn.ReLU(),
+            nn.BatchNorm2d(32),  # (n, 32, 24, 24)
+            nn.MaxPool2d(2),
+            nn.Dropout(0.01),  # (n, 32, 12, 12)
+            nn.Conv2d(32, 32, 3),
+            nn.ReLU(),
+            nn.BatchNorm2d(32),  # (n, 32, 10, 10)
+            nn.MaxPool2d(2),
+            nn.Dropout(0.0),  # (n, 32, 5, 5)
             nn.Conv2d(32, 16, 1),  # (n, 16, 5, 5)
-            nn.Flatten(), nn.Linear(16 * 5 * 5, num_classes), nn.LogSoftmax(1),
+            nn.Flatten(),
+            nn.Linear(16 * 5 * 5, num_classes),
+            nn.LogSoftmax(1),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -35,7 +46,9 @@ class BaselineNet(nn.Module):
 class Block(nn.Module):
     """A convolution, batch norm, activation; `times` over, the same weights but a batch norm for each time."""
 
-    def __init__(self, convolution: nn.Module, width: int, activation: nn.Module, times: int) -> None:
+    def __init__(
+        self, convolution: nn.Module, width: int, activation: nn.Module, times: int
+    ) -> None:
         super().__init__()
         self.convolution, self.activation = convolution, activation
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(times))
@@ -63,11 +76,20 @@ class Pool(nn.Module):
             return F.max_pool2d(x, size)
         x = F.max_pool2d(x, size, stride=1)
         height, width = (side // size * size for side in x.shape[2:])
-        return torch.cat([x[:, :, i:height:size, j:width:size] for i in range(size) for j in range(size)])
+        return torch.cat(
+            [x[:, :, i:height:size, j:width:size] for i in range(size) for j in range(size)]
+        )
 
 
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
-FEATHER_20K = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")  # 19,650 parameters
+FEATHER_20K = (
+    "conv 8",
+    "conv 16 m2",
+    "conv 16",
+    "conv 24",
+    "conv 24",
+    "conv 32",
+)  # 19,650 parameters
 _LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspxm]\d+)*)")
 
 
@@ -92,8 +114,14 @@ class Feather(nn.Module):
     of 2x2. No parameter more, nothing more in training, and for an answer 1.7 to 2.6 times the multiply-accumulates.
     """
 
-    def __init__(self, layers: Sequence[str] = FEATHER_20K, dropout: float = 0.02, activation: str = "hardswish",
-                 dense: bool = False, num_classes: int = 10) -> None:
+    def __init__(
+        self,
+        layers: Sequence[str] = FEATHER_20K,
+        dropout: float = 0.02,
+        activation: str = "hardswish",
+        dense: bool = False,
+        num_classes: int = 10,
+    ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation {activation!r}: expected {' or '.join(ACTIVATIONS)}")
@@ -106,25 +134,35 @@ class Feather(nn.Module):
                 continue
             words = _LAYER.fullmatch(layer)
             if words is None:
-                raise ValueError(f"layer {layer!r}: expected pool, conv WIDTH or sep WIDTH, with options such as "
-                                 "k5 s2 p2 x3")
+                raise ValueError(
+                    f"layer {layer!r}: expected pool, conv WIDTH or sep WIDTH, with options such as "
+                    "k5 s2 p2 x3"
+                )
             kind, width = words[1], int(words[2])
             given = {word[0]: int(word[1:]) for word in words[3].split()}
             option = {"k": 3, "s": 1, "p": 0, "m": 1, "x": 1} | given
             if min(option[key] for key in "ksmx") < 1 or (option["x"] > 1 and width != channels):
-                raise ValueError(f"layer {layer!r}: expected kernel, stride, maximum and times of at least 1, "
-                                 f"and as many channels out as in, {channels}, to go through several times")
+                raise ValueError(
+                    f"layer {layer!r}: expected kernel, stride, maximum and times of at least 1, "
+                    f"and as many channels out as in, {channels}, to go through several times"
+                )
             size = option["k"], option["s"], option["p"]
             convolution: nn.Module = nn.Conv2d(channels, width, *size, bias=False)
             if kind == "sep":
-                convolution = nn.Sequential(nn.Conv2d(channels, channels, *size, groups=channels, bias=False),
-                                            nn.Conv2d(channels, width, 1, bias=False))
+                convolution = nn.Sequential(
+                    nn.Conv2d(channels, channels, *size, groups=channels, bias=False),
+                    nn.Conv2d(channels, width, 1, bias=False),
+                )
             if option["m"] > 1:
                 grid *= option["m"]
                 convolution = nn.Sequential(convolution, Pool(option["m"], dense))
-            stages.append(Block(convolution, width, ACTIVATIONS[activation](inplace=True), option["x"]))
+            stages.append(
+                Block(convolution, width, ACTIVATIONS[activation](inplace=True), option["x"])
+            )
             channels = width
-        self.moves = range(-(grid // 2), grid - grid // 2) if dense else range(1)  # pixels, either way
+        self.moves = (
+            range(-(grid // 2), grid - grid // 2) if dense else range(1)
+        )  # pixels, either way
         self.margin = -self.moves[0]  # pixels, that the moved images are whole
         self.features = nn.Sequential(*stages)
         self.dropout = nn.Dropout(dropout)

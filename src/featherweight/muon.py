@@ -1,6 +1,6 @@
 """Muon: momentum, then the nearest orthogonal matrix as the step (Jordan et al. 2024).
 
-    optimizer = Muon([convolution.weight], lr=0.02, momentum=0.9)
+optimizer = Muon([convolution.weight], lr=0.02, momentum=0.9)
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,15 +19,22 @@ def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
     a, b, c = QUINTIC
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T for matrix in matrices]
     # All at once, with zeros around the smaller ones, which stay zero: small products cost little but their calls.
-    x = matrices[0].new_zeros(len(wide), max(w.shape[0] for w in wide), max(w.shape[1] for w in wide))
+    x = matrices[0].new_zeros(
+        len(wide), max(w.shape[0] for w in wide), max(w.shape[1] for w in wide)
+    )
     for slot, matrix in zip(x, wide, strict=True):
-        slot[:matrix.shape[0], :matrix.shape[1]] = matrix
+        slot[: matrix.shape[0], : matrix.shape[1]] = matrix
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # no singular value is over 1
     for _ in range(ROUNDS):
         square = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    steps = [slot[:matrix.shape[0], :matrix.shape[1]] for slot, matrix in zip(x, wide, strict=True)]
-    return [step if step.shape == matrix.shape else step.T for step, matrix in zip(steps, matrices, strict=True)]
+    steps = [
+        slot[: matrix.shape[0], : matrix.shape[1]] for slot, matrix in zip(x, wide, strict=True)
+    ]
+    return [
+        step if step.shape == matrix.shape else step.T
+        for step, matrix in zip(steps, matrices, strict=True)
+    ]
 
 
 class Muon(Optimizer):

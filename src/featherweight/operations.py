@@ -16,14 +16,49 @@ from torch import Tensor
 
 # Operations that move, scale or squash what they get: the layer before them stands "last".
 TRANSPARENT = {
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "squeeze_", "unsqueeze", "unsqueeze_", "clone",
-    "contiguous", "_to_copy", "t", "transpose", "permute", "alias", "detach", "expand", "select", "slice", "unbind",
-    "split", "split_with_sizes", "_log_softmax", "_softmax", "log", "logsumexp", "mul", "mul_", "div", "div_", "neg",
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "_reshape_alias",
+    "squeeze",
+    "squeeze_",
+    "unsqueeze",
+    "unsqueeze_",
+    "clone",
+    "contiguous",
+    "_to_copy",
+    "t",
+    "transpose",
+    "permute",
+    "alias",
+    "detach",
+    "expand",
+    "select",
+    "slice",
+    "unbind",
+    "split",
+    "split_with_sizes",
+    "_log_softmax",
+    "_softmax",
+    "log",
+    "logsumexp",
+    "mul",
+    "mul_",
+    "div",
+    "div_",
+    "neg",
 }
 # Operations whose result is as linear in several arguments as each of them is: every one is followed.
 JOINS = {"add", "add_", "sub", "sub_", "rsub", "cat", "copy_"}
-POOLS = {"mean", "sum", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-         "_adaptive_avg_pool2d"}
+POOLS = {
+    "mean",
+    "sum",
+    "avg_pool1d",
+    "avg_pool2d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "_adaptive_avg_pool2d",
+}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear"}
 
 
@@ -57,26 +92,43 @@ def head(last: Node, n: int, classes: int) -> tuple[set[str], str]:
             todo += before
             ends += [] if before else [node]
     found = Counter(map(_layer, ends))
-    return ({kind for kind, _ in found},
-            " + ".join(f"{count} times {how}" if count > 1 else how for (_, how), count in found.items()))
+    return (
+        {kind for kind, _ in found},
+        " + ".join(
+            f"{count} times {how}" if count > 1 else how for (_, how), count in found.items()
+        ),
+    )
 
 
-def zeroed(op: str, tensors: list[tuple[str, Tensor]], nodes: list[Node],
-           named: dict[str, Any]) -> tuple[int, int] | None:
+def zeroed(
+    op: str, tensors: list[tuple[str, Tensor]], nodes: list[Node], named: dict[str, Any]
+) -> tuple[int, int] | None:
     """Of a random mask by which an operation sets some of the images' activations to zero: how many it zeroes, and
     its size. None for another operation."""
     if len(tensors) != len(nodes) or not any(node.from_images for node in nodes):
         return None
     for (argument, mask), node in zip(tensors, nodes, strict=True):
-        if not node.drawn or (op.endswith("_") and argument == "self"):  # then the mask is overwritten by now
+        if not node.drawn or (
+            op.endswith("_") and argument == "self"
+        ):  # then the mask is overwritten by now
             continue
         if op in ("mul", "mul_"):
             zeros = mask == 0
         elif op == "where" and argument == "condition":
-            kept = next(node.from_images for (side, _), node in zip(tensors, nodes, strict=True) if side == "self")
+            kept = next(
+                node.from_images
+                for (side, _), node in zip(tensors, nodes, strict=True)
+                if side == "self"
+            )
             zeros = ~mask if kept else mask
-        elif (op in ("masked_fill", "masked_fill_") and not bool(torch.as_tensor(named["value"]).any())) or (
-                op in ("index_put", "index_put_") and argument == "indices" and not bool(named["values"].any())):
+        elif (
+            op in ("masked_fill", "masked_fill_")
+            and not bool(torch.as_tensor(named["value"]).any())
+        ) or (
+            op in ("index_put", "index_put_")
+            and argument == "indices"
+            and not bool(named["values"].any())
+        ):
             zeros = mask
         else:
             continue
@@ -96,8 +148,11 @@ def _statistics(node: Node) -> set[Node]:
             continue
         seen.add(node)
         # Over the images, the first dimension, but not over the channels, whichever dimension they are.
-        if 0 in node.detail.get("dims", ()) and len(node.detail["dims"]) < len(node.shapes[0]) > 1 \
-                and node.shapes[0][0] > 1:
+        if (
+            0 in node.detail.get("dims", ())
+            and len(node.detail["dims"]) < len(node.shapes[0]) > 1
+            and node.shapes[0][0] > 1
+        ):
             found.add(node)
         elif before := [parent for parent in node.parents if parent.from_images]:
             todo += before
@@ -145,21 +200,32 @@ def normalises_batch(node: Node) -> bool:
 
 def _before(node: Node, n: int, classes: int) -> list[Node]:
     """The operations whose results one passes on, as part of an output (n, classes): none where it stands last."""
-    sides = [(parent, shape) for parent, shape in zip(node.parents, node.shapes, strict=True) if parent.from_images]
+    sides = [
+        (parent, shape)
+        for parent, shape in zip(node.parents, node.shapes, strict=True)
+        if parent.from_images
+    ]
     if node.op in JOINS:
         # What is added to all classes of an image alike, (n, 1) to (n, classes), changes no softmax.
         alike = (n, *[1] * (len(node.shape) - 1)) if math.prod(node.shape) == n * classes else None
         return [parent for parent, shape in sides if shape != alike or node.op in ("cat", "copy_")]
     same_size = bool(node.shapes) and math.prod(node.shapes[0]) == math.prod(node.shape)
-    passes = node.op in TRANSPARENT or (same_size and (node.op in POOLS or node.op in ("as_strided", "as_strided_")))
+    passes = node.op in TRANSPARENT or (
+        same_size and (node.op in POOLS or node.op in ("as_strided", "as_strided_"))
+    )
     return [parent for parent, _ in sides] if passes and len(sides) == 1 else []
 
 
 def _layer(node: Node) -> tuple[str, str]:
     """What an operation is as a head, "linear", "gap" or "other", and how that was seen."""
     if node.op in PRODUCTS:
-        factors = node.parents[:2] if node.op == "linear" else node.parents[-2:]  # the bias is apart
-        if sorted((factor.from_images, _stored(factor)) for factor in factors) == [(False, True), (True, False)]:
+        factors = (
+            node.parents[:2] if node.op == "linear" else node.parents[-2:]
+        )  # the bias is apart
+        if sorted((factor.from_images, _stored(factor)) for factor in factors) == [
+            (False, True),
+            (True, False),
+        ]:
             return "linear", f"{node.op} with stored weights"
     if node.op == "convolution" and math.prod(node.shape[2:]) == 1:
         positions = node.shapes[0][2:]
@@ -185,5 +251,3 @@ def _stored(node: Node) -> bool:
             seen.add(node)
             todo += node.parents
     return any(node.op == "stored" for node in seen)
-
-

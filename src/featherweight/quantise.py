@@ -1,8 +1,8 @@
 """Weights of a few bits: integers times one scale a filter.
 
-    integers, scale = round_filters(convolution.weight, bits=4)     # weight is about integers * scale
-    quantise(model, bits=4)                                         # every convolution's weights, in place
-    with quantised(model, bits=4): loss(model(images)).backward()   # the gradients then move the floats
+integers, scale = round_filters(convolution.weight, bits=4)     # weight is about integers * scale
+quantise(model, bits=4)                                         # every convolution's weights, in place
+with quantised(model, bits=4): loss(model(images)).backward()   # the gradients then move the floats
 """
 
 import contextlib
@@ -48,7 +48,10 @@ def round_block(block: Block, bits: int) -> list[tuple[Tensor, Tensor]]:
     with them in: the block computes the same, and what is between the two needs no scale a channel."""
     first, *rest = convolutions(block)
     integers, scale = round_filters(first.weight, bits)
-    return [(integers, scale), *(round_filters(each.weight * scale[:, None, None], bits) for each in rest)]
+    return [
+        (integers, scale),
+        *(round_filters(each.weight * scale[:, None, None], bits) for each in rest),
+    ]
 
 
 def _rounded(model: nn.Module, bits: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -56,9 +59,14 @@ def _rounded(model: nn.Module, bits: int) -> Iterator[tuple[Tensor, Tensor]]:
     for block in model.modules():
         if isinstance(block, Block):
             before: Tensor | None = None
-            for convolution, (integers, scale) in zip(convolutions(block), round_block(block, bits), strict=True):
+            for convolution, (integers, scale) in zip(
+                convolutions(block), round_block(block, bits), strict=True
+            ):
                 rounded = integers * scale[:, None, None, None]
-                yield convolution.weight, rounded if before is None else rounded / before[:, None, None]
+                yield (
+                    convolution.weight,
+                    rounded if before is None else rounded / before[:, None, None],
+                )
                 before = scale
 
 

@@ -1,8 +1,8 @@
 """The run folder: everything about one training, each file whole or absent.
 
-    run = create_run(None, recipe, contract, split, seed=0, device="cpu", command="featherweight train")
-    run = open_run("runs/feather-20k-s0-1")
-    model = run.load_model(split.num_classes)
+run = create_run(None, recipe, contract, split, seed=0, device="cpu", command="featherweight train")
+run = open_run("runs/feather-20k-s0-1")
+model = run.load_model(split.num_classes)
 """
 
 import contextlib
@@ -44,9 +44,15 @@ def _json(values: Any) -> bytes:
 
 def _git_commit() -> str | None:
     """Of the checkout that this code stands in, with a + where it was changed; None outside of one."""
+
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], check=True, text=True,
-                              capture_output=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words],
+            check=True,
+            text=True,
+            capture_output=True,
+        ).stdout.strip()
+
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
@@ -59,13 +65,21 @@ def environment(device: torch.device, command: str, threads: int) -> dict[str, A
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # Linux names the model only here
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu
+        )
     return {
-        "featherweight": version("featherweight"), "python": platform.python_version(),
-        "torch": torch.__version__, "numpy": version("numpy"), "system": platform.platform(),
-        "cpu": cpu, "threads": threads, "device": str(device),
+        "featherweight": version("featherweight"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "system": platform.platform(),
+        "cpu": cpu,
+        "threads": threads,
+        "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "commit": _git_commit(), "command": command,
+        "commit": _git_commit(),
+        "command": command,
     }
 
 
@@ -91,7 +105,9 @@ class Run:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """What `environment` found when the run was made."""
-        values: dict[str, Any] = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(
+            (self.path / "environment.json").read_text(encoding="utf-8")
+        )
         return values
 
     @property
@@ -103,8 +119,10 @@ class Run:
         data = self.config["data"]
         split = load_split(source or data["source"], data["n_train"], data["n_val"])
         if split.sha256 != data["sha256"]:
-            raise ValueError(f"{split.source or 'embedded MNIST'}: got a split with hash "
-                             f"{split.sha256[:12]}, expected the run's {data['sha256'][:12]}")
+            raise ValueError(
+                f"{split.source or 'embedded MNIST'}: got a split with hash "
+                f"{split.sha256[:12]}, expected the run's {data['sha256'][:12]}"
+            )
         return split
 
     def build_model(self) -> nn.Module:
@@ -117,13 +135,17 @@ class Run:
         Raises ValueError where there are none yet, IncompatibleWeights where they are another network's."""
         file = self.path / weights
         if not file.is_file():
-            raise ValueError(f"{self.path}: got no {weights}, expected a finished run; "
-                             f"hint: featherweight train --resume {self.path}")
+            raise ValueError(
+                f"{self.path}: got no {weights}, expected a finished run; "
+                f"hint: featherweight train --resume {self.path}"
+            )
         model = self.build_model()
         try:
             load_weights(model, safetensors.torch.load(file.read_bytes()))
         except (ValueError, safetensors.SafetensorError) as error:
-            raise IncompatibleWeights(f"{file}: not weights of {self.recipe.model}: {error}") from error
+            raise IncompatibleWeights(
+                f"{file}: not weights of {self.recipe.model}: {error}"
+            ) from error
         return model.eval()
 
     def save_weights(self, state: dict[str, Tensor], name: str = "model.safetensors") -> None:
@@ -173,22 +195,42 @@ class Run:
             failed = [clause["clause"] for clause in verdict["clauses"] if not clause["passed"]]
             return "PASS" if verdict["passed"] else f"FAIL ({', '.join(failed)})"
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{file}: damaged: {error!r}; hint: featherweight report {self.path}") from error
+            raise ValueError(
+                f"{file}: damaged: {error!r}; hint: featherweight report {self.path}"
+            ) from error
 
     def write_json(self, name: str, values: Any) -> None:
         write_atomic(self.path / name, _json(values))
 
 
-def create_run(out: str | None, recipe: Recipe, contract: Contract, split: Split, seed: int,
-               device: torch.device, command: str, threads: int | None = None) -> Run:
+def create_run(
+    out: str | None,
+    recipe: Recipe,
+    contract: Contract,
+    split: Split,
+    seed: int,
+    device: torch.device,
+    command: str,
+    threads: int | None = None,
+) -> Run:
     """Make a new folder, `out` or the next free runs/<recipe>-s<seed>-<n>; ValueError where `out` exists.
 
     `threads` are those of a training step on the CPU; None: as many as this process uses now."""
     config = {
-        "format": FORMAT, "seed": seed, "recipe": recipe.to_dict(), "contract": contract.to_dict(),
-        "data": {"source": split.source, "sha256": split.sha256, "n_train": len(split.train),
-                 "n_val": len(split.val), "num_classes": split.num_classes, "shape": list(split.shape),
-                 "mean": split.mean_std[0], "std": split.mean_std[1]},
+        "format": FORMAT,
+        "seed": seed,
+        "recipe": recipe.to_dict(),
+        "contract": contract.to_dict(),
+        "data": {
+            "source": split.source,
+            "sha256": split.sha256,
+            "n_train": len(split.train),
+            "n_val": len(split.val),
+            "num_classes": split.num_classes,
+            "shape": list(split.shape),
+            "mean": split.mean_std[0],
+            "std": split.mean_std[1],
+        },
     }
     if out is not None and Path(out).exists():
         raise ValueError(f"{out}: exists, expected a new folder: a run is never overwritten")
@@ -198,8 +240,9 @@ def create_run(out: str | None, recipe: Recipe, contract: Contract, split: Split
     temporary = new_folder(parent, ".new-")
     try:
         (temporary / "config.json").write_bytes(_json(config))
-        (temporary / "environment.json").write_bytes(_json(
-            environment(device, command, threads or torch.get_num_threads())))
+        (temporary / "environment.json").write_bytes(
+            _json(environment(device, command, threads or torch.get_num_threads()))
+        )
         (temporary / "metrics.jsonl").write_bytes(b"")
         n = 1
         while True:
@@ -209,7 +252,9 @@ def create_run(out: str | None, recipe: Recipe, contract: Contract, split: Split
                     temporary.rename(path)
                     return Run(path, config)
                 except OSError:
-                    if out is not None or not path.exists():  # not a race for the number: a real failure
+                    if (
+                        out is not None or not path.exists()
+                    ):  # not a race for the number: a real failure
                         raise
             n += 1
     except BaseException:

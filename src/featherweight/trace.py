@@ -23,9 +23,31 @@ from .operations import Node, head, normalises_batch, zeroed
 
 FREE = 64  # stored numbers; constants up to this many in all cost nothing
 # Operations that take the shape of a tensor, not its values; the second set overwrites it.
-SHAPED = {"empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like",
-          "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "bernoulli.p"}
-FILLS = {"zero_", "fill_.Scalar", "uniform_", "normal_", "random_", "random_.from", "random_.to", "bernoulli_.float"}
+SHAPED = {
+    "empty_like",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+    "new_empty",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty_strided",
+    "bernoulli.p",
+}
+FILLS = {
+    "zero_",
+    "fill_.Scalar",
+    "uniform_",
+    "normal_",
+    "random_",
+    "random_.from",
+    "random_.to",
+    "bernoulli_.float",
+}
 
 
 def _numbers(tensor: Tensor) -> int:
@@ -42,8 +64,12 @@ class Trace:
 
     def __init__(self) -> None:
         self._writer: dict[int, Node] = {}  # storage -> the last operation that wrote it
-        self._alive: list[Any] = []  # so that no storage of this pass is freed and its address used again
-        self._leaves: dict[Any, tuple[Tensor, dict[Any, int]]] = {}  # storage -> a tensor, its views' sizes
+        self._alive: list[
+            Any
+        ] = []  # so that no storage of this pass is freed and its address used again
+        self._leaves: dict[
+            Any, tuple[Tensor, dict[Any, int]]
+        ] = {}  # storage -> a tensor, its views' sizes
         self._roles: dict[Any, set[str]] = {}  # storage -> the operations that read it
         self._scalars: set[float] = set()  # Python numbers handed to operations
 
@@ -63,8 +89,11 @@ class Trace:
         key: Any = _storage(tensor)
         if role == "lift_fresh":
             key = ("fresh", tuple(tensor.shape), tensor.numpy(force=True).tobytes())
-        view = (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride())) \
-            if tensor.layout == torch.strided else None
+        view = (
+            (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
+            if tensor.layout == torch.strided
+            else None
+        )
         _, views = self._leaves.setdefault(key, (tensor, {}))
         views[view] = _numbers(tensor)
         self._roles.setdefault(key, set()).add(role)
@@ -105,8 +134,18 @@ class Trace:
             detail["kernel"] = tuple(named["weight"].shape[2:])
         elif name in ("mean", "sum", "var", "std", "var_mean", "std_mean"):
             dims = named.get("dim")
-            detail["dims"] = {d % tensors[0][1].ndim for d in ([dims] if isinstance(dims, int) else dims or ())}
-        node = Node(name, parents, shapes, tuple(results[0].shape) if results else (), from_images, detail, drawn)
+            detail["dims"] = {
+                d % tensors[0][1].ndim for d in ([dims] if isinstance(dims, int) else dims or ())
+            }
+        node = Node(
+            name,
+            parents,
+            shapes,
+            tuple(results[0].shape) if results else (),
+            from_images,
+            detail,
+            drawn,
+        )
         for tensor in results:
             self._alive.append(tensor)
             if name == "lift_fresh":  # torch.tensor(list): stored, and counted by its content
@@ -126,7 +165,11 @@ class Trace:
                 continue  # batch norm's count of batches: counted up, and read by nothing else
             whole = math.inf
             if tensor.layout == torch.strided:
-                whole = tensor.untyped_storage().nbytes() // tensor.element_size() * (1 + tensor.is_complex())
+                whole = (
+                    tensor.untyped_storage().nbytes()
+                    // tensor.element_size()
+                    * (1 + tensor.is_complex())
+                )
             numbers = int(min(sum(views.values()), whole))
             if isinstance(tensor, torch.nn.Parameter) or tensor.requires_grad or numbers > FREE:
                 total += numbers
@@ -167,8 +210,10 @@ class Trace:
 
 def _fills(tensor: Tensor) -> bool:
     """Whether a tensor is all of its memory, so that writing it leaves nothing of what was there."""
-    return tensor.layout == torch.strided and \
-        tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+    return (
+        tensor.layout == torch.strided
+        and tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+    )
 
 
 class _Watch(TorchDispatchMode):

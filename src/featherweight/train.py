@@ -44,15 +44,21 @@ def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one, else Apple's GPU, else the CPU. ValueError where the device can't be used.
 
     The same seed gives other bits on another kind of device."""
-    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         return torch.device(next(kind for kind, is_there in usable.items() if is_there))
     kind, _, number = name.partition(":")
     if kind not in usable or (number and not number.isdecimal()):
         raise ValueError(f"device {name!r}: expected cpu, cuda, mps or auto")
     if not usable[kind]:
-        raise ValueError(f"device {name!r}: PyTorch finds no {'CUDA' if kind == 'cuda' else 'Apple'} GPU here, "
-                         "expected cpu or auto")
+        raise ValueError(
+            f"device {name!r}: PyTorch finds no {'CUDA' if kind == 'cuda' else 'Apple'} GPU here, "
+            "expected cpu or auto"
+        )
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -95,35 +101,63 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
     if recipe.resize_until:
         check_model(model, resized(images, recipe.resize), split.num_classes)
     if recipe.weight_bits and not any(isinstance(module, Block) for module in model.modules()):
-        raise ValueError(f"weight_bits: got {recipe.weight_bits} for {recipe.model}, expected a Feather, or 0")
+        raise ValueError(
+            f"weight_bits: got {recipe.weight_bits} for {recipe.model}, expected a Feather, or 0"
+        )
     for name, parameter in model.named_parameters():
         if parameter.is_complex():
-            raise ValueError(f"model {describe(model)}: got a complex parameter, {name}, expected real ones; "
-                             "hint: keep torch.view_as_real of it, and use torch.view_as_complex in forward")
+            raise ValueError(
+                f"model {describe(model)}: got a complex parameter, {name}, expected real ones; "
+                "hint: keep torch.view_as_real of it, and use torch.view_as_complex in forward"
+            )
     # The last batch of an evaluation may be of one image, on which x.squeeze() takes away more than was meant.
     steps = math.ceil(len(train) / recipe.batch_size)
-    for mode, sizes in ((True, {len(train) // steps, math.ceil(len(train) / steps)}),
-                        (False, {min(BATCH, len(val)), len(val) % BATCH or BATCH})):
+    for mode, sizes in (
+        (True, {len(train) // steps, math.ceil(len(train) / steps)}),
+        (False, {min(BATCH, len(val)), len(val) % BATCH or BATCH}),
+    ):
         for size in sizes:
             pixels = train.pixels[:size] if mode else val.pixels[:size]
             check_model(model, normalise(pixels, split.mean_std), split.num_classes, (mode,))
-    few = Images(train.pixels[:recipe.batch_size], train.labels[:recipe.batch_size])
+    few = Images(train.pixels[: recipe.batch_size], train.labels[: recipe.batch_size])
     with unchanged(model):
         try:
-            next(Trainer(recipe, model, few, split.mean_std).steps(0, torch.Generator().manual_seed(0)))
+            next(
+                Trainer(recipe, model, few, split.mean_std).steps(
+                    0, torch.Generator().manual_seed(0)
+                )
+            )
         except ValueError:
             raise
-        except Exception as error:  # a network may have no gradient, or not be copied for the average
-            raise ValueError(f"model {describe(model)} can't be trained: {reason(error)}") from error
+        except (
+            Exception
+        ) as error:  # a network may have no gradient, or not be copied for the average
+            raise ValueError(
+                f"model {describe(model)} can't be trained: {reason(error)}"
+            ) from error
 
 
 class Trainer:
     """A network in training: weights, their average, optimiser, and the steps of an epoch."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, train: Images, mean_std: tuple[float, float],
-                 group: Group = ALONE) -> None:
-        self.recipe, self.model, self.train, self.mean_std, self.group = recipe, model, train, mean_std, group
-        if train.pixels.device.type == "mps":  # where batch norm's gradient fails in channels last (pytorch#188371)
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        train: Images,
+        mean_std: tuple[float, float],
+        group: Group = ALONE,
+    ) -> None:
+        self.recipe, self.model, self.train, self.mean_std, self.group = (
+            recipe,
+            model,
+            train,
+            mean_std,
+            group,
+        )
+        if (
+            train.pixels.device.type == "mps"
+        ):  # where batch norm's gradient fails in channels last (pytorch#188371)
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(model) if recipe.ema else model
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -131,14 +165,28 @@ class Trainer:
             raise ValueError("the model has no trainable parameter, expected at least one")
         convolutions = [p for p in parameters if p.ndim == 4 and recipe.muon]
         rest = [p for p in parameters if not (p.ndim == 4 and recipe.muon)]
-        self.optimizers: dict[str, tuple[torch.optim.Optimizer, float]] = {}  # and their rate as a factor of lr
+        self.optimizers: dict[
+            str, tuple[torch.optim.Optimizer, float]
+        ] = {}  # and their rate as a factor of lr
         if convolutions:
             self.optimizers["muon"] = Muon(convolutions, recipe.lr, recipe.momentum), recipe.muon
         if rest:
-            self.optimizers["sgd"] = torch.optim.SGD(
-                [{"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
-                 {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}],
-                lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True), 1.0
+            self.optimizers["sgd"] = (
+                torch.optim.SGD(
+                    [
+                        {
+                            "params": [p for p in rest if p.ndim > 1],
+                            "weight_decay": recipe.weight_decay,
+                        },
+                        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+                    ],
+                    lr=recipe.lr,
+                    momentum=recipe.momentum,
+                    nesterov=recipe.nesterov,
+                    fused=True,
+                ),
+                1.0,
+            )
         self.lr = recipe.lr
         # Tensors keep their place while they are trained, so they are listed once.
         pairs = list(zip(_state(self.averaged), _state(model), strict=True))
@@ -170,7 +218,9 @@ class Trainer:
                 # A network may return logits or log-probabilities: cross-entropy is the same for both.
                 with self.group.whole_batch(len(batch), part):
                     answers = forward(self.model, normalise(images * 255, self.mean_std))
-                loss = F.cross_entropy(answers, self.train.labels[mine], label_smoothing=recipe.label_smoothing)
+                loss = F.cross_entropy(
+                    answers, self.train.labels[mine], label_smoothing=recipe.label_smoothing
+                )
                 loss = loss * (len(mine) / len(batch))
                 self.model.zero_grad()
                 loss.backward()
@@ -208,8 +258,13 @@ class Trainer:
         return result
 
     def state(self) -> dict[str, Any]:
-        return {"model": tensors(self.model), "averaged": tensors(self.averaged),
-                "optimizers": {name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()}}
+        return {
+            "model": tensors(self.model),
+            "averaged": tensors(self.averaged),
+            "optimizers": {
+                name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()
+            },
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         load_weights(self.model, state["model"])
@@ -224,8 +279,12 @@ def _start_late(optimizer: torch.optim.Optimizer) -> None:
     if optimizer.state and "momentum" in optimizer.defaults:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                if group["momentum"] and group.get("fused") and parameter.grad is not None \
-                        and not optimizer.state[parameter]:
+                if (
+                    group["momentum"]
+                    and group.get("fused")
+                    and parameter.grad is not None
+                    and not optimizer.state[parameter]
+                ):
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
@@ -234,10 +293,14 @@ def _state(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
 
 
-def train(run: Run, split: Split, device: torch.device,
-          on_epoch: Callable[[Row], None] = lambda row: None,
-          on_batch: Callable[[int, int, int, float], None] = lambda epoch, step, n_steps, loss: None,
-          group: Group = ALONE) -> None:
+def train(
+    run: Run,
+    split: Split,
+    device: torch.device,
+    on_epoch: Callable[[Row], None] = lambda row: None,
+    on_batch: Callable[[int, int, int, float], None] = lambda epoch, step, n_steps, loss: None,
+    group: Group = ALONE,
+) -> None:
     """Train the run's recipe to its last epoch, from its last finished one if it has any.
 
     Of a group of processes each is called with its own `group`; the first one alone evaluates, reads and writes the
@@ -269,9 +332,13 @@ def train(run: Run, split: Split, device: torch.device,
         with cpu_threads(threads):
             for step, loss in enumerate(trainer.steps(epoch, generator), 1):
                 total += loss
-                if step % 10 == 0 or step == trainer.steps_per_epoch:  # reading the loss waits for the device
+                if (
+                    step % 10 == 0 or step == trainer.steps_per_epoch
+                ):  # reading the loss waits for the device
                     if not math.isfinite(value := loss.item()):
-                        raise Diverged(f"the loss became {value} in epoch {epoch + 1}, by step {step}")
+                        raise Diverged(
+                            f"the loss became {value} in epoch {epoch + 1}, by step {step}"
+                        )
                     on_batch(epoch + 1, step, trainer.steps_per_epoch, value)
             seconds = time.perf_counter() - started
             if not group.leads:
@@ -280,10 +347,20 @@ def train(run: Run, split: Split, device: torch.device,
         result = evaluate(network, val, split.mean_std)
         train_loss = total.item() / trainer.steps_per_epoch
         if not (math.isfinite(train_loss) and math.isfinite(result.loss)):
-            raise Diverged(f"epoch {epoch + 1} ended with train loss {train_loss} and val loss {result.loss}")
-        rows.append({"epoch": epoch + 1, "seconds": round(seconds, 3),
-                     "lr": trainer.lr, "train_loss": train_loss,
-                     "val_loss": result.loss, "val_correct": result.correct, "val_total": result.total})
+            raise Diverged(
+                f"epoch {epoch + 1} ended with train loss {train_loss} and val loss {result.loss}"
+            )
+        rows.append(
+            {
+                "epoch": epoch + 1,
+                "seconds": round(seconds, 3),
+                "lr": trainer.lr,
+                "train_loss": train_loss,
+                "val_loss": result.loss,
+                "val_correct": result.correct,
+                "val_total": result.total,
+            }
+        )
         # The audit of a contract on several last epochs evaluates each of them anew.
         if recipe.epochs - run.contract.consistent_epochs <= epoch < recipe.epochs - 1:
             run.save_weights(tensors(network), f"epoch-{epoch + 1}.safetensors")

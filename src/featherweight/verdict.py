@@ -1,6 +1,6 @@
 """What an audit says: a clause of the contract each, and whether the contract holds.
 
-    verdict.passed, [clause.clause for clause in verdict.failed], verdict.to_dict()
+verdict.passed, [clause.clause for clause in verdict.failed], verdict.to_dict()
 """
 
 from dataclasses import asdict, dataclass
@@ -47,6 +47,10 @@ class Verdict:
         return not self.failed
 
     def to_dict(self) -> dict[str, Any]:
-        return {"contract": self.contract, "passed": self.passed, "scope": self.scope,
-                "not_judged": [clause.clause for clause in self.not_judged],
-                "clauses": [asdict(clause) for clause in self.clauses]}
+        return {
+            "contract": self.contract,
+            "passed": self.passed,
+            "scope": self.scope,
+            "not_judged": [clause.clause for clause in self.not_judged],
+            "clauses": [asdict(clause) for clause in self.clauses],
+        }

@@ -19,7 +19,11 @@ from torch import Tensor, nn
 
 from .locate import reason
 
-NESTED = ("state_dict", "model_state_dict", "model")  # keys that checkpoints keep a state dict under
+NESTED = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+)  # keys that checkpoints keep a state dict under
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
@@ -28,39 +32,55 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     Raises ValueError for a file that holds none, or that needs code to be read: a pickled module, TorchScript."""
     path = Path(file)
     if not path.is_file():
-        raise ValueError(f"weights {file}: got no such file, expected a state dict in .pth, .pt or .safetensors")
+        raise ValueError(
+            f"weights {file}: got no such file, expected a state dict in .pth, .pt or .safetensors"
+        )
     values: Any
     try:
         if path.suffix == ".safetensors":
             values = safetensors.torch.load(path.read_bytes())
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's, of TorchScript files, which are refused below
+                warnings.simplefilter(
+                    "ignore"
+                )  # torch's, of TorchScript files, which are refused below
                 values = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch raises many kinds
         foreign = re.search(r"GLOBAL (\S+)|(TorchScript)", str(error))
         if foreign is None:
-            raise ValueError(f"weights {file}: damaged, or no file of weights, expected a state dict in .pth, .pt "
-                             "or .safetensors") from error
-        raise ValueError(f"weights {file}: got a pickled {foreign[1] or foreign[2]}, which could run code, expected "
-                         "a state dict; hint: save it with torch.save(model.state_dict(), 'model.pth')") from error
+            raise ValueError(
+                f"weights {file}: damaged, or no file of weights, expected a state dict in .pth, .pt "
+                "or .safetensors"
+            ) from error
+        raise ValueError(
+            f"weights {file}: got a pickled {foreign[1] or foreign[2]}, which could run code, expected "
+            "a state dict; hint: save it with torch.save(model.state_dict(), 'model.pth')"
+        ) from error
     for key in NESTED:
         if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):
             values = values[key]
             break
-    tensors = {str(key): value for key, value in values.items() if isinstance(value, Tensor)} \
-        if isinstance(values, Mapping) else {}
+    tensors = (
+        {str(key): value for key, value in values.items() if isinstance(value, Tensor)}
+        if isinstance(values, Mapping)
+        else {}
+    )
     if not tensors:
-        raise ValueError(f"weights {file}: got {_kind(values)}, expected a state dict; "
-                         "hint: save it with torch.save(model.state_dict(), 'model.pth')")
+        raise ValueError(
+            f"weights {file}: got {_kind(values)}, expected a state dict; "
+            "hint: save it with torch.save(model.state_dict(), 'model.pth')"
+        )
     return tensors
 
 
 def _kind(values: Any) -> str:
-    return f"a dict of {', '.join(map(repr, list(values)[:5]))}" if isinstance(values, Mapping) and values \
+    return (
+        f"a dict of {', '.join(map(repr, list(values)[:5]))}"
+        if isinstance(values, Mapping) and values
         else type(values).__name__
+    )
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -73,8 +93,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     torch.compile give to names. ValueError names the first one that is missing, too many, or of another shape."""
     own = model.state_dict()
     state = {_plain(name, own): value for name, value in weights.items()}
-    places = {value.data_ptr(): state[name] for name, value in own.items()
-              if name in state and isinstance(value, Tensor)}
+    places = {
+        value.data_ptr(): state[name]
+        for name, value in own.items()
+        if name in state and isinstance(value, Tensor)
+    }
     for name, value in own.items():
         if name in state:
             continue
@@ -83,11 +106,18 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         elif value.numel() and value.data_ptr() in places:
             state[name] = places[value.data_ptr()]  # tied to another one: saved once
     problems = [f"no tensor {name}, which the network has" for name in own if name not in state]
-    problems += [f"a tensor {name}, which the network does not have" for name in state if name not in own]
-    problems += [f"{name} {tuple(state[name].shape)}, expected {tuple(value.shape)}" for name, value in own.items()
-                 if isinstance(value, Tensor) and name in state and state[name].shape != value.shape]
+    problems += [
+        f"a tensor {name}, which the network does not have" for name in state if name not in own
+    ]
+    problems += [
+        f"{name} {tuple(state[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in own.items()
+        if isinstance(value, Tensor) and name in state and state[name].shape != value.shape
+    ]
     try:
-        model.load_state_dict(state)  # before judging: hooks of a network may take other names and shapes
+        model.load_state_dict(
+            state
+        )  # before judging: hooks of a network may take other names and shapes
     except Exception as error:
         raise ValueError(f"got {problems[0]}" if problems else reason(error)) from error
 

@@ -9,8 +9,9 @@ def test_each_way_is_measured_alone_and_beside_a_busy_process():
     told = []
     found = contention.bench_load(1, ("evaluation",), n_images=500, on_load=told.append)
     assert found == told
-    assert [(load.work, load.how) for load in found] == [("evaluation", way[0])
-                                                         for way in contention.WORK["evaluation"]]
+    assert [(load.work, load.how) for load in found] == [
+        ("evaluation", way[0]) for way in contention.WORK["evaluation"]
+    ]
     assert all(load.alone > 0 and load.busy > 0 for load in found)
 
 

@@ -7,10 +7,16 @@ from featherweight.train import train
 
 
 def test_engines_read_in_turn(tmp_path, split, tiny_recipe, tiny_contract):
-    run = create_run(str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, torch.device("cpu"), "")
+    run = create_run(
+        str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, torch.device("cpu"), ""
+    )
     train(run, split, torch.device("cpu"))
     engines = bench_predict(run, split, {1: 3, 50: 1}, rounds=2, starts=1)
-    assert [engine.name for engine in engines] == ["PyTorch eager", "ONNX Runtime", "ONNX Runtime int8"]
+    assert [engine.name for engine in engines] == [
+        "PyTorch eager",
+        "ONNX Runtime",
+        "ONNX Runtime int8",
+    ]
     files = [run.path / name for name in ("model.safetensors", "model.onnx", "model-int8.onnx")]
     assert [engine.file_bytes for engine in engines] == [file.stat().st_size for file in files]
     for engine in engines:
@@ -29,7 +35,9 @@ def test_where_memory_is_not_counted_it_is_left_out(monkeypatch):
     assert seconds > 0
     assert 1e6 < resident < 1e9
     # As on Windows, whose Python has no such module.
-    monkeypatch.setattr(latency, "_MEASURE", f"import sys\nsys.modules['resource'] = None\n{latency._MEASURE}")
+    monkeypatch.setattr(
+        latency, "_MEASURE", f"import sys\nsys.modules['resource'] = None\n{latency._MEASURE}"
+    )
     seconds, resident = latency._process(["pass"])
     assert seconds > 0
     assert resident is None

@@ -37,13 +37,23 @@ def workplace(tmp_path, digits, tiny_contract):
         "class WrongShape(Net):\n"
         "    def forward(self, x): return super().forward(x)[:, :7]\n"
         "class Broken(Net):\n"
-        "    def forward(self, x): return super().forward(x) * float('nan')\n")
+        "    def forward(self, x): return super().forward(x) * float('nan')\n"
+    )
     return tmp_path
 
 
 @pytest.fixture
 def options(digits):
-    return ["--contract", "small.toml", "--data", digits, "--model", "my_net:Net", "--recipe", "baseline"]
+    return [
+        "--contract",
+        "small.toml",
+        "--data",
+        digits,
+        "--model",
+        "my_net:Net",
+        "--recipe",
+        "baseline",
+    ]
 
 
 COMMANDS = [name for name in app if not name.startswith("-")]
@@ -58,17 +68,32 @@ def run_main(monkeypatch, *words):
 
 
 def test_what_is_asked_before_anything_is_trained_imports_no_torch(tmp_path):
-    lines = [["--help"], ["--version"], ["recipes"], ["recipes", "--json"], ["recipes", "sprint"], ["contracts"],
-             ["contracts", "era-s7"], ["--install-completion", "--shell", "fish"],
-             *([command, "--help"] for command in COMMANDS)]
-    code = ("import sys\nfrom featherweight.cli import main\n"
-            f"for words in {lines}:\n"
-            "    sys.argv = ['featherweight', *words]\n"
-            "    try: main()\n"
-            "    except SystemExit as stop: assert stop.code == 0, words\n"
-            "    assert 'torch' not in sys.modules, words\n")
-    result = subprocess.run([sys.executable, "-c", code], env=os.environ | {"HOME": str(tmp_path)},
-                            capture_output=True, text=True, check=False)
+    lines = [
+        ["--help"],
+        ["--version"],
+        ["recipes"],
+        ["recipes", "--json"],
+        ["recipes", "sprint"],
+        ["contracts"],
+        ["contracts", "era-s7"],
+        ["--install-completion", "--shell", "fish"],
+        *([command, "--help"] for command in COMMANDS),
+    ]
+    code = (
+        "import sys\nfrom featherweight.cli import main\n"
+        f"for words in {lines}:\n"
+        "    sys.argv = ['featherweight', *words]\n"
+        "    try: main()\n"
+        "    except SystemExit as stop: assert stop.code == 0, words\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -89,11 +114,20 @@ def test_help_says_what_can_be_typed_and_nothing_else(command, monkeypatch, caps
     assert "--empty-" not in shown
     assert "default: False" not in shown
     assert max(map(len, shown.splitlines())) <= 80
-    assert "<" not in app[command].default_command.__doc__  # the help would leave it out, as if it were HTML
+    assert (
+        "<" not in app[command].default_command.__doc__
+    )  # the help would leave it out, as if it were HTML
 
 
-@pytest.mark.parametrize(("words", "same"), [
-    (["help"], ["--help"]), (["help", "train"], ["train", "--help"]), (["-V"], ["--version"]), ([], ["--help"])])
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        (["help"], ["--help"]),
+        (["help", "train"], ["train", "--help"]),
+        (["-V"], ["--version"]),
+        ([], ["--help"]),
+    ],
+)
 def test_other_words_for_help_and_version(words, same, monkeypatch, capsys):
     assert run_main(monkeypatch, *words) == 0
     shown = capsys.readouterr().out
@@ -103,19 +137,30 @@ def test_other_words_for_help_and_version(words, same, monkeypatch, capsys):
 
 
 def test_completion_is_installed_in_one_line(tmp_path):
-    said = subprocess.run([*COMMAND, "--install-completion", "--shell", "bash"], capture_output=True, text=True,
-                          env=ENVIRONMENT | {"HOME": str(tmp_path)}, check=False)
+    said = subprocess.run(
+        [*COMMAND, "--install-completion", "--shell", "bash"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | {"HOME": str(tmp_path)},
+        check=False,
+    )
     script = tmp_path / ".local/share/bash-completion/completions/featherweight"
     assert said.stdout.splitlines() == [f"{script}: loaded by every new shell"]
     assert str(script) in (tmp_path / ".bashrc").read_text()
-    asked = (f"source '{script}'; COMP_WORDS=(featherweight tra); COMP_CWORD=1; "
-             "_featherweight featherweight tra featherweight; echo ${COMPREPLY[@]}")
-    assert subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True).stdout == "train\n"
+    asked = (
+        f"source '{script}'; COMP_WORDS=(featherweight tra); COMP_CWORD=1; "
+        "_featherweight featherweight tra featherweight; echo ${COMPREPLY[@]}"
+    )
+    assert (
+        subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True).stdout
+        == "train\n"
+    )
 
 
 def test_a_bug_is_a_traceback_and_exits_70(monkeypatch, capsys):
     def broken(name):
         raise KeyError(name)
+
     monkeypatch.setattr("featherweight.recipe.find_recipe", broken)
     assert run_main(monkeypatch, "recipes", "sprint") == 70
     said = capsys.readouterr().err
@@ -124,7 +169,10 @@ def test_a_bug_is_a_traceback_and_exits_70(monkeypatch, capsys):
 
 
 # The command line with one more command, of which the contract does not hold.
-JUDGE = [sys.executable, "-c", """
+JUDGE = [
+    sys.executable,
+    "-c",
+    """
 from featherweight.cli.base import app, main, out, print_json, talk
 @app.command
 def judge():
@@ -133,9 +181,16 @@ def judge():
         talk.print(word)
         print_json(100_000 * [word])
     return 1
-main()"""]
-ENDS = [(["recipes", "--json"], 0), (["recipes"], 0), (["--help"], 0), (["--version"], 0), (["judge"], 1),
-        (["recipes", "nope"], 2)]
+main()""",
+]
+ENDS = [
+    (["recipes", "--json"], 0),
+    (["recipes"], 0),
+    (["--help"], 0),
+    (["--version"], 0),
+    (["judge"], 1),
+    (["recipes", "nope"], 2),
+]
 
 
 @pytest.mark.parametrize(("words", "code"), ENDS)
@@ -143,8 +198,14 @@ ENDS = [(["recipes", "--json"], 0), (["recipes"], 0), (["--help"], 0), (["--vers
 def test_a_reader_that_has_gone_away_changes_no_exit_code(words, code, gone):
     read, write = os.pipe()
     os.close(read)
-    said = subprocess.run([*JUDGE, *words], env=ENVIRONMENT, stdout=write, text=True, check=False,
-                          stderr=write if gone == "both" else subprocess.PIPE)
+    said = subprocess.run(
+        [*JUDGE, *words],
+        env=ENVIRONMENT,
+        stdout=write,
+        text=True,
+        check=False,
+        stderr=write if gone == "both" else subprocess.PIPE,
+    )
     os.close(write)
     assert said.returncode == code
     assert gone == "both" or "Traceback" not in said.stderr
@@ -154,8 +215,13 @@ def test_a_reader_that_has_gone_away_changes_no_exit_code(words, code, gone):
 @pytest.mark.parametrize(("words", "code"), ENDS)
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", ">&- 2>&- <&-"])
 def test_closed_streams_change_no_exit_code(words, code, closed):
-    said = subprocess.run(["bash", "-c", f'"$@" {closed}', "bash", *JUDGE, *words], env=ENVIRONMENT,
-                          capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        ["bash", "-c", f'"$@" {closed}', "bash", *JUDGE, *words],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert said.returncode == code
     assert "Traceback" not in said.stderr
 
@@ -164,16 +230,28 @@ def test_closed_streams_change_no_exit_code(words, code, closed):
 @pytest.mark.parametrize("words", [["recipes", "--json"], ["recipes"]])
 def test_data_that_does_not_fit_is_an_error(words):
     with open("/dev/full", "w") as full:
-        said = subprocess.run([*COMMAND, *words], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE, text=True,
-                              check=False)
+        said = subprocess.run(
+            [*COMMAND, *words],
+            env=ENVIRONMENT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
     assert said.returncode == 2
     assert said.stderr.startswith("error: no space left on device\n")
 
 
 def test_a_width_that_is_none_is_not_kept_to():
     def shown(columns):
-        return subprocess.run([*COMMAND, "contracts"], env=ENVIRONMENT | {"COLUMNS": columns, "LINES": columns},
-                              text=True, capture_output=True, check=False).stdout
+        return subprocess.run(
+            [*COMMAND, "contracts"],
+            env=ENVIRONMENT | {"COLUMNS": columns, "LINES": columns},
+            text=True,
+            capture_output=True,
+            check=False,
+        ).stdout
+
     whole = shown("160")
     assert "era-v3-s6" in whole
     for columns in ("0", "", "00", "x"):
@@ -190,8 +268,18 @@ def test_train_audit_evaluate_report(workplace, options, digits):
     assert "\r" not in result.stderr  # no progress bar where there is no terminal
     run = workplace / "run"
     assert {path.name for path in run.iterdir()} == {
-        "config.json", "environment.json", "metrics.jsonl", "model.safetensors", "resume.pt", "verdict.json",
-        "README.md", "curves.png", "confusion.png", "mistakes.png", "verdict.svg"}
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "resume.pt",
+        "verdict.json",
+        "README.md",
+        "curves.png",
+        "confusion.png",
+        "mistakes.png",
+        "verdict.svg",
+    }
 
     audit = featherweight("audit", "run", "--json", cwd=workplace)
     assert audit.returncode == 0
@@ -220,14 +308,19 @@ def command(workplace, monkeypatch, capfd):
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["featherweight", *map(str, words)])
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Cyclopts application invoked without tokens")  # it takes sys.argv
+            warnings.filterwarnings(
+                "ignore", "Cyclopts application invoked without tokens"
+            )  # it takes sys.argv
             with pytest.raises(SystemExit) as stop:
                 main()
         return stop.value.code, *capfd.readouterr()
+
     return run
 
 
-@pytest.mark.parametrize("target", ["my_net:Net", "my_net.py:Net", "alone.py", "folder/deeper.py:Net"])
+@pytest.mark.parametrize(
+    "target", ["my_net:Net", "my_net.py:Net", "alone.py", "folder/deeper.py:Net"]
+)
 def test_audit_of_a_class(workplace, options, command, target):
     (workplace / "alone.py").write_text("import my_net\nclass Alone(my_net.Net): pass\n")
     (workplace / "folder").mkdir()
@@ -268,13 +361,16 @@ def test_what_a_network_prints_is_kept_from_the_data(workplace, options, command
 
 @pytest.mark.parametrize("where", ["import", "constructor", "forward"])
 def test_a_network_that_ends_the_process_is_an_error(workplace, options, command, where):
-    leave = {name: "import sys; sys.exit(0)" if name == where else "pass" for name in
-             ("import", "constructor", "forward")}
+    leave = {
+        name: "import sys; sys.exit(0)" if name == where else "pass"
+        for name in ("import", "constructor", "forward")
+    }
     (workplace / "leaves.py").write_text(
         f"from my_net import Net as Stays\n{leave['import']}\nclass Net(Stays):\n"
         "    def __init__(self, num_classes):\n        super().__init__(num_classes)\n"
         f"        {leave['constructor']}\n"
-        f"    def forward(self, x):\n        {leave['forward']}\n        return super().forward(x)\n")
+        f"    def forward(self, x):\n        {leave['forward']}\n        return super().forward(x)\n"
+    )
     code, out, err = command("audit", "leaves.py:Net", *options[:4])
     assert (code, out) == (2, "")
     assert err.startswith("error: model ")
@@ -296,22 +392,36 @@ def test_weights_trained_elsewhere(workplace, options, command, split, monkeypat
     torch.save({"model_state_dict": network.state_dict()}, "model.pth")
     torch.save(network, "whole.pth")
     network.eval()
-    right = int((network((split.val.pixels.float() / 255 - 0.5) / 0.5).argmax(1) == split.val.labels).sum())
+    right = int(
+        (network((split.val.pixels.float() / 255 - 0.5) / 0.5).argmax(1) == split.val.labels).sum()
+    )
 
     judge = ("audit", "my_net.py:Net", *options[:4], "--weights")
     code, out, _ = command(*judge, "model.pth", "--mean", 0.5, "--std", 0.5, "--json")
     clauses = {clause["clause"]: clause for clause in json.loads(out)["clauses"]}
-    assert (code, clauses["accuracy"]["found"]) == (0, f"{right:.2f} % ({100 - right} wrong of 100)")
+    assert (code, clauses["accuracy"]["found"]) == (
+        0,
+        f"{right:.2f} % ({100 - right} wrong of 100)",
+    )
     assert "mean 0.5000 and std 0.5000, as given" in clauses["accuracy"]["how"]
-    assert [name for name, clause in clauses.items() if clause["passed"] is None] == ["epochs", "weights", "log"]
+    assert [name for name, clause in clauses.items() if clause["passed"] is None] == [
+        "epochs",
+        "weights",
+        "log",
+    ]
     assert command(*judge, "model.pth", "--mean", 0.5, "--std", 0.5)[1].splitlines()[-1] == (
-        "verdict: PASS (7 of 10 clauses judged)")
+        "verdict: PASS (7 of 10 clauses judged)"
+    )
     code, out, err = command(*judge, "model.pth", "--mean", 9, "--std", 0.5, "--quick")
     assert (code, out.splitlines()[-1]) == (1, "verdict: FAIL (7 of 10 clauses judged)")
 
     for words, message in (
-            (("whole.pth",), "state_dict()"), (("nowhere.pth",), "no such file"), (("my_net.py",), "damaged"),
-            (("model.pth", "--mean", 0.5), "--std"), (("model.pth", "--mean", 0.5, "--std", 0), "above 0")):
+        (("whole.pth",), "state_dict()"),
+        (("nowhere.pth",), "no such file"),
+        (("my_net.py",), "damaged"),
+        (("model.pth", "--mean", 0.5), "--std"),
+        (("model.pth", "--mean", 0.5, "--std", 0), "above 0"),
+    ):
         code, out, err = command(*judge, *words)
         assert (code, out) == (2, "")
         assert message in err
@@ -325,19 +435,27 @@ def test_weights_trained_elsewhere(workplace, options, command, split, monkeypat
         assert words[0] in err
 
 
-@pytest.mark.parametrize(("width", "words", "how"), [(160, (), True), (110, (), True), (109, (), False),
-                                                     (80, (), False), (80, ("--why",), True)])
+@pytest.mark.parametrize(
+    ("width", "words", "how"),
+    [(160, (), True), (110, (), True), (109, (), False), (80, (), False), (80, ("--why",), True)],
+)
 def test_a_verdict_fits_its_terminal(workplace, options, command, monkeypatch, width, words, how):
     monkeypatch.setattr(base.out, "width", width)
-    (workplace / "spoiled.py").write_text("from my_net import Net as Good\nclass Net(Good):\n"
-                                          "    def forward(self, x): return super().forward(x).relu()\n")
+    (workplace / "spoiled.py").write_text(
+        "from my_net import Net as Good\nclass Net(Good):\n"
+        "    def forward(self, x): return super().forward(x).relu()\n"
+    )
     code, out, _ = command("audit", "spoiled.py:Net", "--quick", *options[:4], *words)
     assert code == 1
     lines = out.splitlines()
     assert max(map(len, lines)) <= width
     assert ("passes in evaluation mode" in " ".join(out.replace("\u2502", " ").split())) is how
     assert lines[-1] == "verdict: FAIL (structure alone: 5 of 10 clauses judged)"
-    rows = [line.split("\u2502")[1].split()[0] for line in lines if line.startswith("\u2502 ") and line[2] != " "]
+    rows = [
+        line.split("\u2502")[1].split()[0]
+        for line in lines
+        if line.startswith("\u2502 ") and line[2] != " "
+    ]
     assert (rows[0], rows[-1]) == ("parameters", "head")  # what fails stands last
     assert len(rows) == 10
     if not words:
@@ -346,11 +464,25 @@ def test_a_verdict_fits_its_terminal(workplace, options, command, monkeypatch, w
 
 def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, command, monkeypatch):
     (workplace / "nets").mkdir()
-    (workplace / "nets" / "filed.py").write_text("print('loud')\nfrom sizes import EIGHT\n" + (
-        workplace / "my_net.py").read_text().replace("nn.Conv2d(1, 8,", "nn.Conv2d(1, EIGHT,"))
+    (workplace / "nets" / "filed.py").write_text(
+        "print('loud')\nfrom sizes import EIGHT\n"
+        + (workplace / "my_net.py").read_text().replace("nn.Conv2d(1, 8,", "nn.Conv2d(1, EIGHT,")
+    )
     (workplace / "nets" / "sizes.py").write_text("EIGHT = 8\n")
-    code, out, err = command("train", *options[:4], "--recipe", "baseline", "--model", "nets/filed.py:Net",
-                             "--epochs", 3, "--out", "run", "--device", "cpu")
+    code, out, err = command(
+        "train",
+        *options[:4],
+        "--recipe",
+        "baseline",
+        "--model",
+        "nets/filed.py:Net",
+        "--epochs",
+        3,
+        "--out",
+        "run",
+        "--device",
+        "cpu",
+    )
     assert code == 0, err
     assert "loud" not in out
     assert out.splitlines()[-1] == "verdict: PASS"
@@ -366,28 +498,31 @@ def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, co
     assert "hint: a relative path starts at the working directory" in err
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["train", "--recipe", "nope"], "nope"),
-    (["train", "--epochs", "0"], "epochs"),
-    (["train", "--seed", "-1"], "seed"),
-    (["train", "--contract", "missing.toml"], "missing.toml"),
-    (["train", "--contract", "unknown.toml"], "'colour'"),
-    (["train", "--data", "nowhere"], "nowhere"),
-    (["train", "--device", "abacus"], "abacus"),
-    (["train", "--resume", "."], "not a run folder"),
-    (["train", "--resume", ".", "--epochs", "3"], "--epochs"),
-    (["train", "--model", "no_such_module:Net"], "no_such_module"),
-    (["train", "--model", "my_net:NeedsSize"], "size"),
-    (["train", "--model", "my_net:WrongShape"], "expected (8, 10)"),
-    (["train", "--model", "my_net:Broken"], "NaN"),
-    (["train", "--model", "missing.py:Net"], "missing.py"),
-    (["audit", "nowhere"], "not a run folder"),
-    (["audit", "my_net.py"], "4 torch.nn.Module classes"),
-    (["audit", "my_net.py:Nope"], "expected Net or NeedsSize or WrongShape or Broken"),
-    (["audit", "missing:Net"], "working directory"),
-    (["evaluate", ".", "--split", "all"], "all"),
-    (["frobnicate"], "frobnicate"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--recipe", "nope"], "nope"),
+        (["train", "--epochs", "0"], "epochs"),
+        (["train", "--seed", "-1"], "seed"),
+        (["train", "--contract", "missing.toml"], "missing.toml"),
+        (["train", "--contract", "unknown.toml"], "'colour'"),
+        (["train", "--data", "nowhere"], "nowhere"),
+        (["train", "--device", "abacus"], "abacus"),
+        (["train", "--resume", "."], "not a run folder"),
+        (["train", "--resume", ".", "--epochs", "3"], "--epochs"),
+        (["train", "--model", "no_such_module:Net"], "no_such_module"),
+        (["train", "--model", "my_net:NeedsSize"], "size"),
+        (["train", "--model", "my_net:WrongShape"], "expected (8, 10)"),
+        (["train", "--model", "my_net:Broken"], "NaN"),
+        (["train", "--model", "missing.py:Net"], "missing.py"),
+        (["audit", "nowhere"], "not a run folder"),
+        (["audit", "my_net.py"], "4 torch.nn.Module classes"),
+        (["audit", "my_net.py:Nope"], "expected Net or NeedsSize or WrongShape or Broken"),
+        (["audit", "missing:Net"], "working directory"),
+        (["evaluate", ".", "--split", "all"], "all"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
 def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch, capsys):
     (workplace / "unknown.toml").write_text((workplace / "small.toml").read_text() + "colour = 3\n")
     monkeypatch.chdir(workplace)
@@ -405,31 +540,66 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
     assert not (workplace / "runs").exists()
 
 
-@pytest.mark.parametrize(("words", "error", "hint"), [
-    (["train", "baseline"], "got baseline, expected an option before it: did you mean --recipe baseline?",
-     "train --help"),
-    (["train", "my_net:Net"], "did you mean --model my_net:Net?", "train --help"),
-    (["audit", "x", "era-s7"], "did you mean --contract era-s7?", "audit --help"),
-    (["study", "records", "sprint"], "got one word too many, sprint", "study --help"),
-    (["audit"], "got no TARGET, expected: featherweight audit TARGET", "audit --help"),
-    (["export", "run"], "got no --format, expected: featherweight export RUN --format onnx|onnx-int8|c",
-     "export --help"),
-    (["predict", "photo.jpg"], "got one argument, photo.jpg, expected a model and pictures",
-     "predict runs/feather-20k-s0-1 photo.jpg"),
-    (["predict", "run"], "got one argument, run, expected a model and pictures", "predict run photo.jpg"),
-    (["predict"], "got no MODEL, expected: featherweight predict MODEL IMAGES", "predict --help"),
-    (["train", "--recipes", "x"], "Did you mean --recipe?", "train --help"),
-    (["trian"], 'Did you mean "train"?', "--help"), (["-x"], "-x", "--help"),
-    (["train", "--device", "mps"], "device 'mps': PyTorch finds no Apple GPU here, expected cpu or auto",
-     "train --help"),
-    (["study", "nope"], "plan 'nope': neither built in (baseline, feather-8k-first, feather-8k-second, int4, "
-     "records) nor a file", "study --help"),
-    (["frontier", "gone.csv"], "gone.csv: no such file", "frontier --help"),
-    (["frontier", "."], ".: is a directory", "frontier --help"),
-    (["frontier", "binary.csv"], "binary.csv: not a CSV file in UTF-8", "frontier --help"),
-    (["recipes", "nope"], "recipe 'nope': unknown, expected one of feather-20k", "recipes --help"),
-    (["contracts", "nope"], "contract 'nope': neither built in (era-v3-s6", "contracts --help")])
-def test_a_hint_is_of_the_command_that_was_meant(words, error, hint, workplace, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        (
+            ["train", "baseline"],
+            "got baseline, expected an option before it: did you mean --recipe baseline?",
+            "train --help",
+        ),
+        (["train", "my_net:Net"], "did you mean --model my_net:Net?", "train --help"),
+        (["audit", "x", "era-s7"], "did you mean --contract era-s7?", "audit --help"),
+        (["study", "records", "sprint"], "got one word too many, sprint", "study --help"),
+        (["audit"], "got no TARGET, expected: featherweight audit TARGET", "audit --help"),
+        (
+            ["export", "run"],
+            "got no --format, expected: featherweight export RUN --format onnx|onnx-int8|c",
+            "export --help",
+        ),
+        (
+            ["predict", "photo.jpg"],
+            "got one argument, photo.jpg, expected a model and pictures",
+            "predict runs/feather-20k-s0-1 photo.jpg",
+        ),
+        (
+            ["predict", "run"],
+            "got one argument, run, expected a model and pictures",
+            "predict run photo.jpg",
+        ),
+        (
+            ["predict"],
+            "got no MODEL, expected: featherweight predict MODEL IMAGES",
+            "predict --help",
+        ),
+        (["train", "--recipes", "x"], "Did you mean --recipe?", "train --help"),
+        (["trian"], 'Did you mean "train"?', "--help"),
+        (["-x"], "-x", "--help"),
+        (
+            ["train", "--device", "mps"],
+            "device 'mps': PyTorch finds no Apple GPU here, expected cpu or auto",
+            "train --help",
+        ),
+        (
+            ["study", "nope"],
+            "plan 'nope': neither built in (baseline, feather-8k-first, feather-8k-second, int4, "
+            "records) nor a file",
+            "study --help",
+        ),
+        (["frontier", "gone.csv"], "gone.csv: no such file", "frontier --help"),
+        (["frontier", "."], ".: is a directory", "frontier --help"),
+        (["frontier", "binary.csv"], "binary.csv: not a CSV file in UTF-8", "frontier --help"),
+        (
+            ["recipes", "nope"],
+            "recipe 'nope': unknown, expected one of feather-20k",
+            "recipes --help",
+        ),
+        (["contracts", "nope"], "contract 'nope': neither built in (era-v3-s6", "contracts --help"),
+    ],
+)
+def test_a_hint_is_of_the_command_that_was_meant(
+    words, error, hint, workplace, monkeypatch, capsys
+):
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     (workplace / "binary.csv").write_bytes(b"\xff\xfe\x00")
@@ -443,8 +613,14 @@ def test_a_hint_is_of_the_command_that_was_meant(words, error, hint, workplace, 
 def test_interrupted_run_says_how_to_resume_and_ends_in_the_same_bits(workplace, options):
     whole = [*options, "--epochs", "8"]
     assert featherweight("train", *whole, "--out", "one", cwd=workplace).returncode in (0, 1)
-    process = subprocess.Popen([*COMMAND, "train", *map(str, whole), "--out", "two"], cwd=workplace,
-                               env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*COMMAND, "train", *map(str, whole), "--out", "two"],
+        cwd=workplace,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stderr is not None
     for line in process.stderr:  # stop it after its second epoch
         if line.lstrip().startswith("2 "):
@@ -465,8 +641,11 @@ def test_diverged_run_keeps_its_log_and_exits_1(workplace, options, monkeypatch)
         "    calls = 0\n"
         "    def forward(self, x):\n"
         "        self.calls += self.training\n"
-        "        return super().forward(x) * (float('inf') if self.calls > 12 else 1)\n")
-    result = featherweight("train", *options[:4], "--model", "exploding:Net", "--out", "run", cwd=workplace)
+        "        return super().forward(x) * (float('inf') if self.calls > 12 else 1)\n"
+    )
+    result = featherweight(
+        "train", *options[:4], "--model", "exploding:Net", "--out", "run", cwd=workplace
+    )
     assert result.returncode == 1
     assert "diverged" in result.stderr
     rows = (workplace / "run" / "metrics.jsonl").read_text().splitlines()
@@ -475,13 +654,24 @@ def test_diverged_run_keeps_its_log_and_exits_1(workplace, options, monkeypatch)
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(workplace, options):
     # A file-size limit fails a write in the middle as a full disk does.
-    result = featherweight("train", *options, "--epochs", 1, "--out", "run", cwd=workplace,
-                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
+    result = featherweight(
+        "train",
+        *options,
+        "--epochs",
+        1,
+        "--out",
+        "run",
+        cwd=workplace,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
     assert result.returncode == 2, result.stderr
     assert f"error: {Path('run', 'resume.pt')}: file too large\n" in result.stderr
     assert "Traceback" not in result.stderr
     assert {path.name for path in (workplace / "run").iterdir()} == {
-        "config.json", "environment.json", "metrics.jsonl"}
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+    }
 
 
 def test_contracts_prints_files_that_can_be_read_back(tmp_path, monkeypatch, capsys):
@@ -502,15 +692,21 @@ def test_contracts_and_recipes_are_listed(monkeypatch, capsys):
 
 def test_recipes_prints_json(monkeypatch, capsys):
     assert run_main(monkeypatch, "recipes", "--json") == 0
-    assert [Recipe.from_dict(values) for values in json.loads(capsys.readouterr().out)] == list(RECIPES)
+    assert [Recipe.from_dict(values) for values in json.loads(capsys.readouterr().out)] == list(
+        RECIPES
+    )
     assert run_main(monkeypatch, "recipes", "sprint") == 0
     assert Recipe.from_dict(json.loads(capsys.readouterr().out)) == find_recipe("sprint")
 
 
 def test_killed_run_leaves_whole_files(workplace, options):
-    process = subprocess.Popen([*COMMAND, "train", *map(str, options), "--epochs", "6", "--out", "run"],
-                               cwd=workplace, env=ENVIRONMENT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*COMMAND, "train", *map(str, options), "--epochs", "6", "--out", "run"],
+        cwd=workplace,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     metrics = workplace / "run" / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text()):
         assert process.poll() is None

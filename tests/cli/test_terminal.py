@@ -55,8 +55,11 @@ class Slow(BaselineNet):
         return super().forward(images)
 """
 TERMINALS = {
-    "80 columns": (80, {}), "200 columns": (200, {}), "dumb": (80, {"TERM": "dumb"}),
-    "no colour": (80, {"NO_COLOR": "1"}), "COLUMNS=0": (80, {"COLUMNS": "0"}),
+    "80 columns": (80, {}),
+    "200 columns": (200, {}),
+    "dumb": (80, {"TERM": "dumb"}),
+    "no colour": (80, {"NO_COLOR": "1"}),
+    "COLUMNS=0": (80, {"COLUMNS": "0"}),
 }
 
 
@@ -64,11 +67,20 @@ class Terminal:
     """A terminal of so many columns on which `commands` run, and what it shows."""
 
     def __init__(self, commands, cwd, columns, variables):
-        environment = {key: os.environ[key] for key in os.environ if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+        environment = {
+            key: os.environ[key]
+            for key in os.environ
+            if key not in ("COLUMNS", "LINES", "NO_COLOR")
+        }
         self.process = pexpect.spawn(
-            sys.executable, ["-c", DRIVER, json.dumps([list(map(str, words)) for words in commands])], cwd=cwd,
+            sys.executable,
+            ["-c", DRIVER, json.dumps([list(map(str, words)) for words in commands])],
+            cwd=cwd,
             env=environment | {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1"} | variables,
-            dimensions=(60, columns), encoding="utf-8", timeout=240)
+            dimensions=(60, columns),
+            encoding="utf-8",
+            timeout=240,
+        )
         self.columns = columns
 
     def wait_for(self, pattern):
@@ -115,13 +127,31 @@ def commands(out):
     """Each with the code it ends with and a text that is on the screen then."""
     data = ["--data", "digits", "--contract", "small.toml"]
     return [
-        (["train", *data, "--recipe", "baseline", "--epochs", 3, "--out", out / "run"], (0, 1), "verdict: "),
+        (
+            ["train", *data, "--recipe", "baseline", "--epochs", 3, "--out", out / "run"],
+            (0, 1),
+            "verdict: ",
+        ),
         (["train", "--resume", out / "run"], (0, 1), "verdict: "),
         (["audit", "run"], (0,), "verdict: PASS"),
         (["evaluate", "run"], (0,), "confusion matrix"),
         (["report", "run"], (0,), "curves.png"),
-        (["study", "plan.toml", "--data", "digits", "--workers", 1, "--results", out / "rows.csv", "--runs",
-          out / "runs"], (0, 1), "95 % of mean"),
+        (
+            [
+                "study",
+                "plan.toml",
+                "--data",
+                "digits",
+                "--workers",
+                1,
+                "--results",
+                out / "rows.csv",
+                "--runs",
+                out / "runs",
+            ],
+            (0, 1),
+            "95 % of mean",
+        ),
         (["stress", "run", "--per-category", 2], (0,), "all from val"),
         (["predict", "run", "scans"], (0,), "299.png"),
         (["predict", "run", "scans", "--out", out / "readings", "--ray"], (0,), "300 images read"),
@@ -147,7 +177,9 @@ def test_every_command_comes_to_its_end(place, tmp_path, kind):
         assert "Traceback" not in text, shown
         assert last in shown, shown
         # A table that is wider than the terminal has its edges on other lines.
-        assert all(line.endswith(("┓", "┐")) for line in lines if line.startswith(("┏", "┌"))), shown
+        assert all(line.endswith(("┓", "┐")) for line in lines if line.startswith(("┏", "┌"))), (
+            shown
+        )
         assert ("\x1b" not in text) or kind != "dumb", repr(text)
         assert not (COLOUR.search(text) and kind in ("dumb", "no colour")), repr(text)
 
@@ -155,15 +187,37 @@ def test_every_command_comes_to_its_end(place, tmp_path, kind):
 def test_ctrl_c_during_an_epoch_and_on_to_the_end(place, tmp_path, kind):
     columns, variables = TERMINALS[kind]
     run = tmp_path / "run"
-    terminal = Terminal([["train", "--data", "digits", "--contract", "small.toml", "--recipe", "baseline", "--model",
-                          "slow:Slow", "--epochs", 4, "--out", run], ["train", "--resume", run]],
-                        place, columns, variables)
+    terminal = Terminal(
+        [
+            [
+                "train",
+                "--data",
+                "digits",
+                "--contract",
+                "small.toml",
+                "--recipe",
+                "baseline",
+                "--model",
+                "slow:Slow",
+                "--epochs",
+                4,
+                "--out",
+                run,
+            ],
+            ["train", "--resume", run],
+        ],
+        place,
+        columns,
+        variables,
+    )
     if kind == "dumb":  # which has no bar
         terminal.wait_for(r"    1 +\d+\.\d\d ")
     else:
         # Drawn while an epoch runs, whole and on one line.
         bar = terminal.shown(terminal.wait_for(r"epoch 2 of 4, loss[^\r]*:[-\d]{2}[^\r]*\r"))[-1]
-        assert re.fullmatch(r"epoch 2 of 4, loss \d\.\d{4}(, [\d,]+ images/s)? [━╸╺ ]{20} [-\d]:[-\d:]{5}", bar)
+        assert re.fullmatch(
+            r"epoch 2 of 4, loss \d\.\d{4}(, [\d,]+ images/s)? [━╸╺ ]{20} [-\d]:[-\d:]{5}", bar
+        )
     terminal.interrupt()
     code, text, lines = terminal.finish("train")
     assert code == 130
@@ -172,7 +226,11 @@ def test_ctrl_c_during_an_epoch_and_on_to_the_end(place, tmp_path, kind):
     code, text, lines = terminal.finish("train")
     assert code in (0, 1)
     assert "Traceback" not in text
-    assert [line.split()[0] for line in lines if "% (" in line and not line.startswith("│")] == ["2", "3", "4"]
+    assert [line.split()[0] for line in lines if "% (" in line and not line.startswith("│")] == [
+        "2",
+        "3",
+        "4",
+    ]
 
 
 def test_ctrl_c_ends_the_server(place):

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featherweight.data import load_split
-from featherweight.export.c import constants, expected_output, export_c, flash, pack, scratch, source
+from featherweight.export.c import (
+    constants,
+    expected_output,
+    export_c,
+    flash,
+    pack,
+    scratch,
+    source,
+)
 from featherweight.export.firmware import ARM, CHIPS, Sizes, measure, read_c, read_on_chip
 from featherweight.export.integer import integer_network
 from featherweight.run import create_run, open_run
@@ -22,9 +30,14 @@ CPU = torch.device("cpu")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 NETWORKS = {
-    "hardswish": {"layers": ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]},
+    "hardswish": {
+        "layers": ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
+    },
     "dense": {"layers": ["conv 8", "conv 8 m2", "conv 12 p1", "sep 16", "sep 9"], "dense": True},
-    "relu": {"layers": ["conv 5 k4 p3", "sep 7 k2 m3", "pool", "conv 8 k1 s2"], "activation": "relu"},
+    "relu": {
+        "layers": ["conv 5 k4 p3", "sep 7 k2 m3", "pool", "conv 8 k1 s2"],
+        "activation": "relu",
+    },
     "wide": {"layers": ["sep 8 m2", "conv 255 s4", "sep 3"]},
 }
 
@@ -32,16 +45,26 @@ NETWORKS = {
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     from helpers import write_mnist
+
     return load_split(str(write_mnist(tmp_path_factory.mktemp("digits"))), 500, 100)
 
 
 @pytest.fixture(scope="module")
 def extremes(split):
     """(n, 1, 28, 28): digits, noise, all black, all white, a checkerboard."""
-    noise = torch.randint(0, 256, (5, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    noise = torch.randint(
+        0, 256, (5, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     board = (np.indices((28, 28)).sum(0) % 2 * 255).astype(np.uint8)[None, None]
-    return torch.cat([split.val.pixels[:10], noise, torch.zeros(1, 1, 28, 28, dtype=torch.uint8),
-                      torch.full((1, 1, 28, 28), 255, dtype=torch.uint8), torch.from_numpy(board)])
+    return torch.cat(
+        [
+            split.val.pixels[:10],
+            noise,
+            torch.zeros(1, 1, 28, 28, dtype=torch.uint8),
+            torch.full((1, 1, 28, 28), 255, dtype=torch.uint8),
+            torch.from_numpy(board),
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +80,13 @@ def written(tmp_path_factory, split):
                 (folder / file).write_text(text)
             made[name, bits] = folder, network
         return made[name, bits]
+
     return write
 
 
 @given(st.sampled_from([2, 4, 8]), st.data())
 def test_packed_integers_come_back(bits, data):
-    values = data.draw(st.lists(st.integers(-2 ** (bits - 1), 2 ** (bits - 1) - 1), max_size=20))
+    values = data.draw(st.lists(st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), max_size=20))
     packed = pack(torch.tensor(values, dtype=torch.int64), bits)
     assert len(packed) == -(-len(values) * bits // 8)
     whole = int.from_bytes(packed, "little")
@@ -83,14 +107,32 @@ def test_the_program_gives_the_definitions_scores(written, extremes, name, bits)
 def test_no_compiler_nor_sanitizer_has_a_word_to_say(written, extremes, tmp_path, compiler, name):
     folder, network = written(name, 4)
     files = [str(folder / "digit.c"), str(folder / "main.c")]
-    subprocess.run([compiler, "-std=c99", "-O1", *WARNINGS, "-fsanitize=undefined,address", "-fno-sanitize-recover",
-                    *files, "-o", str(tmp_path / "digit")], check=True)
-    done = subprocess.run([tmp_path / "digit"], input=extremes.numpy().tobytes(), capture_output=True, check=True)
+    subprocess.run(
+        [
+            compiler,
+            "-std=c99",
+            "-O1",
+            *WARNINGS,
+            "-fsanitize=undefined,address",
+            "-fno-sanitize-recover",
+            *files,
+            "-o",
+            str(tmp_path / "digit"),
+        ],
+        check=True,
+    )
+    done = subprocess.run(
+        [tmp_path / "digit"], input=extremes.numpy().tobytes(), capture_output=True, check=True
+    )
     assert not done.stderr
     assert done.stdout.decode() == expected_output(network.scores(extremes))
     cpp = {"gcc": "g++", "clang": "clang++"}[compiler]
-    subprocess.run([cpp, "-x", "c++", "-std=c++11", *WARNINGS, *files, "-o", str(tmp_path / "cpp")], check=True)
-    again = subprocess.run([tmp_path / "cpp"], input=extremes.numpy().tobytes(), capture_output=True, check=True)
+    subprocess.run(
+        [cpp, "-x", "c++", "-std=c++11", *WARNINGS, *files, "-o", str(tmp_path / "cpp")], check=True
+    )
+    again = subprocess.run(
+        [tmp_path / "cpp"], input=extremes.numpy().tobytes(), capture_output=True, check=True
+    )
     assert again.stdout == done.stdout
 
 
@@ -100,7 +142,9 @@ def test_the_object_is_as_small_as_promised(written, name, bits):
     folder, network = written(name, bits)
     sizes = measure(folder, "cc")
     assert sizes.ram == scratch(network)["ram"]
-    assert 0 <= sizes.constants - flash(network) <= 6 * 31  # tables begin at multiples of 32 bytes there
+    assert (
+        0 <= sizes.constants - flash(network) <= 6 * 31
+    )  # tables begin at multiples of 32 bytes there
     if shutil.which(ARM):
         for chip in CHIPS.values():
             sizes = measure(folder, ARM, *chip.flags)
@@ -111,14 +155,24 @@ def test_the_object_is_as_small_as_promised(written, name, bits):
 
 def test_it_needs_nothing_but_stdint(written, tmp_path):
     folder, _ = written("dense", 4)
-    assert [line for line in (folder / "digit.c").read_text().splitlines() if "#include" in line] == [
-        '#include "digit.h"']
-    subprocess.run(["cc", "-std=c99", "-O0", "-c", folder / "digit.c", "-o", tmp_path / "digit.o"], check=True)
-    needs = subprocess.run(["nm", "-u", tmp_path / "digit.o"], capture_output=True, text=True, check=True).stdout
-    assert {line.split()[-1] for line in needs.splitlines()} <= {"__stack_chk_fail", "_GLOBAL_OFFSET_TABLE_"}
+    assert [
+        line for line in (folder / "digit.c").read_text().splitlines() if "#include" in line
+    ] == ['#include "digit.h"']
+    subprocess.run(
+        ["cc", "-std=c99", "-O0", "-c", folder / "digit.c", "-o", tmp_path / "digit.o"], check=True
+    )
+    needs = subprocess.run(
+        ["nm", "-u", tmp_path / "digit.o"], capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split()[-1] for line in needs.splitlines()} <= {
+        "__stack_chk_fail",
+        "_GLOBAL_OFFSET_TABLE_",
+    }
 
 
-@pytest.mark.skipif(not (shutil.which(ARM) and shutil.which("qemu-system-arm")), reason="no ARM compiler or QEMU")
+@pytest.mark.skipif(
+    not (shutil.which(ARM) and shutil.which("qemu-system-arm")), reason="no ARM compiler or QEMU"
+)
 @pytest.mark.parametrize("chip", CHIPS)
 def test_a_cortex_m_gives_the_same(written, extremes, chip):
     for name, bits in (("dense", 4), ("relu", 8)):
@@ -131,15 +185,27 @@ def test_a_cortex_m_gives_the_same(written, extremes, chip):
 def test_images_that_end_too_early_are_an_error(written, tmp_path):
     folder, network = written("relu", 8)
     subprocess.run(["make", "-s", "-C", folder, "digit"], check=True)
-    done = subprocess.run([folder / "digit"], input=bytes(784 + 100), capture_output=True, check=False)
+    done = subprocess.run(
+        [folder / "digit"], input=bytes(784 + 100), capture_output=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr == b"error: got an image of 100 bytes, expected 784\n"
-    assert done.stdout.decode() == expected_output(network.scores(torch.zeros(1, 1, 28, 28, dtype=torch.uint8)))
+    assert done.stdout.decode() == expected_output(
+        network.scores(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    )
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, split, tiny_recipe, tiny_contract):
-    run = create_run(str(tmp_path_factory.mktemp("export") / "run"), tiny_recipe, tiny_contract, split, 0, CPU, "")
+    run = create_run(
+        str(tmp_path_factory.mktemp("export") / "run"),
+        tiny_recipe,
+        tiny_contract,
+        split,
+        0,
+        CPU,
+        "",
+    )
     train(run, split, CPU)
     return run
 
@@ -148,15 +214,28 @@ def test_a_folder_is_all_one_needs(run, split):
     firmware = export_c(run, split, 8)
     assert firmware.path == run.path / "c-int8"
     assert {path.name for path in firmware.path.iterdir()} == {
-        "digit.h", "digit.c", "main.c", "Makefile", "README.md", "example.raw", "example.txt"}
+        "digit.h",
+        "digit.c",
+        "main.c",
+        "Makefile",
+        "README.md",
+        "example.raw",
+        "example.txt",
+    }
     assert firmware.correct >= firmware.float_correct - 2
     assert f"({100 - firmware.correct} wrong of 100)" in (firmware.path / "README.md").read_text()
     assert firmware.flash == sum(map(len, constants(firmware.network).values())) + 12 * 2
-    done = subprocess.run(["make", "-s", "-C", firmware.path, "check"], capture_output=True, check=True)
+    done = subprocess.run(
+        ["make", "-s", "-C", firmware.path, "check"], capture_output=True, check=True
+    )
     assert not done.stderr
     (firmware.path / "example.txt").write_text("3 0 0\n")
-    assert subprocess.run(["make", "-s", "-C", firmware.path, "check"], capture_output=True,
-                          check=False).returncode != 0
+    assert (
+        subprocess.run(
+            ["make", "-s", "-C", firmware.path, "check"], capture_output=True, check=False
+        ).returncode
+        != 0
+    )
 
 
 def test_an_earlier_export_is_replaced_and_nothing_else(run, split, tmp_path):
@@ -186,6 +265,7 @@ def test_a_failure_leaves_the_earlier_export(run, split, tmp_path, monkeypatch):
         if path.name == "main.c":
             raise OSError("disk full")
         return honest(path, content)
+
     monkeypatch.setattr(type(first.path), "write_bytes", full)
     with pytest.raises(OSError, match="disk full"):
         export_c(copy, split, 8)

@@ -17,8 +17,15 @@ pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
     split = load_split(str(digits), 500, 100)
-    run = create_run(str(tmp_path_factory.mktemp("firmware") / "run"), tiny_recipe, tiny_contract, split, 0,
-                     torch.device("cpu"), "")
+    run = create_run(
+        str(tmp_path_factory.mktemp("firmware") / "run"),
+        tiny_recipe,
+        tiny_contract,
+        split,
+        0,
+        torch.device("cpu"),
+        "",
+    )
     train(run, split, torch.device("cpu"))
     return run, split
 
@@ -39,7 +46,9 @@ def test_a_row_tells_what_the_program_reads(finished):
     assert make_row(made, run, split, test=False, on_chip=0)["test_correct"] == ""
 
 
-@pytest.mark.skipif(not (shutil.which(ARM) and shutil.which("qemu-system-arm")), reason="no ARM compiler or QEMU")
+@pytest.mark.skipif(
+    not (shutil.which(ARM) and shutil.which("qemu-system-arm")), reason="no ARM compiler or QEMU"
+)
 def test_a_row_tells_of_the_chips(finished):
     run, split = finished
     row = make_row(export_c(run, split, 8), run, split, test=False, on_chip=3)
@@ -49,7 +58,9 @@ def test_a_row_tells_of_the_chips(finished):
 
 
 def featherweight(*words):
-    return app([*map(str, words)], exit_on_error=False, print_error=False, result_action="return_value")
+    return app(
+        [*map(str, words)], exit_on_error=False, print_error=False, result_action="return_value"
+    )
 
 
 def test_the_command_adds_a_row_a_run_and_none_twice(finished, digits, tmp_path, capsys):
@@ -66,7 +77,9 @@ def test_the_command_adds_a_row_a_run_and_none_twice(finished, digits, tmp_path,
     assert [row["bits"] for row in read_table(table, columns=COLUMNS)] == ["8", "4"]
     with pytest.raises(ValueError, match="--on-chip: got 201, expected 0 to 200"):
         featherweight(*words, "--on-chip", 201)
-    with pytest.raises(ValueError, match=r"c99\.csv: got columns recipe, .*expected recipe, seed, n_params"):
+    with pytest.raises(
+        ValueError, match=r"c99\.csv: got columns recipe, .*expected recipe, seed, n_params"
+    ):
         featherweight("frontier", table, "--out", tmp_path / "a.svg")
     with pytest.raises(ValueError, match="no row with a test count"):
         featherweight("frontier", table, "--by", "bytes", "--out", tmp_path / "a.svg")
@@ -102,8 +115,9 @@ def test_tools_that_fail_or_are_not_there_are_named(finished):
 
 
 def test_the_section_sizes_are_the_objects(tmp_path):
-    (tmp_path / "digit.c").write_text("const char table[100] = {1}; static int buffer[50]; "
-                                      "int *f(void) { return buffer; }")
+    (tmp_path / "digit.c").write_text(
+        "const char table[100] = {1}; static int buffer[50]; int *f(void) { return buffer; }"
+    )
     sizes = measure(tmp_path, "cc")
     assert (sizes.constants, sizes.ram) == (100, 200)
     assert 0 < sizes.code < 50

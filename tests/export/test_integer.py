@@ -15,10 +15,16 @@ def split(digits):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("arguments", [
-    {}, {"activation": "relu"}, {"layers": ["conv 8", "conv 8 m2", "sep 12 p1", "conv 8"], "dense": True},
-    {"layers": ["sep 8 m2", "conv 8", "pool", "sep 8"], "dense": True}, {"layers": ["conv 8 m3", "conv 8 k1"],
-                                                                         "dense": True}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"activation": "relu"},
+        {"layers": ["conv 8", "conv 8 m2", "sep 12 p1", "conv 8"], "dense": True},
+        {"layers": ["sep 8 m2", "conv 8", "pool", "sep 8"], "dense": True},
+        {"layers": ["conv 8 m3", "conv 8 k1"], "dense": True},
+    ],
+)
 def test_eight_bits_give_nearly_what_floats_give(split, arguments):
     model = random_feather(split, **arguments)
     network = integer_network(model, split, 8)
@@ -43,10 +49,18 @@ def test_one_layer_by_hand(split):
         for dy in (0, 1):
             for dx in (0, 1):
                 top, left = (2 * y + dy) * 2, (2 * x + dx) * 2
-                sums.append((padded[top:top + 2, left:left + 2] * layer.weights[channel, 0].numpy()).sum())
-        value = (max(sums) * int(layer.multipliers[channel]) // 2**layer.shift) + int(layer.biases[channel])
+                sums.append(
+                    (
+                        padded[top : top + 2, left : left + 2] * layer.weights[channel, 0].numpy()
+                    ).sum()
+                )
+        value = (max(sums) * int(layer.multipliers[channel]) // 2**layer.shift) + int(
+            layer.biases[channel]
+        )
         value *= min(max(value + (3 << layer.fraction), 0), 6 << layer.fraction)
-        value = (value * layer.out_multiplier + 2**layer.out_shift // 2) // 2**layer.out_shift + layer.zero
+        value = (
+            value * layer.out_multiplier + 2**layer.out_shift // 2
+        ) // 2**layer.out_shift + layer.zero
         assert out[channel, y, x] == min(max(value, 0), 255)
     assert network.macs == 7 * 7 * 4 * 12 + 30
 
@@ -66,7 +80,9 @@ def test_what_could_overflow_is_refused(split):
     network.check()
     layer = next(layer for layer in network.layers if layer.kind == "conv")
     layer.biases[0] = 2**15
-    with pytest.raises(Overflow, match=r"layer 1, a bias: got up to 32,768, expected less than 2\*\*15"):
+    with pytest.raises(
+        Overflow, match=r"layer 1, a bias: got up to 32,768, expected less than 2\*\*15"
+    ):
         network.check()
     layer.biases[0] = 0
     layer.weights[0, 0, 0, 0] = 2**31 // 255
@@ -79,7 +95,9 @@ def test_what_could_overflow_is_refused(split):
 
 
 def test_networks_without_an_integer_form_are_refused(split):
-    with pytest.raises(ValueError, match=r"is a BaselineNet, expected a Feather; hint: .*onnx-int8"):
+    with pytest.raises(
+        ValueError, match=r"is a BaselineNet, expected a Feather; hint: .*onnx-int8"
+    ):
         integer_network(build("featherweight.model:BaselineNet", {}, 10).eval(), split, 8)
     with pytest.raises(ValueError, match="stride or padding stands before a maximum"):
         integer_network(random_feather(split, ["conv 8 s2", "conv 8 m2"], dense=True), split, 8)

@@ -10,7 +10,13 @@ import torch
 from featherweight.build import build
 from featherweight.evaluate import Evaluation, normalise
 from featherweight.export import onnx as export
-from featherweight.export.onnx import Unfaithful, export_onnx, fold_batch_norm, sure_from, temperature
+from featherweight.export.onnx import (
+    Unfaithful,
+    export_onnx,
+    fold_batch_norm,
+    sure_from,
+    temperature,
+)
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 
@@ -22,18 +28,29 @@ LAYERS = ["conv 8 k5 m2", "sep 8 m2", "conv 8", "conv 8 p1 x2"]
 def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
     """A run with every kind of layer, trained on made digits."""
     from featherweight.data import load_split
+
     split = load_split(str(digits), 500, 100)
     recipe = dataclasses.replace(tiny_recipe, model_args={"layers": LAYERS, "dense": True})
-    run = create_run(str(tmp_path_factory.mktemp("export") / "run"), recipe, tiny_contract, split, 0, CPU, "")
+    run = create_run(
+        str(tmp_path_factory.mktemp("export") / "run"), recipe, tiny_contract, split, 0, CPU, ""
+    )
     train(run, split, CPU)
     return run, split
 
 
 @pytest.fixture(scope="module")
 def exported(finished):
-    finished[0].write_json("verdict.json", {"passed": False, "clauses": [
-        {"clause": "parameters", "passed": True}, {"clause": "accuracy", "passed": False},
-        {"clause": "log", "passed": False}]})
+    finished[0].write_json(
+        "verdict.json",
+        {
+            "passed": False,
+            "clauses": [
+                {"clause": "parameters", "passed": True},
+                {"clause": "accuracy", "passed": False},
+                {"clause": "log", "passed": False},
+            ],
+        },
+    )
     return export_onnx(*finished, int8=False)
 
 
@@ -57,8 +74,12 @@ def test_the_maps_are_those_of_the_stages(finished, exported):
     run, split = finished
     session = onnxruntime.InferenceSession(str(exported.path))
     found = session.run(None, {"pixels": split.val.pixels[:2, 0].numpy()})[1:]
-    model, x = run.load_model(), torch.nn.functional.pad(normalise(split.val.pixels[:2], split.mean_std),
-                                                         (2, 2, 2, 2), mode="replicate")
+    model, x = (
+        run.load_model(),
+        torch.nn.functional.pad(
+            normalise(split.val.pixels[:2], split.mean_std), (2, 2, 2, 2), mode="replicate"
+        ),
+    )
     for stage, maps in zip(model.features, found, strict=True):
         x = stage(x)
         torch.testing.assert_close(torch.from_numpy(maps), x.detach(), rtol=1e-3, atol=1e-3)
@@ -93,18 +114,25 @@ def test_eight_bits_are_smaller_and_read_as_well(finished, exported):
     eight = export_onnx(*finished, int8=True)
     assert eight.path.name == "model-int8.onnx"
     assert eight.float_result.accuracy - eight.result.accuracy <= export.MOST_LOST
-    weights = [tensor for tensor in onnx.load(eight.path).graph.initializer
-               if tensor.data_type == onnx.TensorProto.UINT8]
+    weights = [
+        tensor
+        for tensor in onnx.load(eight.path).graph.initializer
+        if tensor.data_type == onnx.TensorProto.UINT8
+    ]
     assert sum(np.prod(tensor.dims) for tensor in weights) >= 8 * 25 + 8 * 8 + 8 * 8 * 9
 
 
 def test_the_assignments_network_is_exported_too(tmp_path, split, tiny_recipe, tiny_contract):
-    recipe = dataclasses.replace(tiny_recipe, model="featherweight.model:BaselineNet", model_args={}, epochs=1,
-                                 lr=0.02)
+    recipe = dataclasses.replace(
+        tiny_recipe, model="featherweight.model:BaselineNet", model_args={}, epochs=1, lr=0.02
+    )
     run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, CPU, "")
     train(run, split, CPU)
     session = onnxruntime.InferenceSession(str(export_onnx(run, split, int8=False).path))
-    assert [out.name for out in session.get_outputs()] == ["log_probabilities", *(f"maps_{i}" for i in range(1, 5))]
+    assert [out.name for out in session.get_outputs()] == [
+        "log_probabilities",
+        *(f"maps_{i}" for i in range(1, 5)),
+    ]
 
 
 def test_a_file_that_reads_otherwise_is_not_written(finished, monkeypatch, tmp_path):
@@ -126,6 +154,7 @@ def test_what_has_no_onnx_is_refused(finished, monkeypatch):
     class Odd(torch.nn.Module):
         def forward(self, x):
             return x.flatten(1)[:, :10] * (2 if x.sum() > 0 else 1)
+
     monkeypatch.setattr(type(run), "load_model", lambda self: Odd())
     with pytest.raises(ValueError, match="does not go to ONNX"):
         export_onnx(run, split, int8=False)
@@ -142,7 +171,9 @@ def test_the_file_tells_what_it_is(finished, exported):
 
 
 def test_what_the_last_audit_found_is_told(finished, tmp_path):
-    shutil.copytree(finished[0].path, tmp_path / "run", ignore=shutil.ignore_patterns("verdict.json"))
+    shutil.copytree(
+        finished[0].path, tmp_path / "run", ignore=shutil.ignore_patterns("verdict.json")
+    )
     run = open_run(tmp_path / "run")
     assert run.read_verdict() == "not judged"
     run.write_json("verdict.json", {"passed": True, "clauses": [{"clause": "log", "passed": True}]})
@@ -156,8 +187,12 @@ def test_what_the_last_audit_found_is_told(finished, tmp_path):
 def test_every_step_is_told_before_it_is_taken(finished):
     told = []
     export_onnx(*finished, int8=True, on_step=told.append)
-    assert told == ["evaluating 100 images with PyTorch", "exporting the network", "quantising to 8 bits",
-                    *(f"checking 100 images in batches of {batch}" for batch in ("1", "2", "7", "1,000"))]
+    assert told == [
+        "evaluating 100 images with PyTorch",
+        "exporting the network",
+        "quantising to 8 bits",
+        *(f"checking 100 images in batches of {batch}" for batch in ("1", "2", "7", "1,000")),
+    ]
 
 
 def test_the_temperature_undoes_a_scale():

@@ -19,9 +19,12 @@ async def load(url, seconds):
 
     async def client(session):
         while (start := time.monotonic()) < end:
-            answer = await session.post("/predict", content=content, headers={"content-type": "image/png"})
+            answer = await session.post(
+                "/predict", content=content, headers={"content-type": "image/png"}
+            )
             answer.raise_for_status()
             latencies.append(time.monotonic() - start)
+
     limits = httpx.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as session:
         await asyncio.gather(*(client(session) for _ in range(CLIENTS)))
@@ -36,8 +39,10 @@ def main():
     finally:
         server.stop()
     p50, p99 = np.percentile(found, (50, 99))
-    print(f"{CLIENTS} clients, {seconds:.0f} s: {len(found):,} answers, no error, "
-          f"{len(found) / seconds:,.0f} a second; p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+    print(
+        f"{CLIENTS} clients, {seconds:.0f} s: {len(found):,} answers, no error, "
+        f"{len(found) / seconds:,.0f} a second; p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+    )
 
 
 if __name__ == "__main__":

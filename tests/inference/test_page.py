@@ -12,10 +12,19 @@ from playwright.sync_api import expect, sync_playwright
 
 from featherweight.inference.stress import STROKES
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--no-first-run"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +55,18 @@ def page(browser, url):
     yield page
     page.close()
     assert all(each.startswith((url, "data:", "blob:")) for each in asked)
-    assert [each for each in said if not each.startswith("Failed to load resource")] == []  # tests make those
+    assert [
+        each for each in said if not each.startswith("Failed to load resource")
+    ] == []  # tests make those
 
 
 def draw(page, digit):
     box = page.locator("#sheet").bounding_box()
-    left, top, side = box["x"] + 0.3 * box["width"], box["y"] + 0.2 * box["height"], 0.6 * box["height"]
+    left, top, side = (
+        box["x"] + 0.3 * box["width"],
+        box["y"] + 0.2 * box["height"],
+        0.6 * box["height"],
+    )
     for points in STROKES[digit]:
         for i, (x, y) in enumerate(points):
             page.mouse.move(left + 0.7 * side * x, top + side * y, steps=4)
@@ -76,13 +91,16 @@ def picture(digit=None, kind="PNG", ink=(20, 40, 120)):
 
 def hand_over(page, event, content, kind="image/png"):
     """As if pasted or dropped."""
-    page.evaluate("""([event, content, kind]) => {
+    page.evaluate(
+        """([event, content, kind]) => {
         const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0)), files = new DataTransfer();
         files.items.add(new File([bytes], "file", { type: kind }));
         document.dispatchEvent(event === "paste"
             ? new ClipboardEvent("paste", { clipboardData: files, bubbles: true })
             : new DragEvent("drop", { dataTransfer: files, bubbles: true }));
-    }""", [event, base64.b64encode(content).decode(), kind])
+    }""",
+        [event, base64.b64encode(content).decode(), kind],
+    )
 
 
 @pytest.mark.parametrize("digit", range(10))
@@ -92,8 +110,10 @@ def test_a_drawn_digit_is_read(page, digit):
     expect(page.locator("#bars li.best span").first).to_have_text(str(digit))
     assert page.locator("#stages .stage").count() >= 2
     assert page.locator("#stages canvas").count() >= 16
-    assert page.evaluate("seen.getContext('2d').getImageData(0, 0, 28, 28).data.filter((v, i) => i % 4 == 0)"
-                         ".some((v) => v > 200)")
+    assert page.evaluate(
+        "seen.getContext('2d').getImageData(0, 0, 28, 28).data.filter((v, i) => i % 4 == 0)"
+        ".some((v) => v > 200)"
+    )
 
 
 def test_undo_and_clear(page):
@@ -135,7 +155,9 @@ def test_a_picture_is_pasted_or_dropped(page, event):
 def test_an_upload(page):
     with page.expect_file_chooser() as chooser:
         page.click("#open")
-    chooser.value.set_files({"name": "one.webp", "mimeType": "image/webp", "buffer": picture(1, "WEBP")})
+    chooser.value.set_files(
+        {"name": "one.webp", "mimeType": "image/webp", "buffer": picture(1, "WEBP")}
+    )
     is_read(page, "1")
 
 
@@ -159,7 +181,10 @@ def test_what_is_no_digit_is_unsure(page):
 
 
 def test_errors_of_the_server_are_told_and_pass(page):
-    page.route("**/predict*", lambda route: route.fulfill(status=422, json={"detail": "got this, expected that"}))
+    page.route(
+        "**/predict*",
+        lambda route: route.fulfill(status=422, json={"detail": "got this, expected that"}),
+    )
     draw(page, 1)
     expect(page.locator("#state")).to_have_text("Not read: got this, expected that")
     page.unroute("**/predict*")
@@ -188,15 +213,21 @@ def test_the_keyboard_alone(page):
 
 def test_a_pen_that_presses_harder_draws_wider(page):
     def inked(pressure):
-        page.evaluate("""(pressure) => {
+        page.evaluate(
+            """(pressure) => {
             const box = sheet.getBoundingClientRect();
             const at = (type, y) => sheet.dispatchEvent(new PointerEvent(type, { pointerId: 1, pointerType: "pen",
                 pressure, button: 0, clientX: box.left + 200, clientY: box.top + y, bubbles: true }));
             at("pointerdown", 100); at("pointermove", 300); at("pointerup", 300);
-        }""", pressure)
-        count = page.evaluate("pen.getImageData(0, 0, 560, 560).data.filter((v, i) => i % 4 == 0 && v < 99).length")
+        }""",
+            pressure,
+        )
+        count = page.evaluate(
+            "pen.getImageData(0, 0, 560, 560).data.filter((v, i) => i % 4 == 0 && v < 99).length"
+        )
         page.click("#clear")
         return count
+
     # A pointer that is made up can't be captured; everything else is as with a real one.
     page.evaluate("sheet.setPointerCapture = () => {}")
     assert inked(1.0) > 2 * inked(0.1) > 0

@@ -32,10 +32,14 @@ def mnist():
 
 def drawing(image, side=200, canvas=(320, 320), at=(60, 60), ink=(0, 0, 0), paper=(255, 255, 255)):
     """An MNIST image as a large smooth drawing, (h, w, 3) uint8."""
-    large = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), np.float32)
+    large = np.asarray(
+        Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), np.float32
+    )
     cover = np.zeros(canvas, np.float32)
-    cover[at[0]:at[0] + side, at[1]:at[1] + side] = np.clip((large - 96) / 64, 0, 1)
-    return (np.array(paper) + (np.array(ink) - np.array(paper)) * cover[..., None] + 0.5).astype(np.uint8)
+    cover[at[0] : at[0] + side, at[1] : at[1] + side] = np.clip((large - 96) / 64, 0, 1)
+    return (np.array(paper) + (np.array(ink) - np.array(paper)) * cover[..., None] + 0.5).astype(
+        np.uint8
+    )
 
 
 def difference(one, other):
@@ -57,7 +61,12 @@ def test_mnist_itself_passes_unchanged(mnist):
 
 
 @settings(max_examples=25, deadline=None)
-@given(index=st.integers(0, 999), y=st.integers(20, 150), x=st.integers(20, 150), side=st.integers(80, 240))
+@given(
+    index=st.integers(0, 999),
+    y=st.integers(20, 150),
+    x=st.integers(20, 150),
+    side=st.integers(80, 240),
+)
 def test_place_and_size_do_not_matter(mnist, index, y, x, side):
     plain = prepare(drawing(mnist[index]))
     assert difference(prepare(drawing(mnist[index], side, (420, 420), (y, x))), plain) < SAME
@@ -88,13 +97,21 @@ def test_what_comes_out_is_as_mnist_means_it(mnist):
 @pytest.mark.parametrize("ink", [(200, 30, 30), (30, 60, 200), (20, 130, 60), (230, 200, 20)])
 def test_a_coloured_pen_is_ink(mnist, ink):
     for image in mnist[:10]:
-        assert difference(prepare(drawing(image, ink=ink, paper=(252, 250, 240))), prepare(drawing(image))) < SAME
+        assert (
+            difference(
+                prepare(drawing(image, ink=ink, paper=(252, 250, 240))), prepare(drawing(image))
+            )
+            < SAME
+        )
 
 
 def test_a_shadow_is_no_ink(mnist):
     light = np.linspace(1, 0.5, 320)[None, :, None]
     for image in mnist[:20]:
-        assert difference(prepare((drawing(image) * light).astype(np.uint8)), prepare(drawing(image))) < SAME
+        assert (
+            difference(prepare((drawing(image) * light).astype(np.uint8)), prepare(drawing(image)))
+            < SAME
+        )
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -105,7 +122,11 @@ def test_every_format_is_read_alike_and_known(mnist, kind, tmp_path):
     assert {Image.registered_extensions()[suffix] for suffix in suffixes} == {kind}
     content = encoded(picture, kind)
     assert difference(prepare(open_picture(content)), prepare(picture)) < SAME
-    for name, text, known in (("a", content, True), (f"a{suffixes[0]}", b"", True), ("a.txt", b"text", False)):
+    for name, text, known in (
+        ("a", content, True),
+        (f"a{suffixes[0]}", b"", True),
+        ("a.txt", b"text", False),
+    ):
         (tmp_path / name).write_bytes(text)
         assert is_picture(tmp_path / name) == known
 
@@ -158,29 +179,55 @@ def test_a_turned_photo_is_put_upright(mnist):
     assert difference(prepare(open_picture(turned)), prepare(picture)) < SAME
 
 
-@pytest.mark.parametrize("picture", [
-    np.full((300, 300), 255, np.uint8), np.zeros((28, 28), np.uint8), np.full((50, 70, 3), 93, np.uint8),
-    np.full((1, 1), 7, np.uint8), np.full((1, 900), 7, np.uint8), np.full((900, 1), 7, np.uint8),
-    np.random.default_rng(0).normal(200, 5, (300, 300)).astype(np.uint8),
-    np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8),
-    np.broadcast_to(np.linspace(90, 250, 300).astype(np.uint8), (300, 300)),
-    np.zeros((40, 40, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.full((300, 300), 255, np.uint8),
+        np.zeros((28, 28), np.uint8),
+        np.full((50, 70, 3), 93, np.uint8),
+        np.full((1, 1), 7, np.uint8),
+        np.full((1, 900), 7, np.uint8),
+        np.full((900, 1), 7, np.uint8),
+        np.random.default_rng(0).normal(200, 5, (300, 300)).astype(np.uint8),
+        np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8),
+        np.broadcast_to(np.linspace(90, 250, 300).astype(np.uint8), (300, 300)),
+        np.zeros((40, 40, 4), np.uint8),
+    ],
+)
 def test_where_there_is_no_ink_there_is_no_digit(picture):
     assert prepare(picture) is None
     assert split_number(picture) == []
 
 
-@pytest.mark.parametrize("array", [
-    np.zeros((28, 28), np.float32), np.zeros((28,), np.uint8), np.zeros((28, 28, 2), np.uint8),
-    np.zeros((0, 5), np.uint8), np.zeros((2, 28, 28, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((28, 28), np.float32),
+        np.zeros((28,), np.uint8),
+        np.zeros((28, 28, 2), np.uint8),
+        np.zeros((0, 5), np.uint8),
+        np.zeros((2, 28, 28, 3), np.uint8),
+    ],
+)
 def test_other_arrays_are_refused(array):
     with pytest.raises(ValueError, match="expected uint8"):
         prepare(array)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"not a picture", b"\x89PNG\r\n\x1a\n", bomb(), bomb(5_000), b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0\n",
-    b"II*\0\x08\0\0\0", b"MM\0*\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a picture",
+        b"\x89PNG\r\n\x1a\n",
+        bomb(),
+        bomb(5_000),
+        b"GIF89a",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        b"II*\0\x08\0\0\0",
+        b"MM\0*\xff\xff\xff\xff",
+    ],
+)
 def test_what_is_no_picture_is_refused(content):
     with pytest.raises(ValueError, match="expected") as caught:
         open_picture(content)
@@ -215,8 +262,9 @@ def test_well_separated_digits_are_counted_right(mnist):
     right = 0
     for _ in range(60):
         n = int(random.integers(1, 7))
-        picture = np.concatenate([drawing(mnist[i], 100, (140, 120), (20, 10))
-                                  for i in random.integers(0, 10_000, n)], 1)
+        picture = np.concatenate(
+            [drawing(mnist[i], 100, (140, 120), (20, 10)) for i in random.integers(0, 10_000, n)], 1
+        )
         right += len(split_number(picture)) == n
     assert right >= 57
 
@@ -248,8 +296,12 @@ def test_pictures_of_one_digit_are_hardly_ever_taken_for_numbers(mnist):
 def test_specks_are_no_crash(seed):
     random = np.random.default_rng(seed)
     sheet = np.full((200, 300), 240, np.uint8)
-    for y, x, side in zip(random.integers(1, 195, 30), random.integers(1, 295, 30), random.integers(1, 4, 30),
-                          strict=True):
-        sheet[y:y + side, x:x + side] = 60
+    for y, x, side in zip(
+        random.integers(1, 195, 30),
+        random.integers(1, 295, 30),
+        random.integers(1, 4, 30),
+        strict=True,
+    ):
+        sheet[y : y + side, x : x + side] = 60
     image = prepare(sheet)
     assert image is None or (image.shape == (28, 28) and image.max() == 255)

@@ -33,9 +33,17 @@ PICTURES = {".png"}
 def model(tmp_path_factory, tiny_recipe, tiny_contract, digits):
     """An exported network that was trained for two epochs on made digits."""
     from featherweight.data import load_split
+
     split = load_split(str(digits), 500, 100)
-    run = create_run(str(tmp_path_factory.mktemp("bulk") / "run"), dataclasses.replace(tiny_recipe, epochs=2),
-                     tiny_contract, split, 0, CPU, "")
+    run = create_run(
+        str(tmp_path_factory.mktemp("bulk") / "run"),
+        dataclasses.replace(tiny_recipe, epochs=2),
+        tiny_contract,
+        split,
+        0,
+        CPU,
+        "",
+    )
     train(run, split, CPU)
     return str(export_onnx(run, split, int8=False).path)
 
@@ -83,21 +91,36 @@ def test_parts_hold_every_image_once(mixed):
     parts = list_parts(source, PICTURES)
     assert [(part.files, part.start, part.stop, part.group) for part in parts] == [
         (("scans/0.png", "scans/1.png", "scans/2.png"), 0, 3, 0),
-        (("scans/3.png", "scans/4.png", "scans/5.png"), 0, 3, 0), (("scans/6.png",), 0, 1, 0),
-        (("some.npz",), 0, 10, 0), (("some.npz",), 10, 20, 0), (("some.npz",), 20, 25, 0),
-        (("some.parquet",), 0, 4, 0), (("some.parquet",), 4, 8, 1), (("some.parquet",), 8, 9, 2)]
+        (("scans/3.png", "scans/4.png", "scans/5.png"), 0, 3, 0),
+        (("scans/6.png",), 0, 1, 0),
+        (("some.npz",), 0, 10, 0),
+        (("some.npz",), 10, 20, 0),
+        (("some.npz",), 20, 25, 0),
+        (("some.parquet",), 0, 4, 0),
+        (("some.parquet",), 4, 8, 1),
+        (("some.parquet",), 8, 9, 2),
+    ]
     assert [part.number for part in parts] == list(range(9))
     assert list_parts(source, PICTURES) == parts
     assert len(list_parts(source / "some.npz", PICTURES)) == 3
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("a.npz", {"pixels": np.zeros((2, 28, 28), np.uint8)}, "pixels.npy, expected an array images"),
-    ("a.npz", {"images": np.zeros((2, 28, 28))}, "float64"),
-    ("a.npz", {"images": np.zeros((2, 28), np.uint8)}, r"\(2, 28\)"),
-    ("a.npz", {"images": np.asfortranarray(np.zeros((2, 28, 28), np.uint8))}, "expected uint8"),
-    ("a.npz", b"nonsense", "damaged"), ("a.parquet", b"nonsense", "damaged"), ("a.txt", b"nonsense", "no images"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.npz",
+            {"pixels": np.zeros((2, 28, 28), np.uint8)},
+            "pixels.npy, expected an array images",
+        ),
+        ("a.npz", {"images": np.zeros((2, 28, 28))}, "float64"),
+        ("a.npz", {"images": np.zeros((2, 28), np.uint8)}, r"\(2, 28\)"),
+        ("a.npz", {"images": np.asfortranarray(np.zeros((2, 28, 28), np.uint8))}, "expected uint8"),
+        ("a.npz", b"nonsense", "damaged"),
+        ("a.parquet", b"nonsense", "damaged"),
+        ("a.txt", b"nonsense", "no images"),
+    ],
+)
 def test_a_source_of_no_images_is_refused(tmp_path, model, name, content, message):
     if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
@@ -115,7 +138,9 @@ def test_parquet_of_each_kind_is_read_as_its_images(kind, tmp_path, model):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     encoded = [(tmp_path / f"{i}.png").read_bytes() for i in range(5)]
     column = {
-        "lists": lambda: pa.array([image.flatten().tolist() for image in images], pa.list_(pa.uint8())),
+        "lists": lambda: pa.array(
+            [image.flatten().tolist() for image in images], pa.list_(pa.uint8())
+        ),
         "nested": lambda: pa.array(images.tolist(), pa.list_(pa.list_(pa.int64()))),
         "fixed": lambda: pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), 784),
         "bytes": lambda: pa.array(encoded, pa.binary()),
@@ -123,16 +148,27 @@ def test_parquet_of_each_kind_is_read_as_its_images(kind, tmp_path, model):
     }[kind]()
     pq.write_table(pa.table({"label": [0] * 5, "image": column}), tmp_path / "some.parquet")
     reader = Reader(model)
-    rows = read_part(reader, list_parts(tmp_path / "some.parquet", PICTURES)[0], tmp_path / "some.parquet")
-    expected = reader.read_many(list(images)) if kind in ("bytes", "struct") else reader.read_prepared(list(images))
-    assert [row[:4] for row in rows] == [("some.parquet", i, reading.label, reading.confidence)
-                                         for i, reading in enumerate(expected)]
+    rows = read_part(
+        reader, list_parts(tmp_path / "some.parquet", PICTURES)[0], tmp_path / "some.parquet"
+    )
+    expected = (
+        reader.read_many(list(images))
+        if kind in ("bytes", "struct")
+        else reader.read_prepared(list(images))
+    )
+    assert [row[:4] for row in rows] == [
+        ("some.parquet", i, reading.label, reading.confidence) for i, reading in enumerate(expected)
+    ]
 
 
-@pytest.mark.parametrize(("column", "message"), [
-    (pa.array([[1, 2, 3]]), "3 numbers for 1 images"), (pa.array([["a"]]), "string"),
-    (pa.array([[300] * 784]), "0 to 255"),
-])
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([[1, 2, 3]]), "3 numbers for 1 images"),
+        (pa.array([["a"]]), "string"),
+        (pa.array([[300] * 784]), "0 to 255"),
+    ],
+)
 def test_parquet_of_other_things_is_refused(column, message, tmp_path, model):
     pq.write_table(pa.table({"image": column}), tmp_path / "some.parquet")
     with pytest.raises(ValueError, match=message):
@@ -146,18 +182,24 @@ def test_parquet_of_other_things_is_refused(column, message, tmp_path, model):
 def test_all_images_are_read_once_and_as_the_reader_does(form, mixed, model, cluster, tmp_path):
     source, images = mixed
     out, told = tmp_path / "out", []
-    totals = read_all(model, str(source), out, form, PICTURES, "auto", 2, lambda *counts: told.append(counts))
+    totals = read_all(
+        model, str(source), out, form, PICTURES, "auto", 2, lambda *counts: told.append(counts)
+    )
     rows = rows_of(out, form)
     assert (totals.images, totals.before, totals.bad) == (41, 0, 1)
     assert told[0] == (0, 41)
     assert told[-1] == (41, 41)
     assert [(row["file"], int(row["index"])) for row in rows] == [
-        *((f"scans/{i}.png", 0) for i in range(7)), *(("some.npz", i) for i in range(25)),
-        *(("some.parquet", i) for i in range(9))]
+        *((f"scans/{i}.png", 0) for i in range(7)),
+        *(("some.npz", i) for i in range(25)),
+        *(("some.parquet", i) for i in range(9)),
+    ]
     assert "no readable image" in rows[6]["error"]
     expected = Reader(model).read_prepared(list(images[:34]))
     assert [row["label"] for row in rows[7:]] == [reading.label for reading in expected]
-    assert [float(row["confidence"]) for row in rows[7:]] == pytest.approx([each.confidence for each in expected])
+    assert [float(row["confidence"]) for row in rows[7:]] == pytest.approx(
+        [each.confidence for each in expected]
+    )
 
     times = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     assert len(times) == 9
@@ -180,8 +222,10 @@ def test_a_number_is_unsure_and_why_a_file_is_not_read_has_no_number(tmp_path, m
     part = dataclasses.replace(part, files=("0.png", "1.png", "2.png", "3.png"), stop=4)
     rows = read_part(reader, part, tmp_path)
     assert [row[4] for row in rows] == [True, reader.read(digit).unsure, True, True]
-    assert [row[5] for row in rows[2:]] == [f"{tmp_path / '2.png'}: is a directory",
-                                            f"{tmp_path / '3.png'}: no such file"]
+    assert [row[5] for row in rows[2:]] == [
+        f"{tmp_path / '2.png'}: is a directory",
+        f"{tmp_path / '3.png'}: no such file",
+    ]
 
 
 def test_a_folder_of_other_readings_is_refused_and_kept(mixed, model, cluster, tmp_path):
@@ -213,12 +257,24 @@ def test_a_reading_that_is_killed_and_then_interrupted_reads_none_twice(model, c
     images, _ = make_digits(200, 5)
     for i in range(300):
         np.savez(source / f"{i:03}.npz", images=images)
-    command = [sys.executable, "-m", "featherweight", "predict", model, source, "--out", out, "--ray",
-               cluster.address]
+    command = [
+        sys.executable,
+        "-m",
+        "featherweight",
+        "predict",
+        model,
+        source,
+        "--out",
+        out,
+        "--ray",
+        cluster.address,
+    ]
     environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "160"}
     before = {}
     for how in (signal.SIGKILL, signal.SIGINT):
-        process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(
+            [*map(str, command)], stderr=subprocess.PIPE, text=True, env=environment
+        )
         end = time.monotonic() + 90
         while len(list(out.glob("part-*"))) <= len(before):
             assert time.monotonic() < end
@@ -232,25 +288,43 @@ def test_a_reading_that_is_killed_and_then_interrupted_reads_none_twice(model, c
         assert 0 < len(before) < 300
     assert process.returncode == 130, said
     assert "goes on" in said
-    again = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, env=environment)
+    again = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, check=False, env=environment
+    )
     assert again.returncode == 0, again.stderr
-    assert f"{200 * (300 - len(before)):,} images read, {200 * len(before):,} before" in again.stderr
+    assert (
+        f"{200 * (300 - len(before)):,} images read, {200 * len(before):,} before" in again.stderr
+    )
     assert before == {path: path.stat().st_mtime_ns for path in before}
     rows = rows_of(out)
     assert len(rows) == 60_000
     assert len({(row["file"], row["index"]) for row in rows}) == 60_000
-    assert {path.name for path in out.iterdir() if not path.name.startswith("part-")} <= {"_parts.json", "_lock"}
+    assert {path.name for path in out.iterdir() if not path.name.startswith("part-")} <= {
+        "_parts.json",
+        "_lock",
+    }
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--out", "x"], "--out without --ray"), (["--ray"], "--out FOLDER"),
-    (["other", "--ray", "--out", "x"], "one source"),
-    (["--out", "x", "--number", "--ray"], "--number"), (["--out", "x", "--ray", "nowhere"], "nowhere"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "x"], "--out without --ray"),
+        (["--ray"], "--out FOLDER"),
+        (["other", "--ray", "--out", "x"], "one source"),
+        (["--out", "x", "--number", "--ray"], "--number"),
+        (["--out", "x", "--ray", "nowhere"], "nowhere"),
+    ],
+)
 def test_wrong_words_are_one_line(words, message, model, mixed, tmp_path):
     command = [sys.executable, "-m", "featherweight", "predict", model, str(mixed[0]), *words]
-    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False,
-                          env=os.environ | {"NO_COLOR": "1"})
+    said = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
     assert said.returncode == 2
     assert message in said.stderr
     assert len(said.stderr.splitlines()) == 2

@@ -40,20 +40,28 @@ def ink(picture):
 
 
 def test_every_category_has_as_many_pictures(pictures):
-    assert [category for category, _, _ in pictures] == [each for each in CATEGORIES for _ in range(20)]
-    assert all(picture.dtype == np.uint8 and picture.shape[2:] == (3,) for _, picture, _ in pictures)
+    assert [category for category, _, _ in pictures] == [
+        each for each in CATEGORIES for _ in range(20)
+    ]
+    assert all(
+        picture.dtype == np.uint8 and picture.shape[2:] == (3,) for _, picture, _ in pictures
+    )
 
 
 def test_a_seed_means_the_same_set(mnist, pictures):
     again = list(make_stress(*mnist, seed=0, per_category=20))
-    assert all(np.array_equal(a[1], b[1]) and a[2] == b[2] for a, b in zip(pictures, again, strict=True))
+    assert all(
+        np.array_equal(a[1], b[1]) and a[2] == b[2] for a, b in zip(pictures, again, strict=True)
+    )
     other = make_stress(*mnist, seed=1, per_category=20)
     assert not any(np.array_equal(a[1], b[1]) for a, b in zip(pictures, other, strict=True))
 
 
 def test_no_image_is_used_twice_in_a_category(mnist):
     images, labels = (part[:30] for part in mnist)
-    found = [label for category, _, label in make_stress(images, labels, 0, 30) if category == "large"]
+    found = [
+        label for category, _, label in make_stress(images, labels, 0, 30) if category == "large"
+    ]
     assert sorted(found) == sorted(labels)
     with pytest.raises(ValueError, match="got 31, expected at most 30"):
         next(make_stress(images, labels, 0, 31))
@@ -63,12 +71,18 @@ def test_categories_are_what_they_say(pictures):
     def share(picture):
         rows, columns = ink(picture).any(1).nonzero()[0], ink(picture).any(0).nonzero()[0]
         return max(rows[-1] - rows[0], columns[-1] - columns[0]) / max(picture.shape)
+
     assert all(share(picture) < 0.21 for picture in of(pictures, "small"))
     assert all(share(picture) > 0.85 for picture in of(pictures, "large"))
-    thick, thin = (np.mean([ink(picture).mean() for picture in of(pictures, name)]) for name in ("thick", "thin"))
+    thick, thin = (
+        np.mean([ink(picture).mean() for picture in of(pictures, name)])
+        for name in ("thick", "thin")
+    )
     assert thick > 4 * thin
     assert all(np.median(picture) < 71 for picture in of(pictures, "inverted"))
-    assert all(np.ptp(picture.astype(int), 2).max() > 60 for picture in of(pictures, "coloured_pen"))
+    assert all(
+        np.ptp(picture.astype(int), 2).max() > 60 for picture in of(pictures, "coloured_pen")
+    )
     for picture in of(pictures, "touching_border"):
         edges = (picture[0], picture[-1], picture[:, 0], picture[:, -1])
         assert any((edge[:, 0] < 235).any() for edge in edges)  # a soft edge of the stroke at least
@@ -105,7 +119,10 @@ def test_the_score_counts_what_is_read_right(real_model, pictures):
     scores = score_stress(reader, pictures)
     assert [score.category for score in scores] == CATEGORIES
     assert [score.from_mnist for score in scores] == [True] * 10 + [False] * 2
-    expected = [reader.read_prepared([prepare(picture)])[0].label == str(label) for _, picture, label in pictures]
+    expected = [
+        reader.read_prepared([prepare(picture)])[0].label == str(label)
+        for _, picture, label in pictures
+    ]
     assert [score.prepared for score in scores] == np.reshape(expected, (12, 20)).sum(1).tolist()
     assert sum(score.prepared for score in scores[:10]) >= 0.95 * 200
     assert sum(score.resized for score in scores[:10]) < 0.75 * 200

@@ -9,12 +9,22 @@ from matplotlib.text import Text
 from featherweight.contract import load_contract
 from featherweight.export.firmware import COLUMNS as FIRMWARE
 from featherweight.report import save_picture
-from featherweight.studies.frontier import Mark, frontier_picture, read_marks, study_marks, undominated
+from featherweight.studies.frontier import (
+    Mark,
+    frontier_picture,
+    read_marks,
+    study_marks,
+    undominated,
+)
 from featherweight.studies.study import read_table
 
-MARKS = [Mark("a", 900, 0.988, True, "ours", (0.9871, 0.9889)),
-         Mark("b", 19_000, 0.996, True, "ours", (0.9958, 0.9962)), Mark("worse", 19_500, 0.99, True, "one seed"),
-         Mark("somebody", 700, 0.99, False, "best of 700 runs"), Mark("c", 18_000, 0.9929, False, "honest")]
+MARKS = [
+    Mark("a", 900, 0.988, True, "ours", (0.9871, 0.9889)),
+    Mark("b", 19_000, 0.996, True, "ours", (0.9958, 0.9962)),
+    Mark("worse", 19_500, 0.99, True, "one seed"),
+    Mark("somebody", 700, 0.99, False, "best of 700 runs"),
+    Mark("c", 18_000, 0.9929, False, "honest"),
+]
 
 
 def real(root, by):
@@ -26,14 +36,23 @@ def real(root, by):
     else:
         rows = read_table(results / "records.csv") + read_table(results / "baseline.csv")
         marks = study_marks(rows, "n_params") + read_marks(results / "public.csv", "n_params")
-    return marks, frontier_picture(marks, by, load_contract("era-v3-s6") if by == "parameters" else None)
+    return marks, frontier_picture(
+        marks, by, load_contract("era-v3-s6") if by == "parameters" else None
+    )
 
 
 def labels_of(axes, marks):
     """Each mark's label as a box (left, bottom, right, top) in pixels, and its text."""
     annotations = [text for text in axes.texts if text.xycoords == "data"]
-    found = [(text, next(mark for mark in marks if text.xy == (mark.size, pytest.approx(1 - mark.accuracy))))
-             for text in annotations]
+    found = [
+        (
+            text,
+            next(
+                mark for mark in marks if text.xy == (mark.size, pytest.approx(1 - mark.accuracy))
+            ),
+        )
+        for text in annotations
+    ]
     assert sorted(mark.name for _, mark in found) == sorted(mark.name for mark in marks)
     for text, mark in found:
         assert text.get_text().replace("\n", "") == mark.name
@@ -57,17 +76,25 @@ def test_labels_touch_nothing_and_are_nearest_to_their_own_mark(request, by, dpi
     half = 3.5 * dpi / 72
     points = axes.transData.transform([(mark.size, 1 - mark.accuracy) for mark in owners])
     markers = np.hstack([points - half, points + half])
-    others = [np.hstack([part.min(0), part.max(0)]) for bar in axes.collections[0].get_segments()
-              for part in [axes.transData.transform(bar)]]
+    others = [
+        np.hstack([part.min(0), part.max(0)])
+        for bar in axes.collections[0].get_segments()
+        for part in [axes.transData.transform(bar)]
+    ]
     line = next(line for line in axes.lines if line.get_linestyle() == "-")
     corners = axes.transData.transform(line.get_xydata())
-    others += [np.hstack([spot, spot]) for a, b in pairwise(corners)
-               for spot in np.linspace(a, b, 500)]
-    others += [Text.get_window_extent(text).extents for text in axes.texts if text.xycoords != "data"]
+    others += [
+        np.hstack([spot, spot]) for a, b in pairwise(corners) for spot in np.linspace(a, b, 500)
+    ]
+    others += [
+        Text.get_window_extent(text).extents for text in axes.texts if text.xycoords != "data"
+    ]
     for i, box in enumerate(boxes):
         assert (box[:2] > whole[:2]).all(), owners[i]
         assert (box[2:] < whole[2:]).all(), owners[i]
-        assert all(gap(box, other) > 0 for other in [*boxes[:i], *boxes[i + 1:], *markers, *others]), owners[i]
+        assert all(
+            gap(box, other) > 0 for other in [*boxes[:i], *boxes[i + 1 :], *markers, *others]
+        ), owners[i]
         assert min(range(len(boxes)), key=lambda j: gap(box, markers[j])) == i, owners[i]
     for text in (*figure.legends[0].texts, axes.title, axes.xaxis.label, axes.yaxis.label):
         assert figure.bbox.padded(1).containsx(text.get_window_extent().x1)
@@ -77,9 +104,16 @@ def test_labels_touch_nothing_and_are_nearest_to_their_own_mark(request, by, dpi
 @pytest.mark.parametrize("seed", [0, 10, 14])
 def test_labels_of_a_crowd(seed):
     random = np.random.default_rng(seed)
-    marks = [Mark("owner/name"[:int(random.integers(3, 11))] + str(i), int(10**random.uniform(2.8, 4.5)),
-                  float(1 - 10**random.uniform(-2.5, -1.9)), i < 10, "ours" if i < 10 else "theirs")
-             for i in range(20)]
+    marks = [
+        Mark(
+            "owner/name"[: int(random.integers(3, 11))] + str(i),
+            int(10 ** random.uniform(2.8, 4.5)),
+            float(1 - 10 ** random.uniform(-2.5, -1.9)),
+            i < 10,
+            "ours" if i < 10 else "theirs",
+        )
+        for i in range(20)
+    ]
     figure = frontier_picture(marks, "parameters")
     figure.draw_without_rendering()
     axes = figure.axes[0]
@@ -94,11 +128,23 @@ def test_labels_of_a_crowd(seed):
 def test_what_the_pictures_say(request):
     _, figure = real(request.config.rootpath, "parameters")
     axes = figure.axes[0]
-    assert [tick for tick in axes.get_xticks() if tick >= 500] == [500, 1000, 2000, 5000, 10_000, 20_000, 50_000]
+    assert [tick for tick in axes.get_xticks() if tick >= 500] == [
+        500,
+        1000,
+        2000,
+        5000,
+        10_000,
+        20_000,
+        50_000,
+    ]
     assert len(axes.get_xticks(minor=True)) == 0
     assert axes.xaxis.get_major_formatter()(20_000) == "20,000"
     assert [axes.yaxis.get_major_formatter()(1 - a) for a in (0.97, 0.985, 0.996, 0.9995)] == [
-        "97.0", "98.5", "99.6", "99.95"]
+        "97.0",
+        "98.5",
+        "99.6",
+        "99.95",
+    ]
     assert "logarithmic in the error" in axes.get_ylabel()
     key = [text.get_text() for text in figure.legends[0].texts]
     assert key[0].startswith("ours: mean of 10 seeds (baseline: 3)")
@@ -111,45 +157,72 @@ def test_what_the_pictures_say(request):
     _, figure = real(request.config.rootpath, "bytes")
     axes = figure.axes[0]
     assert axes.get_xlabel() == "bytes of constants in flash (log)"
-    assert "ours counts every constant, BitNetMCU its weights alone" in [text.get_text() for text in axes.texts]
+    assert "ours counts every constant, BitNetMCU its weights alone" in [
+        text.get_text() for text in axes.texts
+    ]
     assert not any(isinstance(patch, Rectangle) for patch in axes.patches)
 
 
 def test_every_mark_is_drawn_at_its_place():
     figure = frontier_picture(MARKS, "bytes")
     axes, key = figure.axes[0], figure.legends[0]
-    drawn = {point: line.get_color() for line in axes.lines if line.get_marker() != "None"
-             for point in zip(*line.get_data(), strict=True)}
+    drawn = {
+        point: line.get_color()
+        for line in axes.lines
+        if line.get_marker() != "None"
+        for point in zip(*line.get_data(), strict=True)
+    }
     assert set(drawn) == {(mark.size, 1 - mark.accuracy) for mark in MARKS}
     for mark in MARKS:  # ours is told from others' by colour, with an interval or without
         assert (drawn[mark.size, 1 - mark.accuracy] == drawn[900, 1 - 0.988]) == mark.ours
         label = next(text for text in axes.texts if text.get_text() == mark.name)
         assert (label.get_color() == drawn[900, 1 - 0.988]) == mark.ours
     bars = [bar.tolist() for bar in axes.collections[0].get_segments()]
-    assert bars == [[[900, pytest.approx(0.0129)], [900, pytest.approx(0.0111)]],
-                    [[19_000, pytest.approx(0.0042)], [19_000, pytest.approx(0.0038)]]]
+    assert bars == [
+        [[900, pytest.approx(0.0129)], [900, pytest.approx(0.0111)]],
+        [[19_000, pytest.approx(0.0042)], [19_000, pytest.approx(0.0038)]],
+    ]
     line = next(line for line in axes.lines if line.get_linestyle() == "-")
     assert line.get_xydata().tolist() == [[900, 1 - 0.988], [19_000, 1 - 0.996]]
     assert [text.get_text() for text in key.texts] == [
-        "ours", "one seed", "ours: the best of that size or smaller", "best of 700 runs", "honest"]
+        "ours",
+        "one seed",
+        "ours: the best of that size or smaller",
+        "best of 700 runs",
+        "honest",
+    ]
 
 
 def test_the_line_leaves_out_what_is_worse_and_larger():
-    names = [mark.name for mark in undominated([*MARKS, Mark("same size", 900, 0.991, True, "ours")])]
+    names = [
+        mark.name for mark in undominated([*MARKS, Mark("same size", 900, 0.991, True, "ours")])
+    ]
     assert names == ["somebody", "same size", "c", "b"]
 
 
-@pytest.mark.parametrize(("accuracy", "interval"), [(1.0, None), (0.999, (0.99, 1.01)), (0.1, None)])
+@pytest.mark.parametrize(
+    ("accuracy", "interval"), [(1.0, None), (0.999, (0.99, 1.01)), (0.1, None)]
+)
 def test_any_accuracy_can_be_drawn(accuracy, interval, tmp_path):
     mark = Mark("only", 5, accuracy, True, "ours", interval)
-    save_picture(frontier_picture([mark], "parameters", load_contract("era-v3-s6")), tmp_path / "a.png")
+    save_picture(
+        frontier_picture([mark], "parameters", load_contract("era-v3-s6")), tmp_path / "a.png"
+    )
 
 
 def test_a_study_becomes_a_mark_a_recipe():
     def row(recipe, correct, n_params="9"):
-        return {"recipe": recipe, "test_correct": correct, "test_total": "100", "n_params": n_params}
+        return {
+            "recipe": recipe,
+            "test_correct": correct,
+            "test_total": "100",
+            "n_params": n_params,
+        }
+
     assert study_marks([row("a", "")], "n_params") == []
-    one, two = study_marks([row("a", "90"), row("b", "80", "7"), row("a", "92"), row("c", "")], "n_params")
+    one, two = study_marks(
+        [row("a", "90"), row("b", "80", "7"), row("a", "92"), row("c", "")], "n_params"
+    )
     assert (one.name, one.size, one.accuracy, one.ours) == ("a", 9, pytest.approx(0.91), True)
     assert one.interval is not None
     assert (two.name, two.size, two.accuracy, two.interval) == ("b", 7, 0.8, None)
@@ -159,13 +232,18 @@ def test_a_study_becomes_a_mark_a_recipe():
 
 @pytest.mark.parametrize("name", ["a.svg", "a.png"])
 def test_a_picture_is_the_same_bytes_each_time(tmp_path, name, request):
-    first, again = (save_picture(real(request.config.rootpath, "bytes")[1], tmp_path / f"{i}{name}") for i in (1, 2))
+    first, again = (
+        save_picture(real(request.config.rootpath, "bytes")[1], tmp_path / f"{i}{name}")
+        for i in (1, 2)
+    )
     assert first.read_bytes() == again.read_bytes()
 
 
 def test_published_results_are_read_or_refused(tmp_path, request):
     marks = read_marks(request.config.rootpath / "results" / "public.csv", "n_params")
-    assert any(mark.size == 697 and mark.accuracy == 0.9903 and "700" in mark.protocol for mark in marks)
+    assert any(
+        mark.size == 697 and mark.accuracy == 0.9903 and "700" in mark.protocol for mark in marks
+    )
     assert not any(mark.ours for mark in marks)
     for content in ("a,b\n1,2\n", "n_params,accuracy,epochs,protocol,source\nmany,0.9,1,x,y\n"):
         (tmp_path / "public.csv").write_text(content)

@@ -7,7 +7,11 @@ from featherweight.studies.plan import PLANS, default_table, find_plan, load_pla
 def test_a_plan_is_recipes_by_overrides_by_seeds(plan_file, digits):
     plan = load_plan(plan_file, str(digits))
     assert [(t.recipe.name, t.recipe.epochs, t.seed) for t in plan.tasks] == [
-        ("one", 1, 0), ("one", 1, 1), ("two", 2, 0), ("two", 2, 1)]
+        ("one", 1, 0),
+        ("one", 1, 1),
+        ("two", 2, 0),
+        ("two", 2, 1),
+    ]
     base = find_recipe("feather-20k")
     assert plan.tasks[2].recipe.augmentation.rotation == 3
     assert plan.tasks[2].recipe.augmentation.shift == base.augmentation.shift
@@ -16,28 +20,44 @@ def test_a_plan_is_recipes_by_overrides_by_seeds(plan_file, digits):
 
 def test_a_model_that_an_override_names_has_its_own_arguments(plan_file, digits):
     text = plan_file.read_text()
-    plan_file.write_text(text.replace("epochs = 2", 'epochs = 2\nmodel_args.dropout = 0.5'))
+    plan_file.write_text(text.replace("epochs = 2", "epochs = 2\nmodel_args.dropout = 0.5"))
     merged = load_plan(plan_file, str(digits)).tasks[2].recipe.model_args
     assert merged == find_recipe("feather-20k").model_args | {"dropout": 0.5}
-    plan_file.write_text(text.replace(
-        "epochs = 2", 'epochs = 2\nmodel = "featherweight.model:Feather"\nmodel_args.dropout = 0.5'))
+    plan_file.write_text(
+        text.replace(
+            "epochs = 2",
+            'epochs = 2\nmodel = "featherweight.model:Feather"\nmodel_args.dropout = 0.5',
+        )
+    )
     assert load_plan(plan_file, str(digits)).tasks[2].recipe.model_args == {"dropout": 0.5}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (("recipes = [", "recipe = ["), "unknown key 'recipe'"), (('"feather-20k"', '"nope"'), "'nope': unknown"),
-    (("seeds = 2", "seeds = -1"), "seeds: got -1"), (("seeds = 2", "seeds = [0.5]"), "seeds"),
-    (("test = true", "test = 1"), "test: got 1"), (("epochs = 2", "epoch = 2"), "override 2: unknown key 'epoch'"),
-    (("epochs = 2", "epochs = 'x'"), "epochs"), (("rotation = 3", "rotation = 'x'"), "override 2"),
-    (("rotation = 3", "spin = 3"), "spin"), (('name = "two"', ""), "feather-20k"), (('"two"', '"one"'), "name"),
-    (("augmentation.rotation = 3", "augmentation = 3"), "augmentation"), (("recipes", "= recipes"), "not a TOML"),
-    (("augmentation.rotation = 3", 'model_args.layers = ["conv x"]'), "conv x"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("recipes = [", "recipe = ["), "unknown key 'recipe'"),
+        (('"feather-20k"', '"nope"'), "'nope': unknown"),
+        (("seeds = 2", "seeds = -1"), "seeds: got -1"),
+        (("seeds = 2", "seeds = [0.5]"), "seeds"),
+        (("test = true", "test = 1"), "test: got 1"),
+        (("epochs = 2", "epoch = 2"), "override 2: unknown key 'epoch'"),
+        (("epochs = 2", "epochs = 'x'"), "epochs"),
+        (("rotation = 3", "rotation = 'x'"), "override 2"),
+        (("rotation = 3", "spin = 3"), "spin"),
+        (('name = "two"', ""), "feather-20k"),
+        (('"two"', '"one"'), "name"),
+        (("augmentation.rotation = 3", "augmentation = 3"), "augmentation"),
+        (("recipes", "= recipes"), "not a TOML"),
+        (("augmentation.rotation = 3", 'model_args.layers = ["conv x"]'), "conv x"),
+    ],
+)
 def test_a_wrong_plan_says_what_is_wrong(plan_file, digits, change, message):
     text = plan_file.read_text()
     assert change[0] in text
     plan_file.write_text(text.replace(*change))
-    if message == "feather-20k":  # without a name an override keeps the recipe's, which is one name for one recipe
+    if (
+        message == "feather-20k"
+    ):  # without a name an override keeps the recipe's, which is one name for one recipe
         assert load_plan(plan_file, str(digits)).tasks[2].recipe.name == message
         return
     with pytest.raises(ValueError, match=message):
@@ -57,9 +77,13 @@ def test_built_in_plans_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert {"baseline", "records", "int4"} <= set(PLANS)
     plan = load_plan("baseline")
-    assert [(task.recipe.name, task.seed) for task in plan.tasks] == [("baseline", seed) for seed in range(3)]
+    assert [(task.recipe.name, task.seed) for task in plan.tasks] == [
+        ("baseline", seed) for seed in range(3)
+    ]
     for name in ("nope", "results/records.toml", "."):
-        with pytest.raises(ValueError, match=r"neither built in \(baseline, .*records\) nor a file"):
+        with pytest.raises(
+            ValueError, match=r"neither built in \(baseline, .*records\) nor a file"
+        ):
             find_plan(name)
 
 

@@ -31,7 +31,9 @@ class Apart(RayTasks):
 
 def go(folder, digits, workers=RayTasks, on_row=lambda row: None):
     plan, runs = load_plan(folder / "plan.toml", str(digits)), folder / "runs"
-    return run_study(plan, folder / "rows.csv", runs, CPU, workers("auto", runs, 1, "cpu", None), on_row)
+    return run_study(
+        plan, folder / "rows.csv", runs, CPU, workers("auto", runs, 1, "cpu", None), on_row
+    )
 
 
 def strip(rows):
@@ -40,7 +42,10 @@ def strip(rows):
 
 
 def weights(folder):
-    return {path.parent.name: path.read_bytes() for path in (folder / "runs").glob("*/model.safetensors")}
+    return {
+        path.parent.name: path.read_bytes()
+        for path in (folder / "runs").glob("*/model.safetensors")
+    }
 
 
 def wait_for(condition, seconds=90):
@@ -72,9 +77,15 @@ def longer(tmp_path_factory, tiny_contract, digits):
     (folder / "tiny.toml").write_text(tiny_contract.to_toml())
     (folder / "plan.toml").write_text(
         f'recipes = ["feather-20k"]\nseeds = 4\ntest = true\ncontract = "{folder / "tiny.toml"}"\n'
-        '[[overrides]]\nname = "six"\nepochs = 6\nbatch_size = 50\n')
-    rows = run_study(load_plan(folder / "plan.toml", str(digits)), folder / "rows.csv", folder / "runs", CPU,
-                     LocalProcesses(2, 1, CPU))
+        '[[overrides]]\nname = "six"\nepochs = 6\nbatch_size = 50\n'
+    )
+    rows = run_study(
+        load_plan(folder / "plan.toml", str(digits)),
+        folder / "rows.csv",
+        folder / "runs",
+        CPU,
+        LocalProcesses(2, 1, CPU),
+    )
     return folder, rows
 
 
@@ -93,7 +104,8 @@ def test_rows_and_weights_are_those_of_local_processes(workers, longer, cluster,
     assert not [path for path in (folder / "runs").iterdir() if path.name.startswith(".")]
     first = next((folder / "runs").glob("*-s0-*[!k]"))
     assert {path.name for path in first.iterdir()} == {
-        path.name for path in (longer[0] / "runs" / first.name).iterdir()}
+        path.name for path in (longer[0] / "runs" / first.name).iterdir()
+    }
 
 
 def test_nodes_that_see_no_storage_are_sent_what_there_is(longer, cluster, folder, digits):
@@ -101,7 +113,9 @@ def test_nodes_that_see_no_storage_are_sent_what_there_is(longer, cluster, folde
     begun, *_ = sorted((folder / "runs").glob("*/model.safetensors"))
     begun.unlink()  # its training state is there: no epoch is left to train
     rows = go(folder, digits, Apart)
-    assert [row["seconds"] for row in rows] == [row["seconds"] for row in longer[1]]  # not trained again
+    assert [row["seconds"] for row in rows] == [
+        row["seconds"] for row in longer[1]
+    ]  # not trained again
     assert weights(folder) == weights(longer[0])
 
 
@@ -110,7 +124,9 @@ def test_a_node_that_is_killed_loses_no_row_and_repeats_none(longer, cluster, fo
 
     def kill():
         wait_for(lambda: len(list((folder / "runs").glob("*/resume.pt"))) == 2)  # one on each node
-        begun.update((path, path.stat().st_ino) for path in (folder / "runs").glob("*/environment.json"))
+        begun.update(
+            (path, path.stat().st_ino) for path in (folder / "runs").glob("*/environment.json")
+        )
         cluster.remove_node(cluster.second, allow_graceful=False)
 
     killer = threading.Thread(target=kill)
@@ -134,10 +150,25 @@ def test_a_node_that_is_killed_loses_no_row_and_repeats_none(longer, cluster, fo
 
 
 def test_a_driver_that_is_killed_and_then_interrupted_goes_on(longer, cluster, folder, digits):
-    command = [sys.executable, "-m", "featherweight", "study", folder / "plan.toml", "--data", digits, "--runs",
-               folder / "runs", "--results", folder / "rows.csv", "--ray", cluster.address]
-    for how, far_enough in ((signal.SIGKILL, lambda: list((folder / "runs").glob("*/resume.pt"))),
-                            (signal.SIGINT, (folder / "rows.csv").exists)):
+    command = [
+        sys.executable,
+        "-m",
+        "featherweight",
+        "study",
+        folder / "plan.toml",
+        "--data",
+        digits,
+        "--runs",
+        folder / "runs",
+        "--results",
+        folder / "rows.csv",
+        "--ray",
+        cluster.address,
+    ]
+    for how, far_enough in (
+        (signal.SIGKILL, lambda: list((folder / "runs").glob("*/resume.pt"))),
+        (signal.SIGINT, (folder / "rows.csv").exists),
+    ):
         process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
         wait_for(far_enough)
         process.send_signal(how)
@@ -150,7 +181,7 @@ def test_a_driver_that_is_killed_and_then_interrupted_goes_on(longer, cluster, f
     assert len(begun) >= 2
     told = []
     assert strip(go(folder, digits, on_row=told.append)) == strip(longer[1])
-    assert all(row in told[:len(rows)] for row in rows)
+    assert all(row in told[: len(rows)] for row in rows)
     assert weights(folder) == weights(longer[0])
     assert begun == {path: path.stat().st_ino for path in begun}
 
@@ -175,18 +206,32 @@ def test_a_folder_is_sent_whole_and_replaces_an_unfinished_one(tmp_path):
     assert (tmp_path / "b" / "config.json").is_file()
 
 
-@pytest.mark.parametrize(("prelude", "words", "message"), [
-    ("import sys; sys.modules['ray'] = None; ", ["--ray", "local"], "pip install 'featherweight[ray]'"),
-    ("", ["--ray", "127.0.0.1:6379", "--workers", "2"], "--workers"),
-    ("", ["--ray", "local", "--device", "abacus"], "abacus"), ("", ["--ray", "nowhere"], "nowhere"),
-])
+@pytest.mark.parametrize(
+    ("prelude", "words", "message"),
+    [
+        (
+            "import sys; sys.modules['ray'] = None; ",
+            ["--ray", "local"],
+            "pip install 'featherweight[ray]'",
+        ),
+        ("", ["--ray", "127.0.0.1:6379", "--workers", "2"], "--workers"),
+        ("", ["--ray", "local", "--device", "abacus"], "abacus"),
+        ("", ["--ray", "nowhere"], "nowhere"),
+    ],
+)
 def test_what_ray_can_not_do_is_one_line(prelude, words, message, tmp_path, tiny_contract, digits):
     (tmp_path / "tiny.toml").write_text(tiny_contract.to_toml())
     (tmp_path / "plan.toml").write_text('recipes = ["feather-20k"]\ncontract = "tiny.toml"\n')
     code = f"{prelude}from featherweight.cli import main; main()"
-    said = subprocess.run([sys.executable, "-c", code, "study", "plan.toml", "--data", str(digits), *words],
-                          cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, text=True, capture_output=True,
-                          check=False, timeout=120)
+    said = subprocess.run(
+        [sys.executable, "-c", code, "study", "plan.toml", "--data", str(digits), *words],
+        cwd=tmp_path,
+        env=os.environ | {"NO_COLOR": "1"},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
     assert said.returncode == 2, said.stderr
     assert message in said.stderr
     assert len(said.stderr.splitlines()) == 2

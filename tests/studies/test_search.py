@@ -32,8 +32,11 @@ batch_size = [25, 50]
 augmentation.rotation = {{low = 0, high = 6, step = 3}}
 model_args.layers = ["conv 8..24 k6 s2 p2", "?conv 8", "conv 8..16"]
 """
-SPACE = {"lr": {"low": 0.1, "high": 0.2}, "augmentation": {"rotation": [1, 2]},
-         "model_args": {"layers": ["conv 8", "conv 8..16 m2", "?sep 16..24", "?pool"]}}
+SPACE = {
+    "lr": {"low": 0.1, "high": 0.2},
+    "augmentation": {"rotation": [1, 2]},
+    "model_args": {"layers": ["conv 8", "conv 8..16 m2", "?sep 16..24", "?pool"]},
+}
 
 
 class Here:
@@ -56,12 +59,16 @@ class Here:
     def wait(self):
         job = self.waiting.pop(0)
         self.done.append(job)
-        return [(job, run_task(job.task, job.task.load_split(), job.folder, CPU, True, job.on_epoch))]
+        return [
+            (job, run_task(job.task, job.task.load_split(), job.folder, CPU, True, job.on_epoch))
+        ]
 
 
 def write(folder, contract, trials=5, epochs=3):
     (folder / "tiny.toml").write_text(dataclasses.replace(contract, max_params=2000).to_toml())
-    (folder / "plan.toml").write_text(PLAN.format(contract=folder / "tiny.toml", trials=trials, epochs=epochs))
+    (folder / "plan.toml").write_text(
+        PLAN.format(contract=folder / "tiny.toml", trials=trials, epochs=epochs)
+    )
     return folder / "plan.toml"
 
 
@@ -80,25 +87,52 @@ def finished(tmp_path_factory, tiny_contract, digits):
 def test_the_space_is_what_optuna_draws_and_a_recipe_comes_of_it():
     base = find_recipe("feather-4k")
     drawn = distributions(SPACE, "search")
-    assert list(drawn) == ["lr", "augmentation.rotation", "layer 1 width", "layer 2 width", "layer 2 there",
-                           "layer 3 there"]
-    assert (drawn["layer 2 width"].low, drawn["layer 2 width"].high, drawn["layer 2 width"].step) == (16, 24, 4)
-    values = {"lr": 0.15, "augmentation.rotation": 2, "layer 1 width": 12, "layer 2 width": 20,
-              "layer 2 there": True, "layer 3 there": False}
+    assert list(drawn) == [
+        "lr",
+        "augmentation.rotation",
+        "layer 1 width",
+        "layer 2 width",
+        "layer 2 there",
+        "layer 3 there",
+    ]
+    assert (
+        drawn["layer 2 width"].low,
+        drawn["layer 2 width"].high,
+        drawn["layer 2 width"].step,
+    ) == (16, 24, 4)
+    values = {
+        "lr": 0.15,
+        "augmentation.rotation": 2,
+        "layer 1 width": 12,
+        "layer 2 width": 20,
+        "layer 2 there": True,
+        "layer 3 there": False,
+    }
     found = candidate(base, SPACE, values, "new")
     assert found.model_args == base.model_args | {"layers": ["conv 8", "conv 12 m2", "sep 20"]}
     assert (found.name, found.lr, found.augmentation.rotation) == ("new", 0.15, 2)
     assert found.augmentation.shift == base.augmentation.shift
-    left_out = candidate(base, SPACE, values | {"layer 2 there": False, "layer 3 there": True}, "new")
+    left_out = candidate(
+        base, SPACE, values | {"layer 2 there": False, "layer 3 there": True}, "new"
+    )
     assert left_out.model_args["layers"] == ["conv 8", "conv 12 m2", "pool"]
 
 
-@pytest.mark.parametrize(("space", "message"), [
-    ({"epochs": [5, 6]}, "epochs: .*not searched"), ({"lr": 0.1}, "lr: got 0.1"), ({"lr": {"low": 1.0}}, "lr"),
-    ({"lr": {"low": 2.0, "high": 1.0}}, "lr"), ({"lr": {"low": 0.0, "high": 1.0, "log": True}}, "lr"),
-    ({"speed": [1, 2]}, "speed"), ({"augmentation": {"spin": [1, 2]}}, "spin"), ({"lr": []}, "lr"),
-    ({"model_args": {"layers": 7}}, "layers"), ({"model_args": {"layers": ["conv 16..8"]}}, "layers"),
-])
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"epochs": [5, 6]}, "epochs: .*not searched"),
+        ({"lr": 0.1}, "lr: got 0.1"),
+        ({"lr": {"low": 1.0}}, "lr"),
+        ({"lr": {"low": 2.0, "high": 1.0}}, "lr"),
+        ({"lr": {"low": 0.0, "high": 1.0, "log": True}}, "lr"),
+        ({"speed": [1, 2]}, "speed"),
+        ({"augmentation": {"spin": [1, 2]}}, "spin"),
+        ({"lr": []}, "lr"),
+        ({"model_args": {"layers": 7}}, "layers"),
+        ({"model_args": {"layers": ["conv 16..8"]}}, "layers"),
+    ],
+)
 def test_a_wrong_space_says_what_is_wrong(space, message, tmp_path, tiny_contract, digits):
     plan = load_plan(write(tmp_path, tiny_contract), str(digits))
     plan = dataclasses.replace(plan, search=dataclasses.replace(plan.search, space=space))
@@ -107,10 +141,16 @@ def test_a_wrong_space_says_what_is_wrong(space, message, tmp_path, tiny_contrac
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (("seeds = [3]", "seeds = 2"), "one seed"), (("seeds", "test = true\nseeds"), "no test images"),
-    (("trials = 5", "trials = 0"), "trials"), (("trials = 5", "tries = 5"), "tries"), (("[search]", ""), "search"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("seeds = [3]", "seeds = 2"), "one seed"),
+        (("seeds", "test = true\nseeds"), "no test images"),
+        (("trials = 5", "trials = 0"), "trials"),
+        (("trials = 5", "tries = 5"), "tries"),
+        (("[search]", ""), "search"),
+    ],
+)
 def test_a_wrong_search_is_refused_with_its_plan(change, message, tmp_path, tiny_contract, digits):
     file = write(tmp_path, tiny_contract)
     file.write_text(file.read_text().replace(*change, 1))
@@ -118,13 +158,20 @@ def test_a_wrong_search_is_refused_with_its_plan(change, message, tmp_path, tiny
         load_plan(file, str(digits))
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({}, None), ({"epochs": 20}, "epochs: 20"), ({"model_args": {"layers": ["conv 48", "conv 48"]}}, "parameters: "),
-    ({"model_args": {"layers": ["conv 8", "conv 8"], "dropout": 0.0}}, "dropout: 0"),
-    ({"model_args": {"layers": ["conv 8 s27", "conv 8"]}}, "fails on images"),
-    ({"model_args": {"layers": ["conv 8 x3"]}}, "conv 8 x3"),
-])
-def test_what_breaks_the_contract_is_seen_untrained(change, reason, tiny_recipe, tiny_contract, split):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"epochs": 20}, "epochs: 20"),
+        ({"model_args": {"layers": ["conv 48", "conv 48"]}}, "parameters: "),
+        ({"model_args": {"layers": ["conv 8", "conv 8"], "dropout": 0.0}}, "dropout: 0"),
+        ({"model_args": {"layers": ["conv 8 s27", "conv 8"]}}, "fails on images"),
+        ({"model_args": {"layers": ["conv 8 x3"]}}, "conv 8 x3"),
+    ],
+)
+def test_what_breaks_the_contract_is_seen_untrained(
+    change, reason, tiny_recipe, tiny_contract, split
+):
     found = breaks(dataclasses.replace(tiny_recipe, **change), tiny_contract, split)
     assert found is None if reason is None else reason in found
 
@@ -165,7 +212,9 @@ def test_again_it_trains_nothing_and_more_trials_go_on(finished, digits, tiny_co
 
 def test_a_search_in_which_nothing_can_hold_ends(tmp_path, digits, tiny_contract, monkeypatch):
     write(tmp_path, dataclasses.replace(tiny_contract, max_params=2000))
-    (tmp_path / "tiny.toml").write_text(dataclasses.replace(tiny_contract, max_params=100).to_toml())
+    (tmp_path / "tiny.toml").write_text(
+        dataclasses.replace(tiny_contract, max_params=100).to_toml()
+    )
     monkeypatch.setattr(search, "VAIN", 20)
     with pytest.raises(ValueError, match="none of 20 candidates can hold the contract: parameters"):
         go(tmp_path, digits)
@@ -173,16 +222,26 @@ def test_a_search_in_which_nothing_can_hold_ends(tmp_path, digits, tiny_contract
 
 def test_a_candidate_worse_than_the_median_of_validation_is_given_up(tmp_path):
     journal = tmp_path / "search.journal"
-    study = optuna.create_study(study_name="x", storage=search._storage(journal), direction="minimize")
+    study = optuna.create_study(
+        study_name="x", storage=search._storage(journal), direction="minimize"
+    )
     space = {"lr": optuna.distributions.FloatDistribution(0, 1)}
     for _ in range(search.STARTUP):
         trial = study.ask(space)
         for epoch in range(1, 10):
-            search._report(journal, "x", trial.number, 9, {"epoch": epoch, "val_loss": 1 / epoch, "train_loss": 9.0})
+            search._report(
+                journal,
+                "x",
+                trial.number,
+                9,
+                {"epoch": epoch, "val_loss": 1 / epoch, "train_loss": 9.0},
+            )
         study.tell(trial, 1 / 9)
     good, bad = study.ask(space).number, study.ask(space).number
     for epoch in (1, 2, 3, 4):
-        search._report(journal, "x", good, 9, {"epoch": epoch, "val_loss": 0.9 / epoch, "train_loss": 99.0})
+        search._report(
+            journal, "x", good, 9, {"epoch": epoch, "val_loss": 0.9 / epoch, "train_loss": 99.0}
+        )
     for epoch in (1, 2):  # the first third says little
         search._report(journal, "x", bad, 9, {"epoch": epoch, "val_loss": 5.0, "train_loss": 0.0})
     with pytest.raises(Stopped):
@@ -191,8 +250,21 @@ def test_a_candidate_worse_than_the_median_of_validation_is_given_up(tmp_path):
 
 def test_a_killed_search_goes_on_with_what_was_under_way(tmp_path, digits, tiny_contract):
     plan = write(tmp_path, tiny_contract, trials=3, epochs=9)
-    command = [sys.executable, "-c", "from featherweight.cli import main; main()", "study", plan, "--results",
-               tmp_path / "rows.csv", "--runs", tmp_path / "runs", "--data", digits, "--workers", "2"]
+    command = [
+        sys.executable,
+        "-c",
+        "from featherweight.cli import main; main()",
+        "study",
+        plan,
+        "--results",
+        tmp_path / "rows.csv",
+        "--runs",
+        tmp_path / "runs",
+        "--data",
+        digits,
+        "--workers",
+        "2",
+    ]
     process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL)
     end = time.monotonic() + 90
     while not list((tmp_path / "runs").glob("*/resume.pt")):

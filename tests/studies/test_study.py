@@ -15,9 +15,18 @@ from scipy import stats
 
 from featherweight.studies import study
 from featherweight.studies.plan import PLANS, load_plan
-from featherweight.studies.study import COLUMNS, LocalProcesses, read_table, run_study, spread, summarise
+from featherweight.studies.study import (
+    COLUMNS,
+    LocalProcesses,
+    read_table,
+    run_study,
+    spread,
+    summarise,
+)
 
 CPU = torch.device("cpu")
+
+
 def run_here(folder, digits, **kwargs):
     workers = LocalProcesses(kwargs.pop("workers", 2), 1, CPU)
     plan = load_plan(folder / "plan.toml", str(digits))
@@ -68,21 +77,39 @@ def test_again_it_repeats_nothing(done, go, tmp_path, monkeypatch):
 
 
 def test_a_finished_folder_becomes_its_row_without_training(done, go, tmp_path):
-    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").glob("*/model.safetensors")}
+    times = {
+        file: file.stat().st_mtime_ns for file in (tmp_path / "runs").glob("*/model.safetensors")
+    }
     (tmp_path / "rows.csv").unlink()
     assert go() == done
-    assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").glob("*/model.safetensors")}
+    assert times == {
+        file: file.stat().st_mtime_ns for file in (tmp_path / "runs").glob("*/model.safetensors")
+    }
 
 
 def test_one_worker_gives_the_same_rows_as_two(finished, go):
     def strip(rows):
         return [{key: row[key] for key in COLUMNS if key != "seconds"} for row in rows]
+
     assert strip(go(workers=1)) == strip(finished[1])
 
 
 def _command(tmp_path, digits, plan_file):
-    return [sys.executable, "-c", "from featherweight.cli import main; main()", "study", str(plan_file), "--results",
-            str(tmp_path / "rows.csv"), "--runs", str(tmp_path / "runs"), "--data", str(digits), "--workers", "2"]
+    return [
+        sys.executable,
+        "-c",
+        "from featherweight.cli import main; main()",
+        "study",
+        str(plan_file),
+        "--results",
+        str(tmp_path / "rows.csv"),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--data",
+        str(digits),
+        "--workers",
+        "2",
+    ]
 
 
 def _wait_for(condition, seconds=90):
@@ -96,7 +123,9 @@ def _wait_for(condition, seconds=90):
 def test_a_killed_study_goes_on_and_loses_no_row(how, tmp_path, digits, plan_file, go):
     table = tmp_path / "rows.csv"
     plan_file.write_text(plan_file.read_text().replace("epochs = 2", "epochs = 6"))
-    process = subprocess.Popen(_command(tmp_path, digits, plan_file), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        _command(tmp_path, digits, plan_file), stderr=subprocess.PIPE, text=True
+    )
     _wait_for(lambda: table.exists() and any((tmp_path / "runs").glob("two*/resume.pt")))
     before = read_table(table)
     process.send_signal(how)
@@ -108,12 +137,15 @@ def test_a_killed_study_goes_on_and_loses_no_row(how, tmp_path, digits, plan_fil
     assert len(rows) == len(read_table(table)) == 4
     for row in before:
         assert row | {"test_correct": "", "test_total": ""} in [
-            r | {"test_correct": "", "test_total": ""} for r in rows]
+            r | {"test_correct": "", "test_total": ""} for r in rows
+        ]
 
 
 def test_workers_end_with_their_study(tmp_path, digits, plan_file):
     text = plan_file.read_text()
-    plan_file.write_text(text.replace("epochs = 2", "epochs = 900").replace("epochs = 1", "epochs = 901"))
+    plan_file.write_text(
+        text.replace("epochs = 2", "epochs = 900").replace("epochs = 1", "epochs = 901")
+    )
     process = subprocess.Popen(_command(tmp_path, digits, plan_file), stderr=subprocess.DEVNULL)
     logs = tmp_path / "runs"
     _wait_for(lambda: len(list(logs.glob("*/resume.pt"))) == 2)
@@ -127,8 +159,16 @@ def test_workers_end_with_their_study(tmp_path, digits, plan_file):
 
 def test_two_studies_on_one_table_share_the_work(tmp_path, digits, plan_file):
     commands = [_command(tmp_path, digits, plan_file)] * 2
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                             env=os.environ | {"COLUMNS": "80"}) for command in commands]
+    both = [
+        subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"COLUMNS": "80"},
+        )
+        for command in commands
+    ]
     tables = [process.communicate()[0] for process in both]
     assert {process.returncode for process in both} <= {0, 1}
     assert tables[0] == tables[1]
@@ -140,14 +180,18 @@ def test_two_studies_on_one_table_share_the_work(tmp_path, digits, plan_file):
 
 
 def test_a_run_that_diverges_is_a_row_and_the_others_go_on(go, plan_file):
-    plan_file.write_text(plan_file.read_text().replace("epochs = 2", "epochs = 2\nlr = 1e30\nschedule = 'constant'"))
+    plan_file.write_text(
+        plan_file.read_text().replace("epochs = 2", "epochs = 2\nlr = 1e30\nschedule = 'constant'")
+    )
     rows = go()
     assert [row["verdict"] == "DIVERGED" for row in rows] == [False, False, True, True]
     summary = summarise(rows)[1]
     assert (summary.runs, summary.diverged, summary.val, summary.test) == (2, 2, None, None)
 
 
-def test_test_images_are_read_only_if_the_plan_says_so_and_at_the_end(done, go, plan_file, tmp_path):
+def test_test_images_are_read_only_if_the_plan_says_so_and_at_the_end(
+    done, go, plan_file, tmp_path
+):
     table, text = tmp_path / "rows.csv", plan_file.read_text()
     unread = [row | {"test_correct": "", "test_total": ""} for row in done]
     study.write_table(table, unread)
@@ -162,8 +206,9 @@ def test_test_images_are_read_only_if_the_plan_says_so_and_at_the_end(done, go, 
     assert read_table(table) == unread
 
 
-@pytest.mark.parametrize("content", [
-    b"a,b\n1,2\n", b"", b"\xff\xfe\x00", ",".join(COLUMNS).encode() + b"\nfeather,1\n"])
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", b"", b"\xff\xfe\x00", ",".join(COLUMNS).encode() + b"\nfeather,1\n"]
+)
 def test_a_table_that_is_no_studys_is_refused_and_kept(go, tmp_path, content):
     (tmp_path / "rows.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"rows\.csv"):

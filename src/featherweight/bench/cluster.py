@@ -1,7 +1,7 @@
 """What a study gains from more workers and more machines: measured here, computed for a cluster.
 
-    measured = measure("sprint", epochs=1, runs=8, workers=2)
-    simulate(measured, runs=10_000, nodes=100, bandwidth=125e6)         # rows an hour
+measured = measure("sprint", epochs=1, runs=8, workers=2)
+simulate(measured, runs=10_000, nodes=100, bandwidth=125e6)         # rows an hour
 """
 
 import dataclasses
@@ -75,7 +75,9 @@ def measure(recipe: str, epochs: int, runs: int, workers: int) -> Measured:
 
     def timed(engine: Workers, folder: Path) -> tuple[float, list[Row]]:
         start = time.perf_counter()
-        rows = run_study(Plan(tasks, test=False), folder / "rows.csv", folder / "runs", device, engine)
+        rows = run_study(
+            Plan(tasks, test=False), folder / "rows.csv", folder / "runs", device, engine
+        )
         return time.perf_counter() - start, rows
 
     with tempfile.TemporaryDirectory() as name:
@@ -85,9 +87,16 @@ def measure(recipe: str, epochs: int, runs: int, workers: int) -> Measured:
             watched = _Watched("local", folder / "ray" / "runs", 1, "cpu", workers)
             remote, rows = timed(watched, folder / "ray")
         size = len(pack(tasks[0].folder(folder / "ray" / "runs")))
-    return Measured(workers, runs, local, remote, tuple(float(row["seconds"]) for row in rows),
-                    (remote - watched.waited) / runs,
-                    sum(part.pixels.nbytes + part.labels.nbytes for part in (split.train, split.val)), size)
+    return Measured(
+        workers,
+        runs,
+        local,
+        remote,
+        tuple(float(row["seconds"]) for row in rows),
+        (remote - watched.waited) / runs,
+        sum(part.pixels.nbytes + part.labels.nbytes for part in (split.train, split.val)),
+        size,
+    )
 
 
 def simulate(measured: Measured, runs: int, nodes: int, bandwidth: float) -> float:
@@ -98,9 +107,15 @@ def simulate(measured: Measured, runs: int, nodes: int, bandwidth: float) -> flo
     places / (place_seconds + driver_seconds + folder_bytes / bandwidth) and 1 / driver_seconds, a second.
     """
     factor = measured.place_seconds / statistics.fmean(measured.train_seconds)
-    times = [factor * seconds + measured.folder_bytes / bandwidth for seconds in measured.train_seconds]
+    times = [
+        factor * seconds + measured.folder_bytes / bandwidth for seconds in measured.train_seconds
+    ]
     # When each place next needs the driver: at first, when its node has the images.
-    asks = [(1 + node) * measured.images_bytes / bandwidth for node in range(nodes) for _ in range(measured.workers)]
+    asks = [
+        (1 + node) * measured.images_bytes / bandwidth
+        for node in range(nodes)
+        for _ in range(measured.workers)
+    ]
     driver = 0.0
     for number in range(runs + len(asks)):
         driver = max(driver, heapq.heappop(asks)) + measured.driver_seconds

@@ -1,6 +1,6 @@
 """Measure reading: PyTorch eager, ONNX Runtime float and int8, in turn in one process; then whole processes.
 
-    for engine in bench_predict(run, split): print(engine.name, engine.rates[1].p50, engine.cold)
+for engine in bench_predict(run, split): print(engine.name, engine.rates[1].p50, engine.cold)
 """
 
 import statistics
@@ -81,13 +81,16 @@ print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).
 def _process(arguments: list[str]) -> tuple[float, int | None]:
     """Seconds from start to end of a Python process, and the most bytes that it held if the system counts them."""
     command = [sys.executable, "-c", _MEASURE, *arguments]
-    seconds, *resident = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    seconds, *resident = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.split()
     unit = 1 if sys.platform == "darwin" else 1024
     return float(seconds), int(resident[0]) * unit if resident else None
 
 
-def bench_predict(run: Run, split: Split, batches: dict[int, int] | None = None, rounds: int = 7,
-                  starts: int = 5) -> list[Engine]:
+def bench_predict(
+    run: Run, split: Split, batches: dict[int, int] | None = None, rounds: int = 7, starts: int = 5
+) -> list[Engine]:
     """PyTorch eager, ONNX Runtime float and int8 on validation images: an engine's calls, then the next one's, round
     by round, one thread each; then whole processes in turn. `batches`: calls a round by images a call.
 
@@ -103,40 +106,66 @@ def bench_predict(run: Run, split: Split, batches: dict[int, int] | None = None,
 
     def eager(pixels: np.ndarray) -> object:
         with torch.inference_mode():
-            return model(normalise(torch.from_numpy(pixels)[:, None], split.mean_std)).softmax(1).numpy()
+            return (
+                model(normalise(torch.from_numpy(pixels)[:, None], split.mean_std))
+                .softmax(1)
+                .numpy()
+            )
+
     calls: dict[str, Callable[[np.ndarray], object]] = {
-        "PyTorch eager": eager, "ONNX Runtime": readers["model.onnx"].probabilities,
-        "ONNX Runtime int8": readers["model-int8.onnx"].probabilities}
+        "PyTorch eager": eager,
+        "ONNX Runtime": readers["model.onnx"].probabilities,
+        "ONNX Runtime int8": readers["model-int8.onnx"].probabilities,
+    }
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rates = {batch: _rates(calls, all_pixels, batch, n, rounds)
-                 for batch, n in (batches or {1: 200, 1000: 2}).items()}
+        rates = {
+            batch: _rates(calls, all_pixels, batch, n, rounds)
+            for batch, n in (batches or {1: 200, 1000: 2}).items()
+        }
     finally:
         torch.set_num_threads(n_threads)
 
     with tempfile.TemporaryDirectory() as folder:
         picture = f"{folder}/digit.png"
         Image.fromarray(all_pixels[0]).save(picture)
-        commands = [[_EAGER, str(run.path), picture, *map(str, split.mean_std)],
-                    *([_PREDICT, "predict", str(files[name]), picture] for name in files)]
+        commands = [
+            [_EAGER, str(run.path), picture, *map(str, split.mean_std)],
+            *([_PREDICT, "predict", str(files[name]), picture] for name in files),
+        ]
         processes = [[_process(command) for command in commands] for _ in range(starts)]
     sizes = [run.path / "model.safetensors", *files.values()]
     engines = []
     for number, (name, path) in enumerate(zip(calls, sizes, strict=True)):
         seconds, resident = zip(*(each[number] for each in processes), strict=True)
-        engines.append(Engine(name, Path(path).stat().st_size, {batch: rate[name] for batch, rate in rates.items()},
-                              statistics.median(seconds), max(seconds), None if None in resident else max(resident)))
+        engines.append(
+            Engine(
+                name,
+                Path(path).stat().st_size,
+                {batch: rate[name] for batch, rate in rates.items()},
+                statistics.median(seconds),
+                max(seconds),
+                None if None in resident else max(resident),
+            )
+        )
     return engines
 
 
-def _rates(calls: dict[str, Callable[[np.ndarray], object]], pixels: np.ndarray, batch: int, n_calls: int,
-           rounds: int) -> dict[str, Rate]:
+def _rates(
+    calls: dict[str, Callable[[np.ndarray], object]],
+    pixels: np.ndarray,
+    batch: int,
+    n_calls: int,
+    rounds: int,
+) -> dict[str, Rate]:
     times: dict[str, list[list[float]]] = {name: [] for name in calls}
     for number in range(-1, rounds):  # round -1 warms up
         for name, call in calls.items():
             starts = [(number + 1 + i) * batch % (len(pixels) - batch + 1) for i in range(n_calls)]
-            seconds = [timed(torch.device("cpu"), partial(call, pixels[i:i + batch])) for i in starts]
+            seconds = [
+                timed(torch.device("cpu"), partial(call, pixels[i : i + batch])) for i in starts
+            ]
             if number >= 0:
                 times[name].append(seconds)
     totals = {name: [sum(seconds) for seconds in times[name]] for name in calls}
@@ -145,6 +174,10 @@ def _rates(calls: dict[str, Callable[[np.ndarray], object]], pixels: np.ndarray,
     for name in calls:
         ratios = [a / b for a, b in zip(first, totals[name], strict=True)]
         p50, p99 = np.percentile(np.concatenate(times[name]), (50, 99))
-        rates[name] = Rate(float(p50), float(p99), batch * n_calls / statistics.median(totals[name]),
-                           Ratio(statistics.median(ratios), min(ratios), max(ratios)))
+        rates[name] = Rate(
+            float(p50),
+            float(p99),
+            batch * n_calls / statistics.median(totals[name]),
+            Ratio(statistics.median(ratios), min(ratios), max(ratios)),
+        )
     return rates

@@ -24,9 +24,19 @@ from ..contract import CONTRACTS
 from ..recipe import RECIPES
 
 # Packages that only some commands need, and the extra that brings each.
-EXTRAS = {"onnx": "export", "onnxscript": "export", "onnxruntime": "serve", "PIL": "serve", "fastapi": "serve",
-          "fastapi_offline": "serve", "python_multipart": "serve", "uvicorn": "serve", "ray": "ray",
-          "pyarrow": "ray", "optuna": "search"}
+EXTRAS = {
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "serve",
+    "PIL": "serve",
+    "fastapi": "serve",
+    "fastapi_offline": "serve",
+    "python_multipart": "serve",
+    "uvicorn": "serve",
+    "ray": "ray",
+    "pyarrow": "ray",
+    "optuna": "search",
+}
 DONE, BROKEN, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 
 
@@ -45,7 +55,9 @@ class Stream(Console):
                 self.file.write(text)
                 self.file.flush()
 
-    def on_broken_pipe(self) -> None:  # rich's ends the process with 1, which means that a contract does not hold
+    def on_broken_pipe(
+        self,
+    ) -> None:  # rich's ends the process with 1, which means that a contract does not hold
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     @contextmanager
@@ -56,15 +68,21 @@ class Stream(Console):
             if not self.stderr and error.errno not in (errno.EPIPE, errno.EBADF):
                 raise
             self.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # else what is left fails at the exit
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), self.file.fileno()
+            )  # else what is left fails at the exit
 
 
 def _width() -> int | None:
     """A table in a pipe or a file is as wide as it needs to be, unless COLUMNS says otherwise."""
     for name in ("COLUMNS", "LINES"):
-        if not os.environ.get(name, "").lstrip("0"):  # Emacs and CI say 0 for a width that they don't know
+        if not os.environ.get(name, "").lstrip(
+            "0"
+        ):  # Emacs and CI say 0 for a width that they don't know
             os.environ.pop(name, None)
-    return None if "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty()) else 160
+    return (
+        None if "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty()) else 160
+    )
 
 
 out = Stream(highlight=False, emoji=False, soft_wrap=False, width=_width())
@@ -76,9 +94,15 @@ def _show_default(value: object) -> str | None:
 
 
 # A flag has no opposite, a list no empty one.
-app = App(name="featherweight", version=__version__, version_flags=["--version", "-V"], help_format="markdown",
-          help="Train, prove and ship image classifiers that must fit a hard budget.", console=Stream(emoji=False),
-          default_parameter=Parameter(negative=(), show_default=_show_default))
+app = App(
+    name="featherweight",
+    version=__version__,
+    version_flags=["--version", "-V"],
+    help_format="markdown",
+    help="Train, prove and ship image classifiers that must fit a hard budget.",
+    console=Stream(emoji=False),
+    default_parameter=Parameter(negative=(), show_default=_show_default),
+)
 
 
 def cores() -> int:
@@ -95,15 +119,21 @@ def model_file(model: str) -> Path:
         if (path / "model.onnx").is_file():
             return path / "model.onnx"
         if (path / "config.json").is_file():
-            raise ValueError(f"{model}: got no model.onnx in it; "
-                             f"hint: featherweight export {shlex.quote(model)} --format onnx")
+            raise ValueError(
+                f"{model}: got no model.onnx in it; "
+                f"hint: featherweight export {shlex.quote(model)} --format onnx"
+            )
         if not any(is_picture(each) for each in path.iterdir() if each.is_file()):
-            raise ValueError(f"{model}: got neither a run folder nor an exported file, expected one of them")
+            raise ValueError(
+                f"{model}: got neither a run folder nor an exported file, expected one of them"
+            )
         what = "a folder of pictures"
     elif not is_picture(path):
         return path
-    raise ValueError(f"{model} is {what}: the model comes first; "
-                     f"hint: featherweight predict MODEL {shlex.quote(model)}")
+    raise ValueError(
+        f"{model} is {what}: the model comes first; "
+        f"hint: featherweight predict MODEL {shlex.quote(model)}"
+    )
 
 
 def print_json(values: Any) -> None:
@@ -123,7 +153,11 @@ def telling() -> Iterator[Callable[[str], None]]:
 def _open_streams() -> None:
     """Something to read from and write to where a daemon or `>&-` has closed a stream; and no character that a
     stream has no bytes for ends a command."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their numbers
+    for name, mode in (
+        ("stdin", "r"),
+        ("stdout", "w"),
+        ("stderr", "w"),
+    ):  # in the order of their numbers
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -153,8 +187,10 @@ def install_completion(*, shell: Literal["bash", "zsh", "fish", "powershell"] | 
     try:
         path = app.install_completion(shell=shell)
     except ShellDetectionError as error:
-        raise ValueError("got no known shell, expected bash, zsh, fish or powershell; "
-                         "hint: featherweight --install-completion --shell bash") from error
+        raise ValueError(
+            "got no known shell, expected bash, zsh, fish or powershell; "
+            "hint: featherweight --install-completion --shell bash"
+        ) from error
     out.write(f"{path}: loaded by every new shell\n")
     return DONE
 
@@ -173,19 +209,37 @@ def _explain(error: CycloptsError, words: list[str]) -> tuple[str, str]:
     """What is wrong with the words of a command line, and a hint."""
     command = _command(words)
     hint = _help(words)
-    if isinstance(error, MissingArgumentError) and error.argument is not None and error.keyword is None:
+    if (
+        isinstance(error, MissingArgumentError)
+        and error.argument is not None
+        and error.keyword is None
+    ):
         function = app[command].default_command
         assert function is not None
-        names = [name.upper() for name, each in signature(function).parameters.items()
-                 if each.kind in (Argument.POSITIONAL_ONLY, Argument.VAR_POSITIONAL)]
+        names = [
+            name.upper()
+            for name, each in signature(function).parameters.items()
+            if each.kind in (Argument.POSITIONAL_ONLY, Argument.VAR_POSITIONAL)
+        ]
         name = error.argument.name
         return f"got no {name}, expected: featherweight {' '.join([command, *names])}" + (
-            f" {name} {'|'.join(error.argument.get_choices() or ())}" if name.startswith("-") else ""), hint
+            f" {name} {'|'.join(error.argument.get_choices() or ())}"
+            if name.startswith("-")
+            else ""
+        ), hint
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         word = error.unused_tokens[0]
-        known = {"--recipe": [recipe.name for recipe in RECIPES], "--contract": [each.name for each in CONTRACTS]}
-        option = next((option for option, names in known.items() if word in names), "--model" if ":" in word else "")
-        if option and any(option in argument.names for argument in app[command].assemble_argument_collection()):
+        known = {
+            "--recipe": [recipe.name for recipe in RECIPES],
+            "--contract": [each.name for each in CONTRACTS],
+        }
+        option = next(
+            (option for option, names in known.items() if word in names),
+            "--model" if ":" in word else "",
+        )
+        if option and any(
+            option in argument.names for argument in app[command].assemble_argument_collection()
+        ):
             return f"got {word}, expected an option before it: did you mean {option} {word}?", hint
         return f"got one word too many, {word}", hint
     return reason(error), hint
@@ -212,7 +266,9 @@ def share_cores() -> None:
     By default GNU's spin a hundred times as long, and so take a core from the thread that they wait for when other
     programs are busy. Variables that the user has set stay as they are."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # GNU's, on Linux: chosen by `featherweight bench load`
+        os.environ.setdefault(
+            "GOMP_SPINCOUNT", "3000"
+        )  # GNU's, on Linux: chosen by `featherweight bench load`
         os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds: LLVM's, on macOS, and Intel's
 
 
@@ -221,7 +277,9 @@ def networks_apart() -> Iterator[None]:
     """While networks run: what they print goes to stderr, since stdout is for data. So does what their C code and
     their processes write."""
     kept = None
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout or stderr may be closed, or no file
+    with contextlib.suppress(
+        OSError, ValueError, AttributeError
+    ):  # stdout or stderr may be closed, or no file
         sys.stdout.flush()
         kept = os.dup(1)
         os.dup2(2, 1)
@@ -259,6 +317,8 @@ def main() -> None:
             traceback.print_exc()
             code = BUG
         else:
-            code = _refuse(f"this needs {missing}, which is not installed",
-                           f"{_here(sys.executable)} -m pip install 'featherweight[{extra}]'")
+            code = _refuse(
+                f"this needs {missing}, which is not installed",
+                f"{_here(sys.executable)} -m pip install 'featherweight[{extra}]'",
+            )
     sys.exit(code or DONE)

@@ -11,8 +11,13 @@ from .base import BROKEN, DONE, app, cores, model_file, out, print_json, talk
 
 
 @app.command(usage="Usage: featherweight bench [OPTIONS] WHAT [RUN]")
-def bench(what: Literal["train", "sprint", "load", "study", "predict"], run: str | None = None, /, *,
-          device: str = "auto") -> int:
+def bench(
+    what: Literal["train", "sprint", "load", "study", "predict"],
+    run: str | None = None,
+    /,
+    *,
+    device: str = "auto",
+) -> int:
     """Measure, in turn in one process: training against the baseline's, or reading with and without PyTorch.
 
     Parameters
@@ -44,25 +49,41 @@ def bench(what: Literal["train", "sprint", "load", "study", "predict"], run: str
     split, where = load_split(None, 50_000, 10_000), pick_device(device)
     if what == "sprint":
         races = bench_sprint(
-            ("sprint", "baseline", "sprint"), split, where,
-            on_epoch=lambda name, row: talk.print(f"{name} epoch {row['epoch']}: {row['seconds']:.1f} s"))
+            ("sprint", "baseline", "sprint"),
+            split,
+            where,
+            on_epoch=lambda name, row: talk.print(
+                f"{name} epoch {row['epoch']}: {row['seconds']:.1f} s"
+            ),
+        )
         table = Table("recipe", "epochs", "seconds", "validation", "of the baseline's time")
         baseline = next(race for race in races if race.recipe == "baseline")
         for race in races:
-            table.add_row(race.recipe, str(race.epochs), f"{race.seconds:.1f}",
-                          percent(race.val_correct, race.val_total),
-                          "" if race is baseline else f"1/{baseline.seconds / race.seconds:.1f}")
+            table.add_row(
+                race.recipe,
+                str(race.epochs),
+                f"{race.seconds:.1f}",
+                percent(race.val_correct, race.val_total),
+                "" if race is baseline else f"1/{baseline.seconds / race.seconds:.1f}",
+            )
         out.print(table)
         return DONE
     speeds, ratio = bench_train(("baseline", "feather-20k"), split, where)
     table = Table("recipe", "images/s", "s/epoch", "GFLOP/s", "of matmul peak", "augmentation")
     for speed in speeds:
-        table.add_row(speed.recipe, f"{speed.images_per_second:,.0f}", f"{speed.seconds_per_epoch:.2f}",
-                      f"{speed.gflops:.1f}", f"{100 * speed.share_of_peak:.0f} %",
-                      f"{100 * speed.share_augmentation:.1f} % of the step")
+        table.add_row(
+            speed.recipe,
+            f"{speed.images_per_second:,.0f}",
+            f"{speed.seconds_per_epoch:.2f}",
+            f"{speed.gflops:.1f}",
+            f"{100 * speed.share_of_peak:.0f} %",
+            f"{100 * speed.share_augmentation:.1f} % of the step",
+        )
     out.print(table)
-    out.print(f"epoch of {speeds[-1].recipe} / epoch of {speeds[0].recipe}: "
-              f"{ratio.median:.3f} (rounds {ratio.least:.3f} to {ratio.most:.3f})")
+    out.print(
+        f"epoch of {speeds[-1].recipe} / epoch of {speeds[0].recipe}: "
+        f"{ratio.median:.3f} (rounds {ratio.least:.3f} to {ratio.most:.3f})"
+    )
     profile = Table("operation", f"of {speeds[-1].recipe}'s step")
     for operation, share in profile_train(speeds[-1].recipe, split, where)[:12]:
         profile.add_row(operation, f"{100 * share:.1f} %")
@@ -81,19 +102,30 @@ def _bench_predict(run: str) -> int:
     except Unfaithful as error:
         talk.print(f"error: {error}", markup=False)
         return BROKEN
-    rates = Table("on one thread", "images a call", "p50 ms", "p99 ms", "images/s", "of eager's rate (rounds)")
+    rates = Table(
+        "on one thread", "images a call", "p50 ms", "p99 ms", "images/s", "of eager's rate (rounds)"
+    )
     for batch in engines[0].rates:
         for engine in engines:
             rate = engine.rates[batch]
             times = rate.times_eager
-            rates.add_row(engine.name, f"{batch:,}", f"{1000 * rate.p50:.3f}", f"{1000 * rate.p99:.3f}",
-                          f"{rate.images_per_second:,.0f}",
-                          f"{times.median:.2f} ({times.least:.2f} to {times.most:.2f})")
+            rates.add_row(
+                engine.name,
+                f"{batch:,}",
+                f"{1000 * rate.p50:.3f}",
+                f"{1000 * rate.p99:.3f}",
+                f"{rate.images_per_second:,.0f}",
+                f"{times.median:.2f} ({times.least:.2f} to {times.most:.2f})",
+            )
     out.print(rates)
     whole = Table("one picture, a process", "file bytes", "seconds (most)", "memory MB")
     for engine in engines:
-        whole.add_row(engine.name, f"{engine.file_bytes:,}", f"{engine.cold:.2f} ({engine.cold_most:.2f})",
-                      "" if engine.resident_bytes is None else f"{engine.resident_bytes / 1e6:.0f}")
+        whole.add_row(
+            engine.name,
+            f"{engine.file_bytes:,}",
+            f"{engine.cold:.2f} ({engine.cold_most:.2f})",
+            "" if engine.resident_bytes is None else f"{engine.resident_bytes / 1e6:.0f}",
+        )
     out.print(whole)
     if engines[0].resident_bytes is None:
         talk.print("no memory: this system does not count the most that a process held")
@@ -104,8 +136,16 @@ def _bench_load() -> int:
     from ..bench.contention import bench_load
 
     table = Table("work", "threads", "alone s", f"beside {cores()} busy s", "times")
-    bench_load(cores(), on_load=lambda load: table.add_row(
-        load.work, load.how, f"{load.alone:.2f}", f"{load.busy:.2f}", f"{load.busy / load.alone:.1f}"))
+    bench_load(
+        cores(),
+        on_load=lambda load: table.add_row(
+            load.work,
+            load.how,
+            f"{load.alone:.2f}",
+            f"{load.busy:.2f}",
+            f"{load.busy / load.alone:.1f}",
+        ),
+    )
     out.print(table)
     return DONE
 
@@ -113,24 +153,45 @@ def _bench_load() -> int:
 def _bench_study() -> int:
     from ..bench.cluster import measure, simulate
 
-    table = Table("workers", "runs", "local s", "rows/h", "Ray s", "rows/h", "Ray/local", "overhead s a run")
+    table = Table(
+        "workers", "runs", "local s", "rows/h", "Ray s", "rows/h", "Ray/local", "overhead s a run"
+    )
     for workers in (1, 2):
         found = measure("sprint", epochs=1, runs=8, workers=workers)
-        table.add_row(str(workers), str(found.runs), f"{found.local_seconds:.1f}",
-                      f"{3600 * found.runs / found.local_seconds:,.0f}", f"{found.ray_seconds:.1f}",
-                      f"{3600 * found.runs / found.ray_seconds:,.0f}", f"{found.ratio:.3f}", f"{found.overhead:.2f}")
+        table.add_row(
+            str(workers),
+            str(found.runs),
+            f"{found.local_seconds:.1f}",
+            f"{3600 * found.runs / found.local_seconds:,.0f}",
+            f"{found.ray_seconds:.1f}",
+            f"{3600 * found.runs / found.ray_seconds:,.0f}",
+            f"{found.ratio:.3f}",
+            f"{found.overhead:.2f}",
+        )
     out.print(table)
-    out.print(f"a run: {found.place_seconds:.2f} s of a place, {found.driver_seconds:.3f} s of the driver, "
-              f"{found.folder_bytes / 1000:,.0f} kB back; images: {found.images_bytes / 1e6:.1f} MB a node")
+    out.print(
+        f"a run: {found.place_seconds:.2f} s of a place, {found.driver_seconds:.3f} s of the driver, "
+        f"{found.folder_bytes / 1000:,.0f} kB back; images: {found.images_bytes / 1e6:.1f} MB a node"
+    )
     for nodes in (1, 10, 100):
         rate = simulate(found, 100 * nodes * found.workers, nodes, 125e6)
-        out.print(f"simulated, {nodes} nodes of {found.workers} places, 125 MB/s: {rate:,.0f} rows/h")
+        out.print(
+            f"simulated, {nodes} nodes of {found.workers} places, 125 MB/s: {rate:,.0f} rows/h"
+        )
     return DONE
 
 
 @app.command
-def firmware(runs: list[str], /, *, bits: Literal[2, 4, 8] | None = None, test: bool = False, on_chip: int = 0,
-             results: str = "c99.csv", data: str | None = None) -> int:
+def firmware(
+    runs: list[str],
+    /,
+    *,
+    bits: Literal[2, 4, 8] | None = None,
+    test: bool = False,
+    on_chip: int = 0,
+    results: str = "c99.csv",
+    data: str | None = None,
+) -> int:
     """Export finished runs as C, compile it, measure it, and read every image with it; a row a run in one CSV.
 
     Parameters
@@ -166,17 +227,27 @@ def firmware(runs: list[str], /, *, bits: Literal[2, 4, 8] | None = None, test: 
         row = make_row(export_c(run, split, width), run, split, test, on_chip)
         rows.append(row)
         write_table(table, rows, COLUMNS)
-        talk.print(f"{row['recipe']} seed {row['seed']}, {row['bits']} bits: {int(row['constants']):,} bytes, "
-                   f"RAM {int(row['ram']):,}, val {row['val_correct']} of {row['val_total']}, test "
-                   f"{row['test_correct'] or 'not read'}, {row['equal']} of {row['images']} to the bit")
+        talk.print(
+            f"{row['recipe']} seed {row['seed']}, {row['bits']} bits: {int(row['constants']):,} bytes, "
+            f"RAM {int(row['ram']):,}, val {row['val_correct']} of {row['val_total']}, test "
+            f"{row['test_correct'] or 'not read'}, {row['equal']} of {row['images']} to the bit"
+        )
     talk.print(f"see {table}")
     same = (("equal", "images"), ("equal_m0", "images_on_chip"), ("equal_m4", "images_on_chip"))
     return DONE if all(row[found] == row[read] for row in rows for found, read in same) else BROKEN
 
 
 @app.command
-def stress(model: str, /, *, split: Literal["val", "test"] = "val", per_category: int = 200, seed: int = 0,
-           save: str | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def stress(
+    model: str,
+    /,
+    *,
+    split: Literal["val", "test"] = "val",
+    per_category: int = 200,
+    seed: int = 0,
+    save: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Read digits as people draw, print and photograph them, made at random from MNIST and from nothing.
 
     Parameters
@@ -205,12 +276,21 @@ def stress(model: str, /, *, split: Literal["val", "test"] = "val", per_category
     from ..inference.stress import FROM_MNIST, FROM_NOTHING, make_stress, score_stress
 
     if per_category < 1 or seed < 0:
-        raise ValueError(f"--per-category and --seed: got {per_category} and {seed}, expected from 1 and from 0 up")
+        raise ValueError(
+            f"--per-category and --seed: got {per_category} and {seed}, expected from 1 and from 0 up"
+        )
     reader, images = Reader(model_file(model)), load_split(None, 50_000, 10_000)
     part = images.val if split == "val" else load_test(images)
-    pictures = list(track(make_stress(part.pixels[:, 0].numpy(), part.labels.numpy(), seed, per_category), "",
-                          total=per_category * len((*FROM_MNIST, *FROM_NOTHING)), console=talk, transient=True,
-                          disable=not talk.is_terminal))
+    pictures = list(
+        track(
+            make_stress(part.pixels[:, 0].numpy(), part.labels.numpy(), seed, per_category),
+            "",
+            total=per_category * len((*FROM_MNIST, *FROM_NOTHING)),
+            console=talk,
+            transient=True,
+            disable=not talk.is_terminal,
+        )
+    )
     if save is not None:
         folder = Path(save)
         folder.mkdir(parents=True)
@@ -225,11 +305,21 @@ def stress(model: str, /, *, split: Literal["val", "test"] = "val", per_category
         return DONE
     table = Table("category", "made from", "prepared", "only resized")
     for score in scores:
-        table.add_row(score.category.replace("_", " "), split if score.from_mnist else "nothing",
-                      percent(score.prepared, score.n), percent(score.resized, score.n))
+        table.add_row(
+            score.category.replace("_", " "),
+            split if score.from_mnist else "nothing",
+            percent(score.prepared, score.n),
+            percent(score.resized, score.n),
+        )
     made = [score for score in scores if score.from_mnist]
     n = sum(score.n for score in made)
-    table.add_row(f"all from {split}", "", *(percent(sum(getattr(score, how) for score in made), n)
-                                            for how in ("prepared", "resized")))
+    table.add_row(
+        f"all from {split}",
+        "",
+        *(
+            percent(sum(getattr(score, how) for score in made), n)
+            for how in ("prepared", "resized")
+        ),
+    )
     out.print(table)
     return DONE

@@ -16,8 +16,18 @@ if TYPE_CHECKING:
 
 
 @app.command
-def study(plan: str, /, *, results: str | None = None, runs: str = "runs", data: str | None = None,
-          workers: int | None = None, threads: int = 1, device: str = "auto", ray: str | None = None) -> int:
+def study(
+    plan: str,
+    /,
+    *,
+    results: str | None = None,
+    runs: str = "runs",
+    data: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    device: str = "auto",
+    ray: str | None = None,
+) -> int:
     """Train every run of a plan, recipes x overrides x seeds, and add a row a run to one CSV.
 
     A plan with a [search] table looks for a better recipe instead, and prints a plan of it. A study that was stopped
@@ -65,14 +75,27 @@ def study(plan: str, /, *, results: str | None = None, runs: str = "runs", data:
         from ..studies.ray_workers import RayTasks
 
         engine = RayTasks(ray, Path(runs), threads, device, workers * threads)
-    columns = (TextColumn("{task.completed} of {task.total} runs"), BarColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.completed} of {task.total} runs"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=talk, disable=not talk.is_terminal) as progress:
-        bar = progress.add_task("", total=wanted.search.trials if wanted.search else len(wanted.tasks))
+        bar = progress.add_task(
+            "", total=wanted.search.trials if wanted.search else len(wanted.tasks)
+        )
 
         def on_row(row: dict[str, str]) -> None:
-            val = f"val {row['val_correct']} of {row['val_total']}" if row["val_correct"] else "no accuracy"
-            talk.print(f"{row['recipe']} seed {row['seed']}: {val}, {row['verdict']}, {row['seconds']} s")
+            val = (
+                f"val {row['val_correct']} of {row['val_total']}"
+                if row["val_correct"]
+                else "no accuracy"
+            )
+            talk.print(
+                f"{row['recipe']} seed {row['seed']}: {val}, {row['verdict']}, {row['seconds']} s"
+            )
             progress.advance(bar)
 
         try:
@@ -97,29 +120,62 @@ def _print_found(found: "Found", search: "Search", table: Path) -> int:
     from ..studies.plan import to_plan
 
     untrained = "; ".join(f"{n} {reason}" for reason, n in sorted(found.untrained.items()))
-    talk.print(f"{len(found.rows)} candidates trained, {found.given_up} given up, {sum(found.untrained.values())} "
-               f"never trained{f' ({untrained})' if untrained else ''}; see {table}", markup=False)
+    talk.print(
+        f"{len(found.rows)} candidates trained, {found.given_up} given up, {sum(found.untrained.values())} "
+        f"never trained{f' ({untrained})' if untrained else ''}; see {table}",
+        markup=False,
+    )
     if found.best is None:
         return BROKEN
     for row in found.rows[:5]:
-        talk.print(f"{row['recipe']}: {row['n_params']} parameters, val {row['val_correct']} of {row['val_total']}, "
-                   f"{row['verdict']}")
-    out.print(to_plan(found.best, search.preset, search.contract), end="", markup=False, soft_wrap=True)
+        talk.print(
+            f"{row['recipe']}: {row['n_params']} parameters, val {row['val_correct']} of {row['val_total']}, "
+            f"{row['verdict']}"
+        )
+    out.print(
+        to_plan(found.best, search.preset, search.contract), end="", markup=False, soft_wrap=True
+    )
     return DONE if found.rows[0]["verdict"] == "PASS" else BROKEN
 
 
 def _print_summaries(summaries: "list[Summary]") -> None:
-    table = Table("recipe", "params", "pass", "on", "n", "mean %", "s.d.", "least", "95 % of mean", "s",
-                  box=None, padding=(0, 2, 0, 0), pad_edge=False)  # fits in 80 columns
+    table = Table(
+        "recipe",
+        "params",
+        "pass",
+        "on",
+        "n",
+        "mean %",
+        "s.d.",
+        "least",
+        "95 % of mean",
+        "s",
+        box=None,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+    )  # fits in 80 columns
     for summary in summaries:
         first = (summary.recipe, summary.n_params, f"{summary.passed}/{summary.runs}")
         for part, found in (("val", summary.val), ("test", summary.test)):
             if found is not None:
                 low, high = (100 * end for end in found.interval)
-                spread = ("-", f"{100 * found.least:.2f}", "-") if found.n == 1 else (
-                    f"{100 * found.sd:.3f}", f"{100 * found.least:.2f}", f"{low:.2f} to {high:.2f}")
-                table.add_row(*first, part, str(found.n), f"{100 * found.mean:.3f}", *spread,
-                              f"{summary.seconds:.0f}" if part == "val" else "")
+                spread = (
+                    ("-", f"{100 * found.least:.2f}", "-")
+                    if found.n == 1
+                    else (
+                        f"{100 * found.sd:.3f}",
+                        f"{100 * found.least:.2f}",
+                        f"{low:.2f} to {high:.2f}",
+                    )
+                )
+                table.add_row(
+                    *first,
+                    part,
+                    str(found.n),
+                    f"{100 * found.mean:.3f}",
+                    *spread,
+                    f"{summary.seconds:.0f}" if part == "val" else "",
+                )
                 first = ("", "", "")
         if summary.val is None:
             table.add_row(*first, "-", "0")
@@ -127,8 +183,14 @@ def _print_summaries(summaries: "list[Summary]") -> None:
 
 
 @app.command
-def frontier(tables: list[str], /, *, by: Literal["parameters", "bytes"] = "parameters", public: str | None = None,
-             out: str = "frontier.svg") -> int:
+def frontier(
+    tables: list[str],
+    /,
+    *,
+    by: Literal["parameters", "bytes"] = "parameters",
+    public: str | None = None,
+    out: str = "frontier.svg",
+) -> int:
     """Draw the test accuracy of studies over the size of their networks, beside published results.
 
     Parameters
@@ -149,13 +211,19 @@ def frontier(tables: list[str], /, *, by: Literal["parameters", "bytes"] = "para
     from ..studies.study import COLUMNS, read_table
 
     columns, size = (FIRMWARE, "constants") if by == "bytes" else (COLUMNS, "n_params")
-    rows = [row for table in tables for row in read_table(Path(table), must_exist=True, columns=columns)]
+    rows = [
+        row for table in tables for row in read_table(Path(table), must_exist=True, columns=columns)
+    ]
     marks = study_marks(rows, size)
     if not marks:
-        raise ValueError(f"{', '.join(tables)}: no row with a test count; hint: test = true in the plan, or --test")
+        raise ValueError(
+            f"{', '.join(tables)}: no row with a test count; hint: test = true in the plan, or --test"
+        )
     marks += read_marks(Path(public), "bytes" if by == "bytes" else size) if public else []
     contract = load_contract("era-v3-s6")
-    judged = any(row.get("contract") == contract.name for row in rows)  # no row of bytes is, nor of other data
+    judged = any(
+        row.get("contract") == contract.name for row in rows
+    )  # no row of bytes is, nor of other data
     save_picture(frontier_picture(marks, by, contract if judged else None), Path(out))
     talk.print(f"see {out}")
     return DONE
@@ -183,8 +251,15 @@ def recipes(name: str | None = None, /, *, json: bool = False) -> int:
     table = Table("recipe", "network", "epochs", "batch", "lr", "weights", "contract")
     for recipe in RECIPES:
         weights = f"{recipe.weight_bits} bits" if recipe.weight_bits else "float"
-        table.add_row(recipe.name, recipe.model.rpartition(":")[2], str(recipe.epochs), str(recipe.batch_size),
-                      str(recipe.lr), weights, recipe.contract)
+        table.add_row(
+            recipe.name,
+            recipe.model.rpartition(":")[2],
+            str(recipe.epochs),
+            str(recipe.batch_size),
+            str(recipe.lr),
+            weights,
+            recipe.contract,
+        )
     out.print(table)
     return DONE
 
@@ -204,7 +279,12 @@ def contracts(name: str | None = None, /) -> int:
     table = Table("contract", "parameters", "epochs", "accuracy", "in the last")
     for each in CONTRACTS:
         last = f"{each.consistent_epochs} epochs" if each.consistent_epochs > 1 else "epoch"
-        table.add_row(each.name, f"below {each.max_params:,}", f"below {each.max_epochs}",
-                      f"from {100 * each.min_val_accuracy:.2f} %", last)
+        table.add_row(
+            each.name,
+            f"below {each.max_params:,}",
+            f"below {each.max_epochs}",
+            f"from {100 * each.min_val_accuracy:.2f} %",
+            last,
+        )
     out.print(table)
     return DONE

@@ -12,7 +12,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..contract import load_contract
-from .base import BROKEN, DONE, INTERRUPTED, app, cores, networks_apart, out, print_json, program, talk
+from .base import (
+    BROKEN,
+    DONE,
+    INTERRUPTED,
+    app,
+    cores,
+    networks_apart,
+    out,
+    print_json,
+    program,
+    talk,
+)
 
 if TYPE_CHECKING:
     from ..evaluate import Evaluation
@@ -27,7 +38,9 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
     there is room, or under each clause with `why`."""
     marks = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}
     wide = out.width >= WIDE and not why
-    table = Table(title=f"contract {escape(verdict.contract)}", title_justify="left", show_lines=why)
+    table = Table(
+        title=f"contract {escape(verdict.contract)}", title_justify="left", show_lines=why
+    )
     for column in ("clause", "required", "found", *(["how"] if wide else []), "verdict"):
         table.add_column(column, overflow="fold")
     for clause in sorted(verdict.clauses, key=lambda clause: clause.passed is False):
@@ -35,9 +48,15 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
         cells = (clause.clause, clause.required, found, *([clause.how] if wide else []))
         table.add_row(*map(escape, cells), marks[clause.passed])
     out.print(table)
-    some = f"{len(verdict.judged)} of {len(verdict.clauses)} clauses judged" if verdict.not_judged else ""
+    some = (
+        f"{len(verdict.judged)} of {len(verdict.clauses)} clauses judged"
+        if verdict.not_judged
+        else ""
+    )
     some = f"structure alone: {some}" if verdict.scope == "structure" else some
-    out.print(f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]{f' ({some})' if some else ''}")
+    out.print(
+        f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]{f' ({some})' if some else ''}"
+    )
 
 
 def _judge(run: "Run", data: str | None, device: str) -> "Verdict":
@@ -56,10 +75,19 @@ def _judge(run: "Run", data: str | None, device: str) -> "Verdict":
 
 
 @app.command
-def train(*, recipe: str | None = None, model: str | None = None, contract: str | None = None,
-          data: str | None = None, seed: int | None = None, epochs: int | None = None,
-          device: str = "auto", threads: int | None = None, out: str | None = None,
-          resume: str | None = None) -> int:
+def train(
+    *,
+    recipe: str | None = None,
+    model: str | None = None,
+    contract: str | None = None,
+    data: str | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    out: str | None = None,
+    resume: str | None = None,
+) -> int:
     """Train a network under a contract, then audit and report it.
 
     Parameters
@@ -97,11 +125,20 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
     group, where = join(pick_device(device))
     talk.quiet = not group.leads
     if resume is not None:
-        given = {"recipe": recipe, "model": model, "contract": contract, "seed": seed, "epochs": epochs,
-                 "threads": threads, "out": out}
+        given = {
+            "recipe": recipe,
+            "model": model,
+            "contract": contract,
+            "seed": seed,
+            "epochs": epochs,
+            "threads": threads,
+            "out": out,
+        }
         if named := [key for key, value in given.items() if value is not None]:
-            raise ValueError(f"--resume with --{named[0]}: a run keeps its own; "
-                             f"hint: featherweight train --resume {shlex.quote(resume)}")
+            raise ValueError(
+                f"--resume with --{named[0]}: a run keeps its own; "
+                f"hint: featherweight train --resume {shlex.quote(resume)}"
+            )
         opened = open_run(resume) if group.leads else None
     else:
         chosen = find_recipe(recipe or "feather-20k")
@@ -117,64 +154,100 @@ def train(*, recipe: str | None = None, model: str | None = None, contract: str 
         if seed < 0:
             raise ValueError(f"--seed: got {seed}, expected 0 or more")
         if threads is not None and not 1 <= threads <= cores():
-            raise ValueError(f"--threads: got {threads}, expected 1 to {cores()}, the cores that it may use")
+            raise ValueError(
+                f"--threads: got {threads}, expected 1 to {cores()}, the cores that it may use"
+            )
         seed_everything(seed, -1)
         with networks_apart():
             network = build(chosen.model, chosen.model_args, split.num_classes, split.shape)
             check_recipe(chosen, split, network)
-        if model is not None:  # tables and pictures tell of the network, not of the recipe that it borrows
+        if (
+            model is not None
+        ):  # tables and pictures tell of the network, not of the recipe that it borrows
             chosen = dataclasses.replace(chosen, name=type(network).__name__)
         command = shlex.join([*group.command, "featherweight", *sys.argv[1:]])
-        opened = create_run(out, chosen, held, split, seed, where, command, threads or 1) if group.leads else None
+        opened = (
+            create_run(out, chosen, held, split, seed, where, command, threads or 1)
+            if group.leads
+            else None
+        )
     run = group.share(opened)
     assert run is not None  # the leading process has opened it
     split = run.load_split(data)
-    talk.print(f"run {run.path}: {run.recipe.name}, seed {run.seed}, {run.recipe.epochs} epochs, "
-               f"{len(split.train):,} images, on {where}")
+    talk.print(
+        f"run {run.path}: {run.recipe.name}, seed {run.seed}, {run.recipe.epochs} epochs, "
+        f"{len(split.train):,} images, on {where}"
+    )
     talk.print("epoch  seconds      lr  train loss  val loss  val accuracy")
     # In its description and not in fields of its own, which reset() would forget. 80 columns hold all of it.
     columns = TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn()
     try:
-        with networks_apart(), Progress(*columns, console=talk, transient=True,
-                                        disable=not talk.is_terminal) as progress:
+        with (
+            networks_apart(),
+            Progress(
+                *columns, console=talk, transient=True, disable=not talk.is_terminal
+            ) as progress,
+        ):
             bar = progress.add_task("", total=None)
 
             def on_batch(epoch: int, step: int, n_steps: int, loss: float) -> None:
                 speed = progress.tasks[0].speed  # steps a second; None at first
                 rate = f", {speed * len(split.train) / n_steps:,.0f} images/s" if speed else ""
-                progress.update(bar, completed=step, total=n_steps,
-                                description=f"epoch {epoch} of {run.recipe.epochs}, loss {loss:.4f}{rate}")
+                progress.update(
+                    bar,
+                    completed=step,
+                    total=n_steps,
+                    description=f"epoch {epoch} of {run.recipe.epochs}, loss {loss:.4f}{rate}",
+                )
 
             def on_epoch(row: dict[str, Any]) -> None:
                 correct, total = row["val_correct"], row["val_total"]
-                talk.print(f"{row['epoch']:5} {row['seconds']:8.2f} {row['lr']:7.4f} {row['train_loss']:11.4f} "
-                           f"{row['val_loss']:9.4f}  {100 * correct / total:.2f} % ({correct:,} of {total:,})")
+                talk.print(
+                    f"{row['epoch']:5} {row['seconds']:8.2f} {row['lr']:7.4f} {row['train_loss']:11.4f} "
+                    f"{row['val_loss']:9.4f}  {100 * correct / total:.2f} % ({correct:,} of {total:,})"
+                )
                 progress.reset(bar, description="")
 
             train_run(run, split, where, on_epoch, on_batch, group)
         if not group.leads:
             return DONE
-        talk.print(f"judging: {len(split.val):,} validation images are evaluated again, pictures drawn")
+        talk.print(
+            f"judging: {len(split.val):,} validation images are evaluated again, pictures drawn"
+        )
         verdict = _judge(run, data, device)
     except Diverged as error:
-        talk.print(f"error: diverged: {error}\nhint: the log is kept in {run.path / 'metrics.jsonl'}; "
-                   "lower the recipe's lr")
+        talk.print(
+            f"error: diverged: {error}\nhint: the log is kept in {run.path / 'metrics.jsonl'}; "
+            "lower the recipe's lr"
+        )
         return BROKEN
     except KeyboardInterrupt:
-        talk.print(f"\ninterrupted; resume with: {program()} train --resume {shlex.quote(str(run.path))}")
+        talk.print(
+            f"\ninterrupted; resume with: {program()} train --resume {shlex.quote(str(run.path))}"
+        )
         return INTERRUPTED
     _print_verdict(verdict)
-    talk.print(f"see {run.path / 'README.md'}\n"
-               f"next: {program()} export {shlex.quote(str(run.path))} --format onnx, which predict and serve read")
+    talk.print(
+        f"see {run.path / 'README.md'}\n"
+        f"next: {program()} export {shlex.quote(str(run.path))} --format onnx, which predict and serve read"
+    )
     return DONE if verdict.passed else BROKEN
 
 
 @app.command
-def audit(target: str, /, *, weights: str | None = None, contract: str | None = None, data: str | None = None,
-          mean: float | None = None, std: float | None = None,
-          quick: Annotated[bool, Parameter(negative="")] = False,
-          why: Annotated[bool, Parameter(negative="")] = False,
-          json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def audit(
+    target: str,
+    /,
+    *,
+    weights: str | None = None,
+    contract: str | None = None,
+    data: str | None = None,
+    mean: float | None = None,
+    std: float | None = None,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    why: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Judge a run, or a network by its structure and perhaps its weights, against a contract.
 
     Parameters
@@ -208,11 +281,15 @@ def audit(target: str, /, *, weights: str | None = None, contract: str | None = 
     else:
         given = {"weights": weights, "mean": mean, "std": std, "quick": quick or None}
         if named := [key for key, value in given.items() if value is not None]:
-            raise ValueError(f"--{named[0]} with {target}: expected a network, MODULE:CLASS or FILE.py:CLASS: a run "
-                             "is audited with its own weights, on every image")
+            raise ValueError(
+                f"--{named[0]} with {target}: expected a network, MODULE:CLASS or FILE.py:CLASS: a run "
+                "is audited with its own weights, on every image"
+            )
         if not Path(target).exists():
-            raise ValueError(f"{target}: not a run folder, and no file, expected a run folder, MODULE:CLASS or "
-                             "FILE.py:CLASS")
+            raise ValueError(
+                f"{target}: not a run folder, and no file, expected a run folder, MODULE:CLASS or "
+                "FILE.py:CLASS"
+            )
         run = open_run(target)
         held = load_contract(contract) if contract else None
         with networks_apart():
@@ -224,8 +301,15 @@ def audit(target: str, /, *, weights: str | None = None, contract: str | None = 
     return DONE if verdict.passed else BROKEN
 
 
-def _judge_network(target: str, weights: str | None, contract: str | None, data: str | None, mean: float | None,
-                   std: float | None, quick: bool) -> "Verdict":
+def _judge_network(
+    target: str,
+    weights: str | None,
+    contract: str | None,
+    data: str | None,
+    mean: float | None,
+    std: float | None,
+    quick: bool,
+) -> "Verdict":
     """Audit a class, with weights that were trained elsewhere if there are any."""
     from ..audit import audit_model, audit_weights
     from ..build import build, check_model
@@ -234,8 +318,10 @@ def _judge_network(target: str, weights: str | None, contract: str | None, data:
     from ..weights import load_weights, read_weights
 
     if (mean is None) != (std is None) or (mean is not None and weights is None):
-        raise ValueError(f"--mean {mean}, --std {std}, --weights {weights}: expected both of the first, and with "
-                         "weights, or none; hint: --mean 0.1307 --std 0.3081")
+        raise ValueError(
+            f"--mean {mean}, --std {std}, --weights {weights}: expected both of the first, and with "
+            "weights, or none; hint: --mean 0.1307 --std 0.3081"
+        )
     given = None if mean is None or std is None else (mean, std)
     if given is not None and not (math.isfinite(given[0]) and 0 < given[1] < math.inf):
         raise ValueError(f"--mean {mean}, --std {std}: expected finite numbers, the second above 0")
@@ -256,14 +342,23 @@ def _judge_network(target: str, weights: str | None, contract: str | None, data:
         verdict, result = audit_weights(network, split, held, given, everything=not quick)
     if given is None and result.accuracy < held.min_val_accuracy:
         mean, std = split.mean_std
-        talk.print(f"hint: images were normalised with mean {mean:.4f} and std {std:.4f}; if the weights were "
-                   "trained with others, say --mean and --std")
+        talk.print(
+            f"hint: images were normalised with mean {mean:.4f} and std {std:.4f}; if the weights were "
+            "trained with others, say --mean and --std"
+        )
     return verdict
 
 
 @app.command
-def evaluate(run: str, /, *, split: Literal["val", "test"] = "val", data: str | None = None,
-             device: str = "auto", json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def evaluate(
+    run: str,
+    /,
+    *,
+    split: Literal["val", "test"] = "val",
+    data: str | None = None,
+    device: str = "auto",
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Loss, accuracy with its interval, calibration, a row a class and the confusion matrix.
 
     Parameters
@@ -300,16 +395,29 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
     from ..evaluate import percent
 
     low, high = result.interval
-    out.print(f"{split}: {percent(result.correct, result.total)}, "
-              f"95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson)")
-    out.print(f"loss {result.loss:.4f} nats, expected calibration error {100 * result.calibration_error:.2f} %")
+    out.print(
+        f"{split}: {percent(result.correct, result.total)}, "
+        f"95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson)"
+    )
+    out.print(
+        f"loss {result.loss:.4f} nats, expected calibration error {100 * result.calibration_error:.2f} %"
+    )
     values = result.to_dict()
     table = Table("class", "images", "right", "recall %", "precision %")
     for row in values["per_class"]:
-        table.add_row(str(row["class"]), str(row["total"]), str(row["correct"]),
-                      *("-" if row[key] is None else f"{100 * row[key]:.2f}" for key in ("recall", "precision")))
+        table.add_row(
+            str(row["class"]),
+            str(row["total"]),
+            str(row["correct"]),
+            *(
+                "-" if row[key] is None else f"{100 * row[key]:.2f}"
+                for key in ("recall", "precision")
+            ),
+        )
     out.print(table)
-    confusion = Table("true \\ read", *map(str, range(len(values["confusion"]))), title="confusion matrix")
+    confusion = Table(
+        "true \\ read", *map(str, range(len(values["confusion"]))), title="confusion matrix"
+    )
     for label, counts in enumerate(values["confusion"]):
         confusion.add_row(str(label), *(str(n) if n else "." for n in counts))
     out.print(confusion)
@@ -332,6 +440,13 @@ def report(run: str, /, *, data: str | None = None, device: str = "auto") -> int
 
     opened = open_run(run)
     verdict = _judge(opened, data, device)
-    for name in ("verdict.json", "README.md", "curves.png", "confusion.png", "mistakes.png", "verdict.svg"):
+    for name in (
+        "verdict.json",
+        "README.md",
+        "curves.png",
+        "confusion.png",
+        "mistakes.png",
+        "verdict.svg",
+    ):
         out.print(str(opened.path / name), soft_wrap=True)
     return DONE if verdict.passed else BROKEN

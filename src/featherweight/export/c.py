@@ -67,8 +67,18 @@ def _lines(values: Iterable[int], width: int = 110) -> str:
 
 
 def _row(layer: Layer) -> str:
-    numbers = (layer.kernel, layer.stride, layer.padding, layer.maximum, layer.outputs, layer.shift, layer.fraction,
-               layer.out_shift, layer.zero, layer.out_multiplier)
+    numbers = (
+        layer.kernel,
+        layer.stride,
+        layer.padding,
+        layer.maximum,
+        layer.outputs,
+        layer.shift,
+        layer.fraction,
+        layer.out_shift,
+        layer.zero,
+        layer.out_multiplier,
+    )
     kind = KINDS[layer.kind] + (" | REPEAT" if layer.repeat else "")
     return f"    {{{kind}, {', '.join(map(str, numbers))}}}"
 
@@ -77,12 +87,18 @@ def constants(network: Integers) -> dict[str, bytes]:
     """The tables of the C code, little-endian, without the layers' own."""
     own = [layer for layer in network.layers if layer.kind != "pool"]
     # A repeated block has the weights of the block before: all its layers' are left out.
-    stored = [layer for i, layer in enumerate(own) if not (layer.repeat or (i and own[i - 1].repeat
-                                                                           and own[i - 1].kind == "depthwise"))]
+    stored = [
+        layer
+        for i, layer in enumerate(own)
+        if not (layer.repeat or (i and own[i - 1].repeat and own[i - 1].kind == "depthwise"))
+    ]
     weights = torch.cat([layer.weights.permute(0, 2, 3, 1).flatten() for layer in stored])
     return {
         "weights": pack(weights, network.bits),
-        "multipliers": torch.cat([layer.multipliers for layer in own]).numpy().astype("<i2").tobytes(),
+        "multipliers": torch.cat([layer.multipliers for layer in own])
+        .numpy()
+        .astype("<i2")
+        .tobytes(),
         "biases": torch.cat([layer.biases for layer in own]).numpy().astype("<i2").tobytes(),
         "head": network.head.numpy().astype("i1").tobytes(),
         "head_biases": network.head_biases.numpy().astype("<i4").tobytes(),
@@ -95,7 +111,10 @@ def scratch(network: Integers) -> dict[str, int]:
     filters, windows, rows, before = [], [], 0, ""
     for layer in network.layers:
         windows.append(layer.window)
-        if (before, layer.window) != ("depthwise", 1):  # else it is written over that layer's own rows
+        if (before, layer.window) != (
+            "depthwise",
+            1,
+        ):  # else it is written over that layer's own rows
             rows += layer.window * (width + 2 * layer.padding) * channels
         before = layer.kind
         filters.append(layer.kernel**2 * (channels if layer.kind == "conv" else 1))
@@ -112,19 +131,39 @@ def flash(network: Integers) -> int:
 def source(network: Integers, title: str) -> dict[str, str]:
     """The files of the folder, by name; `title` is a few words on what it is."""
     tables, sizes = constants(network), scratch(network)
-    kinds = {"weights": "u1", "multipliers": "<i2", "biases": "<i2", "head": "i1", "head_biases": "<i4"}
-    figures = (f"{flash(network):,} bytes of constants, {sizes['ram']:,} of RAM, {network.macs:,} "
-               "multiply-accumulates an image.")
+    kinds = {
+        "weights": "u1",
+        "multipliers": "<i2",
+        "biases": "<i2",
+        "head": "i1",
+        "head_biases": "<i4",
+    }
+    figures = (
+        f"{flash(network):,} bytes of constants, {sizes['ram']:,} of RAM, {network.macs:,} "
+        "multiply-accumulates an image."
+    )
     values: dict[str, object] = {
-        "version": version("featherweight"), "title": title, "figures": figures, **sizes,
-        "height": network.shape[0], "width": network.shape[1], "classes": len(network.head),
-        "logit": round(network.logit), "layers": len(network.layers), "features": network.head.shape[1],
-        "bits": network.bits, "hardswish": int(network.hardswish), "first_move": network.moves[0],
-        "moves": len(network.moves), "border": network.layers[0].pad,
+        "version": version("featherweight"),
+        "title": title,
+        "figures": figures,
+        **sizes,
+        "height": network.shape[0],
+        "width": network.shape[1],
+        "classes": len(network.head),
+        "logit": round(network.logit),
+        "layers": len(network.layers),
+        "features": network.head.shape[1],
+        "bits": network.bits,
+        "hardswish": int(network.hardswish),
+        "first_move": network.moves[0],
+        "moves": len(network.moves),
+        "border": network.layers[0].pad,
         "layer_rows": ",\n".join(map(_row, network.layers)),
     } | {name: _lines(np.frombuffer(table, kinds[name]).tolist()) for name, table in tables.items()}
-    return {name: Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
-            for name in ("digit.h", "digit.c", "main.c", "Makefile")}
+    return {
+        name: Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
+        for name in ("digit.h", "digit.c", "main.c", "Makefile")
+    }
 
 
 def expected_output(scores: Tensor) -> str:
@@ -165,17 +204,36 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
     expected = evaluate(model, split.val, split.mean_std)
     scores = network.scores(split.val.pixels)
     correct = int((scores.argmax(1) == split.val.labels).sum())
-    firmware = Firmware(run.path / f"c-int{bits}", network, expected.correct, correct, scores,
-                        flash(network), scratch(network)["ram"])
+    firmware = Firmware(
+        run.path / f"c-int{bits}",
+        network,
+        expected.correct,
+        correct,
+        scores,
+        flash(network),
+        scratch(network)["ram"],
+    )
     title = f"{run.recipe.name}, seed {run.seed}"
     files = source(network, title)
     height, width = network.shape
     files["README.md"] = Template((TEMPLATES / "README.md").read_text(encoding="utf-8")).substitute(
-        title=title, pixels=height * width, height=height, width=width, classes=len(network.head), bits=bits,
-        flash=f"{firmware.flash:,}", ram=f"{firmware.ram:,}", macs=f"{network.macs:,}", logit=round(network.logit),
-        correct=percent(correct, len(scores)), float_correct=percent(expected.correct, expected.total),
-        examples=EXAMPLES)
+        title=title,
+        pixels=height * width,
+        height=height,
+        width=width,
+        classes=len(network.head),
+        bits=bits,
+        flash=f"{firmware.flash:,}",
+        ram=f"{firmware.ram:,}",
+        macs=f"{network.macs:,}",
+        logit=round(network.logit),
+        correct=percent(correct, len(scores)),
+        float_correct=percent(expected.correct, expected.total),
+        examples=EXAMPLES,
+    )
     files["example.txt"] = expected_output(scores[:EXAMPLES])
     contents = {name: text.encode() for name, text in files.items()}
-    _write_folder(firmware.path, contents | {"example.raw": split.val.pixels[:EXAMPLES].numpy().tobytes()})
+    _write_folder(
+        firmware.path, contents | {"example.raw": split.val.pixels[:EXAMPLES].numpy().tobytes()}
+    )
     return firmware

@@ -138,22 +138,32 @@ class Integers:
 
     def activation(self, layer: Layer, x: Tensor) -> Tensor:
         """y, of a conv."""
-        return x * (x + (3 << layer.fraction)).clamp(0, 6 << layer.fraction) if self.hardswish else x
+        return (
+            x * (x + (3 << layer.fraction)).clamp(0, 6 << layer.fraction) if self.hardswish else x
+        )
 
     def output(self, layer: Layer, q: Tensor) -> Tensor:
         """A layer's output from its input, both (n, channels, height, width) int64 of 0 to 255."""
         sums = layer.sums(q)
         if layer.kind == "pool":
             return sums
-        return layer.result(self.activation(layer, layer.before_activation(sums)) if layer.kind == "conv" else sums)
+        return layer.result(
+            self.activation(layer, layer.before_activation(sums)) if layer.kind == "conv" else sums
+        )
 
     def _moved(self, pixels: Tensor) -> Iterator[Tensor]:
         """The images (n, 1, height, width) at every pair of moves; outside, the border's pixels go on."""
         (height, width), margin = self.shape, -self.moves[0]
-        padded = F.pad(pixels.double(), (margin,) * 4, mode="replicate").long() if margin else pixels.long()
+        padded = (
+            F.pad(pixels.double(), (margin,) * 4, mode="replicate").long()
+            if margin
+            else pixels.long()
+        )
         for y in self.moves:
             for x in self.moves:
-                yield padded[:, :, margin + y:margin + y + height, margin + x:margin + x + width]
+                yield padded[
+                    :, :, margin + y : margin + y + height, margin + x : margin + x + width
+                ]
 
     @torch.no_grad()
     def scores(self, pixels: Tensor) -> Tensor:
@@ -170,6 +180,7 @@ class Integers:
 
     def check(self) -> None:
         """Raises Overflow unless every number fits the integer that the C code has for it, whatever the image."""
+
         def within(what: str, most: Tensor | int, bits: int) -> None:
             most = most if isinstance(most, int) else int(most.abs().max())
             if most >= 2 ** (bits - 1):
@@ -183,21 +194,33 @@ class Integers:
             if layer.kind == "conv":
                 within(f"{where}, a multiplier", layer.multipliers, 16)
                 within(f"{where}, a bias", layer.biases, 16)
-                x = (y * int(layer.multipliers.abs().max()) >> layer.shift) + 1 + int(layer.biases.abs().max())
+                x = (
+                    (y * int(layer.multipliers.abs().max()) >> layer.shift)
+                    + 1
+                    + int(layer.biases.abs().max())
+                )
                 within(f"{where}, before its activation", x + (6 << layer.fraction), 32)
                 y = x * (6 << layer.fraction) if self.hardswish else x
-            within(f"{where}, before its result", y * layer.out_multiplier + (1 << layer.out_shift), 64)
+            within(
+                f"{where}, before its result", y * layer.out_multiplier + (1 << layer.out_shift), 64
+            )
             within(f"{where}, channels", layer.outputs, 9)
             if min(layer.shift, layer.out_shift, layer.fraction) < 0:
-                raise Overflow(f"{where}: got shifts {layer.shift} and {layer.out_shift} and {layer.fraction} bits "
-                               "behind the point, expected 0 or more; the network's scales are out of the ordinary")
+                raise Overflow(
+                    f"{where}: got shifts {layer.shift} and {layer.out_shift} and {layer.fraction} bits "
+                    "behind the point, expected 0 or more; the network's scales are out of the ordinary"
+                )
             weights += layer.weights.numel()
             rows += layer.window * (width + 2 * layer.padding) * channels
             height, width, channels = layer.side(height), layer.side(width), layer.outputs
         within("weights", weights, 17)
         within("bytes of rows", rows, 17)
         feature = 255 * height * width * len(self.moves) ** 2
-        within("a score", feature * int(self.head.abs().sum(1).max()) + int(self.head_biases.abs().max()), 32)
+        within(
+            "a score",
+            feature * int(self.head.abs().sum(1).max()) + int(self.head_biases.abs().max()),
+            32,
+        )
 
     @property
     def macs(self) -> int:
@@ -220,11 +243,16 @@ def _check_dense(model: Feather, images: Tensor) -> None:
             pool.dense = False
     margin, (height, width) = model.margin, images.shape[2:]
     padded = F.pad(images, (margin,) * 4, mode="replicate") if margin else images
-    found = [plain(padded[:, :, margin + y:margin + y + height, margin + x:margin + x + width])
-             for y in model.moves for x in model.moves]
+    found = [
+        plain(padded[:, :, margin + y : margin + y + height, margin + x : margin + x + width])
+        for y in model.moves
+        for x in model.moves
+    ]
     if not torch.allclose(torch.stack(found).mean(0), model(images), rtol=1e-3, atol=1e-3):
-        raise ValueError("the network's dense answer is not the mean of its answers to moved images, since a stride "
-                         "or padding stands before a maximum; hint: train it with dense = false")
+        raise ValueError(
+            "the network's dense answer is not the mean of its answers to moved images, since a stride "
+            "or padding stands before a maximum; hint: train it with dense = false"
+        )
 
 
 class _Builder:
@@ -237,8 +265,14 @@ class _Builder:
         self.scale, self.offset = 1 / (255 * std), torch.full((1,), 255 * mean, dtype=torch.float64)
         self.pad = round(255 * mean)
 
-    def _layer(self, kind: str, repeat: bool, convolution: nn.Conv2d, integers: Tensor, maximum: int) -> Layer:
-        kernel, stride, padding = convolution.kernel_size[0], convolution.stride[0], int(convolution.padding[0])
+    def _layer(
+        self, kind: str, repeat: bool, convolution: nn.Conv2d, integers: Tensor, maximum: int
+    ) -> Layer:
+        kernel, stride, padding = (
+            convolution.kernel_size[0],
+            convolution.stride[0],
+            int(convolution.padding[0]),
+        )
         return Layer(kind, repeat, kernel, stride, padding, maximum, integers.long(), self.pad)
 
     def _add(self, layer: Layer) -> None:
@@ -247,7 +281,9 @@ class _Builder:
 
     def _added(self, integers: Tensor) -> Tensor:
         """What the offsets of the input add to each sum (outputs,)."""
-        weights = integers.double().sum((2, 3))  # (outputs, inputs), or (outputs, 1) of a depthwise one
+        weights = integers.double().sum(
+            (2, 3)
+        )  # (outputs, inputs), or (outputs, 1) of a depthwise one
         return weights[:, 0] * self.offset if weights.shape[1] == 1 else weights @ self.offset
 
     def pool(self, size: int) -> None:
@@ -263,22 +299,36 @@ class _Builder:
         self.scale, self.offset = self.scale / ratio, layer.zero + ratio * self._added(integers)
         self._add(layer)
 
-    def conv(self, convolution: nn.Conv2d, integers: Tensor, filter_scale: Tensor, norm: nn.BatchNorm2d,
-             maximum: int, repeat: bool) -> None:
+    def conv(
+        self,
+        convolution: nn.Conv2d,
+        integers: Tensor,
+        filter_scale: Tensor,
+        norm: nn.BatchNorm2d,
+        maximum: int,
+        repeat: bool,
+    ) -> None:
         layer = self._layer("conv", repeat, convolution, integers, maximum)
         assert norm.running_mean is not None
         assert norm.running_var is not None
         gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         factor = gain * filter_scale.double() * self.scale
-        bias = norm.bias.double() - gain * norm.running_mean.double() - factor * self._added(integers)
+        bias = (
+            norm.bias.double() - gain * norm.running_mean.double() - factor * self._added(integers)
+        )
         most = max(float(bias.abs().max()), 2.0**-MOST_FRACTION)
         layer.fraction = min(MOST_FRACTION, math.floor(math.log2(MOST_BIAS / most)))
         layer.multipliers, layer.shift = fixed_point(factor * 2.0**layer.fraction)
         # Rounded, and half more, since the product before it is rounded down.
         layer.biases = (bias * 2.0**layer.fraction + 0.5).round().long()
         y = self.network.activation(layer, layer.before_activation(layer.sums(self.q)))
-        one = float(6 << 2 * layer.fraction if self.network.hardswish else 1 << layer.fraction)  # what is 1 in y
-        low, high = min(0.0, float(y.min()) / one) if self.network.hardswish else 0.0, float(y.max()) / one
+        one = float(
+            6 << 2 * layer.fraction if self.network.hardswish else 1 << layer.fraction
+        )  # what is 1 in y
+        low, high = (
+            min(0.0, float(y.min()) / one) if self.network.hardswish else 0.0,
+            float(y.max()) / one,
+        )
         ratio = layer.set_result(255 / (max(high - low, 2.0**-MOST_FRACTION) * one))
         layer.zero = round(-low * one * ratio)
         self.scale = 1 / (one * ratio)
@@ -287,7 +337,9 @@ class _Builder:
 
     def head(self, head: nn.Linear) -> None:
         count = self.q.shape[2] * self.q.shape[3] * len(self.network.moves) ** 2
-        integers, scale = round_filters(head.weight.flatten()[None], HEAD_BITS)  # one scale, that scores compare
+        integers, scale = round_filters(
+            head.weight.flatten()[None], HEAD_BITS
+        )  # one scale, that scores compare
         unit = float(scale) * self.scale / count  # what a score of 1 is, in logits
         network = self.network
         network.logit, network.head = 1 / unit, integers.view_as(head.weight).long()
@@ -301,8 +353,10 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> Integers:
 
     Raises ValueError for another network, Overflow where its numbers do not fit."""
     if not isinstance(model, Feather):
-        raise ValueError(f"the network is a {type(model).__name__}, expected a Feather; "
-                         "hint: featherweight export RUN --format onnx-int8")
+        raise ValueError(
+            f"the network is a {type(model).__name__}, expected a Feather; "
+            "hint: featherweight export RUN --format onnx-int8"
+        )
     _check_dense(model, normalise(split.train.pixels[:8], split.mean_std))
     height, width = split.shape[1:]
     hardswish = any(isinstance(module, nn.Hardswish) for module in model.modules())

@@ -33,7 +33,9 @@ from ..run import Run, write_atomic
 BATCHES = (1, 2, 7, 1000)  # images a call at which the file is compared with PyTorch
 CALIBRATION = 1000  # training images from which the ranges of 8-bit activations are taken
 MOST_LOST = 0.0005  # of the accuracy, by 8 bits
-WRONG_WHEN_SURE = 0.001  # of the validation images, above the confidence from which a reading counts as sure
+WRONG_WHEN_SURE = (
+    0.001  # of the validation images, above the confidence from which a reading counts as sure
+)
 
 
 class Unfaithful(Exception):
@@ -65,8 +67,13 @@ class _Shipped(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         maps: list[Tensor] = []
-        hooks = [stage.register_forward_hook(lambda _, __, out: maps.append(out)) for stage in self.stages]
-        log_probabilities = torch.log_softmax(self.model(normalise(pixels[:, None], self.mean_std)), 1)
+        hooks = [
+            stage.register_forward_hook(lambda _, __, out: maps.append(out))
+            for stage in self.stages
+        ]
+        log_probabilities = torch.log_softmax(
+            self.model(normalise(pixels[:, None], self.mean_std)), 1
+        )
         for hook in hooks:
             hook.remove()
         return log_probabilities, *maps
@@ -77,7 +84,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     does so where nothing stands between.) A maximum commutes with a scale that is positive: others stay."""
     model = copy.deepcopy(model).eval()
     for block in model.modules():
-        if not isinstance(block, Block) or len(block.norms) > 1 or not isinstance(block.convolution, nn.Sequential):
+        if (
+            not isinstance(block, Block)
+            or len(block.norms) > 1
+            or not isinstance(block.convolution, nn.Sequential)
+        ):
             continue
         norm, parts = block.norms[0], list(block.convolution)
         assert isinstance(norm, nn.BatchNorm2d)
@@ -103,11 +114,22 @@ def _graph(model: nn.Module, split: Split) -> onnx.ModelProto:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
             program = torch.onnx.export(
-                shipped, (split.val.pixels[:2, 0],), dynamo=True, external_data=False, verbose=False,
-                dynamic_shapes=({0: torch.export.Dim("n")},), input_names=["pixels"],
-                output_names=["log_probabilities", *(f"maps_{i}" for i in range(1, len(shipped.stages) + 1))])
+                shipped,
+                (split.val.pixels[:2, 0],),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                dynamic_shapes=({0: torch.export.Dim("n")},),
+                input_names=["pixels"],
+                output_names=[
+                    "log_probabilities",
+                    *(f"maps_{i}" for i in range(1, len(shipped.stages) + 1)),
+                ],
+            )
     except Exception as error:  # a stranger's network may do what has no ONNX
-        raise ValueError(f"the network does not go to ONNX: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"the network does not go to ONNX: {str(error).splitlines()[0]}"
+        ) from error
     finally:
         noisy.setLevel(level)
     assert program is not None
@@ -115,7 +137,12 @@ def _graph(model: nn.Module, split: Split) -> onnx.ModelProto:
     for node in graph.graph.node:  # where in the source each came from: half of a small file
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
-    for value in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
+    for value in (
+        *graph.graph.value_info,
+        *graph.graph.input,
+        *graph.graph.output,
+        *graph.graph.initializer,
+    ):
         value.ClearField("metadata_props")
     graph.graph.ClearField("metadata_props")
     return graph
@@ -137,26 +164,43 @@ def _to_int8(graph: onnx.ModelProto, train: Images) -> onnx.ModelProto:
         before, ready, after = (f"{folder}/{name}.onnx" for name in ("before", "ready", "after"))
         onnx.save(graph, before)
         quant_pre_process(before, ready, skip_symbolic_shape=True)
-        quantize_static(ready, after, _Calibration(train), per_channel=True, op_types_to_quantize=["Conv", "Gemm"],
-                        weight_type=QuantType.QUInt8, activation_type=QuantType.QUInt8)
+        quantize_static(
+            ready,
+            after,
+            _Calibration(train),
+            per_channel=True,
+            op_types_to_quantize=["Conv", "Gemm"],
+            weight_type=QuantType.QUInt8,
+            activation_type=QuantType.QUInt8,
+        )
         return onnx.load(after)
 
 
-def run_session(session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int) -> np.ndarray:
+def run_session(
+    session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int
+) -> np.ndarray:
     """pixels (n, height, width) uint8 -> log-probabilities (n, classes), `batch` images a call."""
-    return np.concatenate([session.run(["log_probabilities"], {"pixels": pixels[i:i + batch]})[0]
-                           for i in range(0, len(pixels), batch)])
+    return np.concatenate(
+        [
+            session.run(["log_probabilities"], {"pixels": pixels[i : i + batch]})[0]
+            for i in range(0, len(pixels), batch)
+        ]
+    )
 
 
 def _evaluation(log_probabilities: Tensor, labels: Tensor) -> Evaluation:
     log_probabilities = log_probabilities.log_softmax(1)
-    return Evaluation(float(nn.functional.nll_loss(log_probabilities, labels)), log_probabilities.exp(), labels)
+    return Evaluation(
+        float(nn.functional.nll_loss(log_probabilities, labels)), log_probabilities.exp(), labels
+    )
 
 
 def temperature(log_probabilities: Tensor, labels: Tensor) -> float:
     """The divisor of the log-probabilities at which their loss is least (Guo et al. 2017)."""
+
     def loss(log_t: float) -> float:
         return _evaluation(log_probabilities / np.exp(log_t), labels).loss
+
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
 
 
@@ -168,7 +212,9 @@ def sure_from(result: Evaluation) -> float:
     return float(confidence[fine[-1]]) if len(fine) else 1.0
 
 
-def export_onnx(run: Run, split: Split, int8: bool, on_step: Callable[[str], None] = lambda text: None) -> Exported:
+def export_onnx(
+    run: Run, split: Split, int8: bool, on_step: Callable[[str], None] = lambda text: None
+) -> Exported:
     """Write RUN/model.onnx or RUN/model-int8.onnx; `on_step` is told what is being done.
 
     Raises Unfaithful, and writes nothing, unless the file reads every validation image as PyTorch does, at several
@@ -183,31 +229,47 @@ def export_onnx(run: Run, split: Split, int8: bool, on_step: Callable[[str], Non
         on_step("quantising to 8 bits")
         graph = _to_int8(graph, split.train)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # as the reader has it; more wait for each other in small batches
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = (
+        1  # as the reader has it; more wait for each other in small batches
+    )
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     pixels, labels = split.val.pixels[:, 0].numpy(), split.val.labels
     difference, found = 0.0, expected
     for batch in BATCHES:
         on_step(f"checking {len(pixels):,} images in batches of {batch:,}")
         log_probabilities = torch.from_numpy(run_session(session, pixels, batch))
         found = _evaluation(log_probabilities, labels)
-        difference = max(difference, float((found.probabilities - expected.probabilities).abs().max()))
+        difference = max(
+            difference, float((found.probabilities - expected.probabilities).abs().max())
+        )
         others = int((found.predicted != expected.predicted).sum())
         if not int8 and others:
-            raise Unfaithful(f"ONNX Runtime reads {others} of {found.total:,} images otherwise than PyTorch, "
-                             f"in batches of {batch}")
+            raise Unfaithful(
+                f"ONNX Runtime reads {others} of {found.total:,} images otherwise than PyTorch, "
+                f"in batches of {batch}"
+            )
         if expected.accuracy - found.accuracy > MOST_LOST:
-            raise Unfaithful(f"int8 reads {found.correct:,} of {found.total:,} images right in batches of {batch}, "
-                             f"float {expected.correct:,}; expected {MOST_LOST * found.total:.0f} fewer at most")
+            raise Unfaithful(
+                f"int8 reads {found.correct:,} of {found.total:,} images right in batches of {batch}, "
+                f"float {expected.correct:,}; expected {MOST_LOST * found.total:.0f} fewer at most"
+            )
     divisor = float(f"{temperature(log_probabilities, labels):.4g}")  # as it is written
     calibrated = _evaluation(log_probabilities / divisor, labels)
     metadata = {
-        "format": "featherweight 1", "recipe": run.recipe.name, "seed": str(run.seed), "contract": run.contract.name,
+        "format": "featherweight 1",
+        "recipe": run.recipe.name,
+        "seed": str(run.seed),
+        "contract": run.contract.name,
         "verdict": verdict,
         "parameters": str(audit_model(model, split, run.contract, everything=False).n_params),
-        "validation_correct": str(found.correct), "validation_total": str(found.total),
-        "labels": " ".join(map(str, range(split.num_classes))), "commit": run.environment["commit"] or "unknown",
-        "temperature": str(divisor), "sure_from": f"{sure_from(calibrated):.4f}",
+        "validation_correct": str(found.correct),
+        "validation_total": str(found.total),
+        "labels": " ".join(map(str, range(split.num_classes))),
+        "commit": run.environment["commit"] or "unknown",
+        "temperature": str(divisor),
+        "sure_from": f"{sure_from(calibrated):.4f}",
         "calibration_error_before": f"{found.calibration_error:.5f}",
         "calibration_error": f"{calibrated.calibration_error:.5f}",
         "input": "pixels (n, height, width) uint8, light ink on black, as the training images",

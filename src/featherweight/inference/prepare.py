@@ -21,18 +21,41 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 16_000_000  # of a picture; more are refused before they are decoded
 # The formats that are read: Pillow's name for each, its media type, and how its files' names end.
 FORMATS = {
-    "PNG": ("image/png", (".png",)), "JPEG": ("image/jpeg", (".jpg", ".jpeg")), "WEBP": ("image/webp", (".webp",)),
-    "BMP": ("image/bmp", (".bmp",)), "GIF": ("image/gif", (".gif",)), "TIFF": ("image/tiff", (".tif", ".tiff")),
+    "PNG": ("image/png", (".png",)),
+    "JPEG": ("image/jpeg", (".jpg", ".jpeg")),
+    "WEBP": ("image/webp", (".webp",)),
+    "BMP": ("image/bmp", (".bmp",)),
+    "GIF": ("image/gif", (".gif",)),
+    "TIFF": ("image/tiff", (".tif", ".tiff")),
 }
 MEDIA_TYPES = tuple(media_type for media_type, _ in FORMATS.values())
 SUFFIXES = {suffix for _, suffixes in FORMATS.values() for suffix in suffixes}
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I", "F", "I;16", "I;16L", "I;16B")
+MODES = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "I",
+    "F",
+    "I;16",
+    "I;16L",
+    "I;16B",
+)
 WORK = 512  # pixels; pictures are reduced to this longer side before anything is looked for
 SIDE, FIT = 28, 20  # pixels: of MNIST's images, and of the box that a digit's longer side fills
 FINE = 8  # pixels a pixel of MNIST, while strokes are thickened
 STROKE = 2.0  # MNIST's pixels; thinner strokes are thickened to it (MNIST: median 2.3, 1 to 99 %: 1.5 to 4.1)
 GRID = 64  # cells along the longer side, for the paper
-MIN_HEIGHT, MIN_MASS = 0.6, 0.1  # of the tallest, of the heaviest: what stands beside it is a digit too
+MIN_HEIGHT, MIN_MASS = (
+    0.6,
+    0.1,
+)  # of the tallest, of the heaviest: what stands beside it is a digit too
 DUST = 0.03  # of the picture's longer side, or 8 pixels: where nothing is taller there is no number
 MIN_CONTRAST = 0.04  # of the full range from paper to the farther end; what differs less is not ink
 
@@ -67,7 +90,11 @@ def open_picture(source: bytes | str | Path) -> Image.Image:
 
     Raises ValueError for what is none of FORMATS, is damaged, or has over MAX_PIXELS; OSError for no file.
     """
-    content, name = (source, "picture") if isinstance(source, bytes) else (Path(source).read_bytes(), str(source))
+    content, name = (
+        (source, "picture")
+        if isinstance(source, bytes)
+        else (Path(source).read_bytes(), str(source))
+    )
     with _quiet():
         try:
             file = Image.open(io.BytesIO(content), formats=list(FORMATS))
@@ -79,8 +106,14 @@ def open_picture(source: bytes | str | Path) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise ValueError(f"{name}: {error}, expected at most {MAX_PIXELS:,} pixels") from error
         except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
-            why = "" if isinstance(error, UnidentifiedImageError) else f" ({' '.join(str(error).split())})"
-            raise ValueError(f"{name}: got no readable image{why}, expected one of {', '.join(FORMATS)}") from error
+            why = (
+                ""
+                if isinstance(error, UnidentifiedImageError)
+                else f" ({' '.join(str(error).split())})"
+            )
+            raise ValueError(
+                f"{name}: got no readable image{why}, expected one of {', '.join(FORMATS)}"
+            ) from error
     raise ValueError(f"{name}: got {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,}")
 
 
@@ -115,7 +148,9 @@ def prepare_and_count(picture: Image.Image | Bytes) -> tuple[Bytes | None, int]:
     masses = np.array([ink[part].sum() for part in parts])
     if heights.max() < max(8, DUST * max(label.shape)):
         return _fit(ink), 1
-    return _fit(ink), int(((heights >= MIN_HEIGHT * heights.max()) & (masses >= MIN_MASS * masses.max())).sum())
+    return _fit(ink), int(
+        ((heights >= MIN_HEIGHT * heights.max()) & (masses >= MIN_MASS * masses.max())).sum()
+    )
 
 
 def split_number(picture: Image.Image | Bytes) -> list[Bytes]:
@@ -150,10 +185,15 @@ def _side_by_side(label: NDArray[np.intp]) -> list[list[int]]:
 def _upright(picture: Image.Image | Bytes) -> Image.Image:
     """As Pillow's image, turned as its EXIF says. Raises ValueError for arrays that are no pictures."""
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or not picture.size or not (
-                picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))):
-            raise ValueError(f"picture: got {picture.dtype} {picture.shape}, "
-                             "expected uint8 (height, width) or (height, width, 3 or 4)")
+        if (
+            picture.dtype != np.uint8
+            or not picture.size
+            or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4)))
+        ):
+            raise ValueError(
+                f"picture: got {picture.dtype} {picture.shape}, "
+                "expected uint8 (height, width) or (height, width, 3 or 4)"
+            )
         return Image.fromarray(np.ascontiguousarray(picture))
     with _quiet():
         return ImageOps.exif_transpose(picture)
@@ -172,7 +212,10 @@ def _as_mnist(picture: Image.Image) -> Bytes | None:
         return None
     rows, columns = np.flatnonzero(image.any(1)), np.flatnonzero(image.any(0))
     longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    y, x = (image.sum(1) @ np.arange(SIDE)) / image.sum(), (image.sum(0) @ np.arange(SIDE)) / image.sum()
+    y, x = (
+        (image.sum(1) @ np.arange(SIDE)) / image.sum(),
+        (image.sum(0) @ np.arange(SIDE)) / image.sum(),
+    )
     return image if FIT - 2 <= longer <= FIT and abs(y - 14) <= 0.5 and abs(x - 14) <= 0.5 else None
 
 
@@ -220,21 +263,27 @@ def _paper(rgb: Floats) -> Floats:
 
 def _border(planes: NDArray[T]) -> NDArray[T]:
     """(..., h, w) -> (..., n): the pixels along the four sides."""
-    return np.concatenate([planes[..., 0, :], planes[..., -1, :], planes[..., 0], planes[..., -1]], -1)
+    return np.concatenate(
+        [planes[..., 0, :], planes[..., -1, :], planes[..., 0], planes[..., -1]], -1
+    )
 
 
 def _most(planes: Floats, span: int) -> Floats:
     """The greatest in a square of `span` pixels about each, mirrored at the border; planes (n, h, w)."""
     for axis in (1, 2):
         pads = [(span // 2, span // 2) if a == axis else (0, 0) for a in range(3)]
-        planes = np.lib.stride_tricks.sliding_window_view(np.pad(planes, pads, "symmetric"), span, axis).max(-1)
+        planes = np.lib.stride_tricks.sliding_window_view(
+            np.pad(planes, pads, "symmetric"), span, axis
+        ).max(-1)
     return planes
 
 
 def _resize(planes: Floats, height: int, width: int) -> Floats:
     """(n, h, w) -> (n, height, width): the mean over each cell, or between cells linearly."""
     how = Image.Resampling.BOX if height <= planes.shape[1] else Image.Resampling.BILINEAR
-    return np.stack([np.asarray(Image.fromarray(plane).resize((width, height), how)) for plane in planes])
+    return np.stack(
+        [np.asarray(Image.fromarray(plane).resize((width, height), how)) for plane in planes]
+    )
 
 
 def _find_ink(picture: Image.Image) -> tuple[Floats, NDArray[np.intp]] | None:
@@ -242,7 +291,9 @@ def _find_ink(picture: Image.Image) -> tuple[Floats, NDArray[np.intp]] | None:
     rgb = _pixels(picture)
     paper = _paper(rgb)
     brightness = paper.mean(0)
-    away = (rgb - paper) / np.maximum(brightness, 255 - brightness)  # divided: a shadow dims ink and paper alike
+    away = (rgb - paper) / np.maximum(
+        brightness, 255 - brightness
+    )  # divided: a shadow dims ink and paper alike
     # One colour of ink: along it, noise stays even and soft edges stay straight.
     direction = (away * (away**2).sum(0)).sum((1, 2))
     direction = direction / max(float(np.linalg.norm(direction)), 1e-9)
@@ -273,8 +324,10 @@ def _find_ink(picture: Image.Image) -> tuple[Floats, NDArray[np.intp]] | None:
     rows, columns = np.flatnonzero(label.any(1)), np.flatnonzero(label.any(0))
     if max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1 < max(5, 0.025 * max(label.shape)):
         return None
-    steepest = max(float(np.abs(strength[3:] - strength[:-3]).max(initial=0)),
-                   float(np.abs(strength[:, 3:] - strength[:, :-3]).max(initial=0)))
+    steepest = max(
+        float(np.abs(strength[3:] - strength[:-3]).max(initial=0)),
+        float(np.abs(strength[:, 3:] - strength[:, :-3]).max(initial=0)),
+    )
     if steepest < 0.15 * peak:  # a shade without an edge
         return None
     near = _grow(label)
@@ -301,7 +354,9 @@ def _label(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
     run = np.cumsum(flat & ~np.roll(flat, 1)) * flat  # 1, 2, ... a horizontal run; 0 outside
     root = np.arange(run.max() + 1)
     upper = np.flatnonzero(flat)
-    pairs = np.concatenate([np.stack([run[upper], run[upper + step]]) for step in (width - 1, width, width + 1)], 1)
+    pairs = np.concatenate(
+        [np.stack([run[upper], run[upper + step]]) for step in (width - 1, width, width + 1)], 1
+    )
     a, b = pairs[:, (pairs[1] > 0) & np.insert((pairs[:, 1:] != pairs[:, :-1]).any(0), 0, True)]
     while True:  # hang every root under the lowest it meets, until none moves
         lower = np.minimum(root[a], root[b])
@@ -328,12 +383,17 @@ def _fit(ink: Floats) -> Bytes:
     y, x = np.indices(ink.shape) + 0.5
     cy, cx = (ink * y).sum() / ink.sum(), (ink * x).sum() / ink.sum()
     rows, columns = _extent(ink)
-    top, left = (min(max(c - 14.5 * FINE, span[-1] + 1 - SIDE * FINE), span[0])  # all of the digit stays inside
-                 for c, span in ((cy, rows), (cx, columns)))
+    top, left = (
+        min(
+            max(c - 14.5 * FINE, span[-1] + 1 - SIDE * FINE), span[0]
+        )  # all of the digit stays inside
+        for c, span in ((cy, rows), (cx, columns))
+    )
     pad = SIDE * FINE
     large = Image.fromarray(np.pad(ink, pad))
-    small = large.resize((SIDE, SIDE), Image.Resampling.BOX,
-                         (left + pad, top + pad, left + 2 * pad, top + 2 * pad))
+    small = large.resize(
+        (SIDE, SIDE), Image.Resampling.BOX, (left + pad, top + pad, left + 2 * pad, top + 2 * pad)
+    )
     image = np.asarray(small)
     return np.asarray(np.clip(image * (255 / image.max()) + 0.5, 0, 255), np.uint8)
 
@@ -360,8 +420,12 @@ def _crop(ink: Floats, side: int, margin: int) -> Floats:
 def _box_blur(ink: Floats, side: int) -> Floats:
     """The mean over a square of `side` pixels about each."""
     for axis in (0, 1):
-        total = np.cumsum(np.pad(ink, [(side, side) if a == axis else (0, 0) for a in (0, 1)]), axis, np.float32)
+        total = np.cumsum(
+            np.pad(ink, [(side, side) if a == axis else (0, 0) for a in (0, 1)]), axis, np.float32
+        )
         first, n = side // 2, ink.shape[axis]
-        ink = (np.take(total, range(first + side, first + side + n), axis)
-               - np.take(total, range(first, first + n), axis)) / np.float32(side)
+        ink = (
+            np.take(total, range(first + side, first + side + n), axis)
+            - np.take(total, range(first, first + n), axis)
+        ) / np.float32(side)
     return ink

@@ -40,7 +40,9 @@ from .reader import Reader
 BATCH = 100  # images in memory at a time, of an actor; more are no faster
 PICTURES, ROWS = 500, 10_000  # of a part: files, or images in an .npz; of Parquet it is a row group
 COLUMNS = ("file", "index", "label", "confidence", "unsure", "error")
-Image = tuple[str, int, Bytes | None, int, str]  # file, place in it, prepared (None: no ink), digits, why not read
+Image = tuple[
+    str, int, Bytes | None, int, str
+]  # file, place in it, prepared (None: no ink), digits, why not read
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Part:
 
 def _shape(member: Any, where: str) -> tuple[int, ...]:
     """Of the array in an open .npy; leaves it at the first number."""
-    read = npy.read_array_header_1_0 if npy.read_magic(member) == (1, 0) else npy.read_array_header_2_0
+    read = (
+        npy.read_array_header_1_0 if npy.read_magic(member) == (1, 0) else npy.read_array_header_2_0
+    )
     shape, fortran, dtype = read(member)
     if dtype != np.uint8 or len(shape) != 3 or fortran:
         raise ValueError(f"{where}: images: got {dtype} {shape}, expected uint8 (n, height, width)")
@@ -72,7 +76,9 @@ def _shape(member: Any, where: str) -> tuple[int, ...]:
 
 def _open_images(path: Path, archive: zipfile.ZipFile) -> Any:
     if "images.npy" not in archive.namelist():
-        raise ValueError(f"{path}: got {', '.join(archive.namelist()) or 'nothing'}, expected an array images")
+        raise ValueError(
+            f"{path}: got {', '.join(archive.namelist()) or 'nothing'}, expected an array images"
+        )
     return archive.open("images.npy")
 
 
@@ -84,11 +90,15 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
 
     def add(found: list[Path], start: int, stop: int, group: int = 0) -> None:
         names = tuple(str(path.relative_to(source)) if inside else path.name for path in found)
-        parts.append(Part(len(parts), names, tuple(path.stat().st_size for path in found), start, stop, group))
+        parts.append(
+            Part(
+                len(parts), names, tuple(path.stat().st_size for path in found), start, stop, group
+            )
+        )
 
     found = [path for path in files if path.suffix.lower() in pictures]
     for start in range(0, len(found), PICTURES):
-        chunk = found[start:start + PICTURES]
+        chunk = found[start : start + PICTURES]
         add(chunk, 0, len(chunk))
     for path in files:
         try:
@@ -106,15 +116,21 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
         except (zipfile.BadZipFile, pa.ArrowException) as error:
             raise ValueError(f"{path}: damaged: {error}") from error
     if not parts:
-        raise ValueError(f"{source}: got no images, expected {', '.join(sorted(pictures))}, .npz or .parquet")
+        raise ValueError(
+            f"{source}: got no images, expected {', '.join(sorted(pictures))}, .npz or .parquet"
+        )
     return parts
 
 
-def _prepared(file: str, index: int, picture: Bytes | bytes | Path, shape: tuple[int, int]) -> Image:
+def _prepared(
+    file: str, index: int, picture: Bytes | bytes | Path, shape: tuple[int, int]
+) -> Image:
     try:
         if isinstance(picture, np.ndarray) and picture.shape == shape:
             return file, index, picture, 1, ""
-        image, count = prepare_and_count(picture if isinstance(picture, np.ndarray) else open_picture(picture))
+        image, count = prepare_and_count(
+            picture if isinstance(picture, np.ndarray) else open_picture(picture)
+        )
         return file, index, image, count, ""
     except (ValueError, OSError) as error:
         return file, index, None, 0, reason(error)
@@ -133,10 +149,14 @@ def _npz_rows(path: Path, start: int, stop: int) -> Iterator[Bytes]:
             yield np.frombuffer(content, np.uint8).reshape(n, height, width)
 
 
-def _parquet_rows(path: Path, group: int, shape: tuple[int, int]) -> Iterator[list[Bytes] | list[bytes]]:
+def _parquet_rows(
+    path: Path, group: int, shape: tuple[int, int]
+) -> Iterator[list[Bytes] | list[bytes]]:
     with pq.ParquetFile(path) as file:
         if "image" not in file.schema_arrow.names:
-            raise ValueError(f"{path}: got columns {', '.join(file.schema_arrow.names)}, expected one named image")
+            raise ValueError(
+                f"{path}: got columns {', '.join(file.schema_arrow.names)}, expected one named image"
+            )
         for batch in file.iter_batches(BATCH, row_groups=[group], columns=["image"]):
             column = batch.column(0)
             if pa.types.is_struct(column.type):
@@ -147,12 +167,16 @@ def _parquet_rows(path: Path, group: int, shape: tuple[int, int]) -> Iterator[li
             n = len(column)
             while not pa.types.is_integer(column.type):
                 if not hasattr(column, "flatten"):
-                    raise ValueError(f"{path}: image: got {column.type}, expected lists of pixels, or bytes")
+                    raise ValueError(
+                        f"{path}: image: got {column.type}, expected lists of pixels, or bytes"
+                    )
                 column = column.flatten()
             pixels = column.to_numpy(zero_copy_only=False)
             if len(pixels) != n * math.prod(shape) or pixels.min() < 0 or pixels.max() > 255:
-                raise ValueError(f"{path}: image: got {len(pixels)} numbers for {n} images, expected "
-                                 f"{math.prod(shape)} each, of 0 to 255")
+                raise ValueError(
+                    f"{path}: image: got {len(pixels)} numbers for {n} images, expected "
+                    f"{math.prod(shape)} each, of 0 to 255"
+                )
             yield list(pixels.astype(np.uint8).reshape(n, *shape))
 
 
@@ -162,13 +186,21 @@ def _images(part: Part, source: Path, shape: tuple[int, int]) -> Iterator[list[I
     if paths[0].suffix not in (".npz", ".parquet"):
         for first in range(0, len(paths), BATCH):
             some = slice(first, first + BATCH)
-            yield [_prepared(name, 0, path, shape) for name, path in zip(part.files[some], paths[some], strict=True)]
+            yield [
+                _prepared(name, 0, path, shape)
+                for name, path in zip(part.files[some], paths[some], strict=True)
+            ]
         return
-    rows = (_npz_rows(paths[0], part.start, part.stop) if paths[0].suffix == ".npz"
-            else _parquet_rows(paths[0], part.group, shape))
+    rows = (
+        _npz_rows(paths[0], part.start, part.stop)
+        if paths[0].suffix == ".npz"
+        else _parquet_rows(paths[0], part.group, shape)
+    )
     index = part.start
     for batch in rows:
-        yield [_prepared(part.files[0], index + i, picture, shape) for i, picture in enumerate(batch)]
+        yield [
+            _prepared(part.files[0], index + i, picture, shape) for i, picture in enumerate(batch)
+        ]
         index += len(batch)
 
 
@@ -177,11 +209,15 @@ def read_part(reader: Reader, part: Part, source: Path) -> list[tuple[Any, ...]]
     rows: list[tuple[Any, ...]] = []
     for batch in _images(part, source, reader.shape):
         readings = reader.read_prepared([image for _, _, image, _, _ in batch])
-        rows += [(file, index, reading.label, reading.confidence, reading.unsure or count > 1, error)
-                 for (file, index, _, count, error), reading in zip(batch, readings, strict=True)]
+        rows += [
+            (file, index, reading.label, reading.confidence, reading.unsure or count > 1, error)
+            for (file, index, _, count, error), reading in zip(batch, readings, strict=True)
+        ]
     if len(rows) != part.stop - part.start:
-        raise ValueError(f"{source}: got {len(rows)} images in part {part.number}, expected "
-                         f"{part.stop - part.start}: it has changed")
+        raise ValueError(
+            f"{source}: got {len(rows)} images in part {part.number}, expected "
+            f"{part.stop - part.start}: it has changed"
+        )
     return rows
 
 
@@ -195,8 +231,15 @@ def _table(rows: list[tuple[Any, ...]], form: str) -> bytes:
     types = (pa.string(), pa.int64(), pa.string(), pa.float32(), pa.bool_(), pa.string())
     columns = zip(*rows, strict=True)
     buffer = io.BytesIO()
-    pq.write_table(pa.table({name: pa.array(column, kind) for name, kind, column in zip(
-        COLUMNS, types, columns, strict=True)}), buffer)
+    pq.write_table(
+        pa.table(
+            {
+                name: pa.array(column, kind)
+                for name, kind, column in zip(COLUMNS, types, columns, strict=True)
+            }
+        ),
+        buffer,
+    )
     return buffer.getvalue()
 
 
@@ -208,7 +251,12 @@ class PartReader:
     """An actor: a reader, and the parts that it is given one after the other."""
 
     def __init__(self, model: str, source: str, out: str, form: str) -> None:
-        self._reader, self._source, self._out, self._form = Reader(model), Path(source), Path(out), form
+        self._reader, self._source, self._out, self._form = (
+            Reader(model),
+            Path(source),
+            Path(out),
+            form,
+        )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         part = Part(**json.loads(batch["part"][0]))
@@ -217,8 +265,12 @@ class PartReader:
             write_atomic(_file(self._out, part.number, self._form), _table(rows, self._form))
         except (ValueError, OSError) as error:  # as a value: Ray Data wraps what an actor raises
             return {"images": [0], "unsure": [0], "bad": [0], "error": [reason(error)]}
-        return {"images": [len(rows)], "unsure": [sum(row[4] for row in rows)],
-                "bad": [sum(row[5] != "" for row in rows)], "error": [""]}
+        return {
+            "images": [len(rows)],
+            "unsure": [sum(row[4] for row in rows)],
+            "bad": [sum(row[5] != "" for row in rows)],
+            "error": [""],
+        }
 
 
 @dataclass(frozen=True)
@@ -240,12 +292,22 @@ def _check_same(out: Path, known: dict[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(file, (json.dumps(known, indent=2) + "\n").encode())
     elif json.loads(file.read_text(encoding="utf-8")) != known:
-        raise ValueError(f"{out}: holds readings of other images, by another model, or in another format; "
-                         "hint: name a new folder")
+        raise ValueError(
+            f"{out}: holds readings of other images, by another model, or in another format; "
+            "hint: name a new folder"
+        )
 
 
-def read_all(model: str, source: str, out: Path, form: str, pictures: set[str], address: str, cpus: int,
-             on_part: Callable[[int, int], None] = lambda images, total: None) -> Totals:
+def read_all(
+    model: str,
+    source: str,
+    out: Path,
+    form: str,
+    pictures: set[str],
+    address: str,
+    cpus: int,
+    on_part: Callable[[int, int], None] = lambda images, total: None,
+) -> Totals:
     """Read every image of the source that `out` has no reading of, into part-*.parquet or .csv there.
 
     `pictures` are the suffixes of pictures; `on_part` is told how many images are read, and of how many. Raises
@@ -256,8 +318,17 @@ def read_all(model: str, source: str, out: Path, form: str, pictures: set[str], 
     parts = list_parts(path, pictures)
     digest = hashlib.sha256(json.dumps([asdict(part) for part in parts]).encode()).hexdigest()
     total = sum(part.stop - part.start for part in parts)
-    _check_same(out, {"source": source, "images": total, "parts": len(parts), "parts_sha256": digest, "format": form,
-                      "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()})
+    _check_same(
+        out,
+        {
+            "source": source,
+            "images": total,
+            "parts": len(parts),
+            "parts_sha256": digest,
+            "format": form,
+            "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
+        },
+    )
     try:
         with FileLock(out / "_lock", timeout=0):
             todo = [part for part in parts if not _file(out, part.number, form).exists()]
@@ -266,7 +337,9 @@ def read_all(model: str, source: str, out: Path, form: str, pictures: set[str], 
             counts = {"images": 0, "unsure": 0, "bad": 0}
             if todo:
                 with connected(address, cpus):
-                    for row in _pipeline(todo, (str(Path(model).absolute()), str(path), str(out.absolute()), form)):
+                    for row in _pipeline(
+                        todo, (str(Path(model).absolute()), str(path), str(out.absolute()), form)
+                    ):
                         counts = {key: value + row[key] for key, value in counts.items()}
                         on_part(before + counts["images"], total)
             return Totals(before=before, **counts)
@@ -285,8 +358,13 @@ def _pipeline(parts: list[Part], where: tuple[str, str, str, str]) -> Iterator[d
         ray.data.DataContext.get_current().enable_progress_bars = False
     items = [{"part": json.dumps(asdict(part))} for part in parts]
     rows = ray.data.from_items(items, override_num_blocks=len(items))
-    read = rows.map_batches(PartReader, fn_constructor_args=where, batch_size=1, num_cpus=1,
-                            compute=ray.data.ActorPoolStrategy(size=min(places, len(parts))))
+    read = rows.map_batches(
+        PartReader,
+        fn_constructor_args=where,
+        batch_size=1,
+        num_cpus=1,
+        compute=ray.data.ActorPoolStrategy(size=min(places, len(parts))),
+    )
     try:
         for row in read.iter_rows():
             if row["error"]:

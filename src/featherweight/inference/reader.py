@@ -1,8 +1,8 @@
 """Read digits with an exported file: ONNX Runtime alone, no PyTorch.
 
-    reader = Reader("runs/feather-20k-s0-1/model.onnx")
-    reading = reader.read(open_picture("seven.jpg"))
-    reading.label, reading.probabilities, reading.seen, reading.unsure      # "7", (10,), (28, 28), False
+reader = Reader("runs/feather-20k-s0-1/model.onnx")
+reading = reader.read(open_picture("seven.jpg"))
+reading.label, reading.probabilities, reading.seen, reading.unsure      # "7", (10,), (28, 28), False
 """
 
 from collections.abc import Sequence
@@ -41,8 +41,12 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values: label, confidence, unsure, probabilities."""
-        return {"label": self.label, "confidence": self.confidence, "unsure": self.unsure,
-                "probabilities": None if self.probabilities is None else self.probabilities.tolist()}
+        return {
+            "label": self.label,
+            "confidence": self.confidence,
+            "unsure": self.unsure,
+            "probabilities": None if self.probabilities is None else self.probabilities.tolist(),
+        }
 
 
 class Reader:
@@ -54,28 +58,40 @@ class Reader:
         options.intra_op_num_threads = threads  # one image is too little work for two
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # ONNX Runtime's errors share no class but this
-            raise ValueError(f"{path}: not an exported file, expected a model.onnx as "
-                             "`featherweight export RUN --format onnx` writes") from error
+            raise ValueError(
+                f"{path}: not an exported file, expected a model.onnx as "
+                "`featherweight export RUN --format onnx` writes"
+            ) from error
         self.card: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         if self.card.get("format") != "featherweight 1":
-            raise ValueError(f"{path}: got an ONNX file of another maker, expected one by featherweight export")
+            raise ValueError(
+                f"{path}: got an ONNX file of another maker, expected one by featherweight export"
+            )
         self.labels = self.card["labels"].split()
         self.sure_from = float(self.card["sure_from"])
         self._temperature = float(self.card["temperature"])
-        self._stages = [out.name for out in self._session.get_outputs() if out.name.startswith("maps_")]
+        self._stages = [
+            out.name for out in self._session.get_outputs() if out.name.startswith("maps_")
+        ]
         self.shape: tuple[int, int] = tuple(self._session.get_inputs()[0].shape[1:])
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """pixels (n, height, width) uint8, as the training images -> calibrated probabilities (n, classes)."""
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[1:] != self.shape:
-            raise ValueError(f"images: got {pixels.dtype} {pixels.shape}, expected uint8 (n, {self.shape[0]}, "
-                             f"{self.shape[1]})")
+            raise ValueError(
+                f"images: got {pixels.dtype} {pixels.shape}, expected uint8 (n, {self.shape[0]}, "
+                f"{self.shape[1]})"
+            )
         if not len(pixels):
             return np.zeros((0, len(self.labels)), np.float32)
-        parts = [self._session.run(["log_probabilities"], {"pixels": pixels[i:i + BATCH]})[0]
-                 for i in range(0, len(pixels), BATCH)]
+        parts = [
+            self._session.run(["log_probabilities"], {"pixels": pixels[i : i + BATCH]})[0]
+            for i in range(0, len(pixels), BATCH)
+        ]
         # The greatest log-probability is at least -log(classes): its power needs no scaling first.
         odds = np.exp((np.concatenate(parts) if len(parts) > 1 else parts[0]) / self._temperature)
         return np.asarray(odds / odds.sum(1, keepdims=True), np.float32)
@@ -88,13 +104,20 @@ class Reader:
         """A reading a picture, in their order."""
         prepared = [prepare_and_count(picture) for picture in pictures]
         readings = self.read_prepared([image for image, _ in prepared])
-        return [replace(reading, side_by_side=count, unsure=reading.unsure or count > 1)
-                for reading, (_, count) in zip(readings, prepared, strict=True)]
+        return [
+            replace(reading, side_by_side=count, unsure=reading.unsure or count > 1)
+            for reading, (_, count) in zip(readings, prepared, strict=True)
+        ]
 
     def read_prepared(self, images: Sequence[np.ndarray | None]) -> list[Reading]:
         """Images (height, width) uint8 as `prepare` and `split_number` give them; None where there was no ink."""
-        found = iter(self.probabilities(np.array([image for image in images if image is not None], np.uint8)
-                                        .reshape(-1, *self.shape)))
+        found = iter(
+            self.probabilities(
+                np.array([image for image in images if image is not None], np.uint8).reshape(
+                    -1, *self.shape
+                )
+            )
+        )
         readings = []
         for image in images:
             if image is None:

@@ -26,20 +26,54 @@ from .reader import Reader
 Coverage = NDArray[np.float32]  # (h, w), 0 paper to 1 ink
 Picture = NDArray[np.uint8]  # (h, w, 3)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-FONTS = ("DejaVuSans[!D]*", "DejaVuSerif[!D]*", "STIXGeneral*", "cmr10*", "cmss10*", "cmtt10*", "cmb10*", "cmti10*")
+FONTS = (
+    "DejaVuSans[!D]*",
+    "DejaVuSerif[!D]*",
+    "STIXGeneral*",
+    "cmr10*",
+    "cmss10*",
+    "cmtt10*",
+    "cmb10*",
+    "cmti10*",
+)
 
 # Corners end a stroke, points within one are passed smoothly; x to the right, y down, in a unit square.
 STROKES: dict[int, list[list[tuple[float, float]]]] = {
-    0: [[(.5, 0), (.16, .2), (.1, .6), (.45, 1), (.84, .75), (.84, .25), (.5, 0)]],
-    1: [[(.3, .22), (.52, 0)], [(.52, 0), (.5, 1)]],
-    2: [[(.12, .25), (.35, .02), (.75, .05), (.8, .35), (.45, .7), (.08, 1)], [(.08, 1), (.92, .97)]],
-    3: [[(.12, .12), (.45, 0), (.78, .2), (.4, .46)], [(.4, .46), (.84, .68), (.5, 1), (.1, .88)]],
-    4: [[(.5, 0), (.1, .62)], [(.1, .62), (.92, .62)], [(.7, .3), (.66, 1)]],
-    5: [[(.82, 0), (.25, .02)], [(.25, .02), (.18, .44)], [(.18, .44), (.55, .38), (.84, .68), (.5, 1), (.1, .9)]],
-    6: [[(.7, 0), (.3, .3), (.14, .7), (.45, 1), (.82, .78), (.55, .54), (.18, .7)]],
-    7: [[(.1, .02), (.88, 0)], [(.88, 0), (.55, .5), (.38, 1)]],
-    8: [[(.5, .46), (.2, .24), (.5, 0), (.8, .24), (.5, .46), (.14, .76), (.5, 1), (.86, .76), (.5, .46)]],
-    9: [[(.82, .2), (.5, .02), (.18, .26), (.48, .5), (.82, .2)], [(.82, .2), (.78, .6), (.62, 1)]],
+    0: [[(0.5, 0), (0.16, 0.2), (0.1, 0.6), (0.45, 1), (0.84, 0.75), (0.84, 0.25), (0.5, 0)]],
+    1: [[(0.3, 0.22), (0.52, 0)], [(0.52, 0), (0.5, 1)]],
+    2: [
+        [(0.12, 0.25), (0.35, 0.02), (0.75, 0.05), (0.8, 0.35), (0.45, 0.7), (0.08, 1)],
+        [(0.08, 1), (0.92, 0.97)],
+    ],
+    3: [
+        [(0.12, 0.12), (0.45, 0), (0.78, 0.2), (0.4, 0.46)],
+        [(0.4, 0.46), (0.84, 0.68), (0.5, 1), (0.1, 0.88)],
+    ],
+    4: [[(0.5, 0), (0.1, 0.62)], [(0.1, 0.62), (0.92, 0.62)], [(0.7, 0.3), (0.66, 1)]],
+    5: [
+        [(0.82, 0), (0.25, 0.02)],
+        [(0.25, 0.02), (0.18, 0.44)],
+        [(0.18, 0.44), (0.55, 0.38), (0.84, 0.68), (0.5, 1), (0.1, 0.9)],
+    ],
+    6: [[(0.7, 0), (0.3, 0.3), (0.14, 0.7), (0.45, 1), (0.82, 0.78), (0.55, 0.54), (0.18, 0.7)]],
+    7: [[(0.1, 0.02), (0.88, 0)], [(0.88, 0), (0.55, 0.5), (0.38, 1)]],
+    8: [
+        [
+            (0.5, 0.46),
+            (0.2, 0.24),
+            (0.5, 0),
+            (0.8, 0.24),
+            (0.5, 0.46),
+            (0.14, 0.76),
+            (0.5, 1),
+            (0.86, 0.76),
+            (0.5, 0.46),
+        ]
+    ],
+    9: [
+        [(0.82, 0.2), (0.5, 0.02), (0.18, 0.26), (0.48, 0.5), (0.82, 0.2)],
+        [(0.82, 0.2), (0.78, 0.6), (0.62, 1)],
+    ],
 }
 
 
@@ -51,16 +85,20 @@ def glyph(image: NDArray[np.uint8], side: float) -> Coverage:
     padded = Image.fromarray(np.pad(image, 4)).convert("F")
     around = tuple(edge + offset for edge, offset in zip(box, (3, 3, 5, 5), strict=True))
     size = [round(scale * (around[i + 2] - around[i])) for i in (0, 1)]
-    large = np.asarray(padded.resize((size[0], size[1]), Image.Resampling.BICUBIC, around), np.float32)
+    large = np.asarray(
+        padded.resize((size[0], size[1]), Image.Resampling.BICUBIC, around), np.float32
+    )
     return trim(np.clip((large / 255 - 0.5) * max(1.0, scale / 3) + 0.5, 0, 1))
 
 
 def trim(coverage: Coverage) -> Coverage:
     rows, columns = np.flatnonzero(coverage.max(1) > 0.1), np.flatnonzero(coverage.max(0) > 0.1)
-    return coverage[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    return coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def paint(coverage: Coverage, paper: NDArray[np.float32] | tuple[int, ...], ink: tuple[int, ...]) -> Picture:
+def paint(
+    coverage: Coverage, paper: NDArray[np.float32] | tuple[int, ...], ink: tuple[int, ...]
+) -> Picture:
     """Ink of one colour on paper of one colour, or of a colour a pixel (h, w, 3)."""
     ground = np.asarray(paper, np.float32)
     rgb = ground + (np.asarray(ink, np.float32) - ground) * coverage[..., None]
@@ -71,16 +109,20 @@ def on_canvas(coverage: Coverage, rng: Generator, margin: int = 10) -> Coverage:
     """At random on a canvas of 300 to 500 pixels a side, at least `margin` from its border."""
     height, width = (int(max(rng.integers(300, 501), side + 2 * margin)) for side in coverage.shape)
     canvas = np.zeros((height, width), np.float32)
-    y, x = (int(rng.integers(margin, whole - side - margin + 1))
-            for whole, side in zip(canvas.shape, coverage.shape, strict=True))
-    canvas[y:y + coverage.shape[0], x:x + coverage.shape[1]] = coverage
+    y, x = (
+        int(rng.integers(margin, whole - side - margin + 1))
+        for whole, side in zip(canvas.shape, coverage.shape, strict=True)
+    )
+    canvas[y : y + coverage.shape[0], x : x + coverage.shape[1]] = coverage
     return canvas
 
 
 def middle(coverage: Coverage, side: int = 320) -> Coverage:
     """In the middle of a square canvas."""
     around = [(side - length) // 2 for length in coverage.shape]
-    return np.pad(coverage, [(a, side - a - length) for a, length in zip(around, coverage.shape, strict=True)])
+    return np.pad(
+        coverage, [(a, side - a - length) for a, length in zip(around, coverage.shape, strict=True)]
+    )
 
 
 def off_centre(image: NDArray[np.uint8], rng: Generator) -> Picture:
@@ -106,7 +148,10 @@ def thick(image: NDArray[np.uint8], rng: Generator) -> Picture:
 
 def skeleton(inked: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Lines of one pixel in the middle of the strokes, connected as they were (Zhang and Suen 1984)."""
-    inked, steps = np.pad(inked, 1), ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
+    inked, steps = (
+        np.pad(inked, 1),
+        ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)),
+    )
     changed = True
     while changed:
         changed = False
@@ -123,7 +168,11 @@ def thin(image: NDArray[np.uint8], rng: Generator) -> Picture:
     """A hairline of 0.2 to 0.6 of MNIST's pixels (2 to 6 of 200) in the middle of each stroke."""
     outside = ndimage.distance_transform_edt(~skeleton(np.pad(glyph(image, 80) > 0.5, 4)))
     outside = ndimage.zoom(outside, 2.5, order=1, mode="nearest") * 2.5
-    return paint(middle(trim(np.clip(rng.uniform(1, 3) + 0.5 - outside, 0, 1).astype(np.float32))), WHITE, BLACK)
+    return paint(
+        middle(trim(np.clip(rng.uniform(1, 3) + 0.5 - outside, 0, 1).astype(np.float32))),
+        WHITE,
+        BLACK,
+    )
 
 
 def slanted(image: NDArray[np.uint8], rng: Generator) -> Picture:
@@ -132,7 +181,9 @@ def slanted(image: NDArray[np.uint8], rng: Generator) -> Picture:
     slope = np.tan(np.deg2rad(rng.uniform(10, 25))) * rng.choice((-1, 1))
     matrix = np.array([[1, 0], [slope, 1]])  # output (y, x) -> input (y, x)
     offset = (0, -slope * upright.shape[0] / 2)
-    return paint(middle(trim(ndimage.affine_transform(upright, matrix, offset, order=1))), WHITE, BLACK)
+    return paint(
+        middle(trim(ndimage.affine_transform(upright, matrix, offset, order=1))), WHITE, BLACK
+    )
 
 
 def inverted(image: NDArray[np.uint8], rng: Generator) -> Picture:
@@ -144,7 +195,10 @@ def inverted(image: NDArray[np.uint8], rng: Generator) -> Picture:
 def paper_texture(image: NDArray[np.uint8], rng: Generator) -> Picture:
     """Off-white paper with fibres (deviation 4), sensor noise (6), and a shadow that takes up to half the light."""
     coverage = on_canvas(glyph(image, rng.uniform(100, 200)), rng)
-    y, x = np.mgrid[:coverage.shape[0], :coverage.shape[1]] / np.array(coverage.shape)[:, None, None] - 0.5
+    y, x = (
+        np.mgrid[: coverage.shape[0], : coverage.shape[1]] / np.array(coverage.shape)[:, None, None]
+        - 0.5
+    )
     angle, at, width = rng.uniform(0, 2 * np.pi), rng.uniform(-0.4, 0.4), rng.uniform(0.05, 0.5)
     shadow = 1 / (1 + np.exp((np.cos(angle) * x + np.sin(angle) * y - at) / width * 4))
     light = 1 - rng.uniform(0.2, 0.5) * shadow
@@ -185,45 +239,72 @@ def font(label: int, rng: Generator) -> Picture:
     face = ImageFont.truetype(str(files[rng.integers(len(files))]), int(rng.integers(80, 270)))
     picture = Image.new("L", (400, 400))
     ImageDraw.Draw(picture).text((200, 200), str(label), 255, face, anchor="mm")
-    return paint(on_canvas(trim(np.asarray(picture, np.float32) / np.float32(255)), rng), WHITE, BLACK)
+    return paint(
+        on_canvas(trim(np.asarray(picture, np.float32) / np.float32(255)), rng), WHITE, BLACK
+    )
 
 
 def stroke(label: int, rng: Generator) -> Picture:
-    """A pen of 3 to 14 % of the height; points move by 3 %, 0.5 to 0.9 wide, sheared and turned by up to 12 degrees.
-    """
+    """A pen of 3 to 14 % of the height; points move by 3 %, 0.5 to 0.9 wide, sheared and turned by up to 12 degrees."""
     turn, shear = np.deg2rad(rng.uniform(-12, 12, 2))
     matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     matrix = matrix @ [[rng.uniform(0.5, 0.9), -np.tan(shear)], [0, 1]]
-    size, width = 800, int(800 * rng.uniform(0.03, 0.14))  # drawn four times too large, for soft edges
+    size, width = (
+        800,
+        int(800 * rng.uniform(0.03, 0.14)),
+    )  # drawn four times too large, for soft edges
     picture = Image.new("L", (2 * size, 2 * size))
     draw = ImageDraw.Draw(picture)
-    moved: dict[tuple[float, float], NDArray[np.float64]] = {}  # strokes that share a point go on sharing it
+    moved: dict[
+        tuple[float, float], NDArray[np.float64]
+    ] = {}  # strokes that share a point go on sharing it
     for points in STROKES[label]:
         for point in points:
-            moved.setdefault(point, (np.array(point) + rng.normal(0, 0.03, 2) - 0.5) @ matrix.T * size + size)
+            moved.setdefault(
+                point, (np.array(point) + rng.normal(0, 0.03, 2) - 0.5) @ matrix.T * size + size
+            )
         p = np.array([moved[point] for point in points])
         p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
         t = np.linspace(0, 1, 30)[:, None]
         for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False):  # Catmull and Rom 1974
-            curve = b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+            curve = b + t / 2 * (
+                c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a))
+            )
             for x, y in curve:
                 draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), 255)
-    return paint(on_canvas(trim(np.asarray(picture.reduce(4), np.float32) / np.float32(255)), rng), WHITE, BLACK)
+    return paint(
+        on_canvas(trim(np.asarray(picture.reduce(4), np.float32) / np.float32(255)), rng),
+        WHITE,
+        BLACK,
+    )
 
 
 FROM_MNIST: tuple[Callable[[NDArray[np.uint8], Generator], Picture], ...] = (
-    off_centre, small, large, thick, thin, slanted, inverted, paper_texture, coloured_pen, touching_border)
+    off_centre,
+    small,
+    large,
+    thick,
+    thin,
+    slanted,
+    inverted,
+    paper_texture,
+    coloured_pen,
+    touching_border,
+)
 FROM_NOTHING: tuple[Callable[[int, Generator], Picture], ...] = (font, stroke)
 
 
-def make_stress(images: NDArray[np.uint8], labels: NDArray[np.integer], seed: int,
-                per_category: int) -> Iterator[tuple[str, Picture, int]]:
+def make_stress(
+    images: NDArray[np.uint8], labels: NDArray[np.integer], seed: int, per_category: int
+) -> Iterator[tuple[str, Picture, int]]:
     """images (n, 28, 28) uint8 and labels (n,) -> `per_category` times (category, picture, label) a category.
 
     Each category draws its own images of the n, none twice. Raises ValueError where there are too few.
     """
     if per_category > len(images):
-        raise ValueError(f"per_category: got {per_category}, expected at most {len(images)}, one an image")
+        raise ValueError(
+            f"per_category: got {per_category}, expected at most {len(images)}, one an image"
+        )
     for number, make in enumerate(FROM_MNIST):
         rng = np.random.default_rng([seed, number])
         for i in rng.choice(len(images), per_category, replace=False):
@@ -249,7 +330,9 @@ class Score:
 
 def shrink(picture: Picture) -> NDArray[np.uint8]:
     """The whole picture resized to 28x28 greys, and inverted where its border is light."""
-    grey = np.asarray(Image.fromarray(picture).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
+    grey = np.asarray(
+        Image.fromarray(picture).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    )
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     return 255 - grey if np.median(border) > 127 else grey
 
@@ -260,7 +343,9 @@ def score_stress(reader: Reader, pictures: Iterable[tuple[str, Picture, int]]) -
     The reader's labels must be the digits; ValueError for others.
     """
     if reader.labels != [str(digit) for digit in range(10)]:
-        raise ValueError(f"labels: got {' '.join(reader.labels)}, expected a model that reads 0 to 9")
+        raise ValueError(
+            f"labels: got {' '.join(reader.labels)}, expected a model that reads 0 to 9"
+        )
     scores = []
     of_mnist = {make.__name__ for make in FROM_MNIST}
     for category, group in itertools.groupby(pictures, lambda each: each[0]):
@@ -269,7 +354,9 @@ def score_stress(reader: Reader, pictures: Iterable[tuple[str, Picture, int]]) -
             prepared.append(prepare(picture))
             resized.append(shrink(picture))
             labels.append(str(label))
-        right = [sum(reading.label == label for reading, label in zip(readings, labels, strict=True))
-                 for readings in (reader.read_prepared(prepared), reader.read_prepared(resized))]
+        right = [
+            sum(reading.label == label for reading, label in zip(readings, labels, strict=True))
+            for readings in (reader.read_prepared(prepared), reader.read_prepared(resized))
+        ]
         scores.append(Score(category, category in of_mnist, len(labels), *right))
     return scores

@@ -1,8 +1,8 @@
 """What a study makes: a plan of recipes, overrides and seeds, built in or read from a TOML file.
 
-    plan = load_plan("records")                 # built in: plans/records.toml
-    plan = load_plan("my-plan.toml")
-    plan.tasks[0].recipe, plan.tasks[0].seed, plan.tasks[0].folder(Path("runs"))
+plan = load_plan("records")                 # built in: plans/records.toml
+plan = load_plan("my-plan.toml")
+plan.tasks[0].recipe, plan.tasks[0].seed, plan.tasks[0].folder(Path("runs"))
 """
 
 import hashlib
@@ -25,7 +25,9 @@ def run_config(recipe: Recipe, contract: Contract) -> str:
     return json.dumps({"recipe": recipe.to_dict(), "contract": contract.to_dict()}, sort_keys=True)
 
 
-PLANS = {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.toml"))}  # built in, by name
+PLANS = {
+    path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.toml"))
+}  # built in, by name
 
 
 def find_plan(name_or_file: str) -> Path:
@@ -111,8 +113,10 @@ def _load_search(plan: dict[str, Any], tasks: list[Task], test: bool, where: str
     if not (isinstance(space, dict) and space):
         raise ValueError(f"{where}: space: got {space!r}, expected a table of recipe fields")
     if len(tasks) != 1 or test:
-        raise ValueError(f"{where}: got {len(tasks)} runs, test = {str(test).lower()}; expected one recipe, one "
-                         "seed, and no test images, since a search chooses")
+        raise ValueError(
+            f"{where}: got {len(tasks)} runs, test = {str(test).lower()}; expected one recipe, one "
+            "seed, and no test images, since a search chooses"
+        )
     return Search(trials, space, plan["recipes"][0], plan.get("contract"))
 
 
@@ -124,8 +128,13 @@ def changed(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
         known["model_args"] = {}
     for key, value in values.items():
         if isinstance(known[key], dict) != isinstance(value, dict):
-            raise ValueError(f"{where}: {key}: got {value!r}, expected a value such as {known[key]!r}")
-    merged = {key: known[key] | value if isinstance(value, dict) else value for key, value in values.items()}
+            raise ValueError(
+                f"{where}: {key}: got {value!r}, expected a value such as {known[key]!r}"
+            )
+    merged = {
+        key: known[key] | value if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
     try:
         return Recipe.from_dict(known | {"name": recipe.name} | merged)
     except (TypeError, ValueError) as error:
@@ -149,21 +158,35 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
     """
     path = find_plan(str(path))
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors put a mark before UTF-8
+        values = tomllib.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # editors put a mark before UTF-8
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from error
     _names(values, ("recipes", "seeds", "test", "contract", "overrides", "search"), str(path))
     recipes, seeds = values.get("recipes"), values.get("seeds", 1)
     test, overrides = values.get("test", False), values.get("overrides", [{}])
-    if not (isinstance(recipes, list) and recipes and all(isinstance(name, str) for name in recipes)):
-        raise ValueError(f"{path}: recipes: got {recipes!r}, expected a list of names such as ['feather-20k']")
+    if not (
+        isinstance(recipes, list) and recipes and all(isinstance(name, str) for name in recipes)
+    ):
+        raise ValueError(
+            f"{path}: recipes: got {recipes!r}, expected a list of names such as ['feather-20k']"
+        )
     if type(seeds) is int and seeds > 0:
         seeds = list(range(seeds))
-    if not (isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)):
-        raise ValueError(f"{path}: seeds: got {seeds!r}, expected a number of seeds or a list of them, from 0 up")
+    if not (
+        isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+    ):
+        raise ValueError(
+            f"{path}: seeds: got {seeds!r}, expected a number of seeds or a list of them, from 0 up"
+        )
     if not isinstance(test, bool):
         raise ValueError(f"{path}: test: got {test!r}, expected true or false")
-    if not (isinstance(overrides, list) and overrides and all(isinstance(each, dict) for each in overrides)):
+    if not (
+        isinstance(overrides, list)
+        and overrides
+        and all(isinstance(each, dict) for each in overrides)
+    ):
         raise ValueError(f"{path}: overrides: got {overrides!r}, expected [[overrides]] tables")
 
     tasks: list[Task] = []
@@ -173,7 +196,9 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
             contract = load_contract(values.get("contract") or recipe.contract)
             tasks += [Task(recipe, contract, seed, data) for seed in dict.fromkeys(seeds)]
     if len({task.config for task in tasks}) != len({task.recipe.name for task in tasks}):
-        raise ValueError(f"{path}: two different recipes of one name; give each override a name of its own")
+        raise ValueError(
+            f"{path}: two different recipes of one name; give each override a name of its own"
+        )
     for task in tasks:
         if task.seed == seeds[0]:
             split = task.load_split()
@@ -195,5 +220,9 @@ def to_plan(recipe: Recipe, preset: str, contract: str | None) -> str:
             continue
         # A model that is named has its own arguments, all of them.
         old = {} if key == "model_args" and recipe.model != before["model"] else before[key]
-        lines += [f"{key}.{name} = {json.dumps(each)}" for name, each in value.items() if each != old.get(name)]
+        lines += [
+            f"{key}.{name} = {json.dumps(each)}"
+            for name, each in value.items()
+            if each != old.get(name)
+        ]
     return "\n".join(lines) + "\n"

@@ -64,11 +64,23 @@ def unpack(content: bytes, folder: Path) -> None:
         shutil.rmtree(temporary)
 
 
-def _run_there(task: Task, split: Split, folder: Path, packed: bytes | None, mark: Path, here: Path, threads: int,
-               device: str, block: bool, on_epoch: Callable[[Epoch], None]) -> tuple[Row | None, bytes | None]:
+def _run_there(
+    task: Task,
+    split: Split,
+    folder: Path,
+    packed: bytes | None,
+    mark: Path,
+    here: Path,
+    threads: int,
+    device: str,
+    block: bool,
+    on_epoch: Callable[[Epoch], None],
+) -> tuple[Row | None, bytes | None]:
     """On a node: the job's row, and its folder packed where the driver can't see it."""
     torch.set_num_threads(threads)
-    with contextlib.chdir(here if here.is_dir() else Path.cwd()):  # own networks are looked for there
+    with contextlib.chdir(
+        here if here.is_dir() else Path.cwd()
+    ):  # own networks are looked for there
         if mark.exists():
             return run_task(task, split, folder, pick_device(device), block, on_epoch), None
         with tempfile.TemporaryDirectory() as name:
@@ -83,8 +95,15 @@ class RayTasks:
     """The jobs of one study on one cluster. Each states `threads` CPUs, and a GPU where `device` is cuda, or auto
     and the cluster has one; `cpus` is the size of a local cluster. Raises OSError where a job is lost for good."""
 
-    def __init__(self, address: str, runs: Path, threads: int, device: str, cpus: int | None) -> None:
-        self._address, self._runs, self._threads, self._cpus = address, runs.absolute(), threads, cpus
+    def __init__(
+        self, address: str, runs: Path, threads: int, device: str, cpus: int | None
+    ) -> None:
+        self._address, self._runs, self._threads, self._cpus = (
+            address,
+            runs.absolute(),
+            threads,
+            cpus,
+        )
         self._device = device
         self._jobs: dict[ray.ObjectRef[Any], Job] = {}
         self._splits: dict[tuple[str | None, int, int], ray.ObjectRef[Any]] = {}
@@ -96,12 +115,18 @@ class RayTasks:
         self._runs.mkdir(parents=True, exist_ok=True)
         mark = tempfile.NamedTemporaryFile(dir=self._runs, prefix=".driver-")
         self._mark = Path(self._stack.enter_context(mark).name)
-        self._gpus = int(self._device == "cuda" or (
-            self._device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1))
+        self._gpus = int(
+            self._device == "cuda"
+            or (self._device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
+        )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for ref in self._jobs:
             ray.cancel(ref, force=True)
         self._jobs.clear()
@@ -123,10 +148,20 @@ class RayTasks:
             _ = split.sha256, split.mean_std  # kept with it, so that no task computes them again
             self._splits[source] = ray.put(split)
         work = ray.remote(_run_there).options(
-            num_cpus=self._threads, num_gpus=self._gpus, max_retries=RETRIES, name=job.folder.name)
+            num_cpus=self._threads, num_gpus=self._gpus, max_retries=RETRIES, name=job.folder.name
+        )
         ref = work.remote(
-            task, self._splits[source], job.folder.absolute(), pack(job.folder) if job.folder.exists() else None,
-            self._mark, Path.cwd(), self._threads, "cuda" if self._gpus else "cpu", block, job.on_epoch)
+            task,
+            self._splits[source],
+            job.folder.absolute(),
+            pack(job.folder) if job.folder.exists() else None,
+            self._mark,
+            Path.cwd(),
+            self._threads,
+            "cuda" if self._gpus else "cpu",
+            block,
+            job.on_epoch,
+        )
         self._jobs[ref] = job
 
     def wait(self) -> list[tuple[Job, Row | None]]:

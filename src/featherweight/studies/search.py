@@ -50,7 +50,9 @@ from .study import Job, Row, Stopped, Workers, add_row, read_table, row_key, run
 
 STARTUP = 5  # candidates trained to their end before one is given up
 STEP = 4  # channels between the widths that are tried: half a vector of most CPUs
-VAIN = 1000  # candidates in a row that break the contract, or were there, after which the search ends
+VAIN = (
+    1000  # candidates in a row that break the contract, or were there, after which the search ends
+)
 
 
 def _fields(space: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -78,7 +80,9 @@ def _layers(words: list[str]) -> dict[str, _Layer]:
     for number, word in enumerate(words):
         rest = word.removeprefix("?")
         found = re.search(r"(\d+)\.\.(\d+)", rest)
-        before, after = (rest, "") if found is None else (rest[:found.start()], rest[found.end():])
+        before, after = (
+            (rest, "") if found is None else (rest[: found.start()], rest[found.end() :])
+        )
         width = None if found is None else IntDistribution(int(found[1]), int(found[2]), step=STEP)
         layers[f"layer {number}"] = _Layer(before, width, after, word != rest)
     return layers
@@ -90,7 +94,9 @@ def distributions(space: dict[str, Any], where: str) -> dict[str, BaseDistributi
     for name, value in _fields(space):
         try:
             if name in ("name", "epochs", "contract", "model"):
-                raise ValueError("is not searched: candidates are of one network and one number of epochs")
+                raise ValueError(
+                    "is not searched: candidates are of one network and one number of epochs"
+                )
             if name == "model_args.layers":
                 for word, layer in _layers(value).items():
                     if layer.width is not None:
@@ -103,7 +109,9 @@ def distributions(space: dict[str, Any], where: str) -> dict[str, BaseDistributi
                 whole = type(value["low"]) is int and type(value.get("high")) is int
                 found[name] = IntDistribution(**value) if whole else FloatDistribution(**value)
             else:
-                raise ValueError("expected a list, or a table of low, high and perhaps log and step")
+                raise ValueError(
+                    "expected a list, or a table of low, high and perhaps log and step"
+                )
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {name}: got {value!r}: {error}") from error
     return found
@@ -114,9 +122,11 @@ def candidate(base: Recipe, space: dict[str, Any], drawn: dict[str, Any], name: 
     values: dict[str, Any] = {"name": name}
     for field, value in _fields(space):
         if field == "model_args.layers":
-            chosen: Any = [f"{layer.before}{drawn[f'{word} width'] if layer.width else ''}{layer.after}"
-                           for word, layer in _layers(value).items()
-                           if not layer.optional or drawn[f"{word} there"]]
+            chosen: Any = [
+                f"{layer.before}{drawn[f'{word} width'] if layer.width else ''}{layer.after}"
+                for word, layer in _layers(value).items()
+                if not layer.optional or drawn[f"{word} there"]
+            ]
         else:
             chosen = drawn[field]
         table, _, key = field.rpartition(".")
@@ -134,8 +144,14 @@ def breaks(recipe: Recipe, contract: Contract, split: Split) -> str | None:
     except ValueError as error:
         return str(error)
     clauses = audit_model(model, split, contract, everything=False).clauses
-    return "; ".join(f"{clause.clause}: {clause.found}, required {clause.required}"
-                     for clause in clauses if clause.passed is False) or None
+    return (
+        "; ".join(
+            f"{clause.clause}: {clause.found}, required {clause.required}"
+            for clause in clauses
+            if clause.passed is False
+        )
+        or None
+    )
 
 
 def _storage(journal: Path) -> JournalStorage:
@@ -149,14 +165,22 @@ def _pruner(epochs: int) -> optuna.pruners.BasePruner:
 def _report(journal: Path, study_name: str, number: int, epochs: int, row: Epoch) -> None:
     """In the process that trains: note an epoch, and stop where it is not worth going on."""
     if not journal.exists():
-        raise ValueError(f"{journal}: not seen where a candidate is trained; a search on Ray needs storage that all "
-                         "nodes share")
+        raise ValueError(
+            f"{journal}: not seen where a candidate is trained; a search on Ray needs storage that all "
+            "nodes share"
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = _storage(journal)
     study = optuna.load_study(study_name=study_name, storage=storage, pruner=_pruner(epochs))
-    trial = optuna.trial.Trial(study, storage.get_trial_id_from_study_id_trial_number(
-        storage.get_study_id_from_name(study_name), number))
-    if row["epoch"] not in study.trials[number].intermediate_values:  # a run that was lost reports anew
+    trial = optuna.trial.Trial(
+        study,
+        storage.get_trial_id_from_study_id_trial_number(
+            storage.get_study_id_from_name(study_name), number
+        ),
+    )
+    if (
+        row["epoch"] not in study.trials[number].intermediate_values
+    ):  # a run that was lost reports anew
         trial.report(row["val_loss"], row["epoch"])
     if trial.should_prune():
         raise Stopped
@@ -167,22 +191,37 @@ class _Finder:
 
     def __init__(self, plan: Plan, journal: Path, runs: Path) -> None:
         assert plan.search is not None
-        self._task, self._search, self._journal, self._runs = plan.tasks[0], plan.search, journal, runs
+        self._task, self._search, self._journal, self._runs = (
+            plan.tasks[0],
+            plan.search,
+            journal,
+            runs,
+        )
         self._drawn = distributions(self._search.space, "search")
         self._split = self._task.load_split()
         known = json.dumps([*self._task.key, self._search.space], sort_keys=True)
         name = hashlib.sha256(known.encode()).hexdigest()[:10]  # another space is another study
-        self.study = optuna.create_study(study_name=name, storage=_storage(journal), load_if_exists=True,
-                                         pruner=_pruner(self._task.recipe.epochs), direction="minimize")
+        self.study = optuna.create_study(
+            study_name=name,
+            storage=_storage(journal),
+            load_if_exists=True,
+            pruner=_pruner(self._task.recipe.epochs),
+            direction="minimize",
+        )
         # Another stream each time that it goes on, or the first candidates would come again.
-        self.study.sampler = optuna.samplers.TPESampler(seed=1_000_003 * self._task.seed + len(self.study.trials))
+        self.study.sampler = optuna.samplers.TPESampler(
+            seed=1_000_003 * self._task.seed + len(self.study.trials)
+        )
 
     def job(self, number: int, drawn: dict[str, Any]) -> Job:
         base = self._task.recipe
         recipe = candidate(base, self._search.space, drawn, f"{base.name}-t{number}")
         task = dataclasses.replace(self._task, recipe=recipe)
-        return Job(task, task.folder(self._runs),
-                   partial(_report, self._journal, self.study.study_name, number, base.epochs))
+        return Job(
+            task,
+            task.folder(self._runs),
+            partial(_report, self._journal, self.study.study_name, number, base.epochs),
+        )
 
     def jobs(self, numbers: dict[Path, int]) -> Iterator[Job]:
         """Trials that were under way, then new ones, until there are enough; `numbers` gets each one's, by folder.
@@ -200,7 +239,11 @@ class _Finder:
             asked = self.study.ask(self._drawn)
             job = self.job(asked.number, asked.params)
             same = _same(job.task.recipe)
-            reason = "trained before" if same in seen else breaks(job.task.recipe, job.task.contract, self._split)
+            reason = (
+                "trained before"
+                if same in seen
+                else breaks(job.task.recipe, job.task.contract, self._split)
+            )
             if reason is None:
                 seen.add(same)
                 count, vain = count + 1, 0
@@ -211,7 +254,9 @@ class _Finder:
                 self.study.tell(asked, state=TrialState.PRUNED)  # so that it draws elsewhere
                 vain += 1
                 if vain == VAIN and not count:
-                    raise ValueError(f"search: none of {VAIN:,} candidates can hold the contract: {reason}")
+                    raise ValueError(
+                        f"search: none of {VAIN:,} candidates can hold the contract: {reason}"
+                    )
 
 
 def _same(recipe: Recipe) -> str:
@@ -231,8 +276,13 @@ class Found:
     "How many candidates were not trained, by the first word of the reason."
 
 
-def run_search(plan: Plan, table: Path, runs: Path, workers: Workers,
-               on_row: Callable[[Row], None] = lambda row: None) -> Found:
+def run_search(
+    plan: Plan,
+    table: Path,
+    runs: Path,
+    workers: Workers,
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> Found:
     """Train the candidates of the plan's search that its journal does not have, a row each in the table.
 
     Raises ValueError where the search can't be understood, another process is at it, or no candidate holds the
@@ -242,7 +292,10 @@ def run_search(plan: Plan, table: Path, runs: Path, workers: Workers,
     table.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{table}.search.lock", timeout=0):
-            finder, numbers = _Finder(plan, table.with_suffix(".journal").absolute(), runs), dict[Path, int]()
+            finder, numbers = (
+                _Finder(plan, table.with_suffix(".journal").absolute(), runs),
+                dict[Path, int](),
+            )
             with workers:
                 for job, row in run_jobs(finder.jobs(numbers), workers):
                     _tell(finder.study, numbers[job.folder], job, row)
@@ -271,6 +324,9 @@ def _found(finder: _Finder, table: Path) -> Found:
             ends.append((row["verdict"] != "PASS", trial.value, task.recipe, row))
     ends.sort(key=lambda end: end[:2])
     reasons = [trial.user_attrs["untrained"] for trial in trials if "untrained" in trial.user_attrs]
-    return Found([row for *_, row in ends], ends[0][2] if ends else None,
-                 sum(trial.state == TrialState.PRUNED for trial in trials) - len(reasons),
-                 dict(Counter(reason.partition(":")[0] for reason in reasons)))
+    return Found(
+        [row for *_, row in ends],
+        ends[0][2] if ends else None,
+        sum(trial.state == TrialState.PRUNED for trial in trials) - len(reasons),
+        dict(Counter(reason.partition(":")[0] for reason in reasons)),
+    )

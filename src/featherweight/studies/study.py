@@ -41,9 +41,28 @@ from .plan import Plan, Task, run_config
 
 Row = dict[str, str]
 COLUMNS = (
-    "recipe", "seed", "n_params", "epochs", "val_correct", "test_correct", "val_total", "test_total",
-    "last_epochs_val_correct", "seconds", "threads", "torch", "commit", "contract", "verdict", "featherweight",
-    "python", "numpy", "cpu", "device", "data_sha256", "config",
+    "recipe",
+    "seed",
+    "n_params",
+    "epochs",
+    "val_correct",
+    "test_correct",
+    "val_total",
+    "test_total",
+    "last_epochs_val_correct",
+    "seconds",
+    "threads",
+    "torch",
+    "commit",
+    "contract",
+    "verdict",
+    "featherweight",
+    "python",
+    "numpy",
+    "cpu",
+    "device",
+    "data_sha256",
+    "config",
 )
 
 
@@ -57,27 +76,62 @@ def make_row(run: Run, verdict: str, n_params: int | None) -> Row:
     metrics = run.read_metrics()
     counts = [str(row["val_correct"]) for row in metrics]
     values = {
-        "recipe": run.recipe.name, "seed": run.seed, "n_params": n_params, "epochs": run.recipe.epochs,
+        "recipe": run.recipe.name,
+        "seed": run.seed,
+        "n_params": n_params,
+        "epochs": run.recipe.epochs,
         "val_correct": counts[-1] if verdict != "DIVERGED" else None,
         "val_total": metrics[-1]["val_total"] if metrics else None,
         "last_epochs_val_correct": " ".join(counts[-3:]),
-        "seconds": round(sum(row["seconds"] for row in metrics), 1), "contract": run.contract.name,
-        "verdict": verdict, "data_sha256": run.config["data"]["sha256"],
+        "seconds": round(sum(row["seconds"] for row in metrics), 1),
+        "contract": run.contract.name,
+        "verdict": verdict,
+        "data_sha256": run.config["data"]["sha256"],
         "config": run_config(run.recipe, run.contract),
-    } | {key: environment[key] for key in (
-        "threads", "torch", "commit", "featherweight", "python", "numpy", "cpu", "device")}
-    return {column: "" if (value := values.get(column)) is None else str(value) for column in COLUMNS}
+    } | {
+        key: environment[key]
+        for key in (
+            "threads",
+            "torch",
+            "commit",
+            "featherweight",
+            "python",
+            "numpy",
+            "cpu",
+            "device",
+        )
+    }
+    return {
+        column: "" if (value := values.get(column)) is None else str(value) for column in COLUMNS
+    }
 
 
-def run_task(task: Task, split: Split, folder: Path, device: torch.device, block: bool,
-             on_epoch: Callable[[Epoch], None] = lambda row: None) -> Row | None:
+def run_task(
+    task: Task,
+    split: Split,
+    folder: Path,
+    device: torch.device,
+    block: bool,
+    on_epoch: Callable[[Epoch], None] = lambda row: None,
+) -> Row | None:
     """Train one run to its end, from where it was, and audit it. None where another process is at it,
     unless `block`: then wait for that."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{folder}.lock", timeout=-1 if block else 0):
-            run = open_run(folder) if folder.exists() else create_run(
-                str(folder), task.recipe, task.contract, split, task.seed, device, "featherweight study")
+            run = (
+                open_run(folder)
+                if folder.exists()
+                else create_run(
+                    str(folder),
+                    task.recipe,
+                    task.contract,
+                    split,
+                    task.seed,
+                    device,
+                    "featherweight study",
+                )
+            )
             try:
                 train(run, split, device, on_epoch)
             except (Diverged, Stopped) as error:
@@ -96,21 +150,29 @@ def _locked(table: Path) -> Iterator[None]:
         yield
 
 
-def read_table(table: Path, must_exist: bool = False, columns: tuple[str, ...] = COLUMNS) -> list[Row]:
+def read_table(
+    table: Path, must_exist: bool = False, columns: tuple[str, ...] = COLUMNS
+) -> list[Row]:
     """The rows of a study's CSV, none where it does not exist yet. ValueError where it has other columns."""
     if not must_exist and not table.exists():
         return []
     try:
-        with table.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before UTF-8
+        with table.open(
+            newline="", encoding="utf-8-sig"
+        ) as file:  # spreadsheets put a mark before UTF-8
             reader = csv.DictReader(file)
             rows, found = list(reader), tuple(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table}: not a CSV file in UTF-8: {error}") from error
     if found != columns:
-        raise ValueError(f"{table}: got columns {', '.join(found) or 'none'}, expected {', '.join(columns)}")
+        raise ValueError(
+            f"{table}: got columns {', '.join(found) or 'none'}, expected {', '.join(columns)}"
+        )
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise ValueError(f"{table}: row {number}: got another number of values than {len(columns)}")
+            raise ValueError(
+                f"{table}: row {number}: got another number of values than {len(columns)}"
+            )
     return rows
 
 
@@ -128,9 +190,14 @@ def row_key(row: Row) -> tuple[str, str, str]:
     try:
         config = json.loads(row["config"])
         # Read and written anew: a row from before a field was added means its default.
-        recipe, contract = Recipe.from_dict(config["recipe"]), Contract.from_dict(config["contract"])
+        recipe, contract = (
+            Recipe.from_dict(config["recipe"]),
+            Contract.from_dict(config["contract"]),
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"a study's row of {row['recipe']} seed {row['seed']}: config: {error}") from error
+        raise ValueError(
+            f"a study's row of {row['recipe']} seed {row['seed']}: config: {error}"
+        ) from error
     return row["seed"], row["data_sha256"], run_config(recipe, contract)
 
 
@@ -156,8 +223,10 @@ def read_test(tasks: Iterable[Task], table: Path, runs: Path, device: torch.devi
                 continue
             folder = task.folder(runs)
             if not folder.exists():
-                raise ValueError(f"{folder}: gone, so its test images can't be read; "
-                                 f"remove its row from {table} to train it again")
+                raise ValueError(
+                    f"{folder}: gone, so its test images can't be read; "
+                    f"remove its row from {table} to train it again"
+                )
             run = open_run(folder)
             split = run.load_split(task.data)
             images = load_test(split).to(device)
@@ -185,8 +254,12 @@ class Workers(Protocol):
 
     def __enter__(self) -> "Workers": ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
     @property
     def slots(self) -> int:
@@ -208,6 +281,7 @@ def _start_worker(threads: int) -> None:
     def follow() -> None:
         parent.join()
         os._exit(1)  # its run goes on from its last finished epoch
+
     threading.Thread(target=follow, daemon=True).start()
 
 
@@ -227,8 +301,12 @@ class LocalProcesses:
     def __enter__(self) -> "LocalProcesses":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         if kind is not None:
             for process in multiprocessing.active_children():
@@ -265,8 +343,14 @@ def run_jobs(jobs: Iterable[Job], workers: Workers) -> Iterator[tuple[Job, Row]]
                 yield job, row
 
 
-def run_study(plan: Plan, table: Path, runs: Path, device: torch.device, workers: Workers,
-              on_row: Callable[[Row], None] = lambda row: None) -> list[Row]:
+def run_study(
+    plan: Plan,
+    table: Path,
+    runs: Path,
+    device: torch.device,
+    workers: Workers,
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
     """Make every row of the plan that the table does not have; returns the plan's rows, in its order.
 
     `on_row` is told each row, those that were there first. Raises ValueError where the table or a folder can't be
@@ -338,14 +422,28 @@ class Summary:
 
 def summarise(rows: list[Row]) -> list[Summary]:
     """A summary a recipe, in the order of their first rows."""
+
     def fractions(part: str, group: list[Row]) -> Spread | None:
-        found = [int(row[f"{part}_correct"]) / int(row[f"{part}_total"]) for row in group if row[f"{part}_correct"]]
+        found = [
+            int(row[f"{part}_correct"]) / int(row[f"{part}_total"])
+            for row in group
+            if row[f"{part}_correct"]
+        ]
         return spread(found) if found else None
 
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["recipe"], []).append(row)
-    return [Summary(recipe, group[0]["n_params"], len(group), sum(row["verdict"] == "DIVERGED" for row in group),
-                    sum(row["verdict"] == "PASS" for row in group), fractions("val", group),
-                    fractions("test", group), statistics.fmean(float(row["seconds"]) for row in group))
-            for recipe, group in groups.items()]
+    return [
+        Summary(
+            recipe,
+            group[0]["n_params"],
+            len(group),
+            sum(row["verdict"] == "DIVERGED" for row in group),
+            sum(row["verdict"] == "PASS" for row in group),
+            fractions("val", group),
+            fractions("test", group),
+            statistics.fmean(float(row["seconds"]) for row in group),
+        )
+        for recipe, group in groups.items()
+    ]

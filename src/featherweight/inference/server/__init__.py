@@ -31,14 +31,17 @@ from ..reader import Reader
 MOST_BYTES = 4 * 1024 * 1024  # of a request's body
 MOST_SECONDS = 10.0  # of a request
 STATIC = Path(__file__).parent / "static"
-DOCS = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI, which FastAPI itself takes from a CDN
+DOCS = (
+    Path(fastapi_offline.__file__).parent / "static"
+)  # Swagger UI, which FastAPI itself takes from a CDN
 RAW, FORM = "application/octet-stream", "multipart/form-data"
 KINDS = (*MEDIA_TYPES, RAW, FORM)  # of a body
 HEADERS = {
-    "Content-Security-Policy":
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
 }
 
 
@@ -58,7 +61,9 @@ class Answer(BaseModel):
     confidence: float = Field(ge=0, le=1)
     unsure: bool
     probabilities: list[float] | None = Field(description="one a label of the model, calibrated")
-    seen: str | None = Field(description="base64 of the height x width bytes that the network was given")
+    seen: str | None = Field(
+        description="base64 of the height x width bytes that the network was given"
+    )
     maps: list[Map] | None = Field(description="where they were asked for")
 
 
@@ -100,16 +105,26 @@ def _file(content_type: str, body: bytes) -> bytes:
     def on_file(file: File) -> None:
         file.file_object.seek(0)
         files.append(file.file_object.read())
+
     _, options = parse_options_header(content_type)
     try:
-        parser = FormParser(FORM, None, on_file, boundary=options.get(b"boundary"),
-                            config={"MAX_MEMORY_FILE_SIZE": MOST_BYTES})  # so never a file on the disk
+        parser = FormParser(
+            FORM,
+            None,
+            on_file,
+            boundary=options.get(b"boundary"),
+            config={"MAX_MEMORY_FILE_SIZE": MOST_BYTES},
+        )  # so never a file on the disk
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise ValueError(f"got a form that can't be read ({error}), expected one with a file") from error
+        raise ValueError(
+            f"got a form that can't be read ({error}), expected one with a file"
+        ) from error
     if not files:
-        raise ValueError("got a form without a file, expected one as `curl -F file=@photo.jpg` sends it")
+        raise ValueError(
+            "got a form without a file, expected one as `curl -F file=@photo.jpg` sends it"
+        )
     return files[0]
 
 
@@ -121,34 +136,52 @@ def _map(maps: np.ndarray) -> Map:
     """maps (channels, height, width) float."""
     least, most = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
     pixels = (maps - least) / np.maximum(most - least, 1e-6) * 255
-    return Map(channels=maps.shape[0], height=maps.shape[1], width=maps.shape[2], pixels=_bytes(pixels))
+    return Map(
+        channels=maps.shape[0], height=maps.shape[1], width=maps.shape[2], pixels=_bytes(pixels)
+    )
 
 
 def _answer(reader: Reader, content_type: str, content: bytes, maps: bool) -> Answer:
     (height, width), kind = reader.shape, _kind(content_type)
     if kind == RAW:
         if len(content) != height * width:
-            raise ValueError(f"got {len(content):,} bytes, expected {height * width}, a byte a pixel")
+            raise ValueError(
+                f"got {len(content):,} bytes, expected {height * width}, a byte a pixel"
+            )
         pixels = np.frombuffer(content, np.uint8).reshape(height, width)
         reading = reader.read_prepared([pixels if pixels.any() else None])[0]
     else:
-        reading = reader.read(open_picture(_file(content_type, content) if kind == FORM else content))
+        reading = reader.read(
+            open_picture(_file(content_type, content) if kind == FORM else content)
+        )
     seen = reading.seen
-    return Answer(**reading.to_dict(), seen=None if seen is None else _bytes(seen),
-                  maps=[_map(each) for each in reader.maps(seen)] if maps and seen is not None else None)
+    return Answer(
+        **reading.to_dict(),
+        seen=None if seen is None else _bytes(seen),
+        maps=[_map(each) for each in reader.maps(seen)] if maps and seen is not None else None,
+    )
 
 
 def create_app(reader: Reader) -> FastAPI:
     """The application that reads with `reader`."""
-    app = FastAPI(title="Featherweight", version=__version__, docs_url=None, redoc_url=None,
-                  description="Reads pictures of digits. The network and its accuracy: GET /model.")
+    app = FastAPI(
+        title="Featherweight",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        description="Reads pictures of digits. The network and its accuracy: GET /model.",
+    )
 
     @app.middleware("http")
-    async def limited(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def limited(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
         try:
             response = await asyncio.wait_for(call_next(request), MOST_SECONDS)
         except TimeoutError:
-            response = Response('{"detail": "the request took too long"}', 408, media_type="application/json")
+            response = Response(
+                '{"detail": "the request took too long"}', 408, media_type="application/json"
+            )
         response.headers.update(HEADERS)
         return response
 
@@ -158,22 +191,41 @@ def create_app(reader: Reader) -> FastAPI:
         return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": why} for status, why in (
-            (408, "It took over 10 seconds"), (413, "The body is over 4 MiB"),
-            (415, "The content type is none of those listed"), (422, "No readable picture, or a wrong query"))}
+        status: {"model": Problem, "description": why}
+        for status, why in (
+            (408, "It took over 10 seconds"),
+            (413, "The body is over 4 MiB"),
+            (415, "The content type is none of those listed"),
+            (422, "No readable picture, or a wrong query"),
+        )
+    }
     file = {"type": "string", "format": "binary"}
     form = {"type": "object", "required": ["file"], "properties": {"file": file}}
 
-    @app.post("/predict", responses=problems, openapi_extra={"requestBody": {
-        "required": True, "content": {kind: {"schema": form if kind == FORM else file} for kind in KINDS}}})
-    async def predict(request: Request, maps: Annotated[bool, Query(description="whether to return the feature maps "
-                                                                    "of every stage")] = False) -> Answer:
+    @app.post(
+        "/predict",
+        responses=problems,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {kind: {"schema": form if kind == FORM else file} for kind in KINDS},
+            }
+        },
+    )
+    async def predict(
+        request: Request,
+        maps: Annotated[
+            bool, Query(description="whether to return the feature maps of every stage")
+        ] = False,
+    ) -> Answer:
         """Read a picture, by itself or as the file of a form (multipart/form-data), or height x width raw bytes as
         the training images are (application/octet-stream)."""
         content_type = request.headers.get("content-type", "")
         kind = _kind(content_type)
         if kind not in KINDS:
-            raise HTTPException(415, f"got content type {kind or 'none'!r}, expected {', '.join(KINDS)}")
+            raise HTTPException(
+                415, f"got content type {kind or 'none'!r}, expected {', '.join(KINDS)}"
+            )
         content = await _body(request)
         try:
             return await run_in_threadpool(_answer, reader, content_type, content, maps)
@@ -183,7 +235,12 @@ def create_app(reader: Reader) -> FastAPI:
     @app.get("/model")
     def model() -> Card:
         """Recipe, contract, validation figure, labels, commit."""
-        return Card(labels=reader.labels, height=reader.shape[0], width=reader.shape[1], metadata=reader.card)
+        return Card(
+            labels=reader.labels,
+            height=reader.shape[0],
+            width=reader.shape[1],
+            metadata=reader.card,
+        )
 
     @app.get("/healthz")
     def healthz() -> Health:
