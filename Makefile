@@ -29,12 +29,12 @@ install = $(BIN)/pip install --disable-pip-version-check --no-input -c constrain
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV): PyTorch and what exporting, reading and serving need, a minute or more, once"
 	@$(PYTHON) -m venv $(VENV)
-	@$(call install,export$(comma)serve)
+	@$(call install,train$(comma)export$(comma)serve)
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "setting up $(VENV): what the tests need, a minute or more, once"
-	@$(call install,dev$(comma)export$(comma)serve$(comma)ray$(comma)search)
+	@$(call install,dev$(comma)train$(comma)export$(comma)serve$(comma)ray$(comma)search)
 	@touch $@
 
 comma := ,

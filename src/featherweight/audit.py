@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .build import forward, unchanged
 from .contract import Contract
 from .data import Split
+from .errors import InputError
 from .evaluate import BATCH, Evaluation, evaluate, normalise, percent
 from .run import IncompatibleWeights, Run
 from .trace import FREE, Trace
@@ -233,7 +234,7 @@ def _epochs(run: Run, contract: Contract) -> Clause:
     """Recipe, log and optimiser state must tell of the same number of epochs, within the limit."""
     state, rows, planned = run.load_resume(), run.read_metrics(), run.recipe.epochs
     if state is None:
-        raise ValueError(f"{run.path}: incomplete: got no resume.pt, expected one")
+        raise InputError(f"{run.path}: incomplete: got no resume.pt, expected one")
     logged = [row.get("epoch") for row in rows]
     agree = logged == list(range(1, planned + 1)) and state["epoch"] == planned
     found = str(planned) if agree else f"recipe {planned}, log {len(rows)}, state {state['epoch']}"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .errors import InputError
 from .locate import describe, find_class, reason
 
 TRIAL = 4  # images of a pass that finds out what a network can take
@@ -42,18 +43,18 @@ def build(
     try:
         model = constructor(**given)
     except (Exception, SystemExit) as error:  # somebody else's constructor may raise anything
-        raise ValueError(
+        raise InputError(
             f"model {path!r}: can't be built with {given or 'no arguments'}: {reason(error)}"
         ) from error
     if not isinstance(model, nn.Module):
-        raise ValueError(
+        raise InputError(
             f"model {path!r}: its constructor gives {model!r}, expected a torch.nn.Module"
         )
     images = torch.randn(TRIAL, *shape, generator=torch.Generator().manual_seed(0))
     try:
         _complete(model, images)
     except ValueError as error:
-        raise ValueError(f"model {path!r}: its lazy layers can't be made: {error}") from error
+        raise InputError(f"model {path!r}: its lazy layers can't be made: {error}") from error
     return _in_fast_memory(model, images)
 
 
@@ -62,7 +63,7 @@ def forward(model: nn.Module, images: Tensor) -> Any:
     try:
         return model(images)
     except (Exception, SystemExit) as error:
-        raise ValueError(
+        raise InputError(
             f"model {describe(model)} fails on images {tuple(images.shape)}: {reason(error)}"
         ) from error
 
@@ -133,7 +134,7 @@ def _complete(model: nn.Module, images: Tensor) -> None:
         if lazy():
             forward(model, images)
             if unmade := lazy():
-                raise ValueError(f"{unmade[0]} is still lazy after a forward pass")
+                raise InputError(f"{unmade[0]} is still lazy after a forward pass")
         else:
             grown = False
             with (
@@ -209,15 +210,15 @@ def check_model(
             out = forward(model, images)
             if not isinstance(out, Tensor) or tuple(out.shape) != expected:
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(
+                raise InputError(
                     f"model {name} returns {got} for images {tuple(images.shape)}, expected {expected}"
                 )
             if not out.isfinite().all():
-                raise ValueError(f"model {name} returns NaN or infinity, expected finite logits")
+                raise InputError(f"model {name} returns NaN or infinity, expected finite logits")
             if (out >= 0).all() and torch.allclose(
                 out.sum(1), torch.ones(len(out), device=out.device)
             ):
-                raise ValueError(
+                raise InputError(
                     f"model {name} returns probabilities, expected logits or log-probabilities; "
                     "hint: remove the last softmax"
                 )

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
+
 HEADS = ("linear", "gap")
 
 
@@ -44,32 +46,32 @@ class Contract:
         for key in ("max_params", "max_epochs", "consistent_epochs", "train_size", "val_size"):
             value = getattr(self, key)
             if type(value) is not int or value < 1:
-                raise ValueError(
+                raise InputError(
                     f"contract {key}: got {value!r}, expected a whole number of at least 1"
                 )
         for key in ("batch_norm", "dropout"):
             if type(getattr(self, key)) is not bool:
-                raise ValueError(
+                raise InputError(
                     f"contract {key}: got {getattr(self, key)!r}, expected true or false"
                 )
         accuracy = self.min_val_accuracy
         if type(accuracy) not in (int, float) or not 0 <= accuracy <= 1:
-            raise ValueError(
+            raise InputError(
                 f"contract min_val_accuracy: got {accuracy!r}, expected a fraction such as 0.994"
             )
         if not isinstance(self.name, str) or not self.name:
-            raise ValueError(f"contract name: got {self.name!r}, expected a text")
+            raise InputError(f"contract name: got {self.name!r}, expected a text")
         if (
             not isinstance(self.heads, (list, tuple))
             or not self.heads
             or set(self.heads) - set(HEADS)
         ):
-            raise ValueError(
+            raise InputError(
                 f"contract heads: got {self.heads!r}, expected some of {', '.join(HEADS)}"
             )
         object.__setattr__(self, "heads", tuple(self.heads))
         if self.consistent_epochs >= self.max_epochs:
-            raise ValueError(
+            raise InputError(
                 f"contract consistent_epochs: got {self.consistent_epochs}, "
                 f"expected fewer than max_epochs ({self.max_epochs})"
             )
@@ -79,11 +81,11 @@ class Contract:
         """The contract with exactly these keys; ValueError names one that is unknown or missing."""
         known = {field.name for field in fields(Contract)}
         if unknown := sorted(values.keys() - known):
-            raise ValueError(
+            raise InputError(
                 f"contract: unknown key {unknown[0]!r}, expected {', '.join(sorted(known))}"
             )
         if missing := sorted(known - values.keys()):
-            raise ValueError(f"contract: missing key {missing[0]!r}")
+            raise InputError(f"contract: missing key {missing[0]!r}")
         return Contract(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,10 +124,10 @@ def load_contract(name_or_file: str) -> Contract:
     path = Path(name_or_file)
     if not path.is_file():
         names = ", ".join(contract.name for contract in CONTRACTS)
-        raise ValueError(f"contract {name_or_file!r}: neither built in ({names}) nor a file")
+        raise InputError(f"contract {name_or_file!r}: neither built in ({names}) nor a file")
     try:
         return Contract.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a TOML file: {error}") from error
+        raise InputError(f"{path}: not a TOML file: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error

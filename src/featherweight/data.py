@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .errors import InputError
+
 EMBEDDED = Path(__file__).parent / "mnist"
 STEMS = {"train": "train", "test": "t10k"}
 MAX_SIDE = 64  # pixels; the largest image side that is read
@@ -63,7 +65,7 @@ class Split:
         mean = (counts * values).sum() / counts.sum()
         variance = (counts * (values - mean) ** 2).sum() / counts.sum()
         if variance == 0:
-            raise ValueError("the training images all have one and the same grey level")
+            raise InputError("the training images all have one and the same grey level")
         return mean.item(), variance.sqrt().item()
 
     @cached_property
@@ -88,10 +90,10 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: damaged gzip file: {error}") from error
+        raise InputError(f"{path}: damaged gzip file: {error}") from error
     magic = bytes([0, 0, 8, ndim])
     if content[:4] != magic:
-        raise ValueError(
+        raise InputError(
             f"{path}: got magic number {content[:4].hex() or 'of an empty file'}, "
             f"expected {magic.hex()}"
         )
@@ -103,7 +105,7 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
     )
     expected = header + int(np.prod(shape, dtype=object)) if shape else header
     if len(content) != expected:
-        raise ValueError(
+        raise InputError(
             f"{path}: got {len(content)} bytes, expected {expected} (truncated or damaged)"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
@@ -113,7 +115,7 @@ def _find(folder: Path, stem: str) -> Path:
     for name in (f"{stem}-ubyte.gz", f"{stem}-ubyte", f"{stem.replace('-idx', '.idx')}-ubyte"):
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f"{folder}: got no {stem}-ubyte, expected it there, .gz or not")
+    raise InputError(f"{folder}: got no {stem}-ubyte, expected it there, .gz or not")
 
 
 def _read_idx_part(folder: Path, part: str) -> Images:
@@ -134,7 +136,7 @@ def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
         got = hashlib.sha256(header)
         got.update(array.data)
         if got.hexdigest() != sums[name]:
-            raise ValueError(
+            raise InputError(
                 f"{name}: got SHA-256 {got.hexdigest()}, expected {sums[name]}; "
                 "install featherweight again"
             )
@@ -143,27 +145,27 @@ def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
 def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
     """Checked arrays, images (n, height, width) and labels (n,) or (n, 1), as tensors."""
     if images.ndim != 3 or images.dtype != np.uint8:
-        raise ValueError(
+        raise InputError(
             f"{where}: got images {images.dtype} {images.shape}, "
             "expected greyscale uint8 (n, height, width)"
         )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
+        raise InputError(
             f"{where}: got labels {labels.dtype} {labels.shape}, expected whole numbers (n,)"
         )
     if len(images) != len(labels):
-        raise ValueError(
+        raise InputError(
             f"{where}: got {len(images)} images and {len(labels)} labels, expected as many"
         )
     if not len(images) or not all(1 <= side <= MAX_SIDE for side in images.shape[1:]):
-        raise ValueError(
+        raise InputError(
             f"{where}: got images {images.shape}, "
             f"expected at least one, of up to {MAX_SIDE}x{MAX_SIDE} pixels"
         )
     if labels.min() < 0 or labels.max() > 255:
-        raise ValueError(
+        raise InputError(
             f"{where}: got label {labels.min() if labels.min() < 0 else labels.max()}, "
             "expected 0 to 255"
         )
@@ -178,7 +180,7 @@ def _read_npz_part(path: Path, part: str) -> Images:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _images(f"{path} ({part})", arrays[f"{part}_images"], arrays[f"{part}_labels"])
     except KeyError as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: got no array {part}_images or {part}_labels, expected both"
         ) from error
     except (
@@ -187,7 +189,7 @@ def _read_npz_part(path: Path, part: str) -> Images:
         zlib.error,
         TypeError,
     ) as error:  # TypeError: a lone array, no archive
-        raise ValueError(f"{path}: damaged .npz file: {error}") from error
+        raise InputError(f"{path}: damaged .npz file: {error}") from error
 
 
 def _part(images: Images, where: slice) -> Images:
@@ -196,11 +198,11 @@ def _part(images: Images, where: slice) -> Images:
 
 def _same_kind(where: str, part: Images, shape: torch.Size, num_classes: int) -> Images:
     if part.pixels.shape[1:] != shape:
-        raise ValueError(
+        raise InputError(
             f"{where}: got images {tuple(part.pixels.shape[1:])}, expected {tuple(shape)}"
         )
     if part.labels.max() >= num_classes:
-        raise ValueError(
+        raise InputError(
             f"{where}: got label {part.labels.max()}, expected one of the {num_classes} "
             "classes that the training labels have"
         )
@@ -216,20 +218,20 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
     if path.suffix == ".npz" and path.is_file():
         train, val = _read_npz_part(path, "train"), _read_npz_part(path, "val")
         if (len(train), len(val)) != (n_train, n_val):
-            raise ValueError(f"{path}: got {len(train):,} and {len(val):,}, {wanted}")
+            raise InputError(f"{path}: got {len(train):,} and {len(val):,}, {wanted}")
     elif path.is_dir():
         both = _read_idx_part(path, "train")
         if len(both) < n_train + n_val:
-            raise ValueError(f"{path}: got {len(both):,} images, {wanted}")
+            raise InputError(f"{path}: got {len(both):,} images, {wanted}")
         train, val = _part(both, slice(n_train)), _part(both, slice(len(both) - n_val, None))
     else:
-        raise ValueError(
+        raise InputError(
             f"data {source!r}: got no such directory or .npz file, "
             "expected four MNIST-format files in a directory, or an .npz"
         )
     num_classes = int(train.labels.max()) + 1
     if num_classes < 2:
-        raise ValueError(f"{path}: got one class, expected at least two")
+        raise InputError(f"{path}: got one class, expected at least two")
     val = _same_kind(f"{path} (val)", val, train.pixels.shape[1:], num_classes)
     return Split(str(path) if source is not None else None, train, val, num_classes)
 

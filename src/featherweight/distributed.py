@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from .errors import InputError
+
 T = TypeVar("T")
 PATIENCE = timedelta(
     minutes=30
@@ -141,7 +143,7 @@ class Group:
     def part(self, total: int) -> slice:
         """This process's images of a batch: the parts of all differ by one image at most. ValueError for none."""
         if total < self.size:
-            raise ValueError(
+            raise InputError(
                 f"got {self.size} processes for a batch of {total} images, expected at least one image "
                 "for each"
             )

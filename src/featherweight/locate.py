@@ -20,6 +20,8 @@ from types import ModuleType
 
 from torch import nn
 
+from .errors import InputError
+
 _loaded: set[str] = set()  # names in sys.modules that came with networks, to be read again
 
 
@@ -35,7 +37,7 @@ def find_class(path: str) -> type[nn.Module]:
     """The torch.nn.Module class that MODULE:CLASS, FILE.py:CLASS or FILE.py names. ValueError says what is wrong."""
     where, _, name = (path, "", "") if path.endswith(".py") else path.rpartition(":")
     if not where or not (name or where.endswith(".py")):
-        raise ValueError(
+        raise InputError(
             f"model {path!r}: got no MODULE:CLASS, expected one such as my_net:Net or my_net.py:Net"
         )
     module = _load(path, where)
@@ -49,19 +51,19 @@ def find_class(path: str) -> type[nn.Module]:
     if not name:
         if len(classes) != 1:
             several = f", {', '.join(classes)}" if classes else ""
-            raise ValueError(
+            raise InputError(
                 f"model {path!r}: got {len(classes)} torch.nn.Module classes in it{several}, expected "
                 f"one; hint: name it, as in {where}:{classes[-1] if classes else 'Net'}"
             )
         name = classes[0]
     if not hasattr(module, name):
-        raise ValueError(
+        raise InputError(
             f"model {path!r}: got no class {name} in {getattr(module, '__file__', where)}, "
             f"expected {' or '.join(classes) or 'a torch.nn.Module class'}"
         )
     found = getattr(module, name)
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
-        raise ValueError(f"model {path!r}: got {found!r}, expected a torch.nn.Module class")
+        raise InputError(f"model {path!r}: got {found!r}, expected a torch.nn.Module class")
     return found
 
 
@@ -81,17 +83,17 @@ def _load(path: str, where: str) -> ModuleType:
                 return importlib.import_module(where)
             except ModuleNotFoundError as error:
                 if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-                    raise ValueError(f"model {path!r}: does not import: {reason(error)}") from error
-                raise ValueError(
+                    raise InputError(f"model {path!r}: does not import: {reason(error)}") from error
+                raise InputError(
                     f"model {path!r}: got no module {error.name}, looked for in the working directory, {here}, and "
                     "on Python's path; hint: run this in the folder of the model's file, or add that folder to "
                     "PYTHONPATH"
                 ) from error
             except (Exception, SystemExit) as error:  # somebody else's module may raise anything
-                raise ValueError(f"model {path!r}: does not import: {reason(error)}") from error
+                raise InputError(f"model {path!r}: does not import: {reason(error)}") from error
     file = Path(where).absolute()
     if not file.is_file():
-        raise ValueError(
+        raise InputError(
             f"model {path!r}: got no file {file}, expected one; hint: a relative path starts at the "
             f"working directory, {here}"
         )
@@ -117,7 +119,7 @@ def _load(path: str, where: str) -> ModuleType:
             spec.loader.exec_module(module)
             return module
         except (Exception, SystemExit) as error:
-            raise ValueError(f"model {path!r}: does not import: {reason(error)}") from error
+            raise InputError(f"model {path!r}: does not import: {reason(error)}") from error
 
 
 @contextlib.contextmanager

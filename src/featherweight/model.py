@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import InputError
+
 
 class BaselineNet(nn.Module):
     """The assignment's network, 18,746 parameters: images (n, 1, 28, 28) -> log-probabilities (n, 10)."""
@@ -124,7 +126,7 @@ class Feather(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation {activation!r}: expected {' or '.join(ACTIVATIONS)}")
+            raise InputError(f"activation {activation!r}: expected {' or '.join(ACTIVATIONS)}")
         stages: list[nn.Module] = []
         channels, grid = 1, 1
         for layer in layers:
@@ -134,7 +136,7 @@ class Feather(nn.Module):
                 continue
             words = _LAYER.fullmatch(layer)
             if words is None:
-                raise ValueError(
+                raise InputError(
                     f"layer {layer!r}: expected pool, conv WIDTH or sep WIDTH, with options such as "
                     "k5 s2 p2 x3"
                 )
@@ -142,7 +144,7 @@ class Feather(nn.Module):
             given = {word[0]: int(word[1:]) for word in words[3].split()}
             option = {"k": 3, "s": 1, "p": 0, "m": 1, "x": 1} | given
             if min(option[key] for key in "ksmx") < 1 or (option["x"] > 1 and width != channels):
-                raise ValueError(
+                raise InputError(
                     f"layer {layer!r}: expected kernel, stride, maximum and times of at least 1, "
                     f"and as many channels out as in, {channels}, to go through several times"
                 )

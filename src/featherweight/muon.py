@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .errors import InputError
+
 # Of Jordan et al. 2024: five rounds of this quintic bring every singular value to about 0.7 to 1.2.
 ROUNDS, QUINTIC = 5, (3.4445, -4.7750, 2.0315)
 
@@ -46,7 +48,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         if closure is not None:
-            raise ValueError("Muon takes no closure")
+            raise InputError("Muon takes no closure")
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:

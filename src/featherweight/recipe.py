@@ -9,6 +9,8 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from .errors import InputError
+
 BITS = (2, 4, 8)  # of a quantised weight: those that fill a byte
 
 
@@ -47,15 +49,15 @@ class Augmentation:
             or self.blur_kernel < 0
             or (self.blur_kernel and self.blur_kernel % 2 == 0)
         ):
-            raise ValueError(
+            raise InputError(
                 f"blur: got kernel {self.blur_kernel} and sigma {self.blur_sigma}, "
                 "expected an odd kernel and 0 < least <= greatest"
             )
         for name, value in asdict(self).items():
             if name not in ("blur_sigma", "blur_kernel") and not 0 <= value < 90:
-                raise ValueError(f"{name}: got {value}, expected 0 to below 90")
+                raise InputError(f"{name}: got {value}, expected 0 to below 90")
         if max(self.scale, self.brightness, self.contrast) >= 1:
-            raise ValueError("scale, brightness and contrast: expected fractions below 1")
+            raise InputError("scale, brightness and contrast: expected fractions below 1")
 
 
 @dataclass(frozen=True)
@@ -107,19 +109,19 @@ class Recipe:
         for key, least in (("epochs", 1), ("batch_size", 2)):
             value = getattr(self, key)
             if type(value) is not int or value < least:
-                raise ValueError(
+                raise InputError(
                     f"{key}: got {value!r}, expected a whole number of at least {least}"
                 )
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr: got {self.lr}, expected more than 0")
+            raise InputError(f"lr: got {self.lr}, expected more than 0")
         if self.schedule not in ("one-cycle", "constant"):
-            raise ValueError(f"schedule: got {self.schedule!r}, expected one-cycle or constant")
+            raise InputError(f"schedule: got {self.schedule!r}, expected one-cycle or constant")
         if not (math.isfinite(self.muon) and self.muon >= 0):
-            raise ValueError(f"muon: got {self.muon}, expected 0 or more")
+            raise InputError(f"muon: got {self.muon}, expected 0 or more")
         if not 0 < self.resize <= 1:
-            raise ValueError(f"resize: got {self.resize}, expected more than 0 to 1")
+            raise InputError(f"resize: got {self.resize}, expected more than 0 to 1")
         if self.weight_bits not in (0, *BITS):
-            raise ValueError(
+            raise InputError(
                 f"weight_bits: got {self.weight_bits!r}, expected 0, {', '.join(map(str, BITS))}"
             )
         for key in (
@@ -132,7 +134,7 @@ class Recipe:
             "quantise_from",
         ):
             if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"{key}: got {getattr(self, key)}, expected 0 to below 1")
+                raise InputError(f"{key}: got {getattr(self, key)}, expected 0 to below 1")
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """The learning rate of step 0 .. n_steps - 1 (one-cycle: Smith 2018, linear both ways)."""
@@ -153,7 +155,7 @@ class Recipe:
             return Recipe(**values | {"augmentation": Augmentation(**values["augmentation"])})
         except (TypeError, KeyError) as error:
             names = ", ".join(item.name for item in fields(Recipe))
-            raise ValueError(f"recipe: {error}; expected {names}") from error
+            raise InputError(f"recipe: {error}; expected {names}") from error
 
 
 # Of the Feather family: what most of its recipes share.
@@ -299,6 +301,6 @@ def find_recipe(name: str) -> Recipe:
     for recipe in RECIPES:
         if recipe.name == name:
             return recipe
-    raise ValueError(
+    raise InputError(
         f"recipe {name!r}: unknown, expected one of {', '.join(recipe.name for recipe in RECIPES)}"
     )

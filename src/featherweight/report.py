@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from .card import card
 from .data import Split
+from .errors import InputError
 from .evaluate import Evaluation, percent
 from .run import Run, write_atomic
 
@@ -33,7 +34,7 @@ BLUE, GREEN, RED, GREY = "#1f5fa8", "#1a7f37", "#c0392b", "#888888"
 def save_picture(figure: Figure, path: Path) -> Path:
     """Write a figure as .svg or .png; the same figure gives the same bytes. Raises ValueError for another suffix."""
     if path.suffix not in (".svg", ".png"):
-        raise ValueError(f"{path}: expected a name that ends in .svg or .png")
+        raise InputError(f"{path}: expected a name that ends in .svg or .png")
     buffer = io.BytesIO()
     undated = {"Date": None} if path.suffix == ".svg" else None
     with rc_context({"svg.hashsalt": "featherweight"}):

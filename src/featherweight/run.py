@@ -27,6 +27,7 @@ from ._files import write_atomic as write_atomic
 from .build import build
 from .contract import Contract
 from .data import Split, load_split
+from .errors import InputError
 from .recipe import Recipe
 from .weights import load_weights
 
@@ -119,7 +120,7 @@ class Run:
         data = self.config["data"]
         split = load_split(source or data["source"], data["n_train"], data["n_val"])
         if split.sha256 != data["sha256"]:
-            raise ValueError(
+            raise InputError(
                 f"{split.source or 'embedded MNIST'}: got a split with hash "
                 f"{split.sha256[:12]}, expected the run's {data['sha256'][:12]}"
             )
@@ -135,7 +136,7 @@ class Run:
         Raises ValueError where there are none yet, IncompatibleWeights where they are another network's."""
         file = self.path / weights
         if not file.is_file():
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: got no {weights}, expected a finished run; "
                 f"hint: featherweight train --resume {self.path}"
             )
@@ -166,9 +167,9 @@ class Run:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise ValueError(f"{file}: damaged: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{file}: damaged: {str(error).splitlines()[0]}") from error
         if not isinstance(state, dict) or "epoch" not in state:
-            raise ValueError(f"{file}: got no training state, expected one")
+            raise InputError(f"{file}: got no training state, expected one")
         return state
 
     def write_metrics(self, rows: list[Row]) -> None:
@@ -181,9 +182,9 @@ class Run:
         try:
             return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         except OSError as error:
-            raise ValueError(reason(error)) from error
+            raise InputError(reason(error)) from error
         except ValueError as error:
-            raise ValueError(f"{file}: unreadable: {error}") from error
+            raise InputError(f"{file}: unreadable: {error}") from error
 
     def read_verdict(self) -> str:
         """What the last audit found: PASS, FAIL and the clauses that failed, or `not judged` where none was."""
@@ -195,7 +196,7 @@ class Run:
             failed = [clause["clause"] for clause in verdict["clauses"] if not clause["passed"]]
             return "PASS" if verdict["passed"] else f"FAIL ({', '.join(failed)})"
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
+            raise InputError(
                 f"{file}: damaged: {error!r}; hint: featherweight report {self.path}"
             ) from error
 
@@ -233,7 +234,7 @@ def create_run(
         },
     }
     if out is not None and Path(out).exists():
-        raise ValueError(f"{out}: exists, expected a new folder: a run is never overwritten")
+        raise InputError(f"{out}: exists, expected a new folder: a run is never overwritten")
     parent = Path(out).parent if out is not None else Path("runs")
     parent.mkdir(parents=True, exist_ok=True)
     # Filled under a temporary name, so that a folder with a run's name always has a config.
@@ -267,17 +268,17 @@ def open_run(path: str | Path) -> Run:
     path = Path(path)
     file = path / "config.json"
     if not file.is_file():
-        raise ValueError(f"{path}: not a run folder: got no config.json in it, expected one")
+        raise InputError(f"{path}: not a run folder: got no config.json in it, expected one")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         found = config["format"]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}: damaged, or not a run's: {error!r}") from error
+        raise InputError(f"{file}: damaged, or not a run's: {error!r}") from error
     if found != FORMAT:
-        raise ValueError(f"{path}: got a run folder of version {found}, expected version {FORMAT}")
+        raise InputError(f"{path}: got a run folder of version {found}, expected version {FORMAT}")
     run = Run(path, config)
     try:
         _ = run.recipe, run.contract, run.seed, run.config["data"]["n_val"]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{file}: incomplete: {error!r}") from error
+        raise InputError(f"{file}: incomplete: {error!r}") from error
     return run

@@ -24,6 +24,7 @@ from .augment import augment
 from .build import check_model, forward, unchanged
 from .data import Images, Split
 from .distributed import ALONE, Group
+from .errors import InputError
 from .evaluate import BATCH, evaluate, normalise
 from .locate import describe, reason
 from .model import Block
@@ -53,16 +54,16 @@ def pick_device(name: str) -> torch.device:
         return torch.device(next(kind for kind, is_there in usable.items() if is_there))
     kind, _, number = name.partition(":")
     if kind not in usable or (number and not number.isdecimal()):
-        raise ValueError(f"device {name!r}: expected cpu, cuda, mps or auto")
+        raise InputError(f"device {name!r}: expected cpu, cuda, mps or auto")
     if not usable[kind]:
-        raise ValueError(
+        raise InputError(
             f"device {name!r}: PyTorch finds no {'CUDA' if kind == 'cuda' else 'Apple'} GPU here, "
             "expected cpu or auto"
         )
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device {name!r}: {str(error).splitlines()[0]}") from error
 
 
 @contextlib.contextmanager
@@ -101,12 +102,12 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
     if recipe.resize_until:
         check_model(model, resized(images, recipe.resize), split.num_classes)
     if recipe.weight_bits and not any(isinstance(module, Block) for module in model.modules()):
-        raise ValueError(
+        raise InputError(
             f"weight_bits: got {recipe.weight_bits} for {recipe.model}, expected a Feather, or 0"
         )
     for name, parameter in model.named_parameters():
         if parameter.is_complex():
-            raise ValueError(
+            raise InputError(
                 f"model {describe(model)}: got a complex parameter, {name}, expected real ones; "
                 "hint: keep torch.view_as_real of it, and use torch.view_as_complex in forward"
             )
@@ -132,7 +133,7 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
         except (
             Exception
         ) as error:  # a network may have no gradient, or not be copied for the average
-            raise ValueError(
+            raise InputError(
                 f"model {describe(model)} can't be trained: {reason(error)}"
             ) from error
 
@@ -162,7 +163,7 @@ class Trainer:
         self.averaged = copy.deepcopy(model) if recipe.ema else model
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
-            raise ValueError("the model has no trainable parameter, expected at least one")
+            raise InputError("the model has no trainable parameter, expected at least one")
         convolutions = [p for p in parameters if p.ndim == 4 and recipe.muon]
         rest = [p for p in parameters if not (p.ndim == 4 and recipe.muon)]
         self.optimizers: dict[

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .errors import InputError
 from .locate import reason
 
 NESTED = (
@@ -32,7 +33,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     Raises ValueError for a file that holds none, or that needs code to be read: a pickled module, TorchScript."""
     path = Path(file)
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"weights {file}: got no such file, expected a state dict in .pth, .pt or .safetensors"
         )
     values: Any
@@ -50,11 +51,11 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many kinds
         foreign = re.search(r"GLOBAL (\S+)|(TorchScript)", str(error))
         if foreign is None:
-            raise ValueError(
+            raise InputError(
                 f"weights {file}: damaged, or no file of weights, expected a state dict in .pth, .pt "
                 "or .safetensors"
             ) from error
-        raise ValueError(
+        raise InputError(
             f"weights {file}: got a pickled {foreign[1] or foreign[2]}, which could run code, expected "
             "a state dict; hint: save it with torch.save(model.state_dict(), 'model.pth')"
         ) from error
@@ -68,7 +69,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         else {}
     )
     if not tensors:
-        raise ValueError(
+        raise InputError(
             f"weights {file}: got {_kind(values)}, expected a state dict; "
             "hint: save it with torch.save(model.state_dict(), 'model.pth')"
         )
@@ -119,7 +120,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             state
         )  # before judging: hooks of a network may take other names and shapes
     except Exception as error:
-        raise ValueError(f"got {problems[0]}" if problems else reason(error)) from error
+        raise InputError(f"got {problems[0]}" if problems else reason(error)) from error
 
 
 def _plain(name: str, own: Mapping[str, Any]) -> str:

@@ -21,14 +21,14 @@ from rich.console import Console
 from .. import __version__
 from .._files import reason
 from ..contract import CONTRACTS
+from ..errors import InputError
 from ..recipe import RECIPES
 
 # Packages that only some commands need, and the extra that brings each.
 EXTRAS = {
+    **dict.fromkeys(("torch", "safetensors", "scipy", "matplotlib", "filelock"), "train"),
     "onnx": "export",
     "onnxscript": "export",
-    "onnxruntime": "serve",
-    "PIL": "serve",
     "fastapi": "serve",
     "fastapi_offline": "serve",
     "python_multipart": "serve",
@@ -119,18 +119,18 @@ def model_file(model: str) -> Path:
         if (path / "model.onnx").is_file():
             return path / "model.onnx"
         if (path / "config.json").is_file():
-            raise ValueError(
+            raise InputError(
                 f"{model}: got no model.onnx in it; "
                 f"hint: featherweight export {shlex.quote(model)} --format onnx"
             )
         if not any(is_picture(each) for each in path.iterdir() if each.is_file()):
-            raise ValueError(
+            raise InputError(
                 f"{model}: got neither a run folder nor an exported file, expected one of them"
             )
         what = "a folder of pictures"
     elif not is_picture(path):
         return path
-    raise ValueError(
+    raise InputError(
         f"{model} is {what}: the model comes first; "
         f"hint: featherweight predict MODEL {shlex.quote(model)}"
     )
@@ -187,7 +187,7 @@ def install_completion(*, shell: Literal["bash", "zsh", "fish", "powershell"] | 
     try:
         path = app.install_completion(shell=shell)
     except ShellDetectionError as error:
-        raise ValueError(
+        raise InputError(
             "got no known shell, expected bash, zsh, fish or powershell; "
             "hint: featherweight --install-completion --shell bash"
         ) from error
@@ -305,7 +305,7 @@ def main() -> None:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         code = _refuse(*_explain(error, words))
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         message, _, hint = reason(error).partition("hint: ")
         code = _refuse(message.rstrip("; "), hint or _help(words))
     except KeyboardInterrupt:

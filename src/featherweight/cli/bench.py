@@ -7,6 +7,7 @@ from cyclopts import Parameter
 from rich.progress import track
 from rich.table import Table
 
+from ..errors import InputError
 from .base import BROKEN, DONE, app, cores, model_file, out, print_json, talk
 
 
@@ -34,7 +35,7 @@ def bench(
         cpu, cuda, mps (Apple's GPU), or auto; predict measures the CPU.
     """
     if (what == "predict") != (run is not None):
-        raise ValueError(f"RUN: got {run or 'none'}, expected a run folder with predict alone")
+        raise InputError(f"RUN: got {run or 'none'}, expected a run folder with predict alone")
     if run is not None:
         return _bench_predict(run)
     if what == "study":
@@ -215,7 +216,7 @@ def firmware(
     from ..studies.study import read_table, write_table
 
     if not 0 <= on_chip <= 200:
-        raise ValueError(f"--on-chip: got {on_chip}, expected 0 to 200")
+        raise InputError(f"--on-chip: got {on_chip}, expected 0 to 200")
     table = Path(results)
     rows = read_table(table, columns=COLUMNS)
     for run in map(open_run, runs):
@@ -276,7 +277,7 @@ def stress(
     from ..inference.stress import FROM_MNIST, FROM_NOTHING, make_stress, score_stress
 
     if per_category < 1 or seed < 0:
-        raise ValueError(
+        raise InputError(
             f"--per-category and --seed: got {per_category} and {seed}, expected from 1 and from 0 up"
         )
     reader, images = Reader(model_file(model)), load_split(None, 50_000, 10_000)

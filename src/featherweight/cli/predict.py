@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .._files import reason
+from ..errors import InputError
 from .base import (
     BROKEN,
     DONE,
@@ -74,7 +75,7 @@ def export(
     if format == "c":
         return _export_c(opened, data, bits)
     if bits is not None:
-        raise ValueError(
+        raise InputError(
             f"--bits with --format {format}: got {bits}, expected it with --format c alone"
         )
     from ..export.onnx import BATCHES, Unfaithful, export_onnx
@@ -201,15 +202,15 @@ def predict(
     if not images:
         known = Path(model).suffix.lower() in SUFFIXES
         example = ["runs/feather-20k-s0-1", model] if known else [model, "photo.jpg"]
-        raise ValueError(
+        raise InputError(
             f"got one argument, {model}, expected a model and pictures; "
             f"hint: featherweight predict {shlex.join(example)}"
         )
     if json and csv_:
-        raise ValueError("--json with --csv: expected one of them")
+        raise InputError("--json with --csv: expected one of them")
     if ray is not None:
         if number or json or len(images) != 1 or into is None:
-            raise ValueError(
+            raise InputError(
                 "--ray: expected one source and --out FOLDER, and neither --number nor --json"
             )
         file = model_file(model)
@@ -217,12 +218,12 @@ def predict(
             file, images[0], into, "csv" if csv_ else "parquet", ray[0] if ray else "local"
         )
     if into is not None:
-        raise ValueError("--out without --ray: readings are printed")
+        raise InputError("--out without --ray: readings are printed")
     from ..inference.reader import Reader
 
     reader, sources = Reader(model_file(model)), list(_sources(images))
     if not sources:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(images)}: got no picture, expected names that end in "
             f"{', '.join(sorted(SUFFIXES))}"
         )
@@ -337,18 +338,18 @@ def serve(model: str, /, *, host: str = "127.0.0.1", port: int = 8000) -> int:
     from ..inference.server import create_app
 
     if not 0 <= port < 65536:
-        raise ValueError(f"--port: got {port}, expected 0 to 65535")
+        raise InputError(f"--port: got {port}, expected 0 to 65535")
     reader = Reader(model_file(model))
     try:
         listening = socket.create_server((host, port), backlog=2048)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ValueError(
+            raise InputError(
                 f"port {port} of {host} is taken; "
                 f"hint: featherweight serve {shlex.quote(model)} --port 0"
             ) from error
         words = (error.strerror or str(error)).partition(" (")[0]
-        raise ValueError(f"port {port} of {host}: {words[:1].lower()}{words[1:]}") from error
+        raise InputError(f"port {port} of {host}: {words[:1].lower()}{words[1:]}") from error
     with listening:
         talk.print(f"http://{host}:{listening.getsockname()[1]} (Ctrl-C ends it)", markup=False)
         config = uvicorn.Config(

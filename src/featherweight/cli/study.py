@@ -7,6 +7,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from ..contract import CONTRACTS, load_contract
+from ..errors import InputError
 from .base import BROKEN, DONE, INTERRUPTED, app, cores, out, print_json, talk
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ def study(
 
     for name, value in (("workers", workers), ("threads", threads)):
         if value is not None and value < 1:
-            raise ValueError(f"--{name}: got {value}, expected 1 or more")
+            raise InputError(f"--{name}: got {value}, expected 1 or more")
     if ray is not None and device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"--device: got {device!r} with --ray, expected auto, cpu or cuda")
+        raise InputError(f"--device: got {device!r} with --ray, expected auto, cpu or cuda")
     if ray not in (None, "local") and workers is not None:
-        raise ValueError("--workers with --ray ADDRESS: as many run as the cluster has room for")
+        raise InputError("--workers with --ray ADDRESS: as many run as the cluster has room for")
     workers = workers or max(1, cores() // threads)
     # With Ray the driver only reads test images; the workers have a device of their own.
     where = pick_device(device if ray is None else "auto")
@@ -216,7 +217,7 @@ def frontier(
     ]
     marks = study_marks(rows, size)
     if not marks:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(tables)}: no row with a test count; hint: test = true in the plan, or --test"
         )
     marks += read_marks(Path(public), "bytes" if by == "bytes" else size) if public else []

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..contract import load_contract
+from ..errors import InputError
 from .base import (
     BROKEN,
     DONE,
@@ -135,7 +136,7 @@ def train(
             "out": out,
         }
         if named := [key for key, value in given.items() if value is not None]:
-            raise ValueError(
+            raise InputError(
                 f"--resume with --{named[0]}: a run keeps its own; "
                 f"hint: featherweight train --resume {shlex.quote(resume)}"
             )
@@ -152,9 +153,9 @@ def train(
         # Before the folder is made, so that a network that can't be used leaves none behind.
         seed = seed or 0
         if seed < 0:
-            raise ValueError(f"--seed: got {seed}, expected 0 or more")
+            raise InputError(f"--seed: got {seed}, expected 0 or more")
         if threads is not None and not 1 <= threads <= cores():
-            raise ValueError(
+            raise InputError(
                 f"--threads: got {threads}, expected 1 to {cores()}, the cores that it may use"
             )
         seed_everything(seed, -1)
@@ -281,12 +282,12 @@ def audit(
     else:
         given = {"weights": weights, "mean": mean, "std": std, "quick": quick or None}
         if named := [key for key, value in given.items() if value is not None]:
-            raise ValueError(
+            raise InputError(
                 f"--{named[0]} with {target}: expected a network, MODULE:CLASS or FILE.py:CLASS: a run "
                 "is audited with its own weights, on every image"
             )
         if not Path(target).exists():
-            raise ValueError(
+            raise InputError(
                 f"{target}: not a run folder, and no file, expected a run folder, MODULE:CLASS or "
                 "FILE.py:CLASS"
             )
@@ -318,13 +319,13 @@ def _judge_network(
     from ..weights import load_weights, read_weights
 
     if (mean is None) != (std is None) or (mean is not None and weights is None):
-        raise ValueError(
+        raise InputError(
             f"--mean {mean}, --std {std}, --weights {weights}: expected both of the first, and with "
             "weights, or none; hint: --mean 0.1307 --std 0.3081"
         )
     given = None if mean is None or std is None else (mean, std)
     if given is not None and not (math.isfinite(given[0]) and 0 < given[1] < math.inf):
-        raise ValueError(f"--mean {mean}, --std {std}: expected finite numbers, the second above 0")
+        raise InputError(f"--mean {mean}, --std {std}: expected finite numbers, the second above 0")
     held = load_contract(contract or "era-v3-s6")
     split = load_split(data, held.train_size, held.val_size)
     trained = None if weights is None else read_weights(weights)
@@ -334,7 +335,7 @@ def _judge_network(
             try:
                 load_weights(network, trained)
             except ValueError as error:
-                raise ValueError(f"weights {weights}: not those of {target}: {error}") from error
+                raise InputError(f"weights {weights}: not those of {target}: {error}") from error
         images = normalise(split.train.pixels[:8], given or split.mean_std)
         check_model(network, images, split.num_classes)
         if trained is None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .._files import new_folder
 from ..data import Split
+from ..errors import InputError
 from ..evaluate import evaluate, percent
 from ..run import Run
 from .integer import Integers, Layer, integer_network
@@ -179,7 +180,7 @@ def _write_folder(path: Path, files: dict[str, bytes]) -> None:
         except (OSError, UnicodeDecodeError):
             ours = False
         if not ours:
-            raise ValueError(f"{path}: exists and is no earlier export, expected it free")
+            raise InputError(f"{path}: exists and is no earlier export, expected it free")
     temporary = new_folder(path.parent, f".{path.name}.")
     try:
         for name, content in files.items():

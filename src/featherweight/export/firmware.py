@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..data import Split, load_test
+from ..errors import InputError
 from ..run import Run
 from ..studies.study import Row
 from .c import TEMPLATES, Firmware
@@ -81,10 +82,10 @@ def _call(
     try:
         return subprocess.run(command, input=given, check=True, capture_output=True, cwd=cwd)
     except OSError as error:
-        raise ValueError(f"{command[0]}: does not run: {error.strerror}") from error
+        raise InputError(f"{command[0]}: does not run: {error.strerror}") from error
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()
-        raise ValueError(
+        raise InputError(
             f"{command[0]} failed: {said[0] if said else f'exit code {error.returncode}'}"
         ) from error
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import Split
+from ..errors import InputError
 from ..evaluate import BATCH, normalise
 from ..model import Block, Feather, Pool
 from ..quantise import convolutions, round_block, round_filters
@@ -249,7 +250,7 @@ def _check_dense(model: Feather, images: Tensor) -> None:
         for x in model.moves
     ]
     if not torch.allclose(torch.stack(found).mean(0), model(images), rtol=1e-3, atol=1e-3):
-        raise ValueError(
+        raise InputError(
             "the network's dense answer is not the mean of its answers to moved images, since a stride "
             "or padding stands before a maximum; hint: train it with dense = false"
         )
@@ -353,7 +354,7 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> Integers:
 
     Raises ValueError for another network, Overflow where its numbers do not fit."""
     if not isinstance(model, Feather):
-        raise ValueError(
+        raise InputError(
             f"the network is a {type(model).__name__}, expected a Feather; "
             "hint: featherweight export RUN --format onnx-int8"
         )

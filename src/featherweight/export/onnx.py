@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..audit import audit_model
 from ..data import Images, Split
+from ..errors import InputError
 from ..evaluate import Evaluation, evaluate, normalise
 from ..model import Block, Pool
 from ..run import Run, write_atomic
@@ -127,7 +128,7 @@ def _graph(model: nn.Module, split: Split) -> onnx.ModelProto:
                 ],
             )
     except Exception as error:  # a stranger's network may do what has no ONNX
-        raise ValueError(
+        raise InputError(
             f"the network does not go to ONNX: {str(error).splitlines()[0]}"
         ) from error
     finally:

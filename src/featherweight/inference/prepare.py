@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..errors import InputError
+
 MAX_PIXELS = 16_000_000  # of a picture; more are refused before they are decoded
 # The formats that are read: Pillow's name for each, its media type, and how its files' names end.
 FORMATS = {
@@ -104,17 +106,17 @@ def open_picture(source: bytes | str | Path) -> Image.Image:
                 picture = ImageOps.exif_transpose(file)
                 return picture if picture.mode in MODES else picture.convert("RGB")
         except Image.DecompressionBombError as error:
-            raise ValueError(f"{name}: {error}, expected at most {MAX_PIXELS:,} pixels") from error
+            raise InputError(f"{name}: {error}, expected at most {MAX_PIXELS:,} pixels") from error
         except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
             why = (
                 ""
                 if isinstance(error, UnidentifiedImageError)
                 else f" ({' '.join(str(error).split())})"
             )
-            raise ValueError(
+            raise InputError(
                 f"{name}: got no readable image{why}, expected one of {', '.join(FORMATS)}"
             ) from error
-    raise ValueError(f"{name}: got {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,}")
+    raise InputError(f"{name}: got {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,}")
 
 
 def prepare(picture: Image.Image | Bytes) -> Bytes | None:
@@ -190,7 +192,7 @@ def _upright(picture: Image.Image | Bytes) -> Image.Image:
             or not picture.size
             or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4)))
         ):
-            raise ValueError(
+            raise InputError(
                 f"picture: got {picture.dtype} {picture.shape}, "
                 "expected uint8 (height, width) or (height, width, 3 or 4)"
             )

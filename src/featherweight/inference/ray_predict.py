@@ -34,6 +34,7 @@ from ray.exceptions import RayError
 
 from .._files import reason, write_atomic
 from .._ray import connected
+from ..errors import InputError
 from .prepare import Bytes, open_picture, prepare_and_count
 from .reader import Reader
 
@@ -70,13 +71,13 @@ def _shape(member: Any, where: str) -> tuple[int, ...]:
     )
     shape, fortran, dtype = read(member)
     if dtype != np.uint8 or len(shape) != 3 or fortran:
-        raise ValueError(f"{where}: images: got {dtype} {shape}, expected uint8 (n, height, width)")
+        raise InputError(f"{where}: images: got {dtype} {shape}, expected uint8 (n, height, width)")
     return tuple(shape)
 
 
 def _open_images(path: Path, archive: zipfile.ZipFile) -> Any:
     if "images.npy" not in archive.namelist():
-        raise ValueError(
+        raise InputError(
             f"{path}: got {', '.join(archive.namelist()) or 'nothing'}, expected an array images"
         )
     return archive.open("images.npy")
@@ -114,9 +115,9 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
                     add([path], start, start + rows, group)
                     start += rows
         except (zipfile.BadZipFile, pa.ArrowException) as error:
-            raise ValueError(f"{path}: damaged: {error}") from error
+            raise InputError(f"{path}: damaged: {error}") from error
     if not parts:
-        raise ValueError(
+        raise InputError(
             f"{source}: got no images, expected {', '.join(sorted(pictures))}, .npz or .parquet"
         )
     return parts
@@ -145,7 +146,7 @@ def _npz_rows(path: Path, start: int, stop: int) -> Iterator[Bytes]:
             n = min(BATCH, stop - first)
             content = member.read(n * height * width)
             if len(content) != n * height * width:
-                raise ValueError(f"{path}: truncated")
+                raise InputError(f"{path}: truncated")
             yield np.frombuffer(content, np.uint8).reshape(n, height, width)
 
 
@@ -154,7 +155,7 @@ def _parquet_rows(
 ) -> Iterator[list[Bytes] | list[bytes]]:
     with pq.ParquetFile(path) as file:
         if "image" not in file.schema_arrow.names:
-            raise ValueError(
+            raise InputError(
                 f"{path}: got columns {', '.join(file.schema_arrow.names)}, expected one named image"
             )
         for batch in file.iter_batches(BATCH, row_groups=[group], columns=["image"]):
@@ -167,13 +168,13 @@ def _parquet_rows(
             n = len(column)
             while not pa.types.is_integer(column.type):
                 if not hasattr(column, "flatten"):
-                    raise ValueError(
+                    raise InputError(
                         f"{path}: image: got {column.type}, expected lists of pixels, or bytes"
                     )
                 column = column.flatten()
             pixels = column.to_numpy(zero_copy_only=False)
             if len(pixels) != n * math.prod(shape) or pixels.min() < 0 or pixels.max() > 255:
-                raise ValueError(
+                raise InputError(
                     f"{path}: image: got {len(pixels)} numbers for {n} images, expected "
                     f"{math.prod(shape)} each, of 0 to 255"
                 )
@@ -214,7 +215,7 @@ def read_part(reader: Reader, part: Part, source: Path) -> list[tuple[Any, ...]]
             for (file, index, _, count, error), reading in zip(batch, readings, strict=True)
         ]
     if len(rows) != part.stop - part.start:
-        raise ValueError(
+        raise InputError(
             f"{source}: got {len(rows)} images in part {part.number}, expected "
             f"{part.stop - part.start}: it has changed"
         )
@@ -288,11 +289,11 @@ def _check_same(out: Path, known: dict[str, Any]) -> None:
     file = out / "_parts.json"  # tools that read a folder of Parquet leave out names with _
     if not file.exists():
         if out.exists() and any(out.iterdir()):
-            raise ValueError(f"{out}: got a folder of other things, expected a new one")
+            raise InputError(f"{out}: got a folder of other things, expected a new one")
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(file, (json.dumps(known, indent=2) + "\n").encode())
     elif json.loads(file.read_text(encoding="utf-8")) != known:
-        raise ValueError(
+        raise InputError(
             f"{out}: holds readings of other images, by another model, or in another format; "
             "hint: name a new folder"
         )
@@ -344,14 +345,14 @@ def read_all(
                         on_part(before + counts["images"], total)
             return Totals(before=before, **counts)
     except Timeout:
-        raise ValueError(f"{out}: another process reads into it") from None
+        raise InputError(f"{out}: another process reads into it") from None
 
 
 def _pipeline(parts: list[Part], where: tuple[str, str, str, str]) -> Iterator[dict[str, Any]]:
     """What the actors say of each part, as they finish."""
     places = int(ray.cluster_resources().get("CPU", 0))
     if not places:
-        raise ValueError("the Ray cluster has no CPU, expected one at least")
+        raise InputError("the Ray cluster has no CPU, expected one at least")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of defaults that it sets itself
@@ -368,7 +369,7 @@ def _pipeline(parts: list[Part], where: tuple[str, str, str, str]) -> Iterator[d
     try:
         for row in read.iter_rows():
             if row["error"]:
-                raise ValueError(row["error"])
+                raise InputError(row["error"])
             yield row
     except RayError as error:
         raise OSError(f"Ray: {str(error).splitlines()[0]}") from error

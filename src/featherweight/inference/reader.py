@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+from ..errors import InputError
 from .prepare import prepare_and_count
 
 BATCH = 1000  # images a call at most, so that memory stays bounded
@@ -62,13 +63,13 @@ class Reader:
                 content, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's errors share no class but this
-            raise ValueError(
+            raise InputError(
                 f"{path}: not an exported file, expected a model.onnx as "
                 "`featherweight export RUN --format onnx` writes"
             ) from error
         self.card: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         if self.card.get("format") != "featherweight 1":
-            raise ValueError(
+            raise InputError(
                 f"{path}: got an ONNX file of another maker, expected one by featherweight export"
             )
         self.labels = self.card["labels"].split()
@@ -82,7 +83,7 @@ class Reader:
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """pixels (n, height, width) uint8, as the training images -> calibrated probabilities (n, classes)."""
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[1:] != self.shape:
-            raise ValueError(
+            raise InputError(
                 f"images: got {pixels.dtype} {pixels.shape}, expected uint8 (n, {self.shape[0]}, "
                 f"{self.shape[1]})"
             )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from ..errors import InputError
 from .prepare import SIDE, prepare
 from .reader import Reader
 
@@ -302,7 +303,7 @@ def make_stress(
     Each category draws its own images of the n, none twice. Raises ValueError where there are too few.
     """
     if per_category > len(images):
-        raise ValueError(
+        raise InputError(
             f"per_category: got {per_category}, expected at most {len(images)}, one an image"
         )
     for number, make in enumerate(FROM_MNIST):
@@ -343,7 +344,7 @@ def score_stress(reader: Reader, pictures: Iterable[tuple[str, Picture, int]]) -
     The reader's labels must be the digits; ValueError for others.
     """
     if reader.labels != [str(digit) for digit in range(10)]:
-        raise ValueError(
+        raise InputError(
             f"labels: got {' '.join(reader.labels)}, expected a model that reads 0 to 9"
         )
     scores = []

@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ..contract import Contract
+from ..errors import InputError
 from ..report import BLUE, GREEN, INK, MUTED, bare, log_ticks
 from .study import Row, spread
 
@@ -98,7 +99,7 @@ def read_marks(file: Path, size: str) -> list[Mark]:
                 for row in csv.DictReader(lines)
             ]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
+            raise InputError(
                 f"{file}: got {error!r}, expected columns {size}, accuracy, protocol and source"
             ) from error
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..build import build
 from ..contract import Contract, load_contract
 from ..data import Split, load_split
+from ..errors import InputError
 from ..recipe import Recipe, find_recipe
 from ..train import check_recipe
 
@@ -34,7 +35,7 @@ def find_plan(name_or_file: str) -> Path:
     """The file of a built-in plan by name, or of one's own; ValueError lists the names."""
     path = PLANS.get(name_or_file, Path(name_or_file))
     if not path.is_file():
-        raise ValueError(f"plan {name_or_file!r}: neither built in ({', '.join(PLANS)}) nor a file")
+        raise InputError(f"plan {name_or_file!r}: neither built in ({', '.join(PLANS)}) nor a file")
     return path
 
 
@@ -99,21 +100,21 @@ class Plan:
 def _names(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
     for key in values:
         if key not in allowed:
-            raise ValueError(f"{where}: unknown key {key!r}, expected {', '.join(allowed)}")
+            raise InputError(f"{where}: unknown key {key!r}, expected {', '.join(allowed)}")
 
 
 def _load_search(plan: dict[str, Any], tasks: list[Task], test: bool, where: str) -> Search:
     values = plan["search"]
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: got {values!r}, expected a table")
+        raise InputError(f"{where}: got {values!r}, expected a table")
     _names(values, ("trials", "space"), where)
     trials, space = values.get("trials", 50), values.get("space")
     if type(trials) is not int or trials < 1:
-        raise ValueError(f"{where}: trials: got {trials!r}, expected a whole number of at least 1")
+        raise InputError(f"{where}: trials: got {trials!r}, expected a whole number of at least 1")
     if not (isinstance(space, dict) and space):
-        raise ValueError(f"{where}: space: got {space!r}, expected a table of recipe fields")
+        raise InputError(f"{where}: space: got {space!r}, expected a table of recipe fields")
     if len(tasks) != 1 or test:
-        raise ValueError(
+        raise InputError(
             f"{where}: got {len(tasks)} runs, test = {str(test).lower()}; expected one recipe, one "
             "seed, and no test images, since a search chooses"
         )
@@ -128,7 +129,7 @@ def changed(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
         known["model_args"] = {}
     for key, value in values.items():
         if isinstance(known[key], dict) != isinstance(value, dict):
-            raise ValueError(
+            raise InputError(
                 f"{where}: {key}: got {value!r}, expected a value such as {known[key]!r}"
             )
     merged = {
@@ -138,7 +139,7 @@ def changed(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.from_dict(known | {"name": recipe.name} | merged)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def load_plan(path: str | Path, data: str | None = None) -> Plan:
@@ -162,14 +163,14 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
             path.read_text(encoding="utf-8-sig")
         )  # editors put a mark before UTF-8
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a TOML file: {error}") from error
+        raise InputError(f"{path}: not a TOML file: {error}") from error
     _names(values, ("recipes", "seeds", "test", "contract", "overrides", "search"), str(path))
     recipes, seeds = values.get("recipes"), values.get("seeds", 1)
     test, overrides = values.get("test", False), values.get("overrides", [{}])
     if not (
         isinstance(recipes, list) and recipes and all(isinstance(name, str) for name in recipes)
     ):
-        raise ValueError(
+        raise InputError(
             f"{path}: recipes: got {recipes!r}, expected a list of names such as ['feather-20k']"
         )
     if type(seeds) is int and seeds > 0:
@@ -177,17 +178,17 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
     if not (
         isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
     ):
-        raise ValueError(
+        raise InputError(
             f"{path}: seeds: got {seeds!r}, expected a number of seeds or a list of them, from 0 up"
         )
     if not isinstance(test, bool):
-        raise ValueError(f"{path}: test: got {test!r}, expected true or false")
+        raise InputError(f"{path}: test: got {test!r}, expected true or false")
     if not (
         isinstance(overrides, list)
         and overrides
         and all(isinstance(each, dict) for each in overrides)
     ):
-        raise ValueError(f"{path}: overrides: got {overrides!r}, expected [[overrides]] tables")
+        raise InputError(f"{path}: overrides: got {overrides!r}, expected [[overrides]] tables")
 
     tasks: list[Task] = []
     for name in recipes:
@@ -196,7 +197,7 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
             contract = load_contract(values.get("contract") or recipe.contract)
             tasks += [Task(recipe, contract, seed, data) for seed in dict.fromkeys(seeds)]
     if len({task.config for task in tasks}) != len({task.recipe.name for task in tasks}):
-        raise ValueError(
+        raise InputError(
             f"{path}: two different recipes of one name; give each override a name of its own"
         )
     for task in tasks:

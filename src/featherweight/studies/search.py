@@ -41,6 +41,7 @@ from ..audit import audit_model
 from ..build import build
 from ..contract import Contract
 from ..data import Split
+from ..errors import InputError
 from ..recipe import Recipe
 from ..run import Row as Epoch
 from ..run import open_run
@@ -94,7 +95,7 @@ def distributions(space: dict[str, Any], where: str) -> dict[str, BaseDistributi
     for name, value in _fields(space):
         try:
             if name in ("name", "epochs", "contract", "model"):
-                raise ValueError(
+                raise InputError(
                     "is not searched: candidates are of one network and one number of epochs"
                 )
             if name == "model_args.layers":
@@ -109,11 +110,11 @@ def distributions(space: dict[str, Any], where: str) -> dict[str, BaseDistributi
                 whole = type(value["low"]) is int and type(value.get("high")) is int
                 found[name] = IntDistribution(**value) if whole else FloatDistribution(**value)
             else:
-                raise ValueError(
+                raise InputError(
                     "expected a list, or a table of low, high and perhaps log and step"
                 )
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {name}: got {value!r}: {error}") from error
+            raise InputError(f"{where}: {name}: got {value!r}: {error}") from error
     return found
 
 
@@ -165,7 +166,7 @@ def _pruner(epochs: int) -> optuna.pruners.BasePruner:
 def _report(journal: Path, study_name: str, number: int, epochs: int, row: Epoch) -> None:
     """In the process that trains: note an epoch, and stop where it is not worth going on."""
     if not journal.exists():
-        raise ValueError(
+        raise InputError(
             f"{journal}: not seen where a candidate is trained; a search on Ray needs storage that all "
             "nodes share"
         )
@@ -254,7 +255,7 @@ class _Finder:
                 self.study.tell(asked, state=TrialState.PRUNED)  # so that it draws elsewhere
                 vain += 1
                 if vain == VAIN and not count:
-                    raise ValueError(
+                    raise InputError(
                         f"search: none of {VAIN:,} candidates can hold the contract: {reason}"
                     )
 
@@ -304,7 +305,7 @@ def run_search(
                     on_row(row)
             return _found(finder, table)
     except Timeout:
-        raise ValueError(f"{table}: another search is at it") from None
+        raise InputError(f"{table}: another search is at it") from None
 
 
 def _tell(study: optuna.Study, number: int, job: Job, row: Row) -> None:

@@ -32,6 +32,7 @@ from scipy import stats
 from ..audit import audit_run
 from ..contract import Contract
 from ..data import Split, load_test
+from ..errors import InputError
 from ..evaluate import evaluate
 from ..recipe import Recipe
 from ..run import Row as Epoch
@@ -163,14 +164,14 @@ def read_table(
             reader = csv.DictReader(file)
             rows, found = list(reader), tuple(reader.fieldnames or ())
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: not a CSV file in UTF-8: {error}") from error
+        raise InputError(f"{table}: not a CSV file in UTF-8: {error}") from error
     if found != columns:
-        raise ValueError(
+        raise InputError(
             f"{table}: got columns {', '.join(found) or 'none'}, expected {', '.join(columns)}"
         )
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise ValueError(
+            raise InputError(
                 f"{table}: row {number}: got another number of values than {len(columns)}"
             )
     return rows
@@ -195,7 +196,7 @@ def row_key(row: Row) -> tuple[str, str, str]:
             Contract.from_dict(config["contract"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"a study's row of {row['recipe']} seed {row['seed']}: config: {error}"
         ) from error
     return row["seed"], row["data_sha256"], run_config(recipe, contract)
@@ -223,7 +224,7 @@ def read_test(tasks: Iterable[Task], table: Path, runs: Path, device: torch.devi
                 continue
             folder = task.folder(runs)
             if not folder.exists():
-                raise ValueError(
+                raise InputError(
                     f"{folder}: gone, so its test images can't be read; "
                     f"remove its row from {table} to train it again"
                 )

@@ -25,6 +25,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, parse_options_header
 
 from ... import __version__
+from ...errors import InputError
 from ..prepare import MEDIA_TYPES, open_picture
 from ..reader import Reader
 
@@ -118,11 +119,11 @@ def _file(content_type: str, body: bytes) -> bytes:
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise ValueError(
+        raise InputError(
             f"got a form that can't be read ({error}), expected one with a file"
         ) from error
     if not files:
-        raise ValueError(
+        raise InputError(
             "got a form without a file, expected one as `curl -F file=@photo.jpg` sends it"
         )
     return files[0]
@@ -145,7 +146,7 @@ def _answer(reader: Reader, content_type: str, content: bytes, maps: bool) -> An
     (height, width), kind = reader.shape, _kind(content_type)
     if kind == RAW:
         if len(content) != height * width:
-            raise ValueError(
+            raise InputError(
                 f"got {len(content):,} bytes, expected {height * width}, a byte a pixel"
             )
         pixels = np.frombuffer(content, np.uint8).reshape(height, width)
