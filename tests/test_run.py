@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from featherweight.audit import audit_run
-from featherweight.run import IncompatibleWeights, create_run, open_run, write_atomic
+from featherweight.run import IncompatibleWeightsError, create_run, open_run, write_atomic
 from featherweight.train import train
 
 CPU = torch.device("cpu")
@@ -84,10 +84,10 @@ def test_weights_come_back_and_another_networks_do_not(run):
     loaded = run.load_model().state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
     run.save_weights(nn.Linear(3, 4).state_dict())
-    with pytest.raises(IncompatibleWeights):
+    with pytest.raises(IncompatibleWeightsError):
         run.load_model()
     (run.path / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(IncompatibleWeights):
+    with pytest.raises(IncompatibleWeightsError):
         run.load_model()
 
 
