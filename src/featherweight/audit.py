@@ -77,6 +77,7 @@ def _watch(
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
+        batch = batch.clone()  # a network may write over its images
         with trace.watch(batch):
             out = forward(model, batch)
         assert isinstance(out, Tensor)
