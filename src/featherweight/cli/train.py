@@ -29,8 +29,9 @@ WIDE = 110  # columns from which on a verdict's table says how each clause was f
 
 
 def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
-    """A table, the clauses that fail last, and the verdict under it. How each was found stands in a column where
-    there is room, or under each clause with `why`."""
+    """Print a table, the clauses that fail last, and the verdict under it.
+
+    How each clause was found stands in a column where there is room, or under it with `why`."""
     marks = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}
     wide = out.width >= WIDE and not why
     table = Table(
@@ -278,7 +279,8 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
         f"95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson)"
     )
     out.print(
-        f"loss {result.loss:.4f} nats, expected calibration error {100 * result.calibration_error:.2f} %"
+        f"loss {result.loss:.4f} nats, "
+        f"expected calibration error {100 * result.calibration_error:.2f} %"
     )
     values = result.to_dict()
     table = Table("class", "images", "right", "recall %", "precision %")
