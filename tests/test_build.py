@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from featherweight.build import build, check_model, count_parameters, forward, unchanged
 from featherweight.data import Images, Split
+from featherweight.device import seed_everything
 from featherweight.model import BaselineNet, Feather
 from featherweight.recipe import RECIPES
-from featherweight.train import Trainer, check_recipe, seed_everything
+from featherweight.train import Trainer, check_recipe
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

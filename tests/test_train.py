@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import featherweight
+from featherweight.augment import resized
 from featherweight.build import build
+from featherweight.device import pick_device, seed_everything
 from featherweight.evaluate import evaluate
 from featherweight.recipe import Recipe
 from featherweight.run import create_run, open_run
-from featherweight.train import Diverged, Trainer, pick_device, resized, seed_everything, train
+from featherweight.train import DivergedError, Trainer, train
 
 CPU = torch.device("cpu")
 
@@ -228,7 +230,7 @@ def test_the_average_is_over_weights_and_batch_norm_buffers(split, tiny_recipe):
         for name, value in model.state_dict().items():
             if value.is_floating_point():
                 expected[name] = decay * expected[name] + (1 - decay) * value
-    averaged = trainer.averaged.state_dict()
+    averaged = trainer.ema.state_dict()
     assert not torch.equal(averaged["0.running_mean"], model.state_dict()["0.running_mean"])
     for name in ("0.running_mean", "0.running_var", "0.weight", "2.weight"):
         torch.testing.assert_close(averaged[name], expected[name])
@@ -248,7 +250,7 @@ def test_weights_decay_and_biases_do_not(split, tiny_recipe):
 
 def test_a_diverged_run_stops_and_keeps_its_log(make, split, tiny_recipe):
     run = make("run", dataclasses.replace(tiny_recipe, lr=1e30))
-    with pytest.raises(Diverged, match="epoch 1"):
+    with pytest.raises(DivergedError, match="epoch 1"):
         train(run, split, CPU)
     assert run.read_metrics() == []
     assert not run.complete
@@ -257,7 +259,7 @@ def test_a_diverged_run_stops_and_keeps_its_log(make, split, tiny_recipe):
 def test_a_run_that_diverges_later_keeps_its_finished_epochs(make, split, monkeypatch):
     run = make("run")
     monkeypatch.setattr(Recipe, "lr_at", lambda self, step, n_steps: 0.1 if step < 40 else 1e30)
-    with pytest.raises(Diverged, match="epoch 3"):
+    with pytest.raises(DivergedError, match="epoch 3"):
         train(run, split, CPU)
     assert [row["epoch"] for row in run.read_metrics()] == [1, 2]
     assert not run.complete

@@ -20,7 +20,7 @@ from .build import forward, unchanged
 from .contract import Contract
 from .data import Split
 from .errors import InputError
-from .evaluate import BATCH, Evaluation, evaluate, normalise, percent
+from .evaluate import EVAL_BATCH_SIZE, Evaluation, evaluate, normalise, percent
 from .run import IncompatibleWeights, Run
 from .trace import FREE, Trace
 from .verdict import Clause, Verdict
@@ -95,7 +95,7 @@ def _watch(
     # Rounding may change one or two of them: a sign function magnifies it.
     mixed = _differ(first[:HALF], output(company, 0)[:HALF].flip(0), 1e-3)
     watched = split.val.pixels if everything else split.val.pixels[:PROBE]
-    for batch in watched.split(BATCH):
+    for batch in watched.split(EVAL_BATCH_SIZE):
         out = output(normalise(batch.to(device), mean_std), 0)
     heads, seen = trace.head(out)
     numbers = trace.stored_numbers()
@@ -321,7 +321,8 @@ def _weights(run: Run, model: nn.Module) -> Clause:
     """The headline's weights are the last ones the training saved."""
     state = run.load_resume()
     assert state is not None  # _epochs has refused that
-    saved, final = state["averaged"], tensors(model)
+    saved = state["evaluated" if "evaluated" in state else "averaged"]  # of an early run
+    final = tensors(model)
     same = saved.keys() == final.keys() and all(
         torch.equal(saved[key], final[key].cpu()) for key in final
     )

@@ -63,8 +63,8 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
 def _judge(run: "Run", data: str | None, device: str) -> "Verdict":
     """Audit a finished run against its contract and write the verdict, the pictures and the card."""
     from ..audit import audit_run
+    from ..device import pick_device
     from ..report import report
-    from ..train import pick_device
 
     split = run.load_split(data)
     with networks_apart():
@@ -117,14 +117,15 @@ def train(
     """
     from ..build import build
     from ..data import load_split
+    from ..device import pick_device, seed_everything
     from ..distributed import join
     from ..recipe import find_recipe
     from ..run import create_run, open_run
-    from ..train import Diverged, check_recipe, pick_device, seed_everything
+    from ..train import DivergedError, check_recipe
     from ..train import train as train_run
 
     group, where = join(pick_device(device))
-    talk.quiet = not group.leads
+    talk.quiet = not group.is_main
     if resume is not None:
         given = {
             "recipe": recipe,
@@ -140,7 +141,7 @@ def train(
                 f"--resume with --{named[0]}: a run keeps its own; "
                 f"hint: featherweight train --resume {shlex.quote(resume)}"
             )
-        opened = open_run(resume) if group.leads else None
+        opened = open_run(resume) if group.is_main else None
     else:
         chosen = find_recipe(recipe or "feather-20k")
         if model is not None:
@@ -169,10 +170,10 @@ def train(
         command = shlex.join([*group.command, "featherweight", *sys.argv[1:]])
         opened = (
             create_run(out, chosen, held, split, seed, where, command, threads or 1)
-            if group.leads
+            if group.is_main
             else None
         )
-    run = group.share(opened)
+    run = group.broadcast(opened)
     assert run is not None  # the leading process has opened it
     split = run.load_split(data)
     talk.print(
@@ -210,13 +211,13 @@ def train(
                 progress.reset(bar, description="")
 
             train_run(run, split, where, on_epoch, on_batch, group)
-        if not group.leads:
+        if not group.is_main:
             return DONE
         talk.print(
             f"judging: {len(split.val):,} validation images are evaluated again, pictures drawn"
         )
         verdict = _judge(run, data, device)
-    except Diverged as error:
+    except DivergedError as error:
         talk.print(
             f"error: diverged: {error}\nhint: the log is kept in {run.path / 'metrics.jsonl'}; "
             "lower the recipe's lr"
@@ -376,9 +377,9 @@ def evaluate(
         print the figures as JSON.
     """
     from ..data import load_test
+    from ..device import pick_device
     from ..evaluate import evaluate as evaluate_images
     from ..run import open_run
-    from ..train import pick_device
 
     where, opened = pick_device(device), open_run(run)
     images = opened.load_split(data)
