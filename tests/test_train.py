@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import featherweight
+from featherweight.audit import audit_run
 from featherweight.augment import resized
 from featherweight.build import build
 from featherweight.device import pick_device, seed_everything
@@ -82,6 +83,34 @@ def test_a_network_that_cannot_take_the_smaller_images_is_refused_at_once(make, 
     run = make("run", dataclasses.replace(tiny_recipe, resize=0.1, resize_until=0.5))
     with pytest.raises(ValueError, match=r"fails on images \(8, 1, 3, 3\)"):
         train(run, split, CPU)
+
+
+@pytest.mark.parametrize("weight_bits", [0, 4])
+def test_a_run_with_the_keys_of_early_runs_resumes_and_is_audited(
+    make, split, tiny_recipe, weight_bits
+):
+    recipe = dataclasses.replace(tiny_recipe, weight_bits=weight_bits)
+    whole, early = make("whole", recipe), make("early", recipe)
+    train(whole, split, CPU)
+
+    def rename_keys(run):
+        state = run.load_resume()
+        ema, evaluated = state.pop("ema"), state.pop("evaluated")
+        state |= {"averaged": evaluated} | ({"unrounded": ema} if weight_bits else {})
+        run.save_resume(state)
+
+    def stop(row):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(early, split, CPU, on_epoch=stop)
+    rename_keys(early)
+    train(open_run(early.path), split, CPU)
+    assert weights(early) == weights(whole)
+    rename_keys(early)
+    verdict, _ = audit_run(open_run(early.path), split)
+    assert "weights" in {clause.clause for clause in verdict.clauses if clause.passed}
 
 
 @pytest.mark.parametrize("muon", [0.0, 0.2])

@@ -1,11 +1,12 @@
 """Data-parallel training: several processes, each with a shard of every batch.
 
-    torchrun --standalone --nproc-per-node 2 -m featherweight train      # gloo on CPUs, nccl on GPUs
+    torchrun --standalone --nproc-per-node 2 -m featherweight train   # gloo on CPUs, nccl on GPUs
 
-The batches and the loss are those of one process, up to float rounding. Batch norm and dropout work on
-the whole batch: batch norm sums its statistics over all processes, and dropout is drawn for the whole
-batch, of which each process takes its shard (on GPUs with other random numbers than one process's). Any
-other operation in your network that draws random numbers or mixes images sees only its process's shard.
+The batches and the loss are those of one process, up to float rounding. Batch norm and dropout work
+on the whole batch: batch norm sums its statistics over all processes, and dropout is drawn for the
+whole batch, of which each process takes its shard (on GPUs with other random numbers than one
+process's). Any other operation in your network that draws random numbers or mixes images sees only
+its process's shard.
 """
 
 import atexit
@@ -155,7 +156,8 @@ class Group:
     def shard(self, total: int) -> slice:
         """Return this process's share of a batch of `total` images.
 
-        Shares differ by at most one image. Raises InputError if there are more processes than images.
+        Shares differ by at most one image. Raises InputError if there are fewer images than
+        processes.
         """
         if total < self.size:
             raise InputError(

@@ -4,8 +4,8 @@
 class InputError(ValueError):
     """Wrong input: what was got, what was expected, and optionally a hint.
 
-    The command line shows it on one line, with its hint on the next, and exits with code 2. Any other
-    exception is a bug: it shows its traceback.
+    The command line shows it on one line, with its hint on the next, and exits with code 2. Any
+    other exception is a bug: it shows its traceback.
 
     Args:
         message: What was got and what was expected.

@@ -28,7 +28,7 @@ _loaded: set[str] = set()  # names in sys.modules that users' networks imported,
 def reason(error: BaseException) -> str:
     """Return one line about an exception raised by a user's code."""
     if isinstance(error, SystemExit):
-        return f"it ends the process with exit({'' if error.code is None else repr(error.code)})"
+        return f"it ends the process, exit({'' if error.code is None else repr(error.code)})"
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -67,8 +67,8 @@ def train(
         on_batch: Called every ten steps with (epoch, step, steps per epoch, loss).
         group: The processes that train together.
 
-    Raises DivergedError if the loss is not finite, InputError if the network can't be built or used,
-    and OSError if a file can't be written.
+    Raises DivergedError if the loss is not finite, InputError if the network can't be built or
+    used, and OSError if a file can't be written.
     """
     recipe, val = run.recipe, split.val.to(device)
     threads = group.broadcast(run.environment["threads"] if group.is_main else None)
@@ -190,7 +190,7 @@ class Trainer:
             yield self.step(epoch * self.steps_per_epoch + i, batch, generator)
 
     def step(self, step: int, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Train on one batch, given as indices (b,) of training images, and return its mean loss."""
+        """Train on one batch, indices (b,) of training images, and return its mean loss."""
         recipe, n_steps = self.recipe, self.recipe.epochs * self.steps_per_epoch
         self.lr = recipe.lr_at(step, n_steps)
         for optimizer, factor in self.optimizers.values():
