@@ -18,16 +18,16 @@ from torch import nn
 from .audit import audit_model, audit_run, audit_weights
 from .build import build, check_model
 from .contract import Contract, load_contract
-from .data import load_split
-from .distributed import ALONE, Group
+from .data import load_split, normalise
+from .device import pick_device, seed_everything
+from .distributed import SINGLE_PROCESS, Group
 from .errors import InputError
-from .evaluate import normalise
 from .progress import OnBatch, OnEpoch, show
 from .recipe import Recipe, find_recipe
 from .report import report
 from .run import SOURCE, Run, create_run, open_run
 from .source import module_source
-from .train import check_recipe, pick_device, seed_everything
+from .train import check_recipe
 from .train import train as train_run
 from .verdict import Verdict
 from .weights import load_weights, read_weights
@@ -72,12 +72,12 @@ def start_run(
     threads: int = 1,
     out: str | None = None,
     command: str,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> Run | None:
     """Check a training's parts, try its network, and make its run folder.
 
     Takes what `train` takes. Where anything is wrong, nothing is left behind. Returns None in the
-    processes of a group that do not lead it."""
+    processes of a group but the main one."""
     chosen = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
     if seed < 0:
         raise InputError(f"seed: got {seed}, expected 0 or more")
@@ -99,7 +99,7 @@ def start_run(
         name = type(network).__name__
         kept = f"{SOURCE}:{name}" if source is not None else path
         chosen = dataclasses.replace(tried, name=name, model=kept)
-    if not group.leads:
+    if not group.is_main:
         return None
     return create_run(out, chosen, held, split, seed, device, command, threads, source)
 
@@ -219,7 +219,7 @@ def finish_run(
     device: "torch.device",
     data: str | None,
     progress: Callable[[int], Any],
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> None:
     """Train a run to its last epoch; an interrupt gets a note of how to resume.
 

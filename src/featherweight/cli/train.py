@@ -105,12 +105,13 @@ def train(
     if threads is not None and not 1 <= threads <= cores():
         raise InputError(f"threads: got {threads}, expected 1 to {cores()}, the cores available")
     from ..api import finish_run, judge, load_run, refuse_with_resume, start_run
+    from ..device import pick_device
     from ..distributed import join
     from ..progress import show
-    from ..train import Diverged, pick_device
+    from ..train import DivergedError
 
     group, where = join(pick_device(device))
-    talk.quiet = not group.leads
+    talk.quiet = not group.is_main
     if resume is not None:
         refuse_with_resume(
             {
@@ -123,7 +124,7 @@ def train(
                 "out": out,
             }
         )
-        opened = load_run(resume) if group.leads else None
+        opened = load_run(resume) if group.is_main else None
     else:
         with networks_apart():
             opened = start_run(
@@ -139,16 +140,16 @@ def train(
                 command=shlex.join([*group.command, "featherweight", *sys.argv[1:]]),
                 group=group,
             )
-    run = group.share(opened)
-    assert run is not None  # the leading process has opened it
+    run = group.broadcast(opened)
+    assert run is not None  # the main process has opened it
     try:
         with networks_apart():
             finish_run(run, where, data, lambda n_images: show(run, n_images, talk), group)
-            if not group.leads:
+            if not group.is_main:
                 return DONE
             talk.print("auditing the weights on all validation images, drawing the pictures")
             verdict = judge(run, data, where)
-    except Diverged as error:
+    except DivergedError as error:
         talk.print(
             f"error: diverged: {error}\nhint: the log is kept in {run.path / 'metrics.jsonl'}; "
             "lower the recipe's learning rate",
@@ -258,7 +259,7 @@ def evaluate(
         Print the figures as JSON.
     """
     from ..api import load_run
-    from ..train import pick_device
+    from ..device import pick_device
 
     where = pick_device(device)
     with networks_apart():
@@ -317,7 +318,7 @@ def report(run: str, /, *, data: str | None = None, device: str = "auto") -> int
         cpu, cuda, mps, or auto, which takes the first GPU there is.
     """
     from ..api import judge, load_run
-    from ..train import pick_device
+    from ..device import pick_device
 
     where, opened = pick_device(device), load_run(run)
     with networks_apart():
