@@ -14,7 +14,7 @@ from .errors import InputError
 
 RESULTS = {True: "pass", False: "FAIL", None: "not judged"}
 COLOURS = {True: GREEN, False: RED, None: GREY}
-# Widest the columns of a printed table get; with the result and the gaps they fit 100 columns.
+# Largest widths of a printed table's columns; with the result and the gaps a line fits 100.
 COLUMN_WIDTHS = {"clause": 12, "required": 38, "found": 32}
 
 
