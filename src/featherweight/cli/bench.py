@@ -94,13 +94,13 @@ def bench(
 
 def _bench_predict(run: str) -> int:
     from ..bench.inference import bench_predict
-    from ..export.onnx import Unfaithful
+    from ..export.onnx import UnfaithfulError
     from ..run import open_run
 
     opened = open_run(run)
     try:
         engines = bench_predict(opened, opened.load_split())
-    except Unfaithful as error:
+    except UnfaithfulError as error:
         talk.print(f"error: {error}", markup=False)
         return BROKEN
     rates = Table(
