@@ -1,4 +1,4 @@
-"""The C code against its definition, built by every compiler that is here, and watched by sanitizers."""
+"""The C code against the Python reference, with every installed compiler and two sanitizers."""
 
 import shutil
 import subprocess
@@ -69,7 +69,7 @@ def extremes(split):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, split):
-    """The folder of a network by name and bits, and its definition."""
+    """Return a function that writes the folder of a network and returns it with the reference."""
     made = {}
 
     def write(name, bits):

@@ -224,7 +224,8 @@ def test_sure_from_is_the_least_confidence_with_one_in_a_thousand_wrong():
     probabilities = torch.stack([confidence, 1 - confidence], 1)
     labels = torch.zeros(3000, dtype=torch.int64)
     labels[[999, 1500, 1600]] = 1
-    # 1 of the first 1,000 may be wrong, 2 of 2,000; the third comes too early, at 1,601 of the 3,000 it needs.
+    # 1 of the first 1,000 may be wrong and 2 of 2,000. The third error would need 3,000 images, but
+    # is the 1,601st.
     result = Evaluation(0.0, probabilities, labels)
     kept = probabilities[:, 0] >= sure_from(result)
     assert int((labels[kept] == 1).sum()) <= int(kept.sum()) / 1000
