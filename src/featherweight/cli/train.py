@@ -20,10 +20,10 @@ from .base import (
     app,
     cores,
     networks_apart,
-    out,
     print_json,
     program,
-    talk,
+    stderr,
+    stdout,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
     """A table, the clauses that fail last, and the verdict under it. How each was found stands in a column where
     there is room, or under each clause with `why`."""
     marks = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}
-    wide = out.width >= WIDE and not why
+    wide = stdout.width >= WIDE and not why
     table = Table(
         title=f"contract {escape(verdict.contract)}", title_justify="left", show_lines=why
     )
@@ -48,14 +48,14 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
         found = f"{clause.found}\n({clause.how})" if why else clause.found
         cells = (clause.clause, clause.required, found, *([clause.how] if wide else []))
         table.add_row(*map(escape, cells), marks[clause.passed])
-    out.print(table)
+    stdout.print(table)
     some = (
         f"{len(verdict.judged)} of {len(verdict.clauses)} clauses judged"
         if verdict.not_judged
         else ""
     )
     some = f"structure alone: {some}" if verdict.scope == "structure" else some
-    out.print(
+    stdout.print(
         f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]{f' ({some})' if some else ''}"
     )
 
@@ -124,7 +124,7 @@ def train(
     from ..train import train as train_run
 
     group, where = join(pick_device(device))
-    talk.quiet = not group.leads
+    stderr.quiet = not group.leads
     if resume is not None:
         given = {
             "recipe": recipe,
@@ -175,18 +175,18 @@ def train(
     run = group.share(opened)
     assert run is not None  # the leading process has opened it
     split = run.load_split(data)
-    talk.print(
+    stderr.print(
         f"run {run.path}: {run.recipe.name}, seed {run.seed}, {run.recipe.epochs} epochs, "
         f"{len(split.train):,} images, on {where}"
     )
-    talk.print("epoch  seconds      lr  train loss  val loss  val accuracy")
+    stderr.print("epoch  seconds      lr  train loss  val loss  val accuracy")
     # In its description and not in fields of its own, which reset() would forget. 80 columns hold all of it.
     columns = TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn()
     try:
         with (
             networks_apart(),
             Progress(
-                *columns, console=talk, transient=True, disable=not talk.is_terminal
+                *columns, console=stderr, transient=True, disable=not stderr.is_terminal
             ) as progress,
         ):
             bar = progress.add_task("", total=None)
@@ -203,7 +203,7 @@ def train(
 
             def on_epoch(row: dict[str, Any]) -> None:
                 correct, total = row["val_correct"], row["val_total"]
-                talk.print(
+                stderr.print(
                     f"{row['epoch']:5} {row['seconds']:8.2f} {row['lr']:7.4f} {row['train_loss']:11.4f} "
                     f"{row['val_loss']:9.4f}  {100 * correct / total:.2f} % ({correct:,} of {total:,})"
                 )
@@ -212,23 +212,23 @@ def train(
             train_run(run, split, where, on_epoch, on_batch, group)
         if not group.leads:
             return DONE
-        talk.print(
+        stderr.print(
             f"judging: {len(split.val):,} validation images are evaluated again, pictures drawn"
         )
         verdict = _judge(run, data, device)
     except Diverged as error:
-        talk.print(
+        stderr.print(
             f"error: diverged: {error}\nhint: the log is kept in {run.path / 'metrics.jsonl'}; "
             "lower the recipe's lr"
         )
         return BROKEN
     except KeyboardInterrupt:
-        talk.print(
+        stderr.print(
             f"\ninterrupted; resume with: {program()} train --resume {shlex.quote(str(run.path))}"
         )
         return INTERRUPTED
     _print_verdict(verdict)
-    talk.print(
+    stderr.print(
         f"see {run.path / 'README.md'}\n"
         f"next: {program()} export {shlex.quote(str(run.path))} --format onnx, which predict and serve read"
     )
@@ -343,7 +343,7 @@ def _judge_network(
         verdict, result = audit_weights(network, split, held, given, everything=not quick)
     if given is None and result.accuracy < held.min_val_accuracy:
         mean, std = split.mean_std
-        talk.print(
+        stderr.print(
             f"hint: images were normalised with mean {mean:.4f} and std {std:.4f}; if the weights were "
             "trained with others, say --mean and --std"
         )
@@ -396,11 +396,11 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
     from ..evaluate import percent
 
     low, high = result.interval
-    out.print(
+    stdout.print(
         f"{split}: {percent(result.correct, result.total)}, "
         f"95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson)"
     )
-    out.print(
+    stdout.print(
         f"loss {result.loss:.4f} nats, expected calibration error {100 * result.calibration_error:.2f} %"
     )
     values = result.to_dict()
@@ -415,13 +415,13 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
                 for key in ("recall", "precision")
             ),
         )
-    out.print(table)
+    stdout.print(table)
     confusion = Table(
         "true \\ read", *map(str, range(len(values["confusion"]))), title="confusion matrix"
     )
     for label, counts in enumerate(values["confusion"]):
         confusion.add_row(str(label), *(str(n) if n else "." for n in counts))
-    out.print(confusion)
+    stdout.print(confusion)
 
 
 @app.command
@@ -449,5 +449,5 @@ def report(run: str, /, *, data: str | None = None, device: str = "auto") -> int
         "mistakes.png",
         "verdict.svg",
     ):
-        out.print(str(opened.path / name), soft_wrap=True)
+        stdout.print(str(opened.path / name), soft_wrap=True)
     return DONE if verdict.passed else BROKEN

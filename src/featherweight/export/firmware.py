@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data import Split, load_test
 from ..errors import InputError
 from ..run import Run
-from ..studies.study import Row
+from ..tables import Row
 from .c import TEMPLATES, Firmware
 
 COLUMNS = (
