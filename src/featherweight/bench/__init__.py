@@ -1,1 +1,1 @@
-"""Measure side by side, in turn, in one process."""
+"""Benchmarks that compare alternatives side by side, in turn, on the same machine."""

@@ -1,6 +1,6 @@
-"""Measure how long work takes alone, and beside other busy programs.
+"""Measure how long work takes on an idle machine and beside other busy processes.
 
-for load in bench_load(n_busy=2): print(load.work, load.how, load.alone, load.busy)
+for load in bench_load(n_busy=2): print(load.work, load.threading, load.idle, load.busy)
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from multiprocessing.synchronize import Event
 
 import torch
 
@@ -21,51 +21,68 @@ from ..contract import load_contract
 from ..data import Images, load_split
 from ..device import cpu_threads
 from ..evaluate import evaluate
-from ..recipe import find_recipe
+from ..export.onnx import export_onnx
+from ..recipe import Recipe, find_recipe
 from ..run import create_run
 from ..train import train
 from .training import Contestant, timed
 
-Variables = dict[str, str | None]  # of the environment; None: not set
-SPINNING: Variables = {
-    "GOMP_SPINCOUNT": None,
-    "KMP_BLOCKTIME": None,
-}  # idle threads wait as OpenMP's default is
-Way = tuple[
-    str, int, Variables
-]  # what it is called, threads (0: as many as PyTorch takes), environment
-ONE: Way = ("1 thread", 1, {})
-SLEEP: Way = ("all cores", 0, {})
-SPIN: Way = ("all cores, idle threads spin", 0, SPINNING)
-WORK: dict[str, tuple[Way, ...]] = {
-    "epoch of sprint": (ONE, SLEEP, SPIN),
-    "epoch of feather-20k": (ONE, SLEEP, SPIN),
-    "evaluation": (ONE, SLEEP, SPIN),
-    "audit": (SLEEP, SPIN),
-    "export": (SLEEP, SPIN),
+Variables = dict[str, str | None]
+"Environment variables; None unsets one."
+
+
+@dataclass(frozen=True)
+class Threading:
+    """How many threads a process uses, and what its idle threads do."""
+
+    name: str
+    threads: int
+    "Number of threads; 0 is PyTorch's default."
+    variables: Variables
+    "Environment variables of the process."
+
+
+ONE_THREAD = Threading("1 thread", 1, {})
+ALL_CORES = Threading("all cores", 0, {})
+# Without these variables, OpenMP's idle threads spin as long as is its default.
+SPINNING = Threading(
+    "all cores, idle threads spin", 0, {"GOMP_SPINCOUNT": None, "KMP_BLOCKTIME": None}
+)
+WORKLOADS: dict[str, tuple[Threading, ...]] = {
+    "epoch of sprint": (ONE_THREAD, ALL_CORES, SPINNING),
+    "epoch of feather-20k": (ONE_THREAD, ALL_CORES, SPINNING),
+    "evaluation": (ONE_THREAD, ALL_CORES, SPINNING),
+    "audit": (ALL_CORES, SPINNING),
+    "export": (ALL_CORES, SPINNING),
 }
+EPOCH_OF = "epoch of "
+JUDGED_RECIPE = "feather-20k"  # whose network is evaluated, audited and exported
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Load:
-    """One piece of work, in seconds."""
+    """Times of one piece of work."""
 
     work: str
-    how: str
-    "Threads, and how idle ones wait."
-    alone: float
+    "Name of the work, a key of WORKLOADS."
+    threading: str
+    "Number of threads, and what idle ones do."
+    idle: float
+    "Seconds on an otherwise idle machine."
     busy: float
-    "Beside the busy processes."
+    "Seconds beside the busy processes."
 
 
 @contextlib.contextmanager
 def _environment(variables: Variables) -> Iterator[None]:
     """Change the environment of the processes that are started inside the context."""
     before = dict(os.environ)
-    os.environ.update({name: value for name, value in variables.items() if value is not None})
-    for name in (name for name, value in variables.items() if value is None):
-        os.environ.pop(name, None)
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     try:
         yield
     finally:
@@ -73,99 +90,107 @@ def _environment(variables: Variables) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _busy(go: Any) -> None:
-    """Multiply matrices on one thread whenever `go`, an event, is set."""
+def _multiply_matrices(active: Event) -> None:
+    """Keep one core busy whenever the event is set."""
     torch.set_num_threads(1)
     matrix = torch.randn(512, 512)
     while True:
-        go.wait()
+        active.wait()
         torch.mm(matrix, matrix)
 
 
-def _epoch(recipe: str, seconds: float) -> Callable[[], float]:
-    contestant = Contestant(find_recipe(recipe), load_split(None, 50_000, 10_000), CPU)
+def _prepare_epoch(recipe: Recipe, seconds: float) -> Callable[[], float]:
+    """Return a function that times training steps, and returns the seconds of a whole epoch."""
+    contract = load_contract(recipe.contract)
+    split = load_split(None, contract.train_size, contract.val_size)
+    contestant = Contestant(recipe, split, CPU)
 
-    def steps() -> float:
+    def time_epoch() -> float:
         start, n_steps = time.perf_counter(), 0
         while n_steps < 3 or time.perf_counter() - start < seconds:
             contestant.run(1)
             n_steps += 1
         return (time.perf_counter() - start) / n_steps * contestant.trainer.steps_per_epoch
 
-    return steps
+    return time_epoch
 
 
-def _judged(work: str, n_images: int, folder: str) -> Callable[[], float]:
-    split = load_split(None, 50_000, 10_000)
+def _prepare_judging(work: str, recipe: Recipe, n_images: int, folder: str) -> Callable[[], float]:
+    """Train a network for one epoch; return a function that times its evaluation, audit or export.
+
+    1,000 training images are enough, because the accuracy does not matter here."""
+    contract = load_contract(recipe.contract)
+    split = load_split(None, contract.train_size, contract.val_size)
     split = replace(
         split,
         train=Images(split.train.pixels[:1000], split.train.labels[:1000]),
         val=Images(split.val.pixels[:n_images], split.val.labels[:n_images]),
     )
-    recipe = replace(find_recipe("feather-20k"), epochs=1)
-    run = create_run(f"{folder}/run", recipe, load_contract(recipe.contract), split, 0, CPU, "", 1)
+    run = create_run(f"{folder}/run", replace(recipe, epochs=1), contract, split, 0, CPU, "", 1)
     train(run, split, CPU)
     if work == "evaluation":
         return partial(timed, CPU, partial(evaluate, run.load_model(), split.val, split.mean_std))
     if work == "audit":
         return partial(timed, CPU, partial(audit_run, run, split))
-    from ..export.onnx import export_onnx
-
-    return partial(timed, CPU, partial(export_onnx, run, split, False))
+    return partial(timed, CPU, partial(export_onnx, run, split, int8=False))
 
 
-_prepared: dict[str, Callable[[], float]] = {}  # of this process: the work that it repeats
+_prepared: dict[str, Callable[[], float]] = {}  # in a worker process: work that is ready to time
 
 
-def _measure(work: str, threads: int, n_images: int, seconds: float, folder: str) -> float:
-    """Seconds of a piece of work in this process."""
+def _time_work(work: str, threads: int, n_images: int, seconds: float, folder: str) -> float:
+    """Return the seconds that a piece of work takes in this process."""
     with cpu_threads(threads or torch.get_num_threads()):
         if work not in _prepared:
-            _prepared[work] = (
-                _epoch(work.removeprefix("epoch of "), seconds)
-                if work.startswith("epoch of ")
-                else _judged(work, n_images, folder)
-            )
-            _prepared[work]()  # the first time chooses kernels
+            if work.startswith(EPOCH_OF):
+                recipe = find_recipe(work.removeprefix(EPOCH_OF))
+                _prepared[work] = _prepare_epoch(recipe, seconds)
+            else:
+                recipe = find_recipe(JUDGED_RECIPE)
+                _prepared[work] = _prepare_judging(work, recipe, n_images, folder)
+            _prepared[work]()  # warm up: the first time chooses kernels
         return _prepared[work]()
 
 
 def bench_load(
     n_busy: int,
-    works: tuple[str, ...] = tuple(WORK),
+    works: tuple[str, ...] = tuple(WORKLOADS),
     n_images: int = 2000,
     seconds: float = 5.0,
     on_load: Callable[[Load], None] | None = None,
 ) -> list[Load]:
-    """Each piece of work in a process of its own, alone and then beside `n_busy` processes that multiply matrices.
+    """Time work on the idle machine, then beside `n_busy` processes that multiply matrices.
 
-    Evaluation, audit and export are those of `n_images` validation images; training steps are run for `seconds`."""
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a process reads OpenMP's variables when it loads it
-    go = context.Event()
-    others = [context.Process(target=_busy, args=(go,), daemon=True) for _ in range(n_busy)]
-    found = []
+    Each workload runs in a process of its own. Evaluation, audit and export use `n_images`
+    validation images; training steps are repeated for `seconds`. `on_load` is called with each
+    result."""
+    # A new process each time, because OpenMP reads its variables only when it is loaded.
+    context = multiprocessing.get_context("spawn")
+    active = context.Event()
+    busy_processes = [
+        context.Process(target=_multiply_matrices, args=(active,), daemon=True)
+        for _ in range(n_busy)
+    ]
+    loads = []
     try:
-        for process in others:
+        for process in busy_processes:
             process.start()
-        for work, (how, threads, variables) in [
-            (name, way) for name in works for way in WORK[name]
-        ]:
+        pairs = [(work, threading) for work in works for threading in WORKLOADS[work]]
+        for work, threading in pairs:
             with (
                 tempfile.TemporaryDirectory() as folder,
-                _environment(variables),
+                _environment(threading.variables),
                 ProcessPoolExecutor(1, context) as pool,
             ):
-                arguments = work, threads, n_images, seconds, folder
-                alone = pool.submit(_measure, *arguments).result()
-                go.set()
-                busy = pool.submit(_measure, *arguments).result()
-                go.clear()
-            found.append(Load(work, how, alone, busy))
+                arguments = work, threading.threads, n_images, seconds, folder
+                idle = pool.submit(_time_work, *arguments).result()
+                active.set()
+                busy = pool.submit(_time_work, *arguments).result()
+                active.clear()
+            loads.append(Load(work, threading.name, idle, busy))
             if on_load is not None:
-                on_load(found[-1])
+                on_load(loads[-1])
     finally:
-        for process in others:
+        for process in busy_processes:
             process.kill()
-    return found
+    return loads

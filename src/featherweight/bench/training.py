@@ -1,6 +1,6 @@
-"""Measure two recipes in turn in one process, so that a noisy machine troubles both alike.
+"""Measure recipes in turn in one process, so that a noisy machine affects them alike.
 
-rows, ratio = bench_train(("baseline", "feather-20k"), split, device)       # steps
+speeds, ratio = bench_train(("baseline", "feather-20k"), split, device)     # training steps
 races = bench_sprint(("sprint", "baseline", "sprint"), split, device)       # whole trainings
 """
 
@@ -23,83 +23,100 @@ from ..contract import load_contract
 from ..data import Split
 from ..device import seed_everything
 from ..recipe import Recipe, find_recipe
-from ..run import Row, create_run
+from ..run import create_run
 from ..train import Trainer, train
+
+WARM_UP_STEPS = 5  # the first steps choose kernels and fill caches
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One recipe's training step, medians over the rounds."""
+    """Speed of a recipe's training step, medians over the rounds."""
 
     recipe: str
+    "Recipe name."
     images_per_second: float
+    "Training images per second."
     seconds_per_epoch: float
+    "Seconds per epoch, without the evaluation."
     gflops: float
-    "Billion floating-point operations a second in convolutions, matrix products and their gradients."
+    "Billion floating-point operations per second in convolutions, matrix products and gradients."
     share_of_peak: float
-    "Of the rate that large single-precision matrix products reach on the same device and threads."
+    "`gflops` as a fraction of what large float32 matrix products reach on the same device."
     share_augmentation: float
-    "Of the step's time."
+    "Fraction of the step's time that augmentation takes."
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of two times that were taken side by side, over the rounds."""
+    """Ratio of two times that were measured side by side, over the rounds."""
 
     median: float
-    least: float
-    most: float
+    "Median over the rounds."
+    minimum: float
+    "Smallest ratio of a round."
+    maximum: float
+    "Largest ratio of a round."
+
+
+def ratio_of(numerators: list[float], denominators: list[float]) -> Ratio:
+    """Return the ratio of two lists of times with one entry per round."""
+    ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def timed(device: torch.device, work: Callable[[], Any]) -> float:
-    """Seconds that `work` takes, the device's queue included."""
+    """Return the seconds that `work` takes, including what it queues on the device."""
 
-    def wait() -> None:
+    def synchronize() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         elif device.type == "mps":
             torch.mps.synchronize()
 
-    wait()
+    synchronize()
     start = time.perf_counter()
     work()
-    wait()
+    synchronize()
     return time.perf_counter() - start
 
 
 def matmul_peak(device: torch.device, side: int = 2048, rounds: int = 7) -> float:
-    """Floating-point operations a second in a (side, side) single-precision product, the best round."""
+    """Return the floating-point operations per second of a (side, side) float32 matrix product.
+
+    The fastest of the rounds counts. A product takes 2 * side**3 operations."""
     a, b = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
     torch.mm(a, b)
     return 2 * side**3 / min(timed(device, lambda: torch.mm(a, b)) for _ in range(rounds))
 
 
 class Contestant:
-    """A recipe whose training steps are run a few at a time."""
+    """A recipe in training, whose steps can be run a few at a time."""
 
     def __init__(self, recipe: Recipe, split: Split, device: torch.device) -> None:
         self.recipe, self.split = recipe, split
         self.generator = seed_everything(0, -1)
         model = build(recipe.model, recipe.model_args, split.num_classes, split.shape).to(device)
         self.trainer = Trainer(recipe, model, split.train.to(device), split.mean_std)
-        self.batch = math.ceil(
-            len(split.train) / self.trainer.steps_per_epoch
-        )  # images in a first step
-        self._steps = self._endless()
+        # Images in the first step. Batches differ by at most one image; the larger come first.
+        self.batch = math.ceil(len(split.train) / self.trainer.steps_per_epoch)
+        self._steps = self._repeat_first_epoch()
         counter = FlopCounterMode(display=False)
         with counter:
             next(self._steps)
         self.flops_per_step = counter.get_total_flops()
 
-    def _endless(self) -> Iterator[Tensor]:
+    def _repeat_first_epoch(self) -> Iterator[Tensor]:
         while True:
             yield from self.trainer.steps(0, self.generator)
 
     def run(self, n_steps: int) -> None:
+        """Train for some steps."""
         for _ in range(n_steps):
             next(self._steps)
 
     def augment(self, n_steps: int) -> None:
+        """Augment a batch as often as in some steps, without training."""
         pixels = self.trainer.train.pixels[: self.recipe.batch_size].float() / 255
         for _ in range(n_steps):
             augment(pixels, self.recipe.augmentation, self.generator)
@@ -108,48 +125,52 @@ class Contestant:
 def bench_train(
     names: tuple[str, ...], split: Split, device: torch.device, rounds: int = 7, n_steps: int = 15
 ) -> tuple[list[Speed], Ratio]:
-    """Each recipe's real training step (augmentation, both passes, optimiser, average), in turn."""
+    """Time the training steps of recipes in turn, `n_steps` of each in every round.
+
+    A step is what `train` does: augmentation, forward and backward pass, optimiser and EMA.
+    Returns the speed of each recipe, and the time of the last recipe's epoch divided by that of
+    the first one's."""
     contestants = [Contestant(find_recipe(name), split, device) for name in names]
     for contestant in contestants:
-        contestant.run(5)  # the first steps choose kernels
-    step: dict[str, list[float]] = {name: [] for name in names}
-    augment: dict[str, list[float]] = {name: [] for name in names}
-    peaks = []
+        contestant.run(WARM_UP_STEPS)
+    step_seconds: dict[str, list[float]] = {name: [] for name in names}
+    augment_seconds: dict[str, list[float]] = {name: [] for name in names}
+    peak = 0.0
     for _ in range(rounds):
-        peaks.append(matmul_peak(device, rounds=3))
+        peak = max(peak, matmul_peak(device, rounds=3))
         for name, contestant in zip(names, contestants, strict=True):
-            step[name].append(timed(device, partial(contestant.run, n_steps)) / n_steps)
-            augment[name].append(timed(device, partial(contestant.augment, n_steps)) / n_steps)
-    peak = max(peaks)
+            step_seconds[name].append(timed(device, partial(contestant.run, n_steps)) / n_steps)
+            augment_seconds[name].append(
+                timed(device, partial(contestant.augment, n_steps)) / n_steps
+            )
     speeds = []
+    epoch_seconds = []
     for name, contestant in zip(names, contestants, strict=True):
-        seconds = statistics.median(step[name])
+        steps_per_epoch = contestant.trainer.steps_per_epoch
+        epoch_seconds.append([seconds * steps_per_epoch for seconds in step_seconds[name]])
+        seconds = statistics.median(step_seconds[name])
         flops = contestant.flops_per_step / seconds
         speeds.append(
             Speed(
-                name,
-                len(split.train) / (seconds * contestant.trainer.steps_per_epoch),
-                seconds * contestant.trainer.steps_per_epoch,
-                flops / 1e9,
-                flops / peak,
-                statistics.median(a / s for a, s in zip(augment[name], step[name], strict=True)),
+                recipe=name,
+                images_per_second=len(split.train) / (seconds * steps_per_epoch),
+                seconds_per_epoch=seconds * steps_per_epoch,
+                gflops=flops / 1e9,
+                share_of_peak=flops / peak,
+                share_augmentation=ratio_of(augment_seconds[name], step_seconds[name]).median,
             )
         )
-    per_epoch = [
-        last
-        * contestants[-1].trainer.steps_per_epoch
-        / (first * contestants[0].trainer.steps_per_epoch)
-        for first, last in zip(step[names[0]], step[names[-1]], strict=True)
-    ]
-    return speeds, Ratio(statistics.median(per_epoch), min(per_epoch), max(per_epoch))
+    return speeds, ratio_of(epoch_seconds[-1], epoch_seconds[0])
 
 
 def profile_train(
     name: str, split: Split, device: torch.device, n_steps: int = 15
 ) -> list[tuple[str, float]]:
-    """Where a recipe's training step spends its time: operations and their shares of it, the greatest first."""
+    """Return the operations of a recipe's training step, with their shares of the time.
+
+    The operation with the largest share stands first."""
     contestant = Contestant(find_recipe(name), split, device)
-    contestant.run(5)
+    contestant.run(WARM_UP_STEPS)
     with torch.profiler.profile() as profiler:
         contestant.run(n_steps)
     times = {
@@ -159,21 +180,24 @@ def profile_train(
         for event in profiler.key_averages()
     }
     total = sum(times.values())
-    return sorted(
-        ((operation, seconds / total) for operation, seconds in times.items()),
-        key=lambda item: -item[1],
-    )
+    shares = [(operation, seconds / total) for operation, seconds in times.items()]
+    return sorted(shares, key=lambda item: -item[1])
 
 
 @dataclass(frozen=True)
 class Race:
-    """One training from its first epoch to its last, an evaluation an epoch and the run folder included."""
+    """A whole training, with the evaluation after every epoch and the writing of the run folder."""
 
     recipe: str
+    "Recipe name."
     epochs: int
+    "Number of epochs."
     seconds: float
+    "Wall-clock seconds."
     val_correct: int
+    "Validation images read correctly after the last epoch."
     val_total: int
+    "Number of validation images."
 
 
 def bench_sprint(
@@ -181,25 +205,23 @@ def bench_sprint(
     split: Split,
     device: torch.device,
     seed: int = 0,
-    on_epoch: Callable[[str, Row], None] = lambda name, row: None,
+    on_epoch: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> list[Race]:
-    """Whole trainings, one after the other; name a recipe twice to see how steady the machine is."""
+    """Time whole trainings, one after the other.
+
+    Name a recipe twice to see how steady the machine is. `on_epoch` is called with the recipe's
+    name and the metrics of every epoch."""
     races = []
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(names):
             recipe = find_recipe(name)
-            run = create_run(
-                f"{folder}/{number}",
-                recipe,
-                load_contract(recipe.contract),
-                split,
-                seed,
-                device,
-                "featherweight bench sprint",
-            )
-            seconds = timed(
-                device, partial(train, run, split, device, on_epoch=partial(on_epoch, name))
-            )
+            contract, command = load_contract(recipe.contract), "featherweight bench sprint"
+            path = f"{folder}/{number}"
+            run = create_run(path, recipe, contract, split, seed, device, command)
+            work = partial(train, run, split, device)
+            if on_epoch is not None:
+                work = partial(work, on_epoch=partial(on_epoch, name))
+            seconds = timed(device, work)
             last = run.read_metrics()[-1]
             races.append(Race(name, recipe.epochs, seconds, last["val_correct"], last["val_total"]))
     return races

@@ -1,15 +1,28 @@
-"""The command line; the only room that prints. Data goes to stdout, talk to stderr.
+"""The command line, the only package that prints. Data goes to stdout, messages to stderr.
 
     featherweight train
     featherweight evaluate runs/feather-20k-s0-1 --split test
 
-torch takes seconds to load: only the commands that need it import the modules that do.
+PyTorch takes seconds to load, so a command imports the modules that need it when it runs.
 """
 
-from . import bench as measuring
-from . import predict as reading
-from . import study as studying
-from . import train as making
+from cyclopts import Group
+
+from . import bench, export, predict, presets, study, train  # noqa: F401  # adds the commands
 from .base import app, main
 
-__all__ = ["app", "main", "making", "measuring", "reading", "studying"]
+__all__ = ["app", "main"]
+
+# The groups of `featherweight --help`, and the order of the commands in each.
+COMMAND_GROUPS = {
+    "Train and judge": ("train", "audit", "evaluate", "report"),
+    "Export and read": ("export", "firmware", "predict", "serve", "stress"),
+    "Compare": ("study", "frontier", "bench"),
+    "Presets": ("recipes", "contracts"),
+    "Options": ("--help", "--version", "--install-completion"),
+}
+for _group_number, (_title, _commands) in enumerate(COMMAND_GROUPS.items()):
+    _group = Group(_title, sort_key=_group_number)
+    for _number, _name in enumerate(_commands):
+        app[_name].group = _group
+        app[_name].sort_key = _number

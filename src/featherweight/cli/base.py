@@ -1,4 +1,4 @@
-"""What every command shares: the parser, the two streams, exit codes, errors in one line."""
+"""What all commands share: the parser, the two streams, exit codes and error messages."""
 
 import contextlib
 import errno
@@ -9,23 +9,32 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from inspect import Parameter as Argument
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    UnusedCliTokensError,
+)
 from rich.console import Console
 
 from .. import __version__
 from .._files import reason
 from .._openmp import share_cores
-from ..contract import CONTRACTS
+from ..contract import CONTRACTS, load_contract
 from ..errors import InputError
 from ..recipe import RECIPES
 
-# Packages that only some commands need, and the extra that brings each.
+if TYPE_CHECKING:
+    from ..data import Split
+
+# The extra that installs each package that only some commands need.
 EXTRAS = {
     **dict.fromkeys(("torch", "safetensors", "scipy", "matplotlib", "filelock"), "train"),
     "onnx": "export",
@@ -38,63 +47,69 @@ EXTRAS = {
     "pyarrow": "ray",
     "optuna": "search",
 }
+# Exit codes. BROKEN: a contract does not hold, or an exported file differs from PyTorch.
 DONE, BROKEN, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
+PIPE_WIDTH = 160  # columns of a table that is not printed on a terminal
+DEFAULT_CONTRACT = "era-v3-s6"
 
 
 class Stream(Console):
-    """A console whose reader may be gone, as `head` soon is, or never was there: what is left to say is dropped, and
-    the command ends with its own exit code. A full disk below stdout stays an error."""
+    """A console that does not fail when nobody reads its output.
+
+    The reader of a pipe may be gone, as `head` soon is, or the stream may be closed. The rest of
+    the output is then dropped, and the command ends with its usual exit code. A full disk under
+    stdout stays an error."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        with self._unheard():
+        """Print as `rich.console.Console.print` does."""
+        with self._ignore_closed():
             super().print(*objects, **options)
 
     def write(self, text: str) -> None:
-        """Text as it is: data for other programs."""
+        """Write text unchanged: data for other programs."""
         if not self.quiet:
-            with self._unheard():
+            with self._ignore_closed():
                 self.file.write(text)
                 self.file.flush()
 
-    def on_broken_pipe(
-        self,
-    ) -> None:  # rich's ends the process with 1, which means that a contract does not hold
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError, which `print` ignores.
+
+        Rich would exit with 1, which means here that a contract does not hold."""
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    @contextmanager
-    def _unheard(self) -> Iterator[None]:
+    @contextlib.contextmanager
+    def _ignore_closed(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             if not self.stderr and error.errno not in (errno.EPIPE, errno.EBADF):
                 raise
             self.quiet = True
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), self.file.fileno()
-            )  # else what is left fails at the exit
+            # Otherwise Python would fail at exit, when it flushes what is still buffered.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-def _width() -> int | None:
-    """A table in a pipe or a file is as wide as it needs to be, unless COLUMNS says otherwise."""
+def _stdout_width() -> int | None:
+    """Return the width of stdout; None lets rich find the width of the terminal.
+
+    Tables in a pipe or a file are PIPE_WIDTH wide, unless COLUMNS says otherwise."""
     for name in ("COLUMNS", "LINES"):
-        if not os.environ.get(name, "").lstrip(
-            "0"
-        ):  # Emacs and CI say 0 for a width that they don't know
+        # Emacs and some CI systems set 0 if they do not know the size.
+        if not os.environ.get(name, "").lstrip("0"):
             os.environ.pop(name, None)
-    return (
-        None if "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty()) else 160
-    )
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return None if "COLUMNS" in os.environ or is_terminal else PIPE_WIDTH
 
 
-out = Stream(highlight=False, emoji=False, soft_wrap=False, width=_width())
-talk = Stream(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+stdout = Stream(highlight=False, emoji=False, soft_wrap=False, width=_stdout_width())
+stderr = Stream(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _show_default(value: object) -> str | None:
     return None if value is None or value is False else str(value)
 
 
-# A flag has no opposite, a list no empty one.
 app = App(
     name="featherweight",
     version=__version__,
@@ -102,63 +117,80 @@ app = App(
     help_format="markdown",
     help="Train, prove and ship image classifiers that must fit a hard budget.",
     console=Stream(emoji=False),
+    group_parameters=Group("Options"),
+    # A flag has no opposite such as --no-json, and a list no --empty-tables.
     default_parameter=Parameter(negative=(), show_default=_show_default),
 )
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def load_mnist() -> "Split":
+    """Load the embedded MNIST, split as the default contract says."""
+    from ..data import load_split
+
+    contract = load_contract(DEFAULT_CONTRACT)
+    return load_split(None, contract.train_size, contract.val_size)
+
+
 def model_file(model: str) -> Path:
-    """An exported file, or the one in a run folder. ValueError for a folder without one, and for a picture."""
+    """Return the path of an exported file, or of the one in a run folder.
+
+    Raises InputError for a run folder without an exported file, and for pictures."""
     from ..inference.prepare import is_picture
 
-    path, what = Path(model), "a picture"
+    path = Path(model)
     if path.is_dir():
         if (path / "model.onnx").is_file():
             return path / "model.onnx"
         if (path / "config.json").is_file():
             raise InputError(
-                f"{model}: got no model.onnx in it; "
-                f"hint: featherweight export {shlex.quote(model)} --format onnx"
+                f"{model}: got a run folder without model.onnx",
+                hint=f"featherweight export {shlex.quote(model)} --format onnx",
             )
-        if not any(is_picture(each) for each in path.iterdir() if each.is_file()):
+        if not any(is_picture(file) for file in path.iterdir() if file.is_file()):
             raise InputError(
                 f"{model}: got neither a run folder nor an exported file, expected one of them"
             )
         what = "a folder of pictures"
-    elif not is_picture(path):
+    elif is_picture(path):
+        what = "a picture"
+    else:
         return path
     raise InputError(
-        f"{model} is {what}: the model comes first; "
-        f"hint: featherweight predict MODEL {shlex.quote(model)}"
+        f"{model} is {what}, expected a model first",
+        hint=f"featherweight predict MODEL {shlex.quote(model)}",
     )
 
 
 def print_json(values: Any) -> None:
-    out.write(json.dumps(values, indent=2) + "\n")
+    """Write values as JSON to stdout."""
+    stdout.write(json.dumps(values, indent=2) + "\n")
 
 
-@contextmanager
-def telling() -> Iterator[Callable[[str], None]]:
-    """Say on stderr what is being done: on a terminal in one line that goes in the end, elsewhere a line each."""
-    if not talk.is_terminal:
-        yield lambda text: talk.print(text, markup=False)
+@contextlib.contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """Give a function that shows on stderr what is being done.
+
+    On a terminal all messages share one line, which disappears at the end; elsewhere each message
+    is a line."""
+    if not stderr.is_terminal:
+        yield lambda text: stderr.print(text, markup=False)
         return
-    with talk.status("") as status:
+    with stderr.status("") as status:
         yield lambda text: status.update(text)
 
 
 def _open_streams() -> None:
-    """Something to read from and write to where a daemon or `>&-` has closed a stream; and no character that a
-    stream has no bytes for ends a command."""
-    for name, mode in (
-        ("stdin", "r"),
-        ("stdout", "w"),
-        ("stderr", "w"),
-    ):  # in the order of their numbers
+    """Make stdin, stdout and stderr safe to use.
+
+    A daemon or `>&-` may have closed one: it is opened on the null device. A character that a
+    stream cannot encode is written as an escape sequence."""
+    # In the order of their file descriptors, because `open` takes the lowest free one.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -166,22 +198,24 @@ def _open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _refuse(message: str, hint: str) -> int:
-    talk.quiet = False
+def _print_error(message: str, hint: str) -> int:
+    stderr.quiet = False
     if hint.startswith("featherweight "):
         hint = program() + hint.removeprefix("featherweight")
-    talk.print(f"error: {message}\nhint: {hint}", markup=False)
+    stderr.print(f"error: {message}\nhint: {hint}", markup=False)
     return USAGE
 
 
 @app.command(name="--install-completion")
-def install_completion(*, shell: Literal["bash", "zsh", "fish", "powershell"] | None = None) -> int:
-    """Let the shell complete commands and options.
+def cmd_install_completion(
+    *, shell: Literal["bash", "zsh", "fish", "powershell"] | None = None
+) -> int:
+    """Install completion of commands and options for your shell and exit.
 
     Parameters
     ----------
     shell
-        Another than the one that this runs in.
+        Shell to install for (the one that runs this command).
     """
     from cyclopts.completion.detect import ShellDetectionError
 
@@ -189,86 +223,94 @@ def install_completion(*, shell: Literal["bash", "zsh", "fish", "powershell"] | 
         path = app.install_completion(shell=shell)
     except ShellDetectionError as error:
         raise InputError(
-            "got no known shell, expected bash, zsh, fish or powershell; "
-            "hint: featherweight --install-completion --shell bash"
+            "got no known shell, expected bash, zsh, fish or powershell",
+            hint="featherweight --install-completion --shell bash",
         ) from error
-    out.write(f"{path}: loaded by every new shell\n")
+    stdout.write(f"{path}: loaded by every new shell\n")
     return DONE
 
 
-def _command(words: list[str]) -> str:
-    """The command that a command line names; an empty text where there is none."""
+def _command_of(words: list[str]) -> str:
+    """Return the command of a command line, or an empty string if it names none."""
     return words[0] if words and not words[0].startswith("-") and words[0] in app else ""
 
 
-def _help(words: list[str]) -> str:
-    """What shows how a command line should be."""
-    return " ".join(["featherweight", *_command(words).split(), "--help"])
+def _help_for(words: list[str]) -> str:
+    """Return the command that shows the help for a command line."""
+    return " ".join(["featherweight", *_command_of(words).split(), "--help"])
 
 
 def _explain(error: CycloptsError, words: list[str]) -> tuple[str, str]:
-    """What is wrong with the words of a command line, and a hint."""
-    command = _command(words)
-    hint = _help(words)
+    """Return what is wrong with a command line, and a hint."""
+    hint = _help_for(words)
     if (
         isinstance(error, MissingArgumentError)
         and error.argument is not None
         and error.keyword is None
     ):
-        function = app[command].default_command
-        assert function is not None
-        names = [
-            name.upper()
-            for name, each in signature(function).parameters.items()
-            if each.kind in (Argument.POSITIONAL_ONLY, Argument.VAR_POSITIONAL)
-        ]
-        name = error.argument.name
-        return f"got no {name}, expected: featherweight {' '.join([command, *names])}" + (
-            f" {name} {'|'.join(error.argument.get_choices() or ())}"
-            if name.startswith("-")
-            else ""
-        ), hint
+        return _explain_missing(error, _command_of(words)), hint
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        word = error.unused_tokens[0]
-        known = {
-            "--recipe": [recipe.name for recipe in RECIPES],
-            "--contract": [each.name for each in CONTRACTS],
-        }
-        option = next(
-            (option for option, names in known.items() if word in names),
-            "--model" if ":" in word else "",
-        )
-        if option and any(
-            option in argument.names for argument in app[command].assemble_argument_collection()
-        ):
-            return f"got {word}, expected an option before it: did you mean {option} {word}?", hint
-        return f"got one word too many, {word}", hint
+        return _explain_unused(error.unused_tokens[0], _command_of(words)), hint
     return reason(error), hint
 
 
-def _here(path: str) -> str:
-    """A path as one types it in the working directory."""
+def _explain_missing(error: MissingArgumentError, command: str) -> str:
+    function = app[command].default_command
+    assert function is not None
+    assert error.argument is not None
+    positional = [
+        name.upper()
+        for name, parameter in signature(function).parameters.items()
+        if parameter.kind in (Argument.POSITIONAL_ONLY, Argument.VAR_POSITIONAL)
+    ]
+    name = error.argument.name
+    usage = f"featherweight {' '.join([command, *positional])}"
+    if name.startswith("-"):
+        usage += f" {name} {'|'.join(error.argument.get_choices() or ())}"
+    return f"got no {name}, expected: {usage}"
+
+
+def _explain_unused(word: str, command: str) -> str:
+    """Explain a word too many; it may be the value of an option whose name was left out."""
+    values = {
+        "--recipe": [recipe.name for recipe in RECIPES],
+        "--contract": [contract.name for contract in CONTRACTS],
+    }
+    option = next(
+        (option for option, names in values.items() if word in names),
+        "--model" if ":" in word else "",
+    )
+    arguments = app[command].assemble_argument_collection()
+    if option and any(option in argument.names for argument in arguments):
+        return f"got {word}, expected an option before it: did you mean {option} {word}?"
+    return f"got one word too many, {word}"
+
+
+def _quote_path(path: str) -> str:
+    """Return a path for the shell, relative if it is below the working directory."""
     short = os.path.relpath(path)
     return shlex.quote(path if short.startswith(os.pardir) else short)
 
 
 def program() -> str:
-    """What starts this command line in this environment, whose folder a shell may not look in."""
+    """Return how to start this command line, even if its environment is not activated."""
     found = shutil.which("featherweight")
     script = Path(sys.executable).parent / "featherweight"
     if found is not None and Path(found).parent == script.parent:
         return "featherweight"
-    return _here(str(script)) if script.is_file() else f"{_here(sys.executable)} -m featherweight"
+    if script.is_file():
+        return _quote_path(str(script))
+    return f"{_quote_path(sys.executable)} -m featherweight"
 
 
 @contextlib.contextmanager
 def networks_apart() -> Iterator[None]:
-    """While networks run: what they print goes to stderr, since stdout is for data. So does what their C code and
-    their processes write."""
+    """Send to stderr what networks print, because stdout is for data.
+
+    This includes the output of their C code and of the processes that they start."""
     kept = None
-    with contextlib.suppress(
-        OSError, ValueError, AttributeError
-    ):  # stdout or stderr may be closed, or no file
+    # A stream may be closed, or not be a file.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
         kept = os.dup(1)
         os.dup2(2, 1)
@@ -282,8 +324,10 @@ def networks_apart() -> Iterator[None]:
 
 
 def main() -> None:
-    """Run one command. What is wrong with the input is one line on stderr and exit code 2; a bug is a traceback and
-    exit code 70."""
+    """Run one command and exit.
+
+    Wrong input is one line on stderr and a hint, with exit code 2. A bug is a traceback, with exit
+    code 70."""
     share_cores()
     _open_streams()
     words = sys.argv[1:]
@@ -293,10 +337,10 @@ def main() -> None:
     try:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        code = _refuse(*_explain(error, words))
+        code = _print_error(*_explain(error, words))
     except (InputError, OSError) as error:
         message, _, hint = reason(error).partition("hint: ")
-        code = _refuse(message.rstrip("; "), hint or _help(words))
+        code = _print_error(message.rstrip("; "), hint or _help_for(words))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
@@ -306,8 +350,8 @@ def main() -> None:
             traceback.print_exc()
             code = BUG
         else:
-            code = _refuse(
+            code = _print_error(
                 f"this needs {missing}, which is not installed",
-                f"{_here(sys.executable)} -m pip install 'featherweight[{extra}]'",
+                f"{_quote_path(sys.executable)} -m pip install 'featherweight[{extra}]'",
             )
     sys.exit(code or DONE)

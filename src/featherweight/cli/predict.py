@@ -1,12 +1,12 @@
-"""Commands that ship and read: export, predict, serve."""
+"""The commands that read digits: predict, serve, stress."""
 
-import csv
 import errno
 import glob
 import io
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from csv import DictWriter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,200 +25,83 @@ from rich.text import Text
 from .._files import reason
 from ..errors import InputError
 from .base import (
-    BROKEN,
     DONE,
     INTERRUPTED,
     USAGE,
     app,
     cores,
+    load_mnist,
     model_file,
-    out,
     print_json,
-    talk,
-    telling,
+    stderr,
+    stdout,
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..inference.reader import Reader, Reading
-    from ..run import Run
+    from ..inference.stress import Score
 
-MANY = 200  # pictures from which on a progress bar is shown
-
-
-@app.command
-def export(
-    run: str,
-    /,
-    *,
-    format: Literal["onnx", "onnx-int8", "c"],
-    bits: Literal[2, 4, 8] | None = None,
-    data: str | None = None,
-) -> int:
-    """Write a finished run as one file that needs no PyTorch, or as C, checked on every validation image.
-
-    Parameters
-    ----------
-    run
-        a run folder, in which model.onnx, model-int8.onnx or the folder c-int8 is written.
-    format
-        onnx: 32-bit floats; onnx-int8: weights and activations of 8 bits; c: C99 for a microcontroller, integers
-        alone.
-    bits
-        of a weight, in C (what the run was trained for, else 8).
-    data
-        where the run's data set is now.
-    """
-    from ..evaluate import percent
-    from ..run import open_run
-
-    opened = open_run(run)
-    if format == "c":
-        return _export_c(opened, data, bits)
-    if bits is not None:
-        raise InputError(
-            f"--bits with --format {format}: got {bits}, expected it with --format c alone"
-        )
-    from ..export.onnx import CHECKED_BATCHES, UnfaithfulError, export_onnx
-
-    split = opened.load_split(data)
-    try:
-        with telling() as tell:
-            exported = export_onnx(opened, split, format == "onnx-int8", tell)
-    except UnfaithfulError as error:
-        talk.print(f"error: {error}; nothing was written", markup=False)
-        return BROKEN
-    before, after = exported.float_result, exported.result
-    talk.print(
-        f"{exported.path.stat().st_size:,} bytes, {exported.metadata['parameters']} parameters\n"
-        f"PyTorch:      {percent(before.correct, before.total)}\n"
-        f"ONNX Runtime: {percent(after.correct, after.total)} in batches of {', '.join(map(str, CHECKED_BATCHES))}; "
-        f"probabilities differ by {exported.max_difference:.1e} at most\n"
-        f"expected calibration error {100 * before.calibration_error:.2f} %, at temperature "
-        f"{exported.metadata['temperature']} {100 * after.calibration_error:.2f} %; "
-        f"sure from {exported.metadata['sure_from']}\n"
-        f"verdict: {exported.metadata['verdict']}",
-        markup=False,
-    )
-    out.write(f"{exported.path}\n")
-    return DONE
+PROGRESS_FROM = 200  # pictures; fewer are read before a progress bar would help
+BACKLOG = 2048  # connections that wait while the server is busy
+SHUTDOWN_SECONDS = 15  # for requests that are being answered when the server is stopped
 
 
-def _export_c(run: "Run", data: str | None, bits: int | None) -> int:
-    from ..evaluate import percent
-    from ..export.c import export_c
-
-    split, bits, verdict = (
-        run.load_split(data),
-        bits or run.recipe.weight_bits or 8,
-        run.read_verdict(),
-    )
-    with telling() as tell:
-        tell(f"evaluating {len(split.val):,} images with PyTorch and in integers of {bits} bits")
-        firmware = export_c(run, split, bits)
-    talk.print(
-        f"{firmware.flash:,} bytes of constants, {firmware.ram:,} of RAM, {firmware.network.macs:,} "
-        f"multiply-accumulates an image\n"
-        f"PyTorch:  {percent(firmware.float_correct, len(firmware.scores))}\n"
-        f"integers: {percent(firmware.correct, len(firmware.scores))}\n"
-        f"verdict: {verdict}",
-        markup=False,
-    )
-    out.write(f"{firmware.path}\n")
-    return DONE
-
-
-def _sources(words: Iterable[str]) -> Iterator[str]:
-    """Files, the pictures in folders and what matches globs, in order; - is standard input."""
-    from ..inference.prepare import SUFFIXES
-
-    for word in words:
-        if word != "-" and Path(word).is_dir():
-            yield from sorted(
-                str(path) for path in Path(word).rglob("*") if path.suffix.lower() in SUFFIXES
-            )
-        elif (
-            word != "-"
-            and not Path(word).exists()
-            and (found := sorted(glob.glob(word, recursive=True)))
-        ):
-            yield from found
-        else:
-            yield word
-
-
-def _read_file(reader: "Reader", source: str, number: bool) -> "list[Reading]":
-    from ..inference.prepare import open_picture, split_number
-
-    picture = open_picture(sys.stdin.buffer.read() if source == "-" else Path(source))
-    return reader.read_prepared(split_number(picture)) if number else [reader.read(picture)]
-
-
-def _row(source: str, readings: "list[Reading]", number: bool) -> dict[str, Any]:
-    found = [reading.to_dict() for reading in readings]
-    if not number:
-        return {"file": source, **found[0]}
-    return {
-        "file": source,
-        "label": "".join(each["label"] for each in found) or None,
-        "confidence": min((each["confidence"] for each in found), default=0.0),
-        "unsure": any(each["unsure"] for each in found) or not found,
-        "digits": found,
-    }
-
-
-@app.command(usage="Usage: featherweight predict [OPTIONS] MODEL IMAGES...")
-def predict(
+@app.command(name="predict", usage="Usage: featherweight predict [OPTIONS] MODEL IMAGES...")
+def cmd_predict(
     model: str,
     /,
     *images: Annotated[str, Parameter(allow_leading_hyphen=True)],
     number: bool = False,
     json: bool = False,
-    csv_: Annotated[bool, Parameter(name="--csv")] = False,
+    csv: bool = False,
     ray: Annotated[list[str] | None, Parameter(consume_multiple=(0, 1))] = None,
-    into: Annotated[str | None, Parameter(name="--out")] = None,
+    out: str | None = None,
 ) -> int:
-    """Read pictures of digits with an exported file.
+    """Read pictures of digits.
 
     Parameters
     ----------
     model
-        an ONNX file that `featherweight export` wrote, or the run folder that holds one.
+        ONNX file that `featherweight export` wrote, or the run folder that holds one.
     images
-        pictures, folders of them, globs; - is standard input.
+        Pictures, folders of pictures, or glob patterns; - is standard input.
     number
-        read all digits of each picture, left to right.
+        Read all digits of each picture, from left to right, as one number.
     json
-        print a JSON list, with every class's probability.
-    csv_
-        print file, label, confidence and unsure as CSV.
+        Print a JSON list, with the probability of every class.
+    csv
+        Print CSV with the columns file, label, confidence and unsure.
     ray
-        read one source, a folder or file of pictures, .npz or Parquet, on a Ray cluster: its address, auto for the
-        one that this machine is in, or nothing to start one here.
-    into
-        with --ray: the folder for the readings, as Parquet, or as CSV with --csv; what it has is not read again.
+        Read one source on a Ray cluster: a folder or file of pictures, .npz or Parquet. Takes the
+        cluster's address, auto for the cluster that this machine belongs to, or nothing to start
+        one here.
+    out
+        With `--ray`: folder to write the readings to, as Parquet, or as CSV with `--csv`. Images
+        that it has readings of are not read again.
     """
     from ..inference.prepare import SUFFIXES
 
     if not images:
-        known = Path(model).suffix.lower() in SUFFIXES
-        example = ["runs/feather-20k-s0-1", model] if known else [model, "photo.jpg"]
+        is_picture = Path(model).suffix.lower() in SUFFIXES
+        example = ["runs/feather-20k-s0-1", model] if is_picture else [model, "photo.jpg"]
         raise InputError(
-            f"got one argument, {model}, expected a model and pictures; "
-            f"hint: featherweight predict {shlex.join(example)}"
+            f"got one argument, {model}, expected a model and pictures",
+            hint=f"featherweight predict {shlex.join(example)}",
         )
-    if json and csv_:
+    if json and csv:
         raise InputError("--json with --csv: expected one of them")
     if ray is not None:
-        if number or json or len(images) != 1 or into is None:
+        if number or json or len(images) != 1 or out is None:
             raise InputError(
                 "--ray: expected one source and --out FOLDER, and neither --number nor --json"
             )
-        file = model_file(model)
-        return _predict_on_ray(
-            file, images[0], into, "csv" if csv_ else "parquet", ray[0] if ray else "local"
-        )
-    if into is not None:
-        raise InputError("--out without --ray: readings are printed")
+        address = ray[0] if ray else "local"
+        format = "csv" if csv else "parquet"
+        return _predict_on_ray(model_file(model), images[0], out, format, address)
+    if out is not None:
+        raise InputError("--out without --ray: expected it with --ray only")
     from ..inference.reader import Reader
 
     reader, sources = Reader(model_file(model)), list(_sources(images))
@@ -227,50 +110,87 @@ def predict(
             f"{', '.join(images)}: got no picture, expected names that end in "
             f"{', '.join(sorted(SUFFIXES))}"
         )
-    rows, bad, several = [], 0, []
-    for source in track(
-        sources,
-        "",
-        console=talk,
-        transient=True,
-        disable=len(sources) < MANY or not talk.is_terminal,
-    ):
+    rows, n_failed, several = _read_all(reader, sources, number=number)
+    _print_readings(rows, "json" if json else "csv" if csv else "table", number=number)
+    if several:
+        what = several[0]
+        if len(several) > 1:
+            what = f"{len(several):,} pictures: several digits side by side"
+        stderr.print(f"{what}; hint: --number reads them", markup=False)
+    if n_failed and len(sources) > 1:
+        stderr.print(f"error: {n_failed:,} of {len(sources):,} could not be read")
+    return USAGE if n_failed else DONE
+
+
+def _sources(words: Iterable[str]) -> Iterator[str]:
+    """Yield the pictures that arguments name: files, folders and glob patterns, in order."""
+    from ..inference.prepare import SUFFIXES
+
+    for word in words:
+        if word == "-":  # standard input
+            yield word
+        elif Path(word).is_dir():
+            pictures = (path for path in Path(word).rglob("*") if path.suffix.lower() in SUFFIXES)
+            yield from sorted(map(str, pictures))
+        elif not Path(word).exists() and (found := sorted(glob.glob(word, recursive=True))):
+            yield from found
+        else:
+            yield word
+
+
+def _read_all(
+    reader: "Reader", sources: list[str], *, number: bool
+) -> tuple[list[dict[str, Any]], int, list[str]]:
+    """Read every source and print an error for each that cannot be read.
+
+    Returns the readings, the number of errors, and a note for each picture that seems to show
+    several digits."""
+    rows, n_failed, several = [], 0, []
+    hidden = len(sources) < PROGRESS_FROM or not stderr.is_terminal
+    for source in track(sources, "", console=stderr, transient=True, disable=hidden):
         try:
-            readings = _read_file(reader, source, number)
+            readings = _read_file(reader, source, number=number)
         except (ValueError, OSError) as error:
-            bad += 1
-            talk.print(f"error: {reason(error)}", markup=False)
+            n_failed += 1
+            stderr.print(f"error: {reason(error)}", markup=False)
             continue
-        rows.append(_row(source, readings, number))
+        rows.append(_to_row(source, readings, number=number))
         if not number and readings[0].side_by_side > 1:
             several.append(f"{source}: {readings[0].side_by_side} digits side by side")
-    _print_readings(rows, number, "json" if json else "csv" if csv_ else "table")
-    if several:
-        several = (
-            several
-            if len(several) == 1
-            else [f"{len(several):,} pictures: several digits side by side"]
-        )
-        talk.print(f"{several[0]}; hint: --number reads them", markup=False)
-    if bad and len(sources) > 1:
-        talk.print(f"error: {bad:,} of {len(sources):,} could not be read")
-    return USAGE if bad else DONE
+    return rows, n_failed, several
 
 
-def _print_readings(rows: list[dict[str, Any]], number: bool, form: str) -> None:
-    if form == "json":
+def _read_file(reader: "Reader", source: str, *, number: bool) -> "list[Reading]":
+    from ..inference.prepare import open_picture, split_number
+
+    picture = open_picture(sys.stdin.buffer.read() if source == "-" else Path(source))
+    return reader.read_prepared(split_number(picture)) if number else [reader.read(picture)]
+
+
+def _to_row(source: str, readings: "list[Reading]", *, number: bool) -> dict[str, Any]:
+    """Return the reading of a picture; a number is as unsure as its least sure digit."""
+    digits = [reading.to_dict() for reading in readings]
+    if not number:
+        return {"file": source, **digits[0]}
+    return {
+        "file": source,
+        "label": "".join(digit["label"] for digit in digits) or None,
+        "confidence": min((digit["confidence"] for digit in digits), default=0.0),
+        "unsure": any(digit["unsure"] for digit in digits) or not digits,
+        "digits": digits,
+    }
+
+
+def _print_readings(rows: list[dict[str, Any]], format: str, *, number: bool) -> None:
+    if format == "json":
         print_json(rows)
-    elif form == "csv":
+    elif format == "csv":
         text = io.StringIO()
-        writer = csv.DictWriter(
-            text,
-            ["file", "label", "confidence", "unsure"],
-            extrasaction="ignore",
-            lineterminator="\n",
-        )
+        columns = ["file", "label", "confidence", "unsure"]
+        writer = DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        out.write(text.getvalue())
+        stdout.write(text.getvalue())
     elif rows:
         table = Table("file", "number" if number else "digit", "confidence", "")
         for row in rows:
@@ -280,10 +200,10 @@ def _print_readings(rows: list[dict[str, Any]], number: bool, form: str) -> None
                 f"{100 * row['confidence']:.1f} %" if row["label"] else "",
                 "unsure" if row["label"] and row["unsure"] else "",
             )
-        out.print(table)
+        stdout.print(table)
 
 
-def _predict_on_ray(model: Path, source: str, folder: str, form: str, address: str) -> int:
+def _predict_on_ray(model: Path, source: str, folder: str, format: str, address: str) -> int:
     from ..inference.prepare import SUFFIXES
     from ..inference.ray_predict import read_all
 
@@ -294,41 +214,42 @@ def _predict_on_ray(model: Path, source: str, folder: str, form: str, address: s
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
-        bar = progress.add_task("", total=None, count="listing images")  # until they are counted
+    hidden = not stderr.is_terminal
+    with Progress(*columns, console=stderr, transient=True, disable=hidden) as progress:
+        # The total is not known until the images are counted.
+        bar = progress.add_task("", total=None, count="listing images")
 
         def on_part(images: int, total: int) -> None:
-            progress.update(
-                bar, completed=images, total=total, count=f"{images:,} of {total:,} images"
-            )
+            count = f"{images:,} of {total:,} images"
+            progress.update(bar, completed=images, total=total, count=count)
 
         try:
             totals = read_all(
-                str(model), source, Path(folder), form, SUFFIXES, address, cores(), on_part
+                str(model), source, Path(folder), format, SUFFIXES, address, cores(), on_part
             )
         except KeyboardInterrupt:
-            talk.print("interrupted; the same command goes on")
+            stderr.print("interrupted; run the same command again to continue")
             return INTERRUPTED
-    talk.print(
-        f"{totals.images:,} images read, {totals.before:,} before; {totals.unsure:,} unsure"
+    stderr.print(
+        f"{totals.images:,} images read, {totals.before:,} read before; {totals.unsure:,} unsure"
         f"{f', {totals.bad:,} could not be read' if totals.bad else ''}"
     )
-    out.write(f"{folder}\n")
+    stdout.write(f"{folder}\n")
     return USAGE if totals.bad else DONE
 
 
-@app.command
-def serve(model: str, /, *, host: str = "127.0.0.1", port: int = 8000) -> int:
-    """Serve a page on which one draws a digit, and the HTTP interface behind it.
+@app.command(name="serve")
+def cmd_serve(model: str, /, *, host: str = "127.0.0.1", port: int = 8000) -> int:
+    """Serve a page for drawing digits, and the HTTP API behind it.
 
     Parameters
     ----------
     model
-        an ONNX file that `featherweight export` wrote, or the run folder that holds one.
+        ONNX file that `featherweight export` wrote, or the run folder that holds one.
     host
-        the address to listen on; 0.0.0.0 is everybody's network.
+        Address to listen on. With 0.0.0.0, other machines on the network can use the server.
     port
-        to listen on; 0 takes a free one.
+        Port to listen on; 0 picks a free one.
     """
     import socket
 
@@ -341,19 +262,120 @@ def serve(model: str, /, *, host: str = "127.0.0.1", port: int = 8000) -> int:
         raise InputError(f"--port: got {port}, expected 0 to 65535")
     reader = Reader(model_file(model))
     try:
-        listening = socket.create_server((host, port), backlog=2048)
+        listening = socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(
-                f"port {port} of {host} is taken; "
-                f"hint: featherweight serve {shlex.quote(model)} --port 0"
+                f"port {port} of {host} is taken",
+                hint=f"featherweight serve {shlex.quote(model)} --port 0",
             ) from error
         words = (error.strerror or str(error)).partition(" (")[0]
         raise InputError(f"port {port} of {host}: {words[:1].lower()}{words[1:]}") from error
     with listening:
-        talk.print(f"http://{host}:{listening.getsockname()[1]} (Ctrl-C ends it)", markup=False)
+        port = listening.getsockname()[1]
+        stderr.print(f"http://{host}:{port} (Ctrl-C ends it)", markup=False)
         config = uvicorn.Config(
-            create_app(reader), log_level="warning", timeout_graceful_shutdown=15
+            create_app(reader), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
         )
         uvicorn.Server(config).run(sockets=[listening])
     return DONE
+
+
+@app.command(name="stress")
+def cmd_stress(
+    model: str,
+    /,
+    *,
+    split: Literal["val", "test"] = "val",
+    per_category: int = 200,
+    seed: int = 0,
+    save: str | None = None,
+    json: bool = False,
+) -> int:
+    """Read generated pictures that imitate drawings, prints and photographs.
+
+    The pictures are made at random: ten categories change an MNIST image, one writes the digit in
+    a font, and one draws it as pen strokes.
+
+    Parameters
+    ----------
+    model
+        ONNX file that `featherweight export` wrote, or the run folder that holds one.
+    split
+        MNIST images to make the pictures from: val, or test. Never choose anything by the result
+        on test.
+    per_category
+        Number of pictures per category.
+    seed
+        Seed of the random generator.
+    save
+        New folder to write the pictures to, as CATEGORY/NUMBER-LABEL.png.
+    json
+        Print the counts as JSON.
+    """
+    from dataclasses import asdict
+
+    from ..data import load_test
+    from ..inference.reader import Reader
+    from ..inference.stress import FROM_MNIST, FROM_NOTHING, make_stress, score_stress
+
+    if per_category < 1:
+        raise InputError(f"--per-category: got {per_category}, expected 1 or more")
+    if seed < 0:
+        raise InputError(f"--seed: got {seed}, expected 0 or more")
+    reader, mnist = Reader(model_file(model)), load_mnist()
+    part = mnist.val if split == "val" else load_test(mnist)
+    pictures = list(
+        track(
+            make_stress(part.pixels[:, 0].numpy(), part.labels.numpy(), seed, per_category),
+            "",
+            total=per_category * len((*FROM_MNIST, *FROM_NOTHING)),
+            console=stderr,
+            transient=True,
+            disable=not stderr.is_terminal,
+        )
+    )
+    if save is not None:
+        _save_pictures(pictures, Path(save))
+        stderr.print(f"see {save}", markup=False)
+    scores = score_stress(reader, pictures)
+    if json:
+        print_json([asdict(score) for score in scores])
+    else:
+        _print_scores(scores, split)
+    return DONE
+
+
+def _save_pictures(pictures: "list[tuple[str, np.ndarray, int]]", folder: Path) -> None:
+    import itertools
+
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for category, group in itertools.groupby(pictures, lambda picture: picture[0]):
+        (folder / category).mkdir()
+        for i, (_, pixels, label) in enumerate(group):
+            Image.fromarray(pixels).save(folder / category / f"{i}-{label}.png")
+
+
+def _print_scores(scores: "list[Score]", split: str) -> None:
+    """Print a line per category, and one for all categories that are made from MNIST."""
+    from ..evaluate import percent
+
+    table = Table("category", "made from", "prepared", "only resized")
+    for score in scores:
+        table.add_row(
+            score.category.replace("_", " "),
+            split if score.from_mnist else "nothing",
+            percent(score.prepared, score.n),
+            percent(score.resized, score.n),
+        )
+    digits = [score for score in scores if score.from_mnist]
+    n = sum(score.n for score in digits)
+    table.add_row(
+        f"all from {split}",
+        "",
+        percent(sum(score.prepared for score in digits), n),
+        percent(sum(score.resized for score in digits), n),
+    )
+    stdout.print(table)

@@ -1,23 +1,28 @@
-"""Commands over many runs and recipes: study, frontier, recipes, contracts."""
+"""The commands that compare many runs: study, frontier."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..contract import CONTRACTS, load_contract
+from ..contract import load_contract
 from ..errors import InputError
-from .base import BROKEN, DONE, INTERRUPTED, app, cores, out, print_json, talk
+from .base import BROKEN, DONE, INTERRUPTED, app, cores, stderr, stdout
 
 if TYPE_CHECKING:
-    from ..studies.plan import Search
-    from ..studies.search import Found
-    from ..studies.study import Summary
+    from ..studies.plan import Plan, Search
+    from ..studies.search import SearchResult
+    from ..studies.summary import Summary
+    from ..studies.workers import Workers
+    from ..tables import Row
+
+MAX_CANDIDATES = 5  # of a search, that are printed
 
 
-@app.command
-def study(
+@app.command(name="study")
+def cmd_study(
     plan: str,
     /,
     *,
@@ -29,53 +34,99 @@ def study(
     device: str = "auto",
     ray: str | None = None,
 ) -> int:
-    """Train every run of a plan, recipes x overrides x seeds, and add a row a run to one CSV.
+    """Train all runs of a plan and collect one row per run in a CSV file.
 
-    A plan with a [search] table looks for a better recipe instead, and prints a plan of it. A study that was stopped
-    goes on where it was when it is started again.
+    A plan lists recipes, overrides and seeds. A plan with a [search] table searches for a better
+    recipe instead, and prints the plan to train it. The same command continues an interrupted
+    study.
 
     Parameters
     ----------
     plan
-        a TOML file, or a built-in plan by name, such as `records`.
+        TOML file, or name of a built-in plan such as `records`.
     results
-        the CSV (the plan's name with .csv; of a built-in plan in the folder results, if there is one).
+        CSV file (the plan's name with .csv; for a built-in plan in the folder results, if there is
+        one).
     runs
-        where the run folders are kept.
+        Folder for the run folders.
     data
-        a directory of MNIST-format files or an .npz, instead of the embedded MNIST.
+        Directory of MNIST-format files, or an .npz file, instead of the embedded MNIST.
     workers
-        processes at a time (as many as cores by `threads`).
+        Number of runs at a time (number of cores divided by `--threads`).
     threads
-        of each process.
+        Number of CPU threads per run.
     device
-        cpu, cuda, mps (Apple's GPU), or auto.
+        Device to train on: cpu, cuda, mps (Apple GPU), or auto.
     ray
-        run on a Ray cluster: its address, auto for the one that this machine is in, or local to start one here.
+        Run on a Ray cluster: an address, auto for the cluster that this machine belongs to, or
+        local to start one here.
     """
     from ..device import pick_device
     from ..studies.plan import default_table, load_plan
-    from ..studies.study import LocalProcesses, Workers, run_study, summarise
+    from ..studies.study import run_study
+    from ..studies.summary import summarise
 
+    _check_options(workers, threads, device, ray)
+    # With Ray, this process only reads the test images; the tasks pick their own device.
+    where = pick_device(device if ray is None else "auto")
+    opened = load_plan(plan, data)
+    table = Path(results) if results is not None else default_table(plan)
+    engine = _make_workers(workers or max(1, cores() // threads), threads, device, ray, runs)
+    with _progress() as progress:
+        total = opened.search.trials if opened.search else len(opened.tasks)
+        bar = progress.add_task("", total=total)
+
+        def on_row(row: "Row") -> None:
+            stderr.print(_describe(row), markup=False)
+            progress.advance(bar)
+
+        try:
+            if opened.search is not None:
+                result = _search(opened, table, runs, engine, on_row)
+            else:
+                rows = run_study(opened, table, Path(runs), where, engine, on_row)
+        except KeyboardInterrupt:
+            stderr.print("interrupted; run the same command again to continue")
+            return INTERRUPTED
+    if opened.search is not None:
+        return _print_search(result, opened.search, table)
+    _print_summaries(summarise(rows))
+    stderr.print(f"see {table}", markup=False)
+    return DONE if all(row["verdict"] == "PASS" for row in rows) else BROKEN
+
+
+def _check_options(workers: int | None, threads: int, device: str, ray: str | None) -> None:
     for name, value in (("workers", workers), ("threads", threads)):
         if value is not None and value < 1:
             raise InputError(f"--{name}: got {value}, expected 1 or more")
     if ray is not None and device not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device: got {device!r} with --ray, expected auto, cpu or cuda")
     if ray not in (None, "local") and workers is not None:
-        raise InputError("--workers with --ray ADDRESS: as many run as the cluster has room for")
-    workers = workers or max(1, cores() // threads)
-    # With Ray the driver only reads test images; the workers have a device of their own.
-    where = pick_device(device if ray is None else "auto")
-    wanted = load_plan(plan, data)
-    table = Path(results) if results is not None else default_table(plan)
-    engine: Workers
-    if ray is None:
-        engine = LocalProcesses(workers, threads, where)
-    else:
-        from ..studies.ray_workers import RayTasks
+        raise InputError(
+            "--workers with --ray ADDRESS: not used, because a cluster runs as many as fit"
+        )
 
-        engine = RayTasks(ray, Path(runs), threads, device, workers * threads)
+
+def _make_workers(workers: int, threads: int, device: str, ray: str | None, runs: str) -> "Workers":
+    if ray is None:
+        from ..device import pick_device
+        from ..studies.workers import LocalProcesses
+
+        return LocalProcesses(workers, threads, pick_device(device))
+    from ..studies.ray_workers import RayTasks
+
+    return RayTasks(ray, Path(runs), threads, device, workers * threads)
+
+
+def _search(
+    plan: "Plan", table: Path, runs: str, workers: "Workers", on_row: "Callable[[Row], None]"
+) -> "SearchResult":
+    from ..studies.search import run_search
+
+    return run_search(plan, table, Path(runs), workers, on_row)
+
+
+def _progress() -> Progress:
     columns = (
         TextColumn("{task.completed} of {task.total} runs"),
         BarColumn(),
@@ -83,108 +134,66 @@ def study(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=talk, disable=not talk.is_terminal) as progress:
-        bar = progress.add_task(
-            "", total=wanted.search.trials if wanted.search else len(wanted.tasks)
-        )
-
-        def on_row(row: dict[str, str]) -> None:
-            val = (
-                f"val {row['val_correct']} of {row['val_total']}"
-                if row["val_correct"]
-                else "no accuracy"
-            )
-            talk.print(
-                f"{row['recipe']} seed {row['seed']}: {val}, {row['verdict']}, {row['seconds']} s"
-            )
-            progress.advance(bar)
-
-        try:
-            if wanted.search is not None:
-                from ..studies.search import run_search
-
-                found = run_search(wanted, table, Path(runs), engine, on_row)
-                rows = found.rows
-            else:
-                rows = run_study(wanted, table, Path(runs), where, engine, on_row)
-        except KeyboardInterrupt:
-            talk.print("interrupted; the same command goes on")
-            return INTERRUPTED
-    if wanted.search is not None:
-        return _print_found(found, wanted.search, table)
-    _print_summaries(summarise(rows))
-    talk.print(f"see {table}", markup=False)
-    return DONE if all(row["verdict"] == "PASS" for row in rows) else BROKEN
+    return Progress(*columns, console=stderr, disable=not stderr.is_terminal)
 
 
-def _print_found(found: "Found", search: "Search", table: Path) -> int:
+def _describe(row: "Row") -> str:
+    """Return a row as one line."""
+    correct = row["val_correct"]
+    accuracy = f"val {correct} of {row['val_total']}" if correct else "no accuracy"
+    return f"{row['recipe']} seed {row['seed']}: {accuracy}, {row['verdict']}, {row['seconds']} s"
+
+
+def _print_search(result: "SearchResult", search: "Search", table: Path) -> int:
+    """Print the best candidates, and a plan that trains ten seeds of the best one."""
     from ..studies.plan import to_plan
 
-    untrained = "; ".join(f"{n} {reason}" for reason, n in sorted(found.untrained.items()))
-    talk.print(
-        f"{len(found.rows)} candidates trained, {found.given_up} given up, {sum(found.untrained.values())} "
-        f"never trained{f' ({untrained})' if untrained else ''}; see {table}",
+    reasons = "; ".join(f"{reason}: {n}" for reason, n in sorted(result.untrained.items()))
+    stderr.print(
+        f"candidates: {len(result.rows)} trained, {result.stopped} stopped early, "
+        f"{sum(result.untrained.values())} not trained{f' ({reasons})' if reasons else ''}; "
+        f"see {table}",
         markup=False,
     )
-    if found.best is None:
+    if result.best is None:
         return BROKEN
-    for row in found.rows[:5]:
-        talk.print(
-            f"{row['recipe']}: {row['n_params']} parameters, val {row['val_correct']} of {row['val_total']}, "
-            f"{row['verdict']}"
+    for row in result.rows[:MAX_CANDIDATES]:
+        stderr.print(
+            f"{row['recipe']}: {row['n_params']} parameters, "
+            f"val {row['val_correct']} of {row['val_total']}, {row['verdict']}"
         )
-    out.print(
-        to_plan(found.best, search.preset, search.contract), end="", markup=False, soft_wrap=True
-    )
-    return DONE if found.rows[0]["verdict"] == "PASS" else BROKEN
+    plan = to_plan(result.best, search.preset, search.contract)
+    stdout.print(plan, end="", markup=False, soft_wrap=True)
+    return DONE if result.rows[0]["verdict"] == "PASS" else BROKEN
 
 
 def _print_summaries(summaries: "list[Summary]") -> None:
-    table = Table(
-        "recipe",
-        "params",
-        "pass",
-        "on",
-        "n",
-        "mean %",
-        "s.d.",
-        "least",
-        "95 % of mean",
-        "s",
-        box=None,
-        padding=(0, 2, 0, 0),
-        pad_edge=False,
-    )  # fits in 80 columns
+    """Print a line per recipe and split; the table fits in 80 columns."""
+    titles = ("recipe", "params", "pass", "on", "n", "mean %", "s.d.", "min", "95 % of mean", "s")
+    table = Table(*titles, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for summary in summaries:
         first = (summary.recipe, summary.n_params, f"{summary.passed}/{summary.runs}")
-        for part, found in (("val", summary.val), ("test", summary.test)):
-            if found is not None:
-                low, high = (100 * end for end in found.interval)
-                spread = (
-                    ("-", f"{100 * found.least:.2f}", "-")
-                    if found.n == 1
-                    else (
-                        f"{100 * found.sd:.3f}",
-                        f"{100 * found.least:.2f}",
-                        f"{low:.2f} to {high:.2f}",
-                    )
-                )
-                table.add_row(
-                    *first,
-                    part,
-                    str(found.n),
-                    f"{100 * found.mean:.3f}",
-                    *spread,
-                    f"{summary.seconds:.0f}" if part == "val" else "",
-                )
-                first = ("", "", "")
+        for split, spread in (("val", summary.val), ("test", summary.test)):
+            if spread is None:
+                continue
+            minimum = f"{100 * spread.minimum:.2f}"
+            if spread.n == 1:
+                figures = ("-", minimum, "-")
+            else:
+                low, high = (100 * end for end in spread.interval)
+                figures = (f"{100 * spread.sd:.3f}", minimum, f"{low:.2f} to {high:.2f}")
+            seconds = f"{summary.seconds:.0f}" if split == "val" else ""
+            table.add_row(
+                *first, split, str(spread.n), f"{100 * spread.mean:.3f}", *figures, seconds
+            )
+            first = ("", "", "")
         if summary.val is None:
             table.add_row(*first, "-", "0")
-    out.print(table)
+    stdout.print(table)
 
 
-@app.command
-def frontier(
+@app.command(name="frontier")
+def cmd_frontier(
     tables: list[str],
     /,
     *,
@@ -192,100 +201,46 @@ def frontier(
     public: str | None = None,
     out: str = "frontier.svg",
 ) -> int:
-    """Draw the test accuracy of studies over the size of their networks, beside published results.
+    """Draw the test accuracy of studies against network size, beside published results.
+
+    Recipes whose test images were not read are left out.
 
     Parameters
     ----------
     tables
-        CSVs of `study`, or by bytes of `firmware`; recipes whose test images were not read are left out.
+        CSV files of `study`, or of `firmware` with `--by bytes`.
     by
-        parameters, with the limits of era-v3-s6 where runs were held to it; or bytes: of all constants in C.
+        Size on the horizontal axis. parameters: the number of parameters, with the limits of
+        era-v3-s6 if the runs were judged by it. bytes: the bytes of all constants in C.
     public
-        a CSV of published results: n_params or bytes, accuracy, protocol, source.
+        CSV file of published results, with the columns accuracy, protocol, source, and n_params or
+        bytes.
     out
-        the picture, .svg or .png.
+        Picture to write, .svg or .png.
     """
-    from ..contract import load_contract
-    from ..export.firmware import FIRMWARE_COLUMNS as FIRMWARE
+    from ..export.firmware import FIRMWARE_COLUMNS
     from ..report import save_picture
-    from ..studies.frontier import frontier_picture, read_marks, study_marks
-    from ..studies.study import COLUMNS, read_table
+    from ..studies.frontier import frontier_picture, read_published, study_points
+    from ..studies.rows import STUDY_COLUMNS
+    from ..tables import read_table
 
-    columns, size = (FIRMWARE, "constants") if by == "bytes" else (COLUMNS, "n_params")
-    rows = [
-        row for table in tables for row in read_table(Path(table), must_exist=True, columns=columns)
-    ]
-    marks = study_marks(rows, size)
-    if not marks:
+    columns: tuple[str, ...]
+    if by == "bytes":
+        columns, size, published_size = FIRMWARE_COLUMNS, "constants", "bytes"
+    else:
+        columns, size, published_size = STUDY_COLUMNS, "n_params", "n_params"
+    rows = [row for table in tables for row in read_table(Path(table), columns, must_exist=True)]
+    points = study_points(rows, size)
+    if not points:
         raise InputError(
-            f"{', '.join(tables)}: no row with a test count; hint: test = true in the plan, or --test"
+            f"{', '.join(tables)}: no row with a test count",
+            hint="set test = true in the plan, or pass --test to firmware",
         )
-    marks += read_marks(Path(public), "bytes" if by == "bytes" else size) if public else []
+    if public is not None:
+        points += read_published(Path(public), published_size)
     contract = load_contract("era-v3-s6")
-    judged = any(
-        row.get("contract") == contract.name for row in rows
-    )  # no row of bytes is, nor of other data
-    save_picture(frontier_picture(marks, by, contract if judged else None), Path(out))
-    talk.print(f"see {out}")
-    return DONE
-
-
-@app.command(usage="Usage: featherweight recipes [OPTIONS] [NAME]")
-def recipes(name: str | None = None, /, *, json: bool = False) -> int:
-    """List the recipes.
-
-    Parameters
-    ----------
-    name
-        A recipe to print as JSON, with every hyper-parameter.
-    json
-        Print all of them as JSON.
-    """
-    from ..recipe import RECIPES, find_recipe
-
-    if name is not None:
-        print_json(find_recipe(name).to_dict())
-        return DONE
-    if json:
-        print_json([recipe.to_dict() for recipe in RECIPES])
-        return DONE
-    table = Table("recipe", "network", "epochs", "batch", "lr", "weights", "contract")
-    for recipe in RECIPES:
-        weights = f"{recipe.weight_bits} bits" if recipe.weight_bits else "float"
-        table.add_row(
-            recipe.name,
-            recipe.model.rpartition(":")[2],
-            str(recipe.epochs),
-            str(recipe.batch_size),
-            str(recipe.lr),
-            weights,
-            recipe.contract,
-        )
-    out.print(table)
-    return DONE
-
-
-@app.command(usage="Usage: featherweight contracts [NAME]")
-def contracts(name: str | None = None, /) -> int:
-    """List the built-in contracts.
-
-    Parameters
-    ----------
-    name
-        A contract to print as TOML: change a copy, and pass it as `--contract FILE`.
-    """
-    if name is not None:
-        out.write(load_contract(name).to_toml())
-        return DONE
-    table = Table("contract", "parameters", "epochs", "accuracy", "in the last")
-    for each in CONTRACTS:
-        last = f"{each.consistent_epochs} epochs" if each.consistent_epochs > 1 else "epoch"
-        table.add_row(
-            each.name,
-            f"below {each.max_params:,}",
-            f"below {each.max_epochs}",
-            f"from {100 * each.min_val_accuracy:.2f} %",
-            last,
-        )
-    out.print(table)
+    # Tables of firmware have no such column, and other data sets have other contracts.
+    judged = any(row.get("contract") == contract.name for row in rows)
+    save_picture(frontier_picture(points, by, contract if judged else None), Path(out))
+    stderr.print(f"see {out}", markup=False)
     return DONE

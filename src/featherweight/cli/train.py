@@ -15,10 +15,10 @@ from .base import (
     app,
     cores,
     networks_apart,
-    out,
     print_json,
     program,
-    talk,
+    stderr,
+    stdout,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
 
     How each clause was found stands in a column where there is room, or under it with `why`."""
     marks = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}
-    wide = out.width >= WIDE and not why
+    wide = stdout.width >= WIDE and not why
     table = Table(
         title=f"contract {escape(verdict.contract)}", title_justify="left", show_lines=why
     )
@@ -43,14 +43,14 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
         found = f"{clause.found}\n({clause.how})" if why else clause.found
         cells = (clause.clause, clause.required, found, *([clause.how] if wide else []))
         table.add_row(*map(escape, cells), marks[clause.passed])
-    out.print(table)
+    stdout.print(table)
     some = (
         f"{len(verdict.judged)} of {len(verdict.clauses)} clauses judged"
         if verdict.not_judged
         else ""
     )
     some = f"structure alone: {some}" if verdict.scope == "structure" else some
-    out.print(
+    stdout.print(
         f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]{f' ({some})' if some else ''}"
     )
 
@@ -111,7 +111,7 @@ def train(
     from ..train import DivergedError
 
     group, where = join(pick_device(device))
-    talk.quiet = not group.is_main
+    stderr.quiet = not group.is_main
     if resume is not None:
         refuse_with_resume(
             {
@@ -144,26 +144,26 @@ def train(
     assert run is not None  # the main process has opened it
     try:
         with networks_apart():
-            finish_run(run, where, data, lambda n_images: show(run, n_images, talk), group)
+            finish_run(run, where, data, lambda n_images: show(run, n_images, stderr), group)
             if not group.is_main:
                 return DONE
-            talk.print("auditing the weights on all validation images, drawing the pictures")
+            stderr.print("auditing the weights on all validation images, drawing the pictures")
             verdict = judge(run, data, where)
     except DivergedError as error:
-        talk.print(
+        stderr.print(
             f"error: diverged: {error}\nhint: the log is kept in {run.path / 'metrics.jsonl'}; "
             "lower the recipe's learning rate",
             markup=False,
         )
         return BROKEN
     except KeyboardInterrupt:
-        talk.print(
+        stderr.print(
             f"\ninterrupted; resume with: {program()} train --resume {shlex.quote(str(run.path))}",
             markup=False,
         )
         return INTERRUPTED
     _print_verdict(verdict)
-    talk.print(
+    stderr.print(
         f"see {run.path / 'README.md'}\n"
         f"next: {program()} export {shlex.quote(str(run.path))} --format onnx, "
         "a file that predict and serve read",
@@ -222,7 +222,7 @@ def audit(
         )
     failed = {clause.clause for clause in verdict.failed}
     if weights is not None and mean is None and "accuracy" in failed:
-        talk.print(
+        stderr.print(
             "hint: the images were normalised by the training images' mean and standard deviation; "
             "if the weights were trained with others, give --mean and --std"
         )
@@ -275,11 +275,11 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
     from ..evaluate import percent
 
     low, high = result.interval
-    out.print(
+    stdout.print(
         f"{split}: {percent(result.correct, result.total)}, "
         f"95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson)"
     )
-    out.print(
+    stdout.print(
         f"loss {result.loss:.4f} nats, "
         f"expected calibration error {100 * result.calibration_error:.2f} %"
     )
@@ -295,13 +295,13 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
                 for key in ("recall", "precision")
             ),
         )
-    out.print(table)
+    stdout.print(table)
     confusion = Table(
         "true \\ read", *map(str, range(len(values["confusion"]))), title="confusion matrix"
     )
     for label, counts in enumerate(values["confusion"]):
         confusion.add_row(str(label), *(str(n) if n else "." for n in counts))
-    out.print(confusion)
+    stdout.print(confusion)
 
 
 @app.command
@@ -331,5 +331,5 @@ def report(run: str, /, *, data: str | None = None, device: str = "auto") -> int
         "mistakes.png",
         "verdict.svg",
     ):
-        out.print(str(opened.path / name), soft_wrap=True)
+        stdout.print(str(opened.path / name), soft_wrap=True)
     return DONE if verdict.passed else BROKEN

@@ -279,8 +279,8 @@ def _check_dense(model: Feather, images: Tensor) -> None:
     padded = F.pad(images, (margin,) * 4, mode="replicate") if margin else images
     found = [
         plain(padded[:, :, margin + y : margin + y + height, margin + x : margin + x + width])
-        for y in model.moves
-        for x in model.moves
+        for y in model.shifts
+        for x in model.shifts
     ]
     if not torch.allclose(torch.stack(found).mean(0), model(images), rtol=1e-3, atol=1e-3):
         raise InputError(
@@ -444,7 +444,7 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
     _check_dense(model, normalise(split.train.pixels[:8], split.mean_std))
     height, width = split.shape[1:]
     hardswish = any(isinstance(module, nn.Hardswish) for module in model.modules())
-    network = IntegerNetwork((height, width), hardswish, model.moves, bits)
+    network = IntegerNetwork((height, width), hardswish, model.shifts, bits)
     builder = _Builder(network, split.train.pixels[:CALIBRATION_IMAGES], split.mean_std)
     for stage in model.features:
         if isinstance(stage, Pool):

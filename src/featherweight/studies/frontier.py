@@ -1,8 +1,8 @@
-"""Test accuracy over the size of a network: our studies beside published results, in one picture.
+"""Draw test accuracy against network size: the rows of studies beside published results.
 
-marks = study_marks(read_table(Path("results/records.csv")), "n_params")
-marks += read_marks(Path("results/public.csv"), "n_params")
-save_picture(frontier_picture(marks, "parameters"), Path("frontier.svg"))
+points = study_points(read_rows(Path("results/records.csv")), "n_params")
+points += read_published(Path("results/public.csv"), "n_params")
+save_picture(frontier_picture(points, "parameters"), Path("frontier.svg"))
 """
 
 import csv
@@ -18,50 +18,69 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ..contract import Contract
 from ..errors import InputError
 from ..report import BLUE, GREEN, INK, MUTED, bare, log_ticks
-from .study import Row, spread
+from ..tables import Row
+from .summary import spread
 
-LEAST_ERROR = 1e-5  # what is drawn for an accuracy, or an end of an interval, of 100 % or more
-MARKER, GAP = (
-    7.0,
-    1.5,
-)  # points: a marker's side, and the least distance between a label and anything else
-# Where a label may stand: the distance of its nearest edge from the marker's centre, in points, and the direction.
+MIN_ERROR = 1e-5  # drawn for an accuracy, or an end of an interval, of 100 % or more
+MARKER = 7.0  # points: size of a marker
+GAP = 1.5  # points: smallest distance between a label and anything else
+LABEL_SIZE = 9  # points: font size of the labels
+# Candidate positions of a label: distance of its nearest edge from the marker, in points, ...
 DISTANCES = (7, 9, 11, 13, 16, 19, 22, 26, 30, 40, 55, 75)
+# ... and direction. The preferred ones stand first: right, then left.
 DIRECTIONS = (
     (1, 0),
     (-1, 0),
     *((x, y) for x in (0, 1, -1, 0.5, -0.5, 0.75, -0.75) for y in (1, -1)),
 )
-NEAR = 16  # points from which on a line leads from a label to its mark
-TOUCHING, BEAM = (
-    1000.0,
-    24,
-)  # cost of a label that touches something, in points of distance; states of the search
+LEADER_DISTANCE = 16  # points: labels farther away than this get a line to their marker
+MAX_LINE = 24  # characters: longer repository names are written on two lines
+BEAM = 24  # partial placements that the beam search keeps
+# Costs of a label's position, in points of distance. A label that touches something is worse than
+# any distance; one that leaves the axes is the worst.
+TOUCH_COST, OUTSIDE_COST = 1000.0, 10_000.0
+AMBIGUITY_COST = 10  # per point by which another marker is too near to the label
+CROSSING_COST = 30  # of a line to the marker that crosses something
 
 
 @dataclass(frozen=True)
-class Mark:
-    """One point of the picture; accuracies are fractions."""
+class Point:
+    """One network in the picture."""
 
     name: str
+    "Label: a recipe, or the source of a published result."
     size: int
-    "Parameters, or bytes."
+    "Number of parameters, or bytes."
     accuracy: float
+    "Test accuracy, as a fraction."
     ours: bool
-    "Whether it was measured here; False for a published result."
+    "Whether it was measured by a study; False for a published result."
     protocol: str
-    "How it was measured; marks of one protocol share a symbol and a line of the key."
+    "How it was measured; points with the same protocol share a symbol and a line of the legend."
     interval: tuple[float, float] | None = None
-    "95 % interval of the mean over seeds; None for a single figure."
+    "95 % confidence interval of the mean over seeds, as fractions; None for a single run."
+
+    @property
+    def error(self) -> float:
+        """Return the error to draw, above 0."""
+        return _error(self.accuracy)
 
 
-def study_marks(rows: list[Row], size: str) -> list[Mark]:
-    """One mark for each recipe whose test images were read: the mean over its seeds. `size` is the rows' column."""
+def _error(accuracy: float) -> float:
+    return max(1 - accuracy, MIN_ERROR)
+
+
+def study_points(rows: list[Row], size: str) -> list[Point]:
+    """Return one point for each recipe whose test images were read: the mean over its seeds.
+
+    `size` is the column with the size: n_params in the table of a study, constants in that of
+    `featherweight firmware`."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row["test_correct"]:
@@ -75,27 +94,31 @@ def study_marks(rows: list[Row], size: str) -> list[Mark]:
     usual = Counter(mean.n for mean in means.values()).most_common(1)[0][0]
     others = ", ".join(f"{recipe}: {mean.n}" for recipe, mean in means.items() if mean.n != usual)
     seeds = f"{usual} {'seed' if usual == 1 else 'seeds'}" + (f" ({others})" if others else "")
-    protocol = f"ours: mean of {seeds}, its 95 % interval; last epoch; 50,000 training images; test read once"
+    protocol = (
+        f"ours: mean of {seeds}, its 95 % interval; last epoch; 50,000 training images; "
+        "test read once"
+    )
     return [
-        Mark(
-            recipe,
-            int(groups[recipe][0][size]),
-            mean.mean,
-            True,
-            protocol,
-            mean.interval if mean.n > 1 else None,
+        Point(
+            name=recipe,
+            size=int(groups[recipe][0][size]),
+            accuracy=mean.mean,
+            ours=True,
+            protocol=protocol,
+            interval=mean.interval if mean.n > 1 else None,
         )
         for recipe, mean in means.items()
     ]
 
 
-def read_marks(file: Path, size: str) -> list[Mark]:
-    """Published results, from a CSV with the columns accuracy, protocol, source and `size`. Raises ValueError
-    where one of them is missing or is no number."""
+def read_published(file: Path, size: str) -> list[Point]:
+    """Return published results from a CSV with the columns accuracy, protocol, source and `size`.
+
+    Raises InputError if a column is missing or a value is not a number."""
     with file.open(newline="", encoding="utf-8") as lines:
         try:
             return [
-                Mark(row["source"], int(row[size]), float(row["accuracy"]), False, row["protocol"])
+                Point(row["source"], int(row[size]), float(row["accuracy"]), False, row["protocol"])
                 for row in csv.DictReader(lines)
             ]
         except (KeyError, TypeError, ValueError) as error:
@@ -104,102 +127,39 @@ def read_marks(file: Path, size: str) -> list[Mark]:
             ) from error
 
 
-def _error(accuracy: float) -> float:
-    return max(1 - accuracy, LEAST_ERROR)
-
-
-def undominated(marks: list[Mark]) -> list[Mark]:
-    """The marks that are more accurate than every mark of at most their size, the smallest first."""
-    best: list[Mark] = []
-    for mark in sorted(marks, key=lambda mark: (mark.size, -mark.accuracy)):
-        if not best or mark.accuracy > best[-1].accuracy:
-            best.append(mark)
+def pareto_front(points: list[Point]) -> list[Point]:
+    """Return the points more accurate than all points of their size or smaller, smallest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.size, -point.accuracy)):
+        if not best or point.accuracy > best[-1].accuracy:
+            best.append(point)
     return best
 
 
 def frontier_picture(
-    marks: list[Mark], by: Literal["parameters", "bytes"], contract: Contract | None = None
+    points: list[Point], by: Literal["parameters", "bytes"], contract: Contract | None = None
 ) -> Figure:
-    """Accuracy over size, both on logarithmic axes: the error's logarithm, so that the top has room.
+    """Draw accuracy against size; takes at least one point.
 
-    Takes at least one mark. `contract` shades the sizes and accuracies that it allows; it limits parameters, so it
-    goes with those alone."""
+    Both axes are logarithmic, the vertical one in the error, so that accuracies near 100 % can be
+    told apart. `contract` shades the sizes and accuracies that it allows. A contract limits
+    parameters, so pass it only with `by="parameters"`."""
     figure = Figure(figsize=(9, 7.2))
     figure.set_layout_engine("constrained", w_pad=0.12)  # inches: the last tick label sticks out
     axes = figure.subplots()
-    ours = [mark for mark in marks if mark.ours]
-    errors = [_error(a) for mark in marks for a in (mark.accuracy, *(mark.interval or ()))]
-    sizes = [mark.size for mark in marks]
-    left, right, bottom, top = (
-        0.6 * min(sizes),
-        1.4 * max(sizes),
-        1.15 * max(errors),
-        0.85 * min(errors),
-    )
-    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top))
-    line = [(mark.size, _error(mark.accuracy)) for mark in undominated(ours)]
-    symbols = iter("osD^vPX*<>ph" * (1 + len(marks) // 12))
-    for protocol in dict.fromkeys(mark.protocol for mark in marks):
-        group = [mark for mark in marks if mark.protocol == protocol]
-        colour = BLUE if group[0].ours else MUTED
-        axes.plot(
-            [mark.size for mark in group],
-            [_error(mark.accuracy) for mark in group],
-            next(symbols),
-            ms=MARKER,
-            color=colour,
-            mfc=colour if group[0].ours else "white",
-            zorder=3,
-            label=protocol,
-        )
-    if len(line) > 1:
-        axes.plot(
-            *zip(*line, strict=True),
-            "-",
-            color=BLUE,
-            lw=1,
-            alpha=0.6,
-            zorder=2,
-            label="ours: the best of that size or smaller",
-        )
+    _set_limits(axes, points)
+    ours = [point for point in points if point.ours]
+    front = [(point.size, point.error) for point in pareto_front(ours)]
     bars = [
-        (mark.size, _error(mark.interval[0]), _error(mark.interval[1]))
-        for mark in ours
-        if mark.interval
+        (point.size, _error(point.interval[0]), _error(point.interval[1]))
+        for point in ours
+        if point.interval
     ]
-    axes.add_collection(
-        LineCollection(
-            [[(size, low), (size, high)] for size, low, high in bars], color=BLUE, lw=2, zorder=3
-        ),
-        autolim=False,
-    )
-    reserved = []
-    if contract is not None and (allowed := _error(contract.min_val_accuracy)) > top:
-        axes.add_patch(
-            Rectangle(
-                (left, allowed),
-                contract.max_params - left,
-                top - allowed,
-                color=GREEN,
-                alpha=0.08,
-                lw=0,
-                zorder=0,
-            )
-        )
-        reserved.append(
-            axes.annotate(
-                f"{contract.name}: fewer than {contract.max_params:,} parameters, "
-                f"{100 * contract.min_val_accuracy:.1f} % or more",
-                (0, 1),
-                xytext=(7, -7),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                va="top",
-                fontsize=9,
-                color=GREEN,
-            )
-        )
-    _write_axes(axes, by, any(mark.name.startswith("BitNetMCU") for mark in marks))
+    _draw_points(axes, points)
+    _draw_front(axes, front)
+    _draw_intervals(axes, bars)
+    notes = [] if contract is None else _draw_contract(axes, contract)
+    _write_axes(axes, by, any(point.name.startswith("BitNetMCU") for point in points))
     figure.legend(
         handles=sorted(axes.lines, key=lambda line: line.get_color() != BLUE),
         loc="outside lower left",
@@ -210,26 +170,122 @@ def frontier_picture(
         labelspacing=0.45,
     )
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the labels are placed for the axes as they stand now
-
-    points = axes.transData.transform([(mark.size, _error(mark.accuracy)) for mark in marks])
-    unit = figure.dpi / 72
-    half = (MARKER / 2 + GAP) * unit
-    obstacles = [np.hstack([points - half, points + half])]
-    for size, low, high in bars:
-        (x, y0), (_, y1) = axes.transData.transform([(size, low), (size, high)])
-        obstacles.append(np.array([[x - 2 * unit, y0, x + 2 * unit, y1]]))
-    if len(line) > 1:
-        corners = axes.transData.transform(line)
-        steps = np.concatenate([np.linspace(a, b, 100) for a, b in pairwise(corners)])
-        obstacles.append(np.hstack([steps - unit, steps + unit]))
-    obstacles += [np.array([text.get_window_extent().extents]) for text in reserved]
-    place_labels(axes, marks, points, np.concatenate(obstacles))
+    figure.set_layout_engine("none")  # the labels are placed for the axes as they are now
+    centres = axes.transData.transform([(point.size, point.error) for point in points])
+    place_labels(axes, points, centres, _obstacles(axes, centres, bars, front, notes))
     return figure
 
 
+def _set_limits(axes: Axes, points: list[Point]) -> None:
+    errors = [
+        _error(accuracy)
+        for point in points
+        for accuracy in (point.accuracy, *(point.interval or ()))
+    ]
+    sizes = [point.size for point in points]
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(0.6 * min(sizes), 1.4 * max(sizes)),
+        ylim=(1.15 * max(errors), 0.85 * min(errors)),  # the smallest error is at the top
+    )
+
+
+def _draw_points(axes: Axes, points: list[Point]) -> None:
+    """Draw the markers, with one symbol per protocol."""
+    symbols = iter("osD^vPX*<>ph" * (1 + len(points) // 12))
+    for protocol in dict.fromkeys(point.protocol for point in points):
+        group = [point for point in points if point.protocol == protocol]
+        colour = BLUE if group[0].ours else MUTED
+        axes.plot(
+            [point.size for point in group],
+            [point.error for point in group],
+            next(symbols),
+            ms=MARKER,
+            color=colour,
+            mfc=colour if group[0].ours else "white",
+            zorder=3,
+            label=protocol,
+        )
+
+
+def _draw_front(axes: Axes, front: list[tuple[int, float]]) -> None:
+    if len(front) > 1:
+        axes.plot(
+            *zip(*front, strict=True),
+            "-",
+            color=BLUE,
+            lw=1,
+            alpha=0.6,
+            zorder=2,
+            label="ours: the best of that size or smaller",
+        )
+
+
+def _draw_intervals(axes: Axes, bars: list[tuple[int, float, float]]) -> None:
+    segments = [[(size, low), (size, high)] for size, low, high in bars]
+    axes.add_collection(LineCollection(segments, color=BLUE, lw=2, zorder=3), autolim=False)
+
+
+def _draw_contract(axes: Axes, contract: Contract) -> list[Annotation]:
+    """Shade what the contract allows, if it is in the picture; return the text that says so."""
+    left, top = axes.get_xlim()[0], axes.get_ylim()[1]
+    allowed = _error(contract.min_val_accuracy)
+    if allowed <= top:
+        return []
+    axes.add_patch(
+        Rectangle(
+            (left, allowed),
+            contract.max_params - left,
+            top - allowed,
+            color=GREEN,
+            alpha=0.08,
+            lw=0,
+            zorder=0,
+        )
+    )
+    return [
+        axes.annotate(
+            f"{contract.name}: fewer than {contract.max_params:,} parameters, "
+            f"{100 * contract.min_val_accuracy:.1f} % or more",
+            (0, 1),
+            xytext=(7, -7),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="top",
+            fontsize=9,
+            color=GREEN,
+        )
+    ]
+
+
+def _obstacles(
+    axes: Axes,
+    centres: np.ndarray,
+    bars: list[tuple[int, float, float]],
+    front: list[tuple[int, float]],
+    notes: list[Annotation],
+) -> np.ndarray:
+    """Return what labels must not touch, as boxes (k, 4): left, bottom, right, top in pixels.
+
+    `centres` (n, 2) are the markers' centres in pixels."""
+    unit = axes.figure.dpi / 72  # pixels per point
+    half = (MARKER / 2 + GAP) * unit
+    obstacles = [np.hstack([centres - half, centres + half])]
+    for size, low, high in bars:
+        (x, y0), (_, y1) = axes.transData.transform([(size, low), (size, high)])
+        obstacles.append(np.array([[x - 2 * unit, y0, x + 2 * unit, y1]]))
+    if len(front) > 1:
+        corners = axes.transData.transform(front)
+        # 100 small boxes along each segment of the line
+        steps = np.concatenate([np.linspace(a, b, 100) for a, b in pairwise(corners)])
+        obstacles.append(np.hstack([steps - unit, steps + unit]))
+    obstacles += [np.array([note.get_window_extent().extents]) for note in notes]
+    return np.concatenate(obstacles)
+
+
 def _write_axes(axes: Axes, by: str, against_bitnet: bool) -> None:
-    """Titles, axis labels and ticks."""
+    """Write title, axis labels and ticks."""
     if by == "bytes":
         title, size = "Accuracy over bytes in flash", "bytes of constants in flash (log)"
         detail = "ours counts every constant" + (
@@ -253,95 +309,124 @@ def _write_axes(axes: Axes, by: str, against_bitnet: bool) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_ylim()[::-1])))
     axes.yaxis.set_major_formatter(
-        lambda wrong, _: re.sub(r"(\.\d+?)0+$", r"\1", f"{100 * (1 - wrong):.3f}")
+        # An error as an accuracy in per cent, without trailing zeros after the first decimal.
+        lambda error, _: re.sub(r"(\.\d+?)0+$", r"\1", f"{100 * (1 - error):.3f}")
     )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
     bare(axes)
 
 
-def place_labels(axes: Axes, marks: list[Mark], points: np.ndarray, obstacles: np.ndarray) -> None:
-    """Write every mark's name near to it, where it touches nothing and can't be taken for another mark's.
+def place_labels(
+    axes: Axes, points: list[Point], centres: np.ndarray, obstacles: np.ndarray
+) -> None:
+    """Write every point's name beside its marker, where it touches nothing.
 
-    `points` (n, 2) are the marks and `obstacles` (k, 4) boxes left, bottom, right, top, in pixels. The place of all
-    labels together is found by a beam search that minimises a sum of costs: touching, being mistakable, a line to
-    the mark that crosses something, and distance. So where no place is free, as little as possible is touched."""
-    unit = axes.figure.dpi / 72
-    inside = axes.bbox.extents + np.array([1, 1, -1, -1]) * GAP * unit
-    away = np.repeat(DISTANCES, len(DIRECTIONS))  # (places,) in points
-    ways = np.tile(DIRECTIONS, (len(DISTANCES), 1))  # (places, 2)
-    shifts = away[:, None] * unit * ways / np.hypot(*ways.T)[:, None]  # (places, 2) in pixels
-
-    def boxes(i: int) -> np.ndarray:
-        """Where label i may stand, (places, 4)."""
-        text = axes.text(0, 0, names[i], fontsize=9)
-        size = np.array(text.get_window_extent().size)
-        text.remove()
-        corners = points[i] + shifts - size * (1 - ways) / 2
-        return np.hstack([corners, corners + size])
-
-    def touched(boxes: np.ndarray, against: np.ndarray) -> np.ndarray:
-        """(n, 4), (k, 4) -> (n, k): which of two boxes touch."""
-        a, b = boxes[:, None], against[None]
-        apart = (a[..., :2] - GAP * unit >= b[..., 2:]) | (a[..., 2:] + GAP * unit <= b[..., :2])
-        return ~np.asarray(apart.any(-1))
-
-    def costs(i: int, boxes: np.ndarray) -> np.ndarray:
-        """Of the places of label i before any other label stands, (places,)."""
-        outside = (boxes[:, :2] < inside[:2]).any(1) | (boxes[:, 2:] > inside[2:]).any(1)
-        a, b = boxes[:, None], points[None]
-        gaps = np.hypot(
-            *np.moveaxis(np.maximum(0, np.maximum(a[..., :2] - b, b - a[..., 2:])), -1, 0)
-        )
-        # How much nearer its own mark would have to be, in points, to be clearly the nearest.
-        mistakable = (gaps[:, i] - np.delete(gaps, i, 1).min(1, initial=np.inf)) / unit + MARKER
-        crossed = np.zeros(len(boxes), bool)
-        for t in np.arange(0.3, 1, 0.1):  # along the line to the mark
-            spots = points[i] + t * shifts
-            crossed |= touched(np.hstack([spots, spots]), obstacles).any(1)
-        bad = 10 * outside + touched(boxes, obstacles).sum(1)
-        return np.asarray(
-            TOUCHING * bad + 10 * mistakable.clip(0) + 30 * (crossed & (away > NEAR)) + away
-        )
-
-    # A long name of a repository stands on two lines.
-    names = [mark.name.replace("/", "/\n") if len(mark.name) > 24 else mark.name for mark in marks]
-    places = [boxes(i) for i in range(len(marks))]
-    alone = [costs(i, places[i]) for i in range(len(marks))]
-    beam: list[tuple[float, dict[int, int]]] = [(0.0, {})]
-    for i in sorted(
-        range(len(marks)), key=lambda i: (alone[i] < TOUCHING).sum()
-    ):  # the most constrained first
-        grown = []
-        for total, chosen in beam:
-            found = total + alone[i]
-            if chosen:
-                standing = np.array([places[j][k] for j, k in chosen.items()])
-                found = found + TOUCHING * touched(places[i], standing).sum(1)
-            grown += [
-                (float(found[k]), chosen | {i: int(k)}) for k in found.argsort(kind="stable")[:BEAM]
-            ]
-        beam = sorted(grown, key=lambda state: state[0])[:BEAM]
-    for i, k in sorted(beam[0][1].items()):
-        mark, colour = marks[i], BLUE if marks[i].ours else INK
-        line = {
+    `centres` (n, 2) are the markers' centres, and `obstacles` (k, 4) boxes left, bottom, right,
+    top, both in pixels. A beam search places all labels together. It minimises the sum of their
+    costs: for touching something, for being nearer to another marker, for a line to the marker
+    that crosses something, and for distance. If there is no free position, labels touch as little
+    as possible."""
+    placer = _Placer(axes, centres, obstacles)
+    names = [
+        point.name.replace("/", "/\n") if len(point.name) > MAX_LINE else point.name
+        for point in points
+    ]
+    positions = [placer.positions(i, name) for i, name in enumerate(names)]
+    costs = [placer.costs(i, boxes) for i, boxes in enumerate(positions)]
+    for i, k in sorted(placer.search(positions, costs).items()):
+        point, colour = points[i], BLUE if points[i].ours else INK
+        direction, distance = placer.directions[k], placer.distances[k]
+        leader = {
             "arrowstyle": "-",
             "color": colour,
             "lw": 0.5,
             "alpha": 0.6,
             "shrinkA": 1,
             "shrinkB": MARKER / 2,
-            "relpos": (1 - ways[k]) / 2,
+            "relpos": (1 - direction) / 2,
         }
         axes.annotate(
             names[i],
-            (mark.size, _error(mark.accuracy)),
-            xytext=(places[i][k, :2] - points[i]) / unit,
+            (point.size, point.error),
+            xytext=(positions[i][k, :2] - centres[i]) / placer.unit,
             textcoords="offset points",
             ha="left",
             va="bottom",
-            fontsize=9,
+            fontsize=LABEL_SIZE,
             color=colour,
-            ma="right" if ways[k, 0] < 0 else "left" if ways[k, 0] > 0 else "center",
-            arrowprops=line if away[k] > NEAR else None,
+            ma="right" if direction[0] < 0 else "left" if direction[0] > 0 else "center",
+            arrowprops=leader if distance > LEADER_DISTANCE else None,
         )
+
+
+class _Placer:
+    """Candidate positions of labels, and their costs. All boxes are (..., 4) in pixels."""
+
+    def __init__(self, axes: Axes, centres: np.ndarray, obstacles: np.ndarray) -> None:
+        self.axes, self.centres, self.obstacles = axes, centres, obstacles
+        self.unit = axes.figure.dpi / 72  # pixels per point
+        self.inside = axes.bbox.extents + np.array([1, 1, -1, -1]) * GAP * self.unit
+        # A position is a distance and a direction.
+        self.distances = np.repeat(DISTANCES, len(DIRECTIONS))  # (positions,) in points
+        self.directions = np.tile(DIRECTIONS, (len(DISTANCES), 1))  # (positions, 2)
+        lengths = np.hypot(*self.directions.T)
+        shifts = self.distances[:, None] * self.unit * self.directions / lengths[:, None]
+        self.shifts = shifts  # (positions, 2) in pixels: from the marker to the label's edge
+
+    def positions(self, i: int, name: str) -> np.ndarray:
+        """Return the boxes (positions, 4) that label i may take."""
+        text = self.axes.text(0, 0, name, fontsize=LABEL_SIZE)
+        size = np.array(text.get_window_extent().size)
+        text.remove()
+        corners = self.centres[i] + self.shifts - size * (1 - self.directions) / 2
+        return np.hstack([corners, corners + size])
+
+    def touching(self, boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Return which boxes (n, 4) touch which others (k, 4), as (n, k) booleans."""
+        a, b, gap = boxes[:, None], others[None], GAP * self.unit
+        apart = (a[..., :2] - gap >= b[..., 2:]) | (a[..., 2:] + gap <= b[..., :2])
+        return ~np.asarray(apart.any(-1))
+
+    def costs(self, i: int, boxes: np.ndarray) -> np.ndarray:
+        """Return the costs (positions,) of label i before any other label is placed."""
+        outside = (boxes[:, :2] < self.inside[:2]).any(1) | (boxes[:, 2:] > self.inside[2:]).any(1)
+        # Distances from each box to each marker's centre: (positions, n) in pixels.
+        a, b = boxes[:, None], self.centres[None]
+        offsets = np.maximum(0, np.maximum(a[..., :2] - b, b - a[..., 2:]))
+        gaps = np.hypot(*np.moveaxis(offsets, -1, 0))
+        # Its own marker should be nearer than any other by at least a marker's size, in points.
+        others = np.delete(gaps, i, 1).min(1, initial=np.inf)
+        ambiguity = ((gaps[:, i] - others) / self.unit + MARKER).clip(0)
+        crossing = np.zeros(len(boxes), bool)
+        for t in np.arange(0.3, 1, 0.1):  # positions along the line to the marker
+            spots = self.centres[i] + t * self.shifts
+            crossing |= self.touching(np.hstack([spots, spots]), self.obstacles).any(1)
+        has_leader = self.distances > LEADER_DISTANCE
+        touched = self.touching(boxes, self.obstacles).sum(1)
+        return np.asarray(
+            OUTSIDE_COST * outside
+            + TOUCH_COST * touched
+            + AMBIGUITY_COST * ambiguity
+            + CROSSING_COST * (crossing & has_leader)
+            + self.distances
+        )
+
+    def search(self, positions: list[np.ndarray], costs: list[np.ndarray]) -> dict[int, int]:
+        """Return a position for each label, by a beam search over all labels."""
+        beam: list[tuple[float, dict[int, int]]] = [(0.0, {})]  # cost so far, position by label
+        # Labels with the fewest free positions are placed first.
+        order = sorted(range(len(costs)), key=lambda i: (costs[i] < TOUCH_COST).sum())
+        for i in order:
+            extended = []
+            for cost, chosen in beam:
+                total = cost + costs[i]
+                if chosen:
+                    placed = np.array([positions[j][k] for j, k in chosen.items()])
+                    total = total + TOUCH_COST * self.touching(positions[i], placed).sum(1)
+                extended += [
+                    (float(total[k]), chosen | {i: int(k)})
+                    for k in total.argsort(kind="stable")[:BEAM]
+                ]
+            beam = sorted(extended, key=lambda state: state[0])[:BEAM]
+        return beam[0][1]

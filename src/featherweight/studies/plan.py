@@ -1,8 +1,22 @@
-"""What a study makes: a plan of recipes, overrides and seeds, built in or read from a TOML file.
+"""Plans of studies: recipes, overrides and seeds, built in or read from a TOML file.
 
-plan = load_plan("records")                 # built in: plans/records.toml
-plan = load_plan("my-plan.toml")
-plan.tasks[0].recipe, plan.tasks[0].seed, plan.tasks[0].folder(Path("runs"))
+    plan = load_plan("records")                 # built in: plans/records.toml
+    plan = load_plan("my-plan.toml")
+    plan.tasks[0].recipe, plan.tasks[0].seed, plan.tasks[0].folder(Path("runs"))
+
+A plan in TOML:
+
+    recipes = ["feather-20k", "baseline"]
+    seeds = 10                  # seeds 0 to 9; or a list of seeds
+    test = true                 # read the test images when all seeds of a recipe are done (false)
+    contract = "era-v3-s6"      # a name or a file (each recipe's own contract)
+
+    [[overrides]]               # without any: each recipe as it is
+    name = "feather-20k-lr-0.2"
+    lr = 0.2
+    augmentation.rotation = 5
+
+A plan of one recipe and one seed can have a table [search] instead; see search.py.
 """
 
 import hashlib
@@ -20,19 +34,21 @@ from ..errors import InputError
 from ..recipe import Recipe, find_recipe
 from ..train import check_recipe
 
+# The built-in plans by name.
+PLANS = {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.toml"))}
+PLAN_KEYS = ("recipes", "seeds", "test", "contract", "overrides", "search")
+DEFAULT_TRIALS = 50
+
 
 def run_config(recipe: Recipe, contract: Contract) -> str:
-    """Recipe and contract as one line of JSON; with the seed and the images' hash it names a run."""
+    """Return the recipe and the contract as one line of JSON."""
     return json.dumps({"recipe": recipe.to_dict(), "contract": contract.to_dict()}, sort_keys=True)
 
 
-PLANS = {
-    path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.toml"))
-}  # built in, by name
-
-
 def find_plan(name_or_file: str) -> Path:
-    """The file of a built-in plan by name, or of one's own; ValueError lists the names."""
+    """Return the file of a built-in plan, or the path of your own.
+
+    Raises InputError, with the names of the built-in plans, if there is neither."""
     path = PLANS.get(name_or_file, Path(name_or_file))
     if not path.is_file():
         raise InputError(f"plan {name_or_file!r}: neither built in ({', '.join(PLANS)}) nor a file")
@@ -40,7 +56,10 @@ def find_plan(name_or_file: str) -> Path:
 
 
 def default_table(name_or_file: str) -> Path:
-    """The CSV of a plan: beside its file; of a built-in one in the folder `results` if there is one, else here."""
+    """Return the default CSV file of a plan.
+
+    It stands beside the plan's file. The table of a built-in plan stands in the folder `results`
+    if there is one, else in the working directory."""
     if name_or_file in PLANS:
         return Path("results" if Path("results").is_dir() else ".") / f"{name_or_file}.csv"
     return Path(name_or_file).with_suffix(".csv")
@@ -48,67 +67,152 @@ def default_table(name_or_file: str) -> Path:
 
 @dataclass(frozen=True)
 class Task:
-    """One run to be made: everything that decides its result but machine, threads and versions."""
+    """One run to train: all that decides its result except machine, threads and versions."""
 
     recipe: Recipe
+    "How the run is trained."
     contract: Contract
+    "What the run is judged by."
     seed: int
+    "Seed of the initial weights and of all random draws."
     data: str | None
-    "Source of the images; None: the embedded MNIST."
+    "Directory of MNIST-format files or .npz file; None is the embedded MNIST."
+    data_sha256: str
+    "SHA-256 of the images and labels, `Split.sha256`."
 
     @property
     def config(self) -> str:
+        """Return the recipe and the contract as one line of JSON."""
         return run_config(self.recipe, self.contract)
-
-    def load_split(self) -> Split:
-        return load_split(self.data, self.contract.train_size, self.contract.val_size)
 
     @property
     def key(self) -> tuple[str, str, str]:
-        return str(self.seed), self.load_split().sha256, self.config
+        """Return what identifies the run: seed, hash of the data, recipe and contract."""
+        return str(self.seed), self.data_sha256, self.config
+
+    def load_split(self) -> Split:
+        """Load the images."""
+        return load_split(self.data, self.contract.train_size, self.contract.val_size)
 
     def folder(self, runs: Path) -> Path:
+        """Return the path of the run folder inside `runs`; its name has a hash of `key`."""
         digest = hashlib.sha256("\n".join(self.key).encode()).hexdigest()[:10]
         return runs / f"{self.recipe.name}-s{self.seed}-{digest}"
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is tried, beside a task's own recipe: see search.py."""
+    """A hyper-parameter search around the plan's only task; see search.py."""
 
     trials: int
-    "Candidates that are trained, those that are given up included."
+    "Number of candidates to train, including those that are stopped early."
     space: dict[str, Any]
-    "Fields of the recipe, tables nested as in it, with what each may be."
+    "Search space: fields of the recipe, nested as in the recipe, with their possible values."
     preset: str
-    "The recipe that the plan names."
+    "Name of the recipe in the plan."
     contract: str | None
-    "As the plan names it; None: the recipe's own."
+    "Contract in the plan; None is the recipe's own."
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Recipes x overrides x seeds, in the order in which they are run."""
+    """Recipes x overrides x seeds, in the order in which they are trained."""
 
     tasks: tuple[Task, ...]
+    "Runs to train."
     test: bool
-    "Whether the test images are read, once every seed of a recipe is finished."
+    "Whether to read the test images once all seeds of a recipe are trained."
     search: Search | None = None
-    "Its candidates are then what is run, each a change of the only task."
+    "Search for a better recipe; its candidates are then trained instead of the task."
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """Return the recipes with overrides applied, once each, in the order of the tasks."""
+        return list({task.recipe.name: task.recipe for task in self.tasks}.values())
 
 
-def _names(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
+def load_plan(path: str | Path, data: str | None = None) -> Plan:
+    """Read a plan, and check each of its networks on a few images.
+
+    `path` is the name of a built-in plan or a TOML file, `data` a directory of MNIST-format files
+    or an .npz file instead of the embedded MNIST. Raises InputError if the plan is not valid."""
+    path = find_plan(str(path))
+    try:
+        # Some editors write a byte order mark at the start of UTF-8.
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file: {error}") from error
+    where = str(path)
+    _check_keys(values, PLAN_KEYS, where)
+    recipes = _read_recipes(values, where)
+    seeds = _read_seeds(values, where)
+    test = values.get("test", False)
+    if not isinstance(test, bool):
+        raise InputError(f"{where}: test: got {test!r}, expected true or false")
+    tasks = []
+    for recipe in recipes:
+        contract = load_contract(values.get("contract") or recipe.contract)
+        split = load_split(data, contract.train_size, contract.val_size)
+        model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
+        check_recipe(recipe, split, model)
+        tasks += [Task(recipe, contract, seed, data, split.sha256) for seed in seeds]
+    search = None
+    if "search" in values:
+        search = _read_search(values, tasks, where=f"{where}: search")
+    return Plan(tuple(tasks), test, search)
+
+
+def _check_keys(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
     for key in values:
         if key not in allowed:
             raise InputError(f"{where}: unknown key {key!r}, expected {', '.join(allowed)}")
 
 
-def _load_search(plan: dict[str, Any], tasks: list[Task], test: bool, where: str) -> Search:
-    values = plan["search"]
-    if not isinstance(values, dict):
-        raise InputError(f"{where}: got {values!r}, expected a table")
-    _names(values, ("trials", "space"), where)
-    trials, space = values.get("trials", 50), values.get("space")
+def _read_recipes(values: dict[str, Any], where: str) -> list[Recipe]:
+    """Return every recipe of the plan with every override applied."""
+    names, overrides = values.get("recipes"), values.get("overrides", [{}])
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise InputError(
+            f"{where}: recipes: got {names!r}, expected a list of names such as ['feather-20k']"
+        )
+    if not (
+        isinstance(overrides, list)
+        and overrides
+        and all(isinstance(override, dict) for override in overrides)
+    ):
+        raise InputError(f"{where}: overrides: got {overrides!r}, expected [[overrides]] tables")
+    recipes: list[Recipe] = []
+    for name in names:
+        for number, override in enumerate(overrides, 1):
+            recipe = override_recipe(find_recipe(name), override, f"{where}: override {number}")
+            if recipe not in recipes:
+                recipes.append(recipe)
+    if len({recipe.name for recipe in recipes}) < len(recipes):
+        raise InputError(f"{where}: two recipes have the same name; name each of the overrides")
+    return recipes
+
+
+def _read_seeds(values: dict[str, Any], where: str) -> list[int]:
+    """Return the plan's seeds, once each."""
+    seeds = values.get("seeds", 1)
+    if type(seeds) is int and seeds > 0:
+        return list(range(seeds))
+    if not (
+        isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+    ):
+        raise InputError(
+            f"{where}: seeds: got {seeds!r}, expected a number of seeds, or a list of whole numbers"
+            " of at least 0"
+        )
+    return list(dict.fromkeys(seeds))
+
+
+def _read_search(values: dict[str, Any], tasks: list[Task], where: str) -> Search:
+    table, test = values["search"], values.get("test", False)
+    if not isinstance(table, dict):
+        raise InputError(f"{where}: got {table!r}, expected a table")
+    _check_keys(table, ("trials", "space"), where)
+    trials, space = table.get("trials", DEFAULT_TRIALS), table.get("space")
     if type(trials) is not int or trials < 1:
         raise InputError(f"{where}: trials: got {trials!r}, expected a whole number of at least 1")
     if not (isinstance(space, dict) and space):
@@ -116,114 +220,49 @@ def _load_search(plan: dict[str, Any], tasks: list[Task], test: bool, where: str
     if len(tasks) != 1 or test:
         raise InputError(
             f"{where}: got {len(tasks)} runs, test = {str(test).lower()}; expected one recipe, one "
-            "seed, and no test images, since a search chooses"
+            "seed and no test images, because a search chooses between candidates"
         )
-    return Search(trials, space, plan["recipes"][0], plan.get("contract"))
+    return Search(trials, space, values["recipes"][0], values.get("contract"))
 
 
-def changed(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
-    """The recipe with other values. Tables are merged key by key; a model that is named has its own arguments."""
+def override_recipe(recipe: Recipe, values: dict[str, Any], where: str) -> Recipe:
+    """Return the recipe with other values.
+
+    Tables are merged key by key, except that another `model` starts with no arguments. `where`
+    begins the messages. Raises InputError if a field is unknown or a value is not valid."""
     known = recipe.to_dict()
-    _names(values, known, where)
+    _check_keys(values, known, where)
     if "model" in values:
         known["model_args"] = {}
+    changes = {}
     for key, value in values.items():
         if isinstance(known[key], dict) != isinstance(value, dict):
             raise InputError(
                 f"{where}: {key}: got {value!r}, expected a value such as {known[key]!r}"
             )
-    merged = {
-        key: known[key] | value if isinstance(value, dict) else value
-        for key, value in values.items()
-    }
+        changes[key] = known[key] | value if isinstance(value, dict) else value
     try:
-        return Recipe.from_dict(known | {"name": recipe.name} | merged)
+        return Recipe.from_dict(known | {"name": recipe.name} | changes)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error
 
 
-def load_plan(path: str | Path, data: str | None = None) -> Plan:
-    """Read a plan and try each of its networks on a few images; ValueError says what is wrong in it.
-
-        recipes = ["feather-20k", "baseline"]
-        seeds = 10                  # 0 to 9; or a list
-        test = true                 # when a recipe's last seed is finished, read the test images for all (false)
-        contract = "era-v3-s6"      # or a file; else each recipe's own
-
-        [[overrides]]               # none: each recipe as it is
-        name = "feather-20k-lr-0.2"
-        lr = 0.2
-        augmentation.rotation = 5
-
-    and, for one recipe and one seed, [search], as search.py has it.
-    """
-    path = find_plan(str(path))
-    try:
-        values = tomllib.loads(
-            path.read_text(encoding="utf-8-sig")
-        )  # editors put a mark before UTF-8
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file: {error}") from error
-    _names(values, ("recipes", "seeds", "test", "contract", "overrides", "search"), str(path))
-    recipes, seeds = values.get("recipes"), values.get("seeds", 1)
-    test, overrides = values.get("test", False), values.get("overrides", [{}])
-    if not (
-        isinstance(recipes, list) and recipes and all(isinstance(name, str) for name in recipes)
-    ):
-        raise InputError(
-            f"{path}: recipes: got {recipes!r}, expected a list of names such as ['feather-20k']"
-        )
-    if type(seeds) is int and seeds > 0:
-        seeds = list(range(seeds))
-    if not (
-        isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
-    ):
-        raise InputError(
-            f"{path}: seeds: got {seeds!r}, expected a number of seeds or a list of them, from 0 up"
-        )
-    if not isinstance(test, bool):
-        raise InputError(f"{path}: test: got {test!r}, expected true or false")
-    if not (
-        isinstance(overrides, list)
-        and overrides
-        and all(isinstance(each, dict) for each in overrides)
-    ):
-        raise InputError(f"{path}: overrides: got {overrides!r}, expected [[overrides]] tables")
-
-    tasks: list[Task] = []
-    for name in recipes:
-        for number, override in enumerate(overrides, 1):
-            recipe = changed(find_recipe(name), override, f"{path}: override {number}")
-            contract = load_contract(values.get("contract") or recipe.contract)
-            tasks += [Task(recipe, contract, seed, data) for seed in dict.fromkeys(seeds)]
-    if len({task.config for task in tasks}) != len({task.recipe.name for task in tasks}):
-        raise InputError(
-            f"{path}: two different recipes of one name; give each override a name of its own"
-        )
-    for task in tasks:
-        if task.seed == seeds[0]:
-            split = task.load_split()
-            model = build(task.recipe.model, task.recipe.model_args, split.num_classes, split.shape)
-            check_recipe(task.recipe, split, model)
-    search = _load_search(values, tasks, test, f"{path}: search") if "search" in values else None
-    return Plan(tuple(tasks), test, search)
-
-
 def to_plan(recipe: Recipe, preset: str, contract: str | None) -> str:
-    """A plan of ten seeds of the recipe, as what it changes of a preset."""
+    """Return a plan in TOML that trains ten seeds of the recipe, as an override of a preset."""
     lines = [f"recipes = {json.dumps([preset])}", "seeds = 10"]
-    lines += [] if contract is None else [f"contract = {json.dumps(contract)}"]
-    lines += ["[[overrides]]"]
-    before = find_recipe(preset).to_dict()
+    if contract is not None:
+        lines.append(f"contract = {json.dumps(contract)}")
+    lines.append("[[overrides]]")
+    base = find_recipe(preset).to_dict()
     for key, value in recipe.to_dict().items():
         if not isinstance(value, dict):
-            lines += [f"{key} = {json.dumps(value)}"] if value != before[key] else []
+            if value != base[key]:
+                lines.append(f"{key} = {json.dumps(value)}")
             continue
-        # A model that is named has its own arguments, all of them.
-        old = {} if key == "model_args" and recipe.model != before["model"] else before[key]
-        lines += [
-            f"{key}.{name} = {json.dumps(each)}"
-            for name, each in value.items()
-            if each != old.get(name)
-        ]
+        # Another model starts with no arguments, so all of its arguments are written.
+        other_model = key == "model_args" and recipe.model != base["model"]
+        defaults = {} if other_model else base[key]
+        for name, argument in value.items():
+            if argument != defaults.get(name):
+                lines.append(f"{key}.{name} = {json.dumps(argument)}")
     return "\n".join(lines) + "\n"

@@ -1,0 +1,160 @@
+"""The commands that write a network for other programs: export, firmware."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import InputError
+from .base import BROKEN, DONE, app, progress_line, stderr, stdout
+
+if TYPE_CHECKING:
+    from ..run import Run
+
+MAX_ON_CHIP = 200  # images that fit in the simulated chip's flash beside the program
+
+
+@app.command(name="export")
+def cmd_export(
+    run: str,
+    /,
+    *,
+    format: Literal["onnx", "onnx-int8", "c"],
+    bits: Literal[2, 4, 8] | None = None,
+    data: str | None = None,
+) -> int:
+    """Write the network of a finished run as an ONNX file or as C code.
+
+    The exported network is compared with PyTorch on every validation image. The file is written
+    into the run folder: model.onnx, model-int8.onnx, or the folder c-int8 (c-int4, c-int2).
+
+    Parameters
+    ----------
+    run
+        Run folder.
+    format
+        onnx: float32. onnx-int8: 8-bit weights and activations. c: integer C99 for
+        microcontrollers.
+    bits
+        Bits per weight in C (the recipe's weight_bits, else 8).
+    data
+        Directory or .npz file of the run's images, if it has moved.
+    """
+    from ..run import open_run
+
+    opened = open_run(run)
+    if format == "c":
+        return _export_c(opened, data, bits)
+    if bits is not None:
+        raise InputError(f"--bits with --format {format}: expected it with --format c only")
+    return _export_onnx(opened, data, int8=format == "onnx-int8")
+
+
+def _export_onnx(run: "Run", data: str | None, *, int8: bool) -> int:
+    from ..evaluate import percent
+    from ..export.onnx import CHECKED_BATCHES, UnfaithfulError, export_onnx
+
+    split = run.load_split(data)
+    try:
+        with progress_line() as show:
+            exported = export_onnx(run, split, int8, show)
+    except UnfaithfulError as error:
+        stderr.print(f"error: {error}; nothing was written", markup=False)
+        return BROKEN
+    before, after, metadata = exported.float_result, exported.result, exported.metadata
+    stderr.print(
+        f"{exported.path.stat().st_size:,} bytes, {metadata['parameters']} parameters\n"
+        f"PyTorch:      {percent(before.correct, before.total)}\n"
+        f"ONNX Runtime: {percent(after.correct, after.total)} "
+        f"in batches of {', '.join(map(str, CHECKED_BATCHES))}; "
+        f"probabilities differ by at most {exported.max_difference:.1e}\n"
+        f"expected calibration error: {100 * before.calibration_error:.2f} %, "
+        f"{100 * after.calibration_error:.2f} % with temperature {metadata['temperature']}; "
+        f"readings count as sure from a confidence of {metadata['sure_from']}\n"
+        f"verdict: {metadata['verdict']}",
+        markup=False,
+    )
+    stdout.write(f"{exported.path}\n")
+    return DONE
+
+
+def _export_c(run: "Run", data: str | None, bits: int | None) -> int:
+    from ..evaluate import percent
+    from ..export.c import export_c
+
+    split, verdict = run.load_split(data), run.read_verdict()
+    bits = bits or run.recipe.weight_bits or 8
+    with progress_line() as show:
+        show(f"evaluating {len(split.val):,} images with PyTorch and with {bits}-bit integers")
+        firmware = export_c(run, split, bits)
+    total = len(firmware.scores)
+    stderr.print(
+        f"{firmware.flash:,} bytes of constants, {firmware.ram:,} bytes of RAM, "
+        f"{firmware.network.macs:,} multiply-accumulates per image\n"
+        f"PyTorch:  {percent(firmware.float_correct, total)}\n"
+        f"integers: {percent(firmware.correct, total)}\n"
+        f"verdict: {verdict}",
+        markup=False,
+    )
+    stdout.write(f"{firmware.path}\n")
+    return DONE
+
+
+@app.command(name="firmware")
+def cmd_firmware(
+    runs: list[str],
+    /,
+    *,
+    bits: Literal[2, 4, 8] | None = None,
+    test: bool = False,
+    on_chip: int = 0,
+    results: str = "c99.csv",
+    data: str | None = None,
+) -> int:
+    """Export runs as C, compile and measure the code, and compare it with Python on every image.
+
+    Each run becomes one row of a CSV file.
+
+    Parameters
+    ----------
+    runs
+        Run folders. A run that the CSV file already has with the same bits is skipped.
+    bits
+        Bits per weight (each recipe's weight_bits, else 8).
+    test
+        Read the test images too. Never choose anything by their result.
+    on_chip
+        Number of validation images to read on a simulated Cortex-M0 and Cortex-M4 too, at most 200.
+        Needs arm-none-eabi-gcc and QEMU.
+    results
+        CSV file.
+    data
+        Directory or .npz file of the runs' images, if it has moved.
+    """
+    from ..export.c import export_c
+    from ..export.firmware import FIRMWARE_COLUMNS, make_row
+    from ..run import open_run
+    from ..tables import read_table, write_table
+
+    if not 0 <= on_chip <= MAX_ON_CHIP:
+        raise InputError(f"--on-chip: got {on_chip}, expected 0 to {MAX_ON_CHIP}")
+    table = Path(results)
+    rows = read_table(table, FIRMWARE_COLUMNS)
+    for run in map(open_run, runs):
+        width = bits or run.recipe.weight_bits or 8
+        key = run.recipe.name, str(run.seed), str(width)
+        if key in {(row["recipe"], row["seed"], row["bits"]) for row in rows}:
+            continue
+        split = run.load_split(data)
+        row = make_row(export_c(run, split, width), run, split, test=test, on_chip=on_chip)
+        rows.append(row)
+        write_table(table, rows, FIRMWARE_COLUMNS)
+        stderr.print(
+            f"{row['recipe']} seed {row['seed']}, {row['bits']} bits: "
+            f"{int(row['constants']):,} bytes of constants, {int(row['ram']):,} bytes of RAM, "
+            f"val {row['val_correct']} of {row['val_total']}, "
+            f"test {row['test_correct'] or 'not read'}, "
+            f"scores of {row['equal']} of {row['images']} images equal to the bit"
+        )
+    stderr.print(f"see {table}", markup=False)
+    compared = (("equal", "images"), ("equal_m0", "images_on_chip"), ("equal_m4", "images_on_chip"))
+    equal = all(row[n_equal] == row[n] for row in rows for n_equal, n in compared)
+    return DONE if equal else BROKEN
