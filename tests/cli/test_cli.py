@@ -284,9 +284,9 @@ def test_train_audit_evaluate_report(workplace, options, digits):
     audit = featherweight("audit", "run", "--json", cwd=workplace)
     assert audit.returncode == 0
     assert json.loads(audit.stdout)["passed"]
-    for split in ("val", "test"):
+    for split, total in (("val", 100), ("test", 90)):
         evaluated = featherweight("evaluate", "run", "--split", split, "--json", cwd=workplace)
-        assert json.loads(evaluated.stdout)["total"] == 100
+        assert json.loads(evaluated.stdout)["total"] == total
     assert featherweight("report", "run", cwd=workplace).returncode == 0
 
     assert featherweight("audit", "run", "--contract", "era-v3-s6", cwd=workplace).returncode == 1
