@@ -360,7 +360,11 @@ def cut(split, n_val):
         (NoGradient, 100, "NoGradient can't be trained"),
         (Frozen, 100, "no trainable parameter"),
         (SparseGradient, 100, "can't be trained.*sparse"),
-        (Locked, 100, "can't be trained.*lock"),
+        (
+            Locked,
+            100,
+            "can't be copied, for the moving average of tiny: .*lock.*hint: .*baseline",
+        ),
     ],
 )
 def test_what_would_end_a_training_is_refused_before(kind, n_val, message, split, tiny_recipe):

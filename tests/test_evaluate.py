@@ -79,3 +79,14 @@ def test_logits_and_log_probabilities_are_the_same(training):
     assert results[0].loss == pytest.approx(
         nn.functional.cross_entropy(logits, images.labels).item(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("ending", [SystemExit(0), RuntimeError("no luck")])
+def test_a_network_that_fails_on_a_batch_is_named(ending, split):
+    class Fails(torch.nn.Linear):
+        def forward(self, x):
+            raise ending
+
+    message = r"Fails fails on images \(100, 1, 28, 28\): .*(no luck|ends the process)"
+    with pytest.raises(ValueError, match=message):
+        evaluate(Fails(1, 1), split.val, split.mean_std)

@@ -1,5 +1,6 @@
 """A network is found where it was written, however it is named, and as it is written now."""
 
+import importlib
 import sys
 
 import pytest
@@ -54,6 +55,7 @@ def test_a_strangers_network_is_found_in_the_working_directory(tmp_path, monkeyp
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     return tmp_path
 
 
@@ -97,6 +99,14 @@ def test_an_edited_file_is_read_again(here, path):
         (here / "edited_net.py").write_text(net("beside_edited.VALUE", "import beside_edited"))
         (here / "beside_edited.py").write_text(f"VALUE = {value}\n")
         assert find_class(path).value == value
+
+
+def test_a_module_that_the_caller_imported_is_read_again_too(here, monkeypatch):
+    (here / "hosted_net.py").write_text(net(1))
+    monkeypatch.syspath_prepend(here)
+    hosted = importlib.import_module("hosted_net")
+    (here / "hosted_net.py").write_text(net(23))
+    assert (hosted.Net.value, find_class("hosted_net:Net").value) == (1, 23)
 
 
 def test_a_file_called_as_a_module_of_pythons_replaces_it_for_nobody(here):

@@ -26,7 +26,7 @@ class Maps(nn.Module):
             nn.Linear(12, 10),
             nn.Linear(12 * 64, 10),
         )
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool, self.last = nn.AdaptiveAvgPool2d(1), nn.BatchNorm1d(10)
 
     def maps(self, x):
         return self.drop(F.relu(self.norm(self.conv(x))))
@@ -97,6 +97,7 @@ LINEAR = {
     ],
     "convolution of one position": lambda self, x: self.ten(x[:, :, None, None]).view(-1, 10),
     "in three dimensions": lambda self, x: self.fc(x[:, None]).squeeze(1),
+    "batch norm behind it": lambda self, x: self.last(self.fc(x)),
     "two, added": lambda self, x: self.fc(x) + F.linear(x, self.ten.weight.flatten(1)),
     "two, subtracted and halved": lambda self, x: (
         (self.fc(x) - F.linear(x, self.ten.weight.flatten(1))) / 2
@@ -205,6 +206,7 @@ DROPS = {
     "larger than, as floats": lambda self, x: x * (torch.rand(x.shape) >= 0.2).float().div(0.8),
     "a channel": lambda self, x: x * (torch.rand(len(x), 12, 1, 1) > 0.2) * 1.25,
     "in place": lambda self, x: x.mul_(torch.empty_like(x).uniform_() > 0.2),
+    "in place of the mask": lambda self, x: (torch.rand_like(x) > 0.2).float().mul_(x + 1),
     "floor of keep and random": lambda self, x: x / 0.8 * (0.8 + torch.rand_like(x)).floor_(),
     "bernoulli": lambda self, x: x * torch.bernoulli(torch.full_like(x, 0.8)) / 0.8,
     "bernoulli in place": lambda self, x: x * torch.empty_like(x).bernoulli_(0.8).div_(0.8),
@@ -307,6 +309,9 @@ NORMS = {
 NO_NORMS = {
     "of an image": lambda self, x: (x - moments(x, (2, 3))[0]) / moments(x, (2, 3))[1].sqrt(),
     "of a layer": lambda self, x: (x - moments(x, (1, 2, 3))[0]) / moments(x, (1, 2, 3))[1].sqrt(),
+    "of everything": lambda self, x: (
+        (x - moments(x, (0, 1, 2, 3))[0]) / moments(x, (0, 1, 2, 3))[1].sqrt()
+    ),
     "centred alone": lambda self, x: x - moments(x)[0],
     "scaled alone": lambda self, x: x / moments(x)[1].sqrt(),
     "centred, and divided by means": lambda self, x: (x - moments(x)[0]) / moments(x)[0].abs(),
@@ -348,6 +353,16 @@ def test_a_batch_norm_before_a_sign_matters(split, tiny_contract):
     for seed in range(5):
         torch.manual_seed(seed)
         assert audit_model(Sign(), split, tiny_contract, everything=False).passed
+
+
+class WritesOverItsImages(Maps):
+    def forward(self, x):
+        return self.fc(self.maps(x.mul_(2).sub_(0.1)).mean((2, 3)))
+
+
+def test_a_network_may_write_over_its_images(split, tiny_contract):
+    verdict = audit_model(WritesOverItsImages(), split, tiny_contract)
+    assert verdict.passed, verdict.failed
 
 
 class AlwaysDrops(Maps):

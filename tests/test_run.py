@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from featherweight.audit import audit_run
-from featherweight.run import IncompatibleWeights, create_run, open_run, write_atomic
+from featherweight.data import Images, Split
+from featherweight.run import IncompatibleWeightsError, create_run, open_run, write_atomic
 from featherweight.train import train
 
 CPU = torch.device("cpu")
@@ -84,10 +85,10 @@ def test_weights_come_back_and_another_networks_do_not(run):
     loaded = run.load_model().state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
     run.save_weights(nn.Linear(3, 4).state_dict())
-    with pytest.raises(IncompatibleWeights):
+    with pytest.raises(IncompatibleWeightsError):
         run.load_model()
     (run.path / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(IncompatibleWeights):
+    with pytest.raises(IncompatibleWeightsError):
         run.load_model()
 
 
@@ -137,6 +138,25 @@ def test_a_network_with_extra_state_is_trained_resumed_and_audited(
     train(open_run("extra"), split, CPU)
     verdict, _ = audit_run(open_run("extra"), split)
     assert {clause.clause for clause in verdict.failed} <= {"batch norm", "dropout", "accuracy"}
+
+
+LAZY = """
+from torch import nn
+class Lazy(nn.Sequential):
+    def __init__(self): super().__init__(nn.Flatten(), nn.LazyLinear(10))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_runs_network_is_built_for_its_images(run, tmp_path, tiny_recipe, tiny_contract, split):
+    (tmp_path / "lazy_net.py").write_text(LAZY)
+    train, val = (
+        Images(part.pixels[..., :20, :18].clone(), part.labels) for part in (split.train, split.val)
+    )
+    small = Split(None, train, val, split.num_classes)
+    recipe = dataclasses.replace(tiny_recipe, model="lazy_net.py:Lazy", model_args={})
+    run = create_run("lazy", recipe, tiny_contract, small, 0, CPU, "")
+    assert run.build_model()[1].weight.shape == (10, 20 * 18)
 
 
 def test_metrics_come_back(run):

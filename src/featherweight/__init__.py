@@ -1,9 +1,79 @@
 """Train, prove and ship image classifiers that must fit a hard budget.
 
-    featherweight train                      # the default recipe on the embedded MNIST
-    featherweight audit runs/feather-20k-s0-1
+    import featherweight as fw
 
-Importing the package is cheap: torch is loaded by the modules that need it.
+    run = fw.train("sprint", seed=0)
+    run.verdict
+    reader = fw.Reader(fw.export_run(run))
+    reader.read("photo.jpg").label
+
+Importing the package is cheap: a name loads what it needs, PyTorch included, when it is first used.
 """
 
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ._openmp import share_cores
+
+if TYPE_CHECKING:
+    from .api import audit as audit
+    from .api import export_run as export_run
+    from .api import load_model as load_model
+    from .api import load_run as load_run
+    from .api import train as train
+    from .contract import Contract as Contract
+    from .contract import load_contract as load_contract
+    from .evaluate import Evaluation as Evaluation
+    from .inference.reader import Reader as Reader
+    from .inference.reader import Reading as Reading
+    from .recipe import Recipe as Recipe
+    from .recipe import find_recipe as find_recipe
+    from .run import Run as Run
+    from .verdict import Verdict as Verdict
+
 __version__ = "0.1.0"
+_HOMES = {
+    "train": "api",
+    "audit": "api",
+    "export_run": "api",
+    "load_run": "api",
+    "load_model": "api",
+    "Reader": "inference.reader",
+    "Reading": "inference.reader",
+    "Recipe": "recipe",
+    "find_recipe": "recipe",
+    "Contract": "contract",
+    "load_contract": "contract",
+    "Run": "run",
+    "Verdict": "verdict",
+    "Evaluation": "evaluate",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def _load(name: str) -> Any:
+    share_cores()  # before the module is imported that loads PyTorch
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return _load(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """The package. Its functions `train` and `audit` stay what they are when the submodules of the
+    same names are imported, which would take their places otherwise."""
+
+    train = property(lambda _: _load("train"), lambda *_: None)
+    audit = property(lambda _: _load("audit"), lambda *_: None)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -21,7 +21,7 @@ from .contract import Contract
 from .data import Split
 from .errors import InputError
 from .evaluate import BATCH, Evaluation, evaluate, normalise, percent
-from .run import IncompatibleWeights, Run
+from .run import IncompatibleWeightsError, Run
 from .trace import FREE, Trace
 from .verdict import Clause, Verdict
 from .weights import tensors
@@ -77,6 +77,7 @@ def _watch(
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
+        batch = batch.clone()  # a network may write over its images
         with trace.watch(batch):
             out = forward(model, batch)
         assert isinstance(out, Tensor)
@@ -347,7 +348,7 @@ def audit_run(
     epochs = _epochs(run, contract)
     try:
         model = run.load_model().to(device)
-    except IncompatibleWeights as error:
+    except IncompatibleWeightsError as error:
         clause = Clause("weights", LAST, "another network's", str(error), False)
         return Verdict(contract.name, (clause,), None), None
     val, last = split.val.to(device), run.recipe.epochs
@@ -356,7 +357,7 @@ def audit_run(
         if (run.path / f"epoch-{epoch}.safetensors").is_file():
             try:
                 earlier = run.load_model(f"epoch-{epoch}.safetensors").to(device)
-            except IncompatibleWeights:
+            except IncompatibleWeightsError:
                 continue  # its accuracy counts as missing below, which fails
             results[epoch] = evaluate(earlier, val, split.mean_std)
     results[last] = result = evaluate(model, val, split.mean_std)

@@ -59,7 +59,9 @@ def build(
 
 
 def forward(model: nn.Module, images: Tensor) -> Any:
-    """What the network returns; ValueError where it raises or ends the process."""
+    """What the network returns; ValueError where it raises or ends the process.
+
+    It may write over the images."""
     try:
         return model(images)
     except (Exception, SystemExit) as error:
@@ -132,7 +134,7 @@ def _complete(model: nn.Module, images: Tensor) -> None:
     model.eval()
     with torch.no_grad():
         if lazy():
-            forward(model, images)
+            forward(model, images.clone())
             if unmade := lazy():
                 raise InputError(f"{unmade[0]} is still lazy after a forward pass")
         else:
@@ -140,12 +142,12 @@ def _complete(model: nn.Module, images: Tensor) -> None:
             with (
                 unchanged(model),
                 torch.random.fork_rng(devices=[]),
-                contextlib.suppress(ValueError),
+                contextlib.suppress(InputError),
             ):
-                forward(model, images)  # a network that fails is refused by check_model
+                forward(model, images.clone())  # a network that fails is refused by check_model
                 grown = [name for name, _ in model.named_parameters()] != names
             if grown:
-                forward(model, images)
+                forward(model, images.clone())
     model.train(mode)
 
 
@@ -188,12 +190,12 @@ def _try(model: nn.Module, images: Tensor) -> tuple[Tensor | None, bool]:
         torch.manual_seed(0)
         model.eval()
         with torch.no_grad():
-            result = model(images)
+            result = model(images.clone())
         if isinstance(result, Tensor) and result.ndim and len(result) == len(images):
             out = result.clone()
         model.train()
         with torch.enable_grad():
-            model(images).sum().backward()
+            model(images.clone()).sum().backward()
         trains = True
     return out, trains
 
@@ -207,7 +209,7 @@ def check_model(
     with unchanged(model), torch.no_grad():
         for mode in modes:
             model.train(mode)
-            out = forward(model, images)
+            out = forward(model, images.clone())
             if not isinstance(out, Tensor) or tuple(out.shape) != expected:
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise InputError(

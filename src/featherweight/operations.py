@@ -108,12 +108,12 @@ def zeroed(
     if len(tensors) != len(nodes) or not any(node.from_images for node in nodes):
         return None
     for (argument, mask), node in zip(tensors, nodes, strict=True):
-        if not node.drawn or (
-            op.endswith("_") and argument == "self"
-        ):  # then the mask is overwritten by now
+        if not node.drawn:
             continue
         if op in ("mul", "mul_"):
             zeros = mask == 0
+            if op == "mul_" and argument == "self":  # the mask is the product by now
+                zeros &= tensors[1][1] != 0
         elif op == "where" and argument == "condition":
             kept = next(
                 node.from_images
@@ -210,9 +210,9 @@ def _before(node: Node, n: int, classes: int) -> list[Node]:
         alike = (n, *[1] * (len(node.shape) - 1)) if math.prod(node.shape) == n * classes else None
         return [parent for parent, shape in sides if shape != alike or node.op in ("cat", "copy_")]
     same_size = bool(node.shapes) and math.prod(node.shapes[0]) == math.prod(node.shape)
-    passes = node.op in TRANSPARENT or (
-        same_size and (node.op in POOLS or node.op in ("as_strided", "as_strided_"))
-    )
+    scales = "batch_norm" in node.op and not node.detail["training"]  # each class by itself
+    moves = same_size and (node.op in POOLS or node.op in ("as_strided", "as_strided_"))
+    passes = node.op in TRANSPARENT or scales or moves
     return [parent for parent, _ in sides] if passes and len(sides) == 1 else []
 
 

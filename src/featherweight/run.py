@@ -1,11 +1,13 @@
 """The run folder: everything about one training, each file whole or absent.
 
-run = create_run(None, recipe, contract, split, seed=0, device="cpu", command="featherweight train")
 run = open_run("runs/feather-20k-s0-1")
-model = run.load_model(split.num_classes)
+run.verdict, run.evaluate("val").accuracy
+model = run.load_model()
 """
 
+import base64
 import contextlib
+import html
 import io
 import json
 import platform
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -26,16 +28,19 @@ from ._files import new_folder, reason
 from ._files import write_atomic as write_atomic
 from .build import build
 from .contract import Contract
-from .data import Split, load_split
+from .data import Split, load_split, load_test
 from .errors import InputError
+from .evaluate import Evaluation, evaluate
 from .recipe import Recipe
+from .verdict import Verdict
 from .weights import load_weights
 
 FORMAT = 1  # of the folder; another one is refused
+SOURCE = "model.py"  # the source of a network that was defined in a notebook
 Row = dict[str, Any]
 
 
-class IncompatibleWeights(ValueError):
+class IncompatibleWeightsError(InputError):
     """The weights file does not hold this network's weights."""
 
 
@@ -44,7 +49,9 @@ def _json(values: Any) -> bytes:
 
 
 def _git_commit() -> str | None:
-    """Of the checkout that this code stands in, with a + where it was changed; None outside of one."""
+    """Return the commit of the checkout that this code stands in, None outside of one.
+
+    A + behind it says that files of the package were changed since."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -62,7 +69,7 @@ def _git_commit() -> str | None:
 
 
 def environment(device: torch.device, command: str, threads: int) -> dict[str, Any]:
-    """Versions, hardware, threads of a training step and commit: what one must know to make the same bits again."""
+    """Return what one must know to get the same bits again: versions, hardware, threads of a training step."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # Linux names the model only here
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -86,26 +93,31 @@ def environment(device: torch.device, command: str, threads: int) -> dict[str, A
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and what its config.json says."""
+    """A run folder: one training, its network and what was found about it."""
 
     path: Path
+    "The folder."
     config: dict[str, Any]
+    "The content of its config.json."
 
     @property
     def seed(self) -> int:
+        """Return the seed of the initial weights and of every random draw."""
         return int(self.config["seed"])
 
     @cached_property
     def recipe(self) -> Recipe:
+        """Return the recipe that it is trained by."""
         return Recipe.from_dict(self.config["recipe"])
 
     @cached_property
     def contract(self) -> Contract:
+        """Return the contract that it is held to."""
         return Contract.from_dict(self.config["contract"])
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """What `environment` found when the run was made."""
+        """Return versions, hardware and threads, as found when the run was made."""
         values: dict[str, Any] = json.loads(
             (self.path / "environment.json").read_text(encoding="utf-8")
         )
@@ -113,10 +125,57 @@ class Run:
 
     @property
     def complete(self) -> bool:
+        """Return whether the training has come to its last epoch."""
         return (self.path / "model.safetensors").is_file()
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """Return the verdict of the last audit, None where there was none yet."""
+        file = self.path / "verdict.json"
+        if not file.is_file():
+            return None
+        try:
+            return Verdict.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{file}: damaged: {error!r}", hint=f"featherweight report {self.path}"
+            ) from error
+
+    def evaluate(
+        self, split: Literal["val", "test"] = "val", *, data: str | None = None, device: str = "cpu"
+    ) -> Evaluation:
+        """Evaluate the network on all validation or test images.
+
+        Test images decide nothing: read them once, at the end. `data` is where the run's data set is now."""
+        if split not in ("val", "test"):
+            raise InputError(f"split: got {split!r}, expected val or test")
+        images = self.load_split(data)
+        part = images.val if split == "val" else load_test(images)
+        where = torch.device(device)
+        return evaluate(self.load_model().to(where), part.to(where), images.mean_std)
+
+    def __repr__(self) -> str:
+        verdict = self.verdict
+        state = "not finished" if not self.complete else "not audited"
+        if verdict is not None:
+            state = f"{verdict.contract}: {'PASS' if verdict.passed else 'FAIL'}"
+        return f"<Run {self.path}: {self.recipe.name}, seed {self.seed}, {state}>"
+
+    def _repr_html_(self) -> str:
+        verdict = self.verdict
+        found = verdict._repr_html_() if verdict is not None else ""
+        pictures = "".join(
+            f'<img alt="{name}" style="max-width: 100%" src="data:image/png;base64,'
+            f'{base64.b64encode((self.path / name).read_bytes()).decode()}">'
+            for name in ("curves.png", "confusion.png", "mistakes.png")
+            if (self.path / name).is_file()
+        )
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{found}{pictures}"
+
     def load_split(self, source: str | None = None) -> Split:
-        """The images this run was trained on, from `source` if they have moved; the hash must be the same."""
+        """Return the images that the run is trained on, from `source` if they have moved.
+
+        Raises InputError where their hash is not the run's."""
         data = self.config["data"]
         split = load_split(source or data["source"], data["n_train"], data["n_val"])
         if split.sha256 != data["sha256"]:
@@ -127,40 +186,48 @@ class Run:
         return split
 
     def build_model(self) -> nn.Module:
-        data = self.config["data"]
-        return build(self.recipe.model, self.recipe.model_args, data["num_classes"], data["shape"])
+        """Return the run's network, with initial weights."""
+        data, model = self.config["data"], self.recipe.model
+        # A network from a notebook stands in the run folder.
+        if model.startswith(f"{SOURCE}:") and (self.path / SOURCE).is_file():
+            model = f"{self.path / SOURCE}:{model.partition(':')[2]}"
+        return build(model, self.recipe.model_args, data["num_classes"], data["shape"])
 
     def load_model(self, weights: str = "model.safetensors") -> nn.Module:
-        """The network rebuilt from the config, with the run's weights.
+        """Return the network in evaluation mode, rebuilt from the config and with the run's weights.
 
-        Raises ValueError where there are none yet, IncompatibleWeights where they are another network's."""
+        Raises InputError where there are none yet, IncompatibleWeightsError where they are another network's."""
         file = self.path / weights
         if not file.is_file():
             raise InputError(
-                f"{self.path}: got no {weights}, expected a finished run; "
-                f"hint: featherweight train --resume {self.path}"
+                f"{self.path}: got no {weights}, expected a finished run",
+                hint=f"featherweight train --resume {self.path}",
             )
         model = self.build_model()
         try:
             load_weights(model, safetensors.torch.load(file.read_bytes()))
         except (ValueError, safetensors.SafetensorError) as error:
-            raise IncompatibleWeights(
+            raise IncompatibleWeightsError(
                 f"{file}: not weights of {self.recipe.model}: {error}"
             ) from error
         return model.eval()
 
     def save_weights(self, state: dict[str, Tensor], name: str = "model.safetensors") -> None:
+        """Write a network's tensors, by their names, as a safetensors file."""
         # A copy of each: safetensors refuses tensors that share memory, which tied layers do.
         copies = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
         write_atomic(self.path / name, safetensors.torch.save(copies))
 
     def save_resume(self, state: dict[str, Any]) -> None:
+        """Write the training's state after an epoch."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(self.path / "resume.pt", buffer.getvalue())
 
     def load_resume(self) -> dict[str, Any] | None:
-        """The state after the last finished epoch, None before the first. ValueError where it is damaged."""
+        """Return the state after the last finished epoch, None before the first.
+
+        Raises InputError where the file is damaged. It runs no code of the file."""
         file = self.path / "resume.pt"
         if not file.is_file():
             return None
@@ -173,11 +240,12 @@ class Run:
         return state
 
     def write_metrics(self, rows: list[Row]) -> None:
+        """Write metrics.jsonl, a line for each epoch."""
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         write_atomic(self.path / "metrics.jsonl", text.encode())
 
     def read_metrics(self) -> list[Row]:
-        """A row an epoch. ValueError where a line is not one."""
+        """Return the rows of metrics.jsonl, one for each epoch. Raises InputError where a line is not one."""
         file = self.path / "metrics.jsonl"
         try:
             return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -187,20 +255,15 @@ class Run:
             raise InputError(f"{file}: unreadable: {error}") from error
 
     def read_verdict(self) -> str:
-        """What the last audit found: PASS, FAIL and the clauses that failed, or `not judged` where none was."""
-        file = self.path / "verdict.json"
-        if not file.is_file():
+        """Return what the last audit found: PASS, FAIL and the clauses that failed, or `not judged`."""
+        verdict = self.verdict
+        if verdict is None:
             return "not judged"
-        try:
-            verdict = json.loads(file.read_text(encoding="utf-8"))
-            failed = [clause["clause"] for clause in verdict["clauses"] if not clause["passed"]]
-            return "PASS" if verdict["passed"] else f"FAIL ({', '.join(failed)})"
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{file}: damaged: {error!r}; hint: featherweight report {self.path}"
-            ) from error
+        failed = ", ".join(clause.clause for clause in verdict.failed)
+        return "PASS" if verdict.passed else f"FAIL ({failed})"
 
     def write_json(self, name: str, values: Any) -> None:
+        """Write a JSON file into the folder."""
         write_atomic(self.path / name, _json(values))
 
 
@@ -213,10 +276,26 @@ def create_run(
     device: torch.device,
     command: str,
     threads: int | None = None,
+    source: str | None = None,
 ) -> Run:
-    """Make a new folder, `out` or the next free runs/<recipe>-s<seed>-<n>; ValueError where `out` exists.
+    """Make the folder of a new run: `out`, or the next free runs/NAME-sSEED-N.
 
-    `threads` are those of a training step on the CPU; None: as many as this process uses now."""
+    Parameters
+    ----------
+    out, recipe, contract, split, seed, device
+        What is trained, on what, and where.
+    command
+        The command line or call that asked for it, for the record.
+    threads
+        CPU threads of a training step. Default: as many as this process uses now.
+    source
+        The network's source, where it stands in no file: it is kept as the run's model.py.
+
+    Raises
+    ------
+    InputError
+        Where `out` exists.
+    """
     config = {
         "format": FORMAT,
         "seed": seed,
@@ -245,6 +324,8 @@ def create_run(
             _json(environment(device, command, threads or torch.get_num_threads()))
         )
         (temporary / "metrics.jsonl").write_bytes(b"")
+        if source is not None:
+            (temporary / SOURCE).write_text(source, encoding="utf-8")
         n = 1
         while True:
             path = Path(out) if out is not None else parent / f"{recipe.name}-s{seed}-{n}"
@@ -253,9 +334,8 @@ def create_run(
                     temporary.rename(path)
                     return Run(path, config)
                 except OSError:
-                    if (
-                        out is not None or not path.exists()
-                    ):  # not a race for the number: a real failure
+                    # Another process may have taken the number; anything else is a failure.
+                    if out is not None or not path.exists():
                         raise
             n += 1
     except BaseException:
@@ -264,7 +344,7 @@ def create_run(
 
 
 def open_run(path: str | Path) -> Run:
-    """The run in a folder. ValueError where it is none, is incomplete, or of another version."""
+    """Return the run in a folder. Raises InputError where it is none, or one of another version."""
     path = Path(path)
     file = path / "config.json"
     if not file.is_file():

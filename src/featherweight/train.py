@@ -120,6 +120,14 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
         for size in sizes:
             pixels = train.pixels[:size] if mode else val.pixels[:size]
             check_model(model, normalise(pixels, split.mean_std), split.num_classes, (mode,))
+    if recipe.ema:
+        try:
+            copy.deepcopy(model)
+        except Exception as error:
+            raise InputError(
+                f"model {describe(model)} can't be copied, for the moving average of {recipe.name}: "
+                f"{reason(error)}; hint: a recipe without ema, such as baseline"
+            ) from error
     few = Images(train.pixels[: recipe.batch_size], train.labels[: recipe.batch_size])
     with unchanged(model):
         try:
@@ -128,11 +136,9 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
                     0, torch.Generator().manual_seed(0)
                 )
             )
-        except ValueError:
+        except InputError:
             raise
-        except (
-            Exception
-        ) as error:  # a network may have no gradient, or not be copied for the average
+        except Exception as error:  # no gradient, or one that the optimiser does not take
             raise InputError(
                 f"model {describe(model)} can't be trained: {reason(error)}"
             ) from error

@@ -102,8 +102,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for name, value in own.items():
         if name in state:
             continue
-        if not isinstance(value, Tensor) or name.endswith("num_batches_tracked"):
-            state[name] = value  # of the code, or of training alone
+        if not isinstance(value, Tensor):
+            state[name] = value  # of the code
         elif value.numel() and value.data_ptr() in places:
             state[name] = places[value.data_ptr()]  # tied to another one: saved once
     problems = [f"no tensor {name}, which the network has" for name in own if name not in state]

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from .. import __version__
 from .._files import reason
+from .._openmp import share_cores
 from ..contract import CONTRACTS
 from ..errors import InputError
 from ..recipe import RECIPES
@@ -258,18 +259,6 @@ def program() -> str:
     if found is not None and Path(found).parent == script.parent:
         return "featherweight"
     return _here(str(script)) if script.is_file() else f"{_here(sys.executable)} -m featherweight"
-
-
-def share_cores() -> None:
-    """Let OpenMP's idle threads sleep soon; call this before torch is loaded, whose OpenMP reads it once.
-
-    By default GNU's spin a hundred times as long, and so take a core from the thread that they wait for when other
-    programs are busy. Variables that the user has set stay as they are."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault(
-            "GOMP_SPINCOUNT", "3000"
-        )  # GNU's, on Linux: chosen by `featherweight bench load`
-        os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds: LLVM's, on macOS, and Intel's
 
 
 @contextlib.contextmanager

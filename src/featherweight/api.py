@@ -1,0 +1,370 @@
+"""What a notebook, a script and the command line call: train, audit, export, load.
+
+run = train("feather-8k", seed=0)
+audit("my_net.py:Net", contract="era-v3-s6")
+model = load_model("runs/feather-8k-s0-1")
+"""
+
+import dataclasses
+import inspect
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from torch import nn
+
+from .audit import audit_model, audit_run, audit_weights
+from .build import build, check_model
+from .contract import Contract, load_contract
+from .data import load_split
+from .distributed import ALONE, Group
+from .errors import InputError
+from .evaluate import normalise
+from .progress import OnBatch, OnEpoch, show
+from .recipe import Recipe, find_recipe
+from .report import report
+from .run import SOURCE, Run, create_run, open_run
+from .source import module_source
+from .train import check_recipe, pick_device, seed_everything
+from .train import train as train_run
+from .verdict import Verdict
+from .weights import load_weights, read_weights
+
+if TYPE_CHECKING:
+    import torch
+
+Network = str | type[nn.Module]
+
+
+def _find_contract(contract: str | Contract) -> Contract:
+    return contract if isinstance(contract, Contract) else load_contract(contract)
+
+
+def _locate(model: Network, folder: Path) -> tuple[str, str | None]:
+    """Return MODULE:CLASS or FILE.py:CLASS of a network, and the source that a run must keep for it.
+
+    A class that was defined in a notebook or script is written to `folder`."""
+    if isinstance(model, str):
+        return model, None
+    if not (inspect.isclass(model) and issubclass(model, nn.Module)):
+        raise InputError(
+            f"model: got {model!r}, expected a torch.nn.Module class, or a text such as my_net.py:Net"
+        )
+    if model.__module__ != "__main__":
+        return f"{model.__module__}:{model.__qualname__}", None
+    source = module_source(model)
+    (folder / SOURCE).write_text(source, encoding="utf-8")
+    return f"{folder / SOURCE}:{model.__name__}", source
+
+
+def start_run(
+    recipe: str | Recipe = "feather-20k",
+    *,
+    model: Network | None = None,
+    contract: str | Contract | None = None,
+    data: str | None = None,
+    seed: int = 0,
+    epochs: int | None = None,
+    device: "torch.device",
+    threads: int = 1,
+    out: str | None = None,
+    command: str,
+    group: Group = ALONE,
+) -> Run | None:
+    """Check a training's parts, try its network, and make its run folder; nothing is left behind otherwise.
+
+    Takes what `train` takes. Returns None in the processes of a group that do not lead it."""
+    chosen = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
+    if seed < 0:
+        raise InputError(f"seed: got {seed}, expected 0 or more")
+    if epochs is not None and epochs != chosen.epochs:
+        name = f"{chosen.name}-{epochs}-epoch{'' if epochs == 1 else 's'}"
+        chosen = dataclasses.replace(chosen, name=name, epochs=epochs)
+    held = _find_contract(contract or chosen.contract)
+    split = load_split(data, held.train_size, held.val_size)
+    source = None
+    with tempfile.TemporaryDirectory() as folder:
+        path, arguments = chosen.model, chosen.model_args
+        if model is not None:
+            (path, source), arguments = _locate(model, Path(folder)), {}
+        seed_everything(seed, -1)
+        network = build(path, arguments, split.num_classes, split.shape)
+        tried = dataclasses.replace(chosen, model=path, model_args=arguments)
+        check_recipe(tried, split, network)
+    if model is not None:  # tables and pictures name the network, not the recipe that trains it
+        name = type(network).__name__
+        kept = f"{SOURCE}:{name}" if source is not None else path
+        chosen = dataclasses.replace(tried, name=name, model=kept)
+    if not group.leads:
+        return None
+    return create_run(out, chosen, held, split, seed, device, command, threads, source)
+
+
+def judge(run: Run, data: str | None = None, device: "torch.device | None" = None) -> Verdict:
+    """Audit a finished run, and write its verdict, pictures and model card into its folder."""
+    split = run.load_split(data)
+    verdict, result = audit_run(run, split, device=device)
+    run.write_json("verdict.json", verdict.to_dict())
+    if result is not None:
+        report(run, result, split, verdict.to_dict())
+    return verdict
+
+
+def train(
+    recipe: str | Recipe | None = None,
+    *,
+    model: Network | None = None,
+    contract: str | Contract | None = None,
+    data: str | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    out: str | None = None,
+    resume: str | Path | Run | None = None,
+) -> Run:
+    """Train a network under a contract, audit it, and report it.
+
+    A notebook shows a table and a bar below the cell, a terminal a line for each epoch on stderr. An interrupt
+    (Ctrl-C, or a notebook's stop button) leaves a run that `resume` finishes to the same bits.
+
+    Parameters
+    ----------
+    recipe
+        How to train: a preset's name or a Recipe. Default: feather-20k.
+    model
+        The network, instead of the recipe's own: MODULE:CLASS, FILE.py:CLASS, or a torch.nn.Module class. The
+        source of a class from a notebook's cell is kept in the run folder.
+    contract
+        What must hold: a built-in contract's name, a TOML file, or a Contract. Default: the recipe's.
+    data
+        A directory of MNIST-format files or an .npz file. Default: the embedded MNIST.
+    seed
+        Seed of the initial weights and of every random draw. Default: 0.
+    epochs
+        Number of epochs, instead of the recipe's.
+    device
+        cpu, cuda, mps, or auto, which takes the first GPU there is.
+    threads
+        CPU threads of a training step. Default: 1, which other busy programs slow down least.
+    out
+        The run folder, which must not exist yet. Default: runs/NAME-sSEED-N.
+    resume
+        A run folder or Run whose training is to be finished; it keeps all of the above.
+
+    Returns
+    -------
+    Run
+        The finished run; `run.verdict` says whether the contract holds.
+
+    Raises
+    ------
+    InputError
+        Where something is wrong with the input; no run folder is then made.
+    """
+    where = pick_device(device)
+    if resume is not None:
+        given = {
+            "recipe": recipe,
+            "model": model,
+            "contract": contract,
+            "seed": seed,
+            "epochs": epochs,
+            "threads": threads,
+            "out": out,
+        }
+        refuse_with_resume(given)
+        run = load_run(resume)
+    else:
+        started = start_run(
+            "feather-20k" if recipe is None else recipe,
+            model=model,
+            contract=contract,
+            data=data,
+            seed=0 if seed is None else seed,
+            epochs=epochs,
+            device=where,
+            threads=1 if threads is None else threads,
+            out=out,
+            command="featherweight.train(...)",
+        )
+        assert started is not None  # there is no group
+        run = started
+    finish_run(
+        run,
+        where,
+        data,
+        lambda n_images: show(run, n_images, Console(stderr=True, highlight=False)),
+    )
+    judge(run, data, where)
+    return run
+
+
+def refuse_with_resume(given: dict[str, Any]) -> None:
+    """Raise InputError where anything but None is given beside a run to resume."""
+    if named := [key for key, value in given.items() if value is not None]:
+        raise InputError(
+            f"resume with {named[0]}: a run keeps its own", hint="give the run folder alone"
+        )
+
+
+def finish_run(
+    run: Run,
+    device: "torch.device",
+    data: str | None,
+    progress: Callable[[int], Any],
+    group: Group = ALONE,
+) -> None:
+    """Train a run to its last epoch. `progress`, given the number of training images, returns the context that
+    gives `on_epoch` and `on_batch`. An interrupt gets a note of how to resume."""
+    split = run.load_split(data)
+    on_epoch: OnEpoch
+    on_batch: OnBatch
+    try:
+        with progress(len(split.train)) as (on_epoch, on_batch):
+            train_run(run, split, device, on_epoch, on_batch, group)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"resume with featherweight.train(resume={str(run.path)!r})")
+        raise
+
+
+def audit(
+    target: str | Path | Run | nn.Module | type[nn.Module],
+    *,
+    contract: str | Contract | None = None,
+    data: str | None = None,
+    weights: str | Path | None = None,
+    mean: float | None = None,
+    std: float | None = None,
+    quick: bool = False,
+) -> Verdict:
+    """Judge a run or a network against a contract, trusting no log.
+
+    A network without a run is judged by its structure, and with `weights`, or as an instance that is given with
+    `weights` loaded, also by its accuracy; the clauses that need a run are then not judged.
+
+    Parameters
+    ----------
+    target
+        A run or its folder; or a network: MODULE:CLASS, FILE.py:CLASS, a torch.nn.Module class or instance.
+    contract
+        A built-in contract's name, a TOML file, or a Contract. Default: the run's own; of a network, era-v3-s6.
+    data
+        Where the images are now: a directory of MNIST-format files or an .npz file.
+    weights
+        A state dict that was trained elsewhere, .pth, .pt or .safetensors.
+    mean, std
+        How the images in [0, 1] were normalised where the weights were trained. Default: the mean and standard
+        deviation of the training images.
+    quick
+        Look for hidden weights in 64 images instead of all validation images.
+
+    Raises
+    ------
+    InputError
+        Where the target can't be built, does not run, or does not match the weights.
+    """
+    network: nn.Module | None = None
+    if isinstance(target, (str, Path)) and not _is_network(str(target)):
+        target = load_run(target)
+    if isinstance(target, Run):
+        given = {"weights": weights, "mean": mean, "std": std, "quick": quick or None}
+        if named := [key for key, value in given.items() if value is not None]:
+            raise InputError(
+                f"{named[0]} with {target.path}: expected a network, MODULE:CLASS or FILE.py:CLASS; a "
+                "run is audited with its own weights, on every image"
+            )
+        return audit_run(
+            target, target.load_split(data), _find_contract(contract) if contract else None
+        )[0]
+    if (mean is None) != (std is None) or (mean is not None and weights is None):
+        raise InputError(
+            f"mean {mean}, std {std}, weights {weights}: expected mean and std both, and with weights, "
+            "or neither",
+            hint="mean 0.1307, std 0.3081 are those of all 60,000 MNIST images",
+        )
+    mean_std = None if mean is None or std is None else (mean, std)
+    if mean_std is not None and not (
+        abs(mean_std[0]) < float("inf") and 0 < mean_std[1] < float("inf")
+    ):
+        raise InputError(f"mean {mean}, std {std}: expected finite numbers, the second above 0")
+    held = _find_contract(contract or "era-v3-s6")
+    split = load_split(data, held.train_size, held.val_size)
+    state = None if weights is None else read_weights(str(weights))
+    if isinstance(target, nn.Module):
+        network = target
+    elif isinstance(target, type):
+        with tempfile.TemporaryDirectory() as folder:
+            network = build(_locate(target, Path(folder))[0], {}, split.num_classes, split.shape)
+    else:
+        network = build(str(target), {}, split.num_classes, split.shape)
+    if state is not None:
+        try:
+            load_weights(network, state)
+        except ValueError as error:
+            raise InputError(f"weights {weights}: not those of {target}: {error}") from error
+    check_model(
+        network, normalise(split.train.pixels[:8], mean_std or split.mean_std), split.num_classes
+    )
+    if state is None:
+        return audit_model(network, split, held, everything=not quick)
+    return audit_weights(network, split, held, mean_std, everything=not quick)[0]
+
+
+def _is_network(target: str) -> bool:
+    """Return whether a text names a network, MODULE:CLASS or FILE.py, and not a run folder."""
+    return not Path(target).is_dir() and (":" in target or target.endswith(".py"))
+
+
+def load_run(run: str | Path | Run) -> Run:
+    """Return the run in a folder. Raises InputError where there is none."""
+    return run if isinstance(run, Run) else open_run(run)
+
+
+def load_model(run: str | Path | Run) -> nn.Module:
+    """Return a finished run's network, with its weights and in evaluation mode.
+
+    It takes images (n, 1, height, width), normalised by the run's mean and standard deviation, and returns logits
+    or log-probabilities (n, classes)."""
+    return load_run(run).load_model()
+
+
+def export_run(
+    run: str | Path | Run,
+    format: Literal["onnx", "onnx-int8", "c"] = "onnx",
+    *,
+    bits: Literal[2, 4, 8] | None = None,
+    data: str | None = None,
+) -> Path:
+    """Write a finished run as a file that needs no PyTorch, checked on every validation image.
+
+    Parameters
+    ----------
+    run
+        A finished run or its folder, into which the file is written.
+    format
+        onnx: 32-bit floats; onnx-int8: weights and activations of 8 bits; c: a folder of C99 for a
+        microcontroller, in integers.
+    bits
+        Bits of a weight, in C. Default: what the run was trained for, else 8.
+    data
+        Where the run's data set is now.
+
+    Returns
+    -------
+    Path
+        The file, or in C the folder.
+    """
+    opened = load_run(run)
+    split = opened.load_split(data)
+    if format == "c":
+        from .export.c import export_c
+
+        return export_c(opened, split, bits or opened.recipe.weight_bits or 8).path
+    from .export.onnx import export_onnx
+
+    return export_onnx(opened, split, int8=format == "onnx-int8").path
