@@ -10,13 +10,14 @@ import pytest
 import featherweight
 
 PACKAGE = Path(featherweight.__file__).parent
-# The trunk in order: a module imports only from those before it. A name may be listed before the module exists.
+# The trunk in order: a module imports only from those before it.
 TRUNK = (
     "errors",
     "_files",
     "_html",
     "_format",
     "_ray",
+    "_openmp",
     "device",
     "tables",
     "contract",
@@ -34,6 +35,7 @@ TRUNK = (
     "distributed",
     "source",
     "run",
+    "progress",
     "train",
     "operations",
     "trace",
@@ -44,8 +46,8 @@ TRUNK = (
 WINGS = ("export", "inference", "studies", "grading")
 # These may import everything before them.
 ON_TOP = ("bench", "api", "cli", "__main__")
-# `__init__` holds the version and the public names, which it imports when they are first used. `import featherweight`
-# runs it first, so every module may import it.
+# `__init__` holds the version and the public names, which it imports when they are first used.
+# `import featherweight` runs it first, so every module may import it.
 INIT = "__init__"
 PLAIN_DATA = ("errors", "_files", "_html", "tables", "contract", "recipe", "verdict")
 
@@ -75,7 +77,7 @@ def _imports(path, name, known, lazy=True):
 
 
 def _run_at_import(tree):
-    """Yield the statements that run when a module is imported: none of a function's body or of `TYPE_CHECKING`."""
+    """Yield the nodes that run when a module is imported, so none of a function's body."""
     pending = list(tree.body)
     while pending:
         node = pending.pop()
@@ -115,7 +117,7 @@ def _wrong_imports(package):
 
 
 def _circle(package):
-    """Return a list of modules that import one another in a circle while they are imported, or None."""
+    """Return modules that import one another in a circle at import time, or None."""
     modules = list(_modules(package))
     known = {name for _, name in modules}
     graph = {name: set(_imports(path, name, known, lazy=False)) - {name} for path, name in modules}
@@ -185,7 +187,7 @@ def test_a_circle_is_found(tmp_path):
 def test_reading_and_plain_data_need_no_torch():
     names = {name for _, name in _modules(PACKAGE)}
     light = [name for name in PLAIN_DATA if name in names]
-    # The server and bulk reading need packages of their own extras; those must not bring PyTorch either.
+    # The server and bulk reading need further extras, which must not bring PyTorch either.
     light += [name for name in names if _top(name) == "inference"]
     code = (
         "import sys\nsys.modules['torch'] = None  # any import of it fails\nimport featherweight\n"

@@ -1,7 +1,8 @@
 """`--split test` and a study's test column count the test images, and nothing else.
 
-The expected count comes from the files themselves: they are parsed here, without `featherweight.data`. The made digits
-have 100 validation images and 90 test images, so the two cannot be mistaken for each other.
+The expected count comes from the files themselves: they are parsed here, without
+`featherweight.data`. The made digits have 100 validation images and 90 test images, so the two
+cannot be mistaken for each other.
 """
 
 import csv
