@@ -24,7 +24,7 @@ def failed(model, split, contract):
 
 
 class Net(nn.Module):
-    """An honest small network, to be spoiled by what inherits from it: 490 parameters."""
+    """An honest network with 618 parameters; subclasses add one cheat each."""
 
     def __init__(self):
         super().__init__()
@@ -419,7 +419,7 @@ def test_one_epochs_weights_cannot_show_three_epochs(split, tiny_contract):
     verdict, _ = audit_weights(model, split, three, (0.0, 1.0))
     accuracy = next(clause for clause in verdict.clauses if clause.clause == "accuracy")
     assert (accuracy.passed, verdict.passed) == (None, True)
-    assert "weights of 2 epochs are not there" in accuracy.found
+    assert "weights of 2 epochs are missing" in accuracy.found
     verdict, _ = audit_weights(
         model, split, dataclasses.replace(three, min_val_accuracy=1.0), (5.0, 1.0)
     )

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from featherweight.build import build, check_model, count_parameters, forward, unchanged
 from featherweight.data import Images, Split
+from featherweight.device import seed_everything
 from featherweight.model import BaselineNet, Feather
 from featherweight.recipe import RECIPES
-from featherweight.train import Trainer, check_recipe, seed_everything
+from featherweight.train import Trainer, check_recipe
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -182,7 +183,7 @@ def test_a_layer_that_a_forward_pass_makes_is_there_to_be_trained(stranger):
 def test_a_constructor_that_ends_the_process_or_gives_no_module_is_refused(stranger):
     with pytest.raises(ValueError, match=r"memory_nets.py:Exits.*ends the process, exit"):
         stranger("Exits")
-    with pytest.raises(ValueError, match=r"'a text', expected a torch.nn.Module"):
+    with pytest.raises(ValueError, match=r"got 'a text' from its constructor, expected a torch.nn.Module"):
         stranger("NoModule")
 
 

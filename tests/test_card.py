@@ -123,7 +123,7 @@ def test_a_network_that_is_not_the_recipes_own(make_card, split, tiny_recipe):
     text = make_card(
         split, replace(tiny_recipe, name="baseline", model="my_net:Net", model_args={})
     )
-    assert "network: `my_net:Net` {}, not the recipe's own" in text
+    assert "network: `my_net:Net` {}, in place of the recipe's network" in text
     assert "and `my_net` on Python's path" in text
 
 
@@ -132,7 +132,7 @@ def test_its_commands_work_in_its_folder(model, split, tmp_path, monkeypatch, ca
     run = open_run(folder)
     text = card(run, result(100, 1), split, VERDICT)
     assert "network: `featherweight.model:Feather`" in text
-    assert "not the recipe's own" not in text
+    assert "in place of the recipe's network" not in text
     commands = re.findall(r"^featherweight (.+?)\s+#", text, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["evaluate", "export", "predict"]
     Image.fromarray(split.val.pixels[0, 0].numpy()).save(folder / "photo.jpg")

@@ -230,7 +230,14 @@ def test_nowhere():
         load_split("nowhere", 500, 100)
 
 
+def test_normalised_training_images_have_mean_0_and_deviation_1(split):
+    pixels = split.normalise(split.train.pixels)
+    assert torch.equal(pixels, data.normalise(split.train.pixels, split.mean_std))
+    assert pixels.double().mean().abs() < 1e-5
+    assert (pixels.double().std(correction=0) - 1).abs() < 1e-5
+
+
 def test_images_of_one_grey_level_cannot_be_normalised(split):
     flat = data.Images(torch.zeros_like(split.train.pixels), split.train.labels)
-    with pytest.raises(ValueError, match="one and the same"):
+    with pytest.raises(ValueError, match="one grey level"):
         _ = data.Split(None, flat, split.val, 10).mean_std

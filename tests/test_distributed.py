@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from featherweight.augment import augment
-from featherweight.distributed import ALONE, Group
+from featherweight.distributed import SINGLE_PROCESS, Group
 from featherweight.recipe import Augmentation
 
 TORCHRUN = [
@@ -128,11 +128,11 @@ def test_the_first_process_alone_writes_and_prints(trained):
 def test_parts_are_the_batch_each_image_once():
     for size in (1, 2, 3, 7):
         for total in (7, 8, 127, 128):
-            parts = [range(total)[Group(rank, size).part(total)] for rank in range(size)]
+            parts = [range(total)[Group(rank, size).shard(total)] for rank in range(size)]
             assert [i for part in parts for i in part] == list(range(total))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
     with pytest.raises(ValueError, match="8 processes"):
-        Group(0, 8).part(7)
+        Group(0, 8).shard(7)
 
 
 def test_a_part_is_augmented_as_in_its_batch(split):
@@ -172,7 +172,7 @@ def test_the_whole_batch_by_one_is_torchs(layer, memory, monkeypatch):
         memory_format=memory
     )
     results = []
-    for group in (ALONE, Group(0, 2)):
+    for group in (SINGLE_PROCESS, Group(0, 2)):
         layer.load_state_dict(
             {
                 key: torch.zeros_like(value)

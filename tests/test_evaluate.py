@@ -40,6 +40,15 @@ def test_counts_by_hand():
     assert [(r["recall"], r["precision"]) for r in rows] == [(1, 0.5), (0.5, 0.5), (0, None)]
 
 
+def test_it_shows_itself_in_one_line_and_as_a_table():
+    assert repr(RESULT) == "50.00 % (2 wrong of 4), loss 0.0000"
+    html = RESULT._repr_html_()
+    low, high = RESULT.interval
+    assert f"95 % interval {100 * low:.2f} to {100 * high:.2f} %" in html
+    assert html.count("<tr>") == 4  # a heading and three classes
+    assert html.count(">-<") == 1  # the precision of a class that is never predicted
+
+
 def test_calibration_counts_hits_and_misses_of_a_bin_together():
     confident = torch.tensor([0.75, 0.25]).repeat(
         4, 1

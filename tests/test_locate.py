@@ -159,7 +159,7 @@ def test_what_is_not_found_says_where_it_was_looked_for(here):
         find_class("missing_net:Net")
     (here / "wants_more.py").write_text("import not_installed_here\n")
     with pytest.raises(
-        ValueError, match=r"does not import: ModuleNotFoundError: .*'not_installed_here'"
+        ValueError, match=r"can't be imported: ModuleNotFoundError: .*'not_installed_here'"
     ):
         find_class("wants_more:Net")
 
@@ -171,7 +171,7 @@ def test_what_is_not_found_says_where_it_was_looked_for(here):
 def test_a_module_that_ends_the_process_is_refused(here, ending, path):
     (here / "leaves.py").write_text(net(1) + ending)
     with pytest.raises(
-        ValueError, match=r"'leaves.*Net': does not import: it ends the process, exit"
+        ValueError, match=r"'leaves.*Net': can't be imported: it ends the process, exit"
     ):
         find_class(path)
 

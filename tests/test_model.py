@@ -4,7 +4,7 @@ from torch import nn
 
 from featherweight.build import build, count_parameters
 from featherweight.contract import load_contract
-from featherweight.model import BaselineNet, Feather
+from featherweight.model import BaselineNet, Feather, LayerSpec, parse_layer
 from featherweight.recipe import RECIPES
 
 
@@ -46,6 +46,12 @@ def test_every_recipes_network_is_as_small_as_its_contract_asks(recipe):
     model = build(recipe.model, recipe.model_args, 10)
     assert count_parameters(model) < load_contract(recipe.contract).max_params
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_a_layer_is_parsed():
+    assert parse_layer("sep 24 k5 s2 p1 m3 x4") == LayerSpec("sep", 24, 5, 2, 1, 3, 4)
+    assert parse_layer("conv 8") == LayerSpec("conv", 8)
+    assert parse_layer("pool") == LayerSpec("pool", pool=2)
 
 
 def test_layers_mean_what_they_say():

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from featherweight.audit import audit_run
 from featherweight.build import build
+from featherweight.device import seed_everything
 from featherweight.evaluate import evaluate
 from featherweight.model import Block
-from featherweight.quantise import convolutions, largest, quantise, quantised, round_filters
+from featherweight.quantise import convolutions, max_integer, quantise, quantised, round_filters
 from featherweight.recipe import BITS
 from featherweight.run import create_run, open_run
-from featherweight.train import Trainer, seed_everything, train
+from featherweight.train import Trainer, train
 
 CPU = torch.device("cpu")
 LAYERS = ["conv 8 k5 m2", "sep 8", "conv 8 p1 x2"]
@@ -29,7 +30,7 @@ def feather(seed=0):
 def test_rounding_is_to_few_integers_and_done_once(bits, seed, spread):
     weight = spread * torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
     integers, scale = round_filters(weight, bits)
-    assert set(integers.unique().tolist()) <= set(range(-largest(bits), largest(bits) + 1))
+    assert set(integers.unique().tolist()) <= set(range(-max_integer(bits), max_integer(bits) + 1))
     rounded = integers * scale[:, None, None, None]
     again, same = round_filters(rounded, bits)
     assert torch.equal(again, integers)
@@ -43,8 +44,8 @@ def test_no_other_cut_is_nearer(bits):
     error = (integers * scale[:, None] - weight).square().sum(1)
     for row, found in zip(weight.numpy(), error, strict=True):
         for cut in np.arange(1, 2.65, 0.1):
-            other = abs(row).max() / (largest(bits) * cut)
-            nearest = np.clip(np.round(row / other), -largest(bits), largest(bits)) * other
+            other = abs(row).max() / (max_integer(bits) * cut)
+            nearest = np.clip(np.round(row / other), -max_integer(bits), max_integer(bits)) * other
             assert found <= ((nearest - row) ** 2).sum() * (1 + 1e-5)
 
 
@@ -66,7 +67,7 @@ def test_a_network_has_so_many_values_a_filter(bits):
             for row in (convolution.weight * scale[:, None, None]).flatten(1):
                 steps = row.abs().unique()
                 steps = steps[steps > 1e-9]
-                unit = row.abs().max() / largest(bits)
+                unit = row.abs().max() / max_integer(bits)
                 torch.testing.assert_close(steps / unit, (steps / unit).round(), rtol=0, atol=1e-3)
             scale = round_filters(first.weight, bits)[1]
 

@@ -11,7 +11,8 @@ from featherweight.recipe import RECIPES, Recipe, find_recipe
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_json_and_back(recipe):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert find_recipe(recipe.name) is recipe
+    assert find_recipe(recipe.name) == recipe
+    assert hash(find_recipe(recipe.name)) == hash(recipe)
     assert recipe.epochs < 20
 
 
@@ -85,3 +86,11 @@ def test_unknown_names_and_keys():
             Recipe.from_dict(values)
     with pytest.raises(ValueError, match="colour"):
         Recipe.from_dict(RECIPES[0].to_dict() | {"augmentation": {"colour": 1}})
+
+
+def test_a_preset_cannot_be_changed_through_a_copy():
+    copy = find_recipe("feather-20k")
+    copy.model_args["dropout"] = 0.9
+    dataclasses.replace(copy).model_args["layers"].append("conv 8")
+    assert find_recipe("feather-20k").model_args["dropout"] == 0.02
+    assert copy.model_args["layers"] == find_recipe("feather-20k").model_args["layers"]

@@ -135,7 +135,7 @@ def test_curves_have_ticks_and_a_key_beside_them_always(make_run, wrong):
     ],
 )
 def test_ticks_are_round_and_not_too_many(low, high, expected):
-    assert log_ticks(low, high, most=9) == pytest.approx(expected)
+    assert log_ticks(low, high, max_ticks=9) == pytest.approx(expected)
 
 
 def brightness(colour):

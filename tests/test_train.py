@@ -9,11 +9,14 @@ import pytest
 import torch
 
 import featherweight
+from featherweight.audit import audit_run
+from featherweight.augment import resized
 from featherweight.build import build
+from featherweight.device import pick_device, seed_everything
 from featherweight.evaluate import evaluate
 from featherweight.recipe import Recipe
 from featherweight.run import create_run, open_run
-from featherweight.train import Diverged, Trainer, pick_device, resized, seed_everything, train
+from featherweight.train import DivergedError, Trainer, train
 
 CPU = torch.device("cpu")
 
@@ -80,6 +83,34 @@ def test_a_network_that_cannot_take_the_smaller_images_is_refused_at_once(make, 
     run = make("run", dataclasses.replace(tiny_recipe, resize=0.1, resize_until=0.5))
     with pytest.raises(ValueError, match=r"fails on images \(8, 1, 3, 3\)"):
         train(run, split, CPU)
+
+
+@pytest.mark.parametrize("weight_bits", [0, 4])
+def test_a_run_with_the_keys_of_early_runs_resumes_and_is_audited(
+    make, split, tiny_recipe, weight_bits
+):
+    recipe = dataclasses.replace(tiny_recipe, weight_bits=weight_bits)
+    whole, early = make("whole", recipe), make("early", recipe)
+    train(whole, split, CPU)
+
+    def rename_keys(run):
+        state = run.load_resume()
+        ema, evaluated = state.pop("ema"), state.pop("evaluated")
+        state |= {"averaged": evaluated} | ({"unrounded": ema} if weight_bits else {})
+        run.save_resume(state)
+
+    def stop(row):
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(early, split, CPU, on_epoch=stop)
+    rename_keys(early)
+    train(open_run(early.path), split, CPU)
+    assert weights(early) == weights(whole)
+    rename_keys(early)
+    verdict, _ = audit_run(open_run(early.path), split)
+    assert "weights" in {clause.clause for clause in verdict.clauses if clause.passed}
 
 
 @pytest.mark.parametrize("muon", [0.0, 0.2])
@@ -228,7 +259,7 @@ def test_the_average_is_over_weights_and_batch_norm_buffers(split, tiny_recipe):
         for name, value in model.state_dict().items():
             if value.is_floating_point():
                 expected[name] = decay * expected[name] + (1 - decay) * value
-    averaged = trainer.averaged.state_dict()
+    averaged = trainer.ema.state_dict()
     assert not torch.equal(averaged["0.running_mean"], model.state_dict()["0.running_mean"])
     for name in ("0.running_mean", "0.running_var", "0.weight", "2.weight"):
         torch.testing.assert_close(averaged[name], expected[name])
@@ -248,7 +279,7 @@ def test_weights_decay_and_biases_do_not(split, tiny_recipe):
 
 def test_a_diverged_run_stops_and_keeps_its_log(make, split, tiny_recipe):
     run = make("run", dataclasses.replace(tiny_recipe, lr=1e30))
-    with pytest.raises(Diverged, match="epoch 1"):
+    with pytest.raises(DivergedError, match="epoch 1"):
         train(run, split, CPU)
     assert run.read_metrics() == []
     assert not run.complete
@@ -257,7 +288,7 @@ def test_a_diverged_run_stops_and_keeps_its_log(make, split, tiny_recipe):
 def test_a_run_that_diverges_later_keeps_its_finished_epochs(make, split, monkeypatch):
     run = make("run")
     monkeypatch.setattr(Recipe, "lr_at", lambda self, step, n_steps: 0.1 if step < 40 else 1e30)
-    with pytest.raises(Diverged, match="epoch 3"):
+    with pytest.raises(DivergedError, match="epoch 3"):
         train(run, split, CPU)
     assert [row["epoch"] for row in run.read_metrics()] == [1, 2]
     assert not run.complete

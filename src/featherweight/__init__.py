@@ -69,8 +69,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """The package. Its functions `train` and `audit` stay what they are when the submodules of the
-    same names are imported, which would take their places otherwise."""
+    """The package, whose functions `train` and `audit` no submodule replaces.
+
+    Importing featherweight.train would otherwise put the module in the function's place."""
 
     train = property(lambda _: _load("train"), lambda *_: None)
     audit = property(lambda _: _load("audit"), lambda *_: None)

@@ -1,7 +1,7 @@
-"""Files and folders that are whole or absent, and what to say of those that can't be used.
+"""Write files and folders completely or not at all, and describe errors in one line.
 
 write_atomic(Path("metrics.jsonl"), content)
-folder = new_folder(Path("runs"), ".new-")      # to be filled, then renamed
+folder = new_folder(Path("runs"), ".new-")      # fill it, then rename it
 reason(error)                                   # "photo.jpg: no such file"
 """
 
@@ -11,11 +11,14 @@ import secrets
 import time
 from pathlib import Path
 
-PATIENCE = 1.0  # seconds that a file may be kept from being replaced
+REPLACE_TIMEOUT = 1.0  # seconds during which replacing a file that is in use is tried again
 
 
 def new_folder(parent: Path, prefix: str) -> Path:
-    """Make a folder of a free name in `parent`, with the permissions that the umask leaves (tempfile's has none)."""
+    """Make a new folder in `parent` with a unique name that starts with `prefix`.
+
+    Its permissions follow the umask; tempfile's would exclude other users.
+    """
     while True:
         folder = parent / f"{prefix}{secrets.token_hex(4)}"
         try:
@@ -26,9 +29,11 @@ def new_folder(parent: Path, prefix: str) -> Path:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write, sync and rename: after a crash the file is the old one or the new one, never a part.
+    """Write a file so that after a crash it has either its old or its new content.
 
-    Its permissions are those that the umask leaves, as of any new file. Raises OSError with the name of `path`."""
+    The content is written to a temporary file, synced to disk, and renamed. Permissions follow the
+    umask. Raises OSError with the name of `path`.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         try:
@@ -47,9 +52,11 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Rename over a file. On Windows that fails while another process has it open, a spreadsheet or a virus scanner:
-    try again for a while."""
-    end = time.monotonic() + PATIENCE
+    """Rename `temporary` to `path`, retrying while another process holds `path` open.
+
+    That only happens on Windows, with a spreadsheet or a virus scanner for example.
+    """
+    end = time.monotonic() + REPLACE_TIMEOUT
     while True:
         try:
             os.replace(temporary, path)
@@ -61,9 +68,13 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says in one line; an operating system's as `photo.jpg: no such file`, without its number."""
+    """Return an error's message on one line.
+
+    An operating system's error becomes `photo.jpg: no such file`, without its number.
+    """
     if not isinstance(error, OSError) or not error.strerror:
         return " ".join(str(error).split())
-    said = "no such file" if error.strerror == os.strerror(errno.ENOENT) else error.strerror
-    said = said[:1].lower() + said[1:]
-    return said if error.filename is None else f"{error.filename}: {said}"
+    # By text and not by number: write_atomic's "no such folder" keeps its own text.
+    message = "no such file" if error.strerror == os.strerror(errno.ENOENT) else error.strerror
+    message = message[:1].lower() + message[1:]
+    return message if error.filename is None else f"{error.filename}: {message}"

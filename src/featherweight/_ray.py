@@ -1,4 +1,4 @@
-"""In and out of a Ray cluster (Moritz et al. 2018); imports no torch.
+"""Connect to a Ray cluster (Moritz et al. 2018). Imports no torch.
 
 with connected("local", cpus=2):
     ray.get(ray.remote(function).remote())
@@ -11,26 +11,31 @@ from typing import Any
 
 import ray
 
-OBJECT_STORE = (
-    200 * 2**20
-)  # bytes, of a cluster started here: MNIST is 45 MiB, and /dev/shm may be small
+# Bytes of a local cluster's object store: MNIST takes 45 MiB, and /dev/shm may be small.
+OBJECT_STORE_BYTES = 200 * 2**20
 
 
 @contextlib.contextmanager
 def connected(address: str, cpus: int | None) -> Iterator[None]:
-    """In a Ray cluster: one at `address` (host:port, or auto), or for `local` one of `cpus` started for this alone.
+    """Connect to a Ray cluster inside the context, and disconnect after it.
 
-    Raises ConnectionError where there is none."""
+    Args:
+        address: `host:port` or `auto` for a running cluster, or `local` to start one that ends with
+            the context. An existing connection of this process is used as it is.
+        cpus: Number of CPUs of a local cluster. None: all of the machine's.
+
+    Raises ConnectionError if there is no cluster at `address`.
+    """
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it must not phone home
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
     if address == "local":
         options |= {
             "num_cpus": cpus,
             "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE,
+            "object_store_memory": OBJECT_STORE_BYTES,
         }
     ray.init(**options)
     try:

@@ -7,8 +7,6 @@ model = load_model("runs/feather-8k-s0-1")
 
 import dataclasses
 import inspect
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +18,16 @@ from torch import nn
 from .audit import audit_model, audit_run, audit_weights
 from .build import build, check_model
 from .contract import Contract, load_contract
-from .data import load_split
-from .distributed import ALONE, Group
+from .data import load_split, normalise
+from .device import pick_device, seed_everything
+from .distributed import SINGLE_PROCESS, Group
 from .errors import InputError
-from .evaluate import normalise
 from .progress import OnBatch, OnEpoch, show
 from .recipe import Recipe, find_recipe
 from .report import report
 from .run import SOURCE, Run, create_run, open_run
 from .source import module_source
-from .train import check_recipe, pick_device, seed_everything
+from .train import check_recipe
 from .train import train as train_run
 from .verdict import Verdict
 from .weights import load_weights, read_weights
@@ -45,14 +43,15 @@ def _find_contract(contract: str | Contract) -> Contract:
 
 
 def _locate(model: Network, folder: Path) -> tuple[str, str | None]:
-    """Return MODULE:CLASS or FILE.py:CLASS of a network, and the source that a run must keep for it.
+    """Return MODULE:CLASS or FILE.py:CLASS of a network, and the source that a run must keep.
 
     A class that was defined in a notebook or script is written to `folder`."""
     if isinstance(model, str):
         return model, None
     if not (inspect.isclass(model) and issubclass(model, nn.Module)):
         raise InputError(
-            f"model: got {model!r}, expected a torch.nn.Module class, or a text such as my_net.py:Net"
+            f"model: got {model!r}, expected a torch.nn.Module class, or a text such as "
+            "my_net.py:Net"
         )
     if model.__module__ != "__main__":
         return f"{model.__module__}:{model.__qualname__}", None
@@ -73,11 +72,12 @@ def start_run(
     threads: int = 1,
     out: str | None = None,
     command: str,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> Run | None:
-    """Check a training's parts, try its network, and make its run folder; nothing is left behind otherwise.
+    """Check a training's parts, try its network, and make its run folder.
 
-    Takes what `train` takes. Returns None in the processes of a group that do not lead it."""
+    Takes what `train` takes. Where anything is wrong, nothing is left behind. Returns None in the
+    processes of a group but the main one."""
     chosen = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
     if seed < 0:
         raise InputError(f"seed: got {seed}, expected 0 or more")
@@ -99,7 +99,7 @@ def start_run(
         name = type(network).__name__
         kept = f"{SOURCE}:{name}" if source is not None else path
         chosen = dataclasses.replace(tried, name=name, model=kept)
-    if not group.leads:
+    if not group.is_main:
         return None
     return create_run(out, chosen, held, split, seed, device, command, threads, source)
 
@@ -129,18 +129,20 @@ def train(
 ) -> Run:
     """Train a network under a contract, audit it, and report it.
 
-    A notebook shows a table and a bar below the cell, a terminal a line for each epoch on stderr. An interrupt
-    (Ctrl-C, or a notebook's stop button) leaves a run that `resume` finishes to the same bits.
+    A notebook shows a table and a bar below the cell, a terminal a line for each epoch on stderr.
+    An interrupt (Ctrl-C, or a notebook's stop button) leaves a run that `resume` finishes to the
+    same bits.
 
     Parameters
     ----------
     recipe
         How to train: a preset's name or a Recipe. Default: feather-20k.
     model
-        The network, instead of the recipe's own: MODULE:CLASS, FILE.py:CLASS, or a torch.nn.Module class. The
-        source of a class from a notebook's cell is kept in the run folder.
+        The network, instead of the recipe's own: MODULE:CLASS, FILE.py:CLASS, or a torch.nn.Module
+        class. The source of a class from a notebook's cell is kept in the run folder.
     contract
-        What must hold: a built-in contract's name, a TOML file, or a Contract. Default: the recipe's.
+        What must hold: a built-in contract's name, a TOML file, or a Contract. Default: the
+        recipe's.
     data
         A directory of MNIST-format files or an .npz file. Default: the embedded MNIST.
     seed
@@ -217,10 +219,12 @@ def finish_run(
     device: "torch.device",
     data: str | None,
     progress: Callable[[int], Any],
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
 ) -> None:
-    """Train a run to its last epoch. `progress`, given the number of training images, returns the context that
-    gives `on_epoch` and `on_batch`. An interrupt gets a note of how to resume."""
+    """Train a run to its last epoch; an interrupt gets a note of how to resume.
+
+    `progress`, given the number of training images, returns the context that gives `on_epoch` and
+    `on_batch`."""
     split = run.load_split(data)
     on_epoch: OnEpoch
     on_batch: OnBatch
@@ -244,22 +248,25 @@ def audit(
 ) -> Verdict:
     """Judge a run or a network against a contract, trusting no log.
 
-    A network without a run is judged by its structure, and with `weights`, or as an instance that is given with
-    `weights` loaded, also by its accuracy; the clauses that need a run are then not judged.
+    A network without a run is judged by its structure, and with `weights`, or as an instance that
+    is given with `weights` loaded, also by its accuracy; the clauses that need a run are then not
+    judged.
 
     Parameters
     ----------
     target
-        A run or its folder; or a network: MODULE:CLASS, FILE.py:CLASS, a torch.nn.Module class or instance.
+        A run or its folder; or a network: MODULE:CLASS, FILE.py:CLASS, a torch.nn.Module class or
+        instance.
     contract
-        A built-in contract's name, a TOML file, or a Contract. Default: the run's own; of a network, era-v3-s6.
+        A built-in contract's name, a TOML file, or a Contract. Default: the run's own; of a
+        network, era-v3-s6.
     data
         Where the images are now: a directory of MNIST-format files or an .npz file.
     weights
         A state dict that was trained elsewhere, .pth, .pt or .safetensors.
     mean, std
-        How the images in [0, 1] were normalised where the weights were trained. Default: the mean and standard
-        deviation of the training images.
+        How the images in [0, 1] were normalised where the weights were trained. Default: the mean
+        and standard deviation of the training images.
     quick
         Look for hidden weights in 64 images instead of all validation images.
 
@@ -275,16 +282,16 @@ def audit(
         given = {"weights": weights, "mean": mean, "std": std, "quick": quick or None}
         if named := [key for key, value in given.items() if value is not None]:
             raise InputError(
-                f"{named[0]} with {target.path}: expected a network, MODULE:CLASS or FILE.py:CLASS; a "
-                "run is audited with its own weights, on every image"
+                f"{named[0]} with {target.path}: expected a network, MODULE:CLASS or "
+                "FILE.py:CLASS; a run is audited with its own weights, on every image"
             )
         return audit_run(
             target, target.load_split(data), _find_contract(contract) if contract else None
         )[0]
     if (mean is None) != (std is None) or (mean is not None and weights is None):
         raise InputError(
-            f"mean {mean}, std {std}, weights {weights}: expected mean and std both, and with weights, "
-            "or neither",
+            f"mean {mean}, std {std}, weights {weights}: expected mean and std both, and with "
+            "weights, or neither",
             hint="mean 0.1307, std 0.3081 are those of all 60,000 MNIST images",
         )
     mean_std = None if mean is None or std is None else (mean, std)
@@ -328,8 +335,8 @@ def load_run(run: str | Path | Run) -> Run:
 def load_model(run: str | Path | Run) -> nn.Module:
     """Return a finished run's network, with its weights and in evaluation mode.
 
-    It takes images (n, 1, height, width), normalised by the run's mean and standard deviation, and returns logits
-    or log-probabilities (n, classes)."""
+    It takes images (n, 1, height, width), normalised by the run's mean and standard deviation, and
+    returns logits or log-probabilities (n, classes)."""
     return load_run(run).load_model()
 
 

@@ -1,16 +1,16 @@
-"""Judge a network or a run against a contract, trusting no log.
+"""Judge a network or a run against a contract, without trusting any log.
 
-    verdict = audit_model(model, split, contract)            # what forward passes show
-    verdict, result = audit_weights(model, split, contract)  # that, and every validation image: trained elsewhere
-    verdict, result = audit_run(open_run(path), split)       # that, and the epochs
+    verdict = audit_model(model, split, contract)            # a class: its structure
+    verdict, result = audit_weights(model, split, contract)  # and weights trained elsewhere
+    verdict, result = audit_run(open_run(path), split)       # a run folder: every clause
     verdict.passed, verdict.not_judged, verdict.to_dict()
 
-What an audit cannot see is whether the training really used the images it names: for that, train again with
-the same seed on the same machine and compare the bits.
+An audit can't see whether the training really used the images that it names. To check that, train
+again with the same seed on the same machine and compare the weights bit for bit.
 """
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,29 +18,65 @@ from torch import Tensor, nn
 
 from .build import forward, unchanged
 from .contract import Contract
-from .data import Split
+from .data import Split, normalise
 from .errors import InputError
-from .evaluate import BATCH, Evaluation, evaluate, normalise, percent
+from .evaluate import EVAL_BATCH_SIZE, Evaluation, evaluate, percent
 from .run import IncompatibleWeightsError, Run
-from .trace import FREE, Trace
+from .trace import MAX_FREE_CONSTANTS, Trace
 from .verdict import Clause, Verdict
 from .weights import tensors
 
 HEAD_NAMES = {"linear": "linear layer", "gap": "global average pooling", "other": "something else"}
-PROBE = 64  # images of a structural pass: enough for the lightest dropout to drop some
-HALF = PROBE // 2  # of them are looked at among others
-LEAST = 1e-4  # of the outputs' deviation, by which dropout and batch norm must change one
-LAST, TRUE_LOG = "the last epoch's", "tells what the weights give"  # what two clauses require
+# Images of a pass that looks at the structure: enough for even a weak dropout to zero some
+# activations.
+N_PROBE = 64
+# So many of them are looked at again in a batch with other images.
+N_COMPARED = N_PROBE // 2
+# Outputs that may change with the other images: a sign function magnifies float rounding.
+MAX_MIXED = N_COMPARED // 16
+# Dropout and batch norm must change an output by this fraction of the outputs' deviation: a layer
+# without effect does not count.
+MIN_EFFECT = 1e-4
+# What the clauses `weights` and `log` require.
+LAST_WEIGHTS, TRUE_LOG = "the last epoch's", "agrees with the weights"
 
 
-def _differ(one: Tensor, other: Tensor, tolerance: float) -> int:
-    """Of how many images two outputs (n, classes) mean other probabilities."""
+def _n_different(one: Tensor, other: Tensor, tolerance: float) -> int:
+    """Return for how many images two outputs (n, classes) give different probabilities."""
     return int(((one.softmax(1) - other.softmax(1)).abs().amax(1) > tolerance).sum())
 
 
-def _moved(one: Tensor, other: Tensor) -> bool:
-    """Whether some output of a second pass is another one, by more than a trace of a layer that hardly counts."""
-    return bool((one - other).abs().max() > LEAST * one.std())
+def _has_effect(one: Tensor, other: Tensor) -> bool:
+    """Return whether two outputs (n, classes) differ for some image by more than `MIN_EFFECT`."""
+    return bool((one - other).abs().max() > MIN_EFFECT * one.std())
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """What forward passes show about a network."""
+
+    n_params: int
+    "Stored numbers that the passes read."
+    watched: str
+    "How many images were watched, as text."
+    batch_norms: int
+    "Batch norms that run in training."
+    norm_matters: bool
+    "Whether other images in the batch change an output in training."
+    dropped: tuple[int, int]
+    "Activations that dropout zeroed in a training pass, and how many it could have zeroed."
+    dropout_matters: bool
+    "Whether other random numbers change an output in training."
+    heads: set[str]
+    "Last layers before log-softmax: linear, gap, other."
+    head_seen: str
+    "How the heads were recognised."
+    n_images: int
+    "Images of each pass that looks at the structure."
+    unsteady: int
+    "Outputs that differ between two equal passes in evaluation mode."
+    mixed: int
+    "Outputs that change with the other images of the batch in evaluation mode."
 
 
 @torch.no_grad()
@@ -51,26 +87,30 @@ def _structure(
     everything: bool,
     mean_std: tuple[float, float] | None = None,
 ) -> tuple[list[Clause], int]:
-    """The clauses that forward passes show, and the stored numbers they read. `everything` watches all validation
-    images, for a network that reads other weights for other images. The network stays as it was."""
+    """Return the clauses that forward passes can judge, and the number of stored numbers read.
+
+    `everything` watches all validation images, to find weights that are read for some images only.
+    The network stays unchanged.
+    """
     with unchanged(model):
-        return _watch(model, split, contract, everything, mean_std or split.mean_std)
+        found = _watch(model, split, everything, mean_std or split.mean_std)
+    return _structure_clauses(found, contract), found.n_params
 
 
 def _watch(
-    model: nn.Module,
-    split: Split,
-    contract: Contract,
-    everything: bool,
-    mean_std: tuple[float, float],
-) -> tuple[list[Clause], int]:
+    model: nn.Module, split: Split, everything: bool, mean_std: tuple[float, float]
+) -> _Structure:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    probe = normalise(split.train.pixels[: 2 * PROBE].to(device), mean_std)
-    images = probe[:PROBE]
+    probe = normalise(split.train.pixels[: 2 * N_PROBE].to(device), mean_std)
+    images = probe[:N_PROBE]
+    # The first half of the images with another second half.
     others = (
-        torch.cat([images[:HALF], probe[-(len(images) - HALF) :]]) if len(images) > HALF else images
+        torch.cat([images[:N_COMPARED], probe[-(len(images) - N_COMPARED) :]])
+        if len(images) > N_COMPARED
+        else images
     )
-    company = torch.cat([images[:HALF].flip(0), others[HALF:]])
+    # The same, with the first half in reverse order.
+    reordered = torch.cat([images[:N_COMPARED].flip(0), others[N_COMPARED:]])
     trace = Trace()
 
     def output(batch: Tensor, seed: int) -> Tensor:
@@ -84,32 +124,45 @@ def _watch(
         return out
 
     model.train()
-    answer = output(images, 0)
-    batch_norms, (dropped, possible) = trace.batch_norms(answer), trace.dropped(answer)
-    # What runs must also matter: other draws, or other images beside them, must change outputs. Not those of every
-    # image: behind a sign function a batch norm changes few.
-    drop_matters = _moved(answer, output(images, 1))
-    norm_matters = _moved(answer[:HALF], output(others, 0)[:HALF])
+    trained = output(images, 0)
+    batch_norms, dropped = trace.batch_norms(trained), trace.dropped(trained)
+    # A layer that runs must also matter: other random numbers, or other images in the batch, must
+    # change an output. One is enough: behind a sign function a batch norm changes few.
+    dropout_matters = _has_effect(trained, output(images, 1))
+    norm_matters = _has_effect(trained[:N_COMPARED], output(others, 0)[:N_COMPARED])
     model.eval()
     first = output(images, 0)
-    unsteady = _differ(first, output(images, 1), 1e-6)
-    # Rounding may change one or two of them: a sign function magnifies it.
-    mixed = _differ(first[:HALF], output(company, 0)[:HALF].flip(0), 1e-3)
-    watched = split.val.pixels if everything else split.val.pixels[:PROBE]
-    for batch in watched.split(BATCH):
+    unsteady = _n_different(first, output(images, 1), 1e-6)
+    # A larger tolerance, because another place in the batch changes float rounding.
+    mixed = _n_different(first[:N_COMPARED], output(reordered, 0)[:N_COMPARED].flip(0), 1e-3)
+    watched = split.val.pixels if everything else split.val.pixels[:N_PROBE]
+    for batch in watched.split(EVAL_BATCH_SIZE):
         out = output(normalise(batch.to(device), mean_std), 0)
-    heads, seen = trace.head(out)
-    numbers = trace.stored_numbers()
+    heads, head_seen = trace.head(out)
+    return _Structure(
+        n_params=trace.stored_numbers(),
+        watched=f"{len(watched):,}{'' if everything else f' of {len(split.val):,}'}",
+        batch_norms=batch_norms,
+        norm_matters=norm_matters,
+        dropped=dropped,
+        dropout_matters=dropout_matters,
+        heads=heads,
+        head_seen=head_seen,
+        n_images=len(images),
+        unsteady=unsteady,
+        mixed=mixed,
+    )
 
-    total = "" if everything else f" of {len(split.val):,}"
+
+def _structure_clauses(found: _Structure, contract: Contract) -> list[Clause]:
     clauses = [
         Clause(
             "parameters",
             f"fewer than {contract.max_params:,}",
-            f"{numbers:,}",
-            f"stored numbers read by forward passes in both modes over {len(watched):,}{total} images; "
-            f"batch-norm statistics and up to {FREE} constants free",
-            numbers < contract.max_params,
+            f"{found.n_params:,}",
+            f"stored numbers read by forward passes in both modes over {found.watched} images; "
+            f"batch-norm statistics and up to {MAX_FREE_CONSTANTS} constants are free",
+            found.n_params < contract.max_params,
         )
     ]
     if contract.batch_norm:
@@ -117,54 +170,55 @@ def _watch(
             Clause(
                 "batch norm",
                 "runs in training",
-                f"{batch_norms} used",
+                f"{found.batch_norms} used",
                 "a training pass; other images in the batch must change an output",
-                batch_norms > 0 and norm_matters,
+                found.batch_norms > 0 and found.norm_matters,
             )
         )
     if contract.dropout:
+        dropped, possible = found.dropped
         clauses.append(
             Clause(
                 "dropout",
                 "runs in training, p > 0",
                 f"{dropped:,} of {possible:,} activations dropped",
-                "a training pass; another draw must change an output",
-                dropped > 0 and drop_matters,
+                "a training pass; other random numbers must change an output",
+                dropped > 0 and found.dropout_matters,
             )
         )
     clauses.append(
         Clause(
             "head",
             " or ".join(HEAD_NAMES[name] for name in contract.heads),
-            " and ".join(HEAD_NAMES[name] for name in sorted(heads)),
-            f"last before log-softmax: {seen}",
-            heads <= set(contract.heads),
+            " and ".join(HEAD_NAMES[name] for name in sorted(found.heads)),
+            f"last before log-softmax: {found.head_seen}",
+            found.heads <= set(contract.heads),
         )
     )
-    if unsteady:
-        found = (
-            f"{unsteady} of {len(images)} outputs differ in a second pass: something random, such as dropout, "
-            "runs in evaluation"
+    if found.unsteady:
+        seen = (
+            f"{found.unsteady} of {found.n_images} outputs differ in a second pass: something "
+            "random, such as dropout, runs in evaluation"
         )
-    elif mixed > HALF // 16:
-        found = f"{mixed} of {HALF} outputs change with the other images of the batch"
+    elif found.mixed > MAX_MIXED:
+        seen = f"{found.mixed} of {N_COMPARED} outputs change with the other images of the batch"
     else:
-        found = "it does"
+        seen = "it does"
     clauses.append(
         Clause(
             "evaluation",
             "each output depends on its image alone",
-            found,
-            f"passes in evaluation mode over {len(images)} images: twice the same, and {HALF} of them "
-            "among others",
-            not unsteady and mixed <= HALF // 16,
+            seen,
+            f"passes in evaluation mode over {found.n_images} images: twice the same, and once "
+            f"{N_COMPARED} of them among others",
+            not found.unsteady and found.mixed <= MAX_MIXED,
         )
     )
-    return clauses, numbers
+    return clauses
 
 
 def _unjudged(contract: Contract, weights: bool) -> list[Clause]:
-    """The clauses that need a run and, without `weights`, those that need weights."""
+    """Return the clauses that need a run and, without `weights`, those that need weights."""
 
     def missing(clause: str, required: str, what: str = "run") -> Clause:
         return Clause(
@@ -186,7 +240,7 @@ def _unjudged(contract: Contract, weights: bool) -> list[Clause]:
     return [
         missing("epochs", f"fewer than {contract.max_epochs}"),
         *needs_weights,
-        missing("weights", LAST),
+        missing("weights", LAST_WEIGHTS),
         missing("log", TRUE_LOG),
     ]
 
@@ -194,8 +248,18 @@ def _unjudged(contract: Contract, weights: bool) -> list[Clause]:
 def audit_model(
     model: nn.Module, split: Split, contract: Contract, everything: bool = True
 ) -> Verdict:
-    """The clauses that need no training: parameters, batch norm, dropout, head, evaluation. The others are there,
-    not judged. `everything` watches all validation images, not a few."""
+    """Judge the structure of a network: parameters, batch norm, dropout, head and evaluation.
+
+    The other clauses are listed as not judged. The network stays unchanged.
+
+    Args:
+        model: The network, trained or not.
+        split: Images to watch the network on.
+        contract: The requirements.
+        everything: Watch all validation images, not only 64 of them.
+
+    Raises InputError if the network fails on the images.
+    """
     clauses, n_params = _structure(model, split, contract, everything)
     return Verdict(
         contract.name, (*clauses, *_unjudged(contract, weights=False)), n_params, "structure"
@@ -209,10 +273,20 @@ def audit_weights(
     mean_std: tuple[float, float] | None = None,
     everything: bool = True,
 ) -> tuple[Verdict, Evaluation]:
-    """Judge a network with weights that were trained elsewhere: all but what only a run's folder tells.
+    """Judge a network with weights that were trained elsewhere.
 
-    `mean_std` normalises the images in [0, 1] as that training did (None: by the training images'). Whatever
-    `everything` is, every validation image is evaluated. Returns the verdict and that evaluation.
+    Every clause is judged except those that need a run folder. The network stays unchanged.
+
+    Args:
+        model: The network with its weights.
+        split: The images; every validation image is evaluated.
+        contract: The requirements.
+        mean_std: Mean and standard deviation of pixels in [0, 1] by which that training normalised
+            images. None: those of the training images.
+        everything: Watch all validation images for the structure, not only 64 of them.
+
+    Returns the verdict and the evaluation on the validation images. Raises InputError if the
+    network fails on the images.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     structure, n_params = _structure(model, split, contract, everything, mean_std)
@@ -232,10 +306,10 @@ def audit_weights(
 
 
 def _epochs(run: Run, contract: Contract) -> Clause:
-    """Recipe, log and optimiser state must tell of the same number of epochs, within the limit."""
+    """Check that recipe, log and saved state agree on a number of epochs within the limit."""
     state, rows, planned = run.load_resume(), run.read_metrics(), run.recipe.epochs
     if state is None:
-        raise InputError(f"{run.path}: incomplete: got no resume.pt, expected one")
+        raise InputError(f"{run.path}: incomplete run: got no resume.pt, expected one")
     logged = [row.get("epoch") for row in rows]
     agree = logged == list(range(1, planned + 1)) and state["epoch"] == planned
     found = str(planned) if agree else f"recipe {planned}, log {len(rows)}, state {state['epoch']}"
@@ -253,7 +327,7 @@ def _requires_split(contract: Contract) -> str:
 
 
 def _split(split: Split, contract: Contract, run: Run | None = None) -> Clause:
-    """Sizes, no image in both parts, and the images that the run, if there is one, was trained on."""
+    """Check the sizes, that no image is in both parts, and that these are the run's images."""
     train, val = split.train.digests(), split.val.digests()
     seen = set(train)
     overlap = sum(digest in seen for digest in val)
@@ -267,7 +341,7 @@ def _split(split: Split, contract: Contract, run: Run | None = None) -> Clause:
         + (
             "the split's hash is the run's"
             if run
-            else "what the weights were trained on is not known"
+            else "the images that the weights were trained on are unknown"
         ),
         (len(train), len(val)) == (contract.train_size, contract.val_size)
         and overlap == 0
@@ -285,7 +359,7 @@ def _requires_accuracy(contract: Contract) -> str:
 
 
 def _accuracy(results: dict[str, Evaluation], contract: Contract, how: str = "") -> Clause:
-    """Of the evaluation of each of the last epochs, by its name."""
+    """Check the accuracy of each of the last epochs; `results` holds evaluations by name."""
     missing = contract.consistent_epochs - len(results)
     found = "; ".join(
         f"{name}{percent(result.correct, result.total)}" for name, result in results.items()
@@ -294,14 +368,14 @@ def _accuracy(results: dict[str, Evaluation], contract: Contract, how: str = "")
     return Clause(
         "accuracy",
         _requires_accuracy(contract),
-        found + (f"; weights of {missing} epochs are not there" if missing else ""),
-        f"every one of {total:,} validation images evaluated anew{how}",
+        found + (f"; weights of {missing} epochs are missing" if missing else ""),
+        f"every one of {total:,} validation images evaluated again{how}",
         not missing and all(r.accuracy >= contract.min_val_accuracy for r in results.values()),
     )
 
 
 def _log_agrees(run: Run, epochs: dict[int, Evaluation]) -> Clause:
-    """The log's count for each epoch whose weights are kept is what those weights give now."""
+    """Check the log's count of each epoch whose weights are kept against those weights."""
     rows = {row.get("epoch"): row for row in run.read_metrics()}
     differ = [
         f"epoch {epoch}: log {rows.get(epoch, {}).get('val_correct')}, weights {result.correct}"
@@ -319,17 +393,19 @@ def _log_agrees(run: Run, epochs: dict[int, Evaluation]) -> Clause:
 
 
 def _weights(run: Run, model: nn.Module) -> Clause:
-    """The headline's weights are the last ones the training saved."""
+    """Check that the run's weights are those that training saved after its last epoch."""
     state = run.load_resume()
-    assert state is not None  # _epochs has refused that
-    saved, final = state["averaged"], tensors(model)
+    assert state is not None  # _epochs has raised otherwise
+    # Early runs keep the evaluated network under the key `averaged`.
+    saved = state["evaluated" if "evaluated" in state else "averaged"]
+    final = tensors(model)
     same = saved.keys() == final.keys() and all(
         torch.equal(saved[key], final[key].cpu()) for key in final
     )
     return Clause(
         "weights",
-        LAST,
-        LAST if same else "other weights",
+        LAST_WEIGHTS,
+        LAST_WEIGHTS if same else "other weights",
         "model.safetensors against the saved training state, bit for bit",
         same,
     )
@@ -338,10 +414,16 @@ def _weights(run: Run, model: nn.Module) -> Clause:
 def audit_run(
     run: Run, split: Split, contract: Contract | None = None, device: torch.device | None = None
 ) -> tuple[Verdict, Evaluation | None]:
-    """Rebuild the network, load its weights, watch it, and evaluate every validation image anew.
+    """Judge a finished run: rebuild the network, load its weights, watch and evaluate it.
 
-    Returns the verdict and that evaluation (None where the weights are not this network's). Raises
-    ValueError for a run that is incomplete.
+    Args:
+        run: The run folder.
+        split: The run's images.
+        contract: The requirements. None: the run's own contract.
+        device: Where to evaluate. None: the CPU.
+
+    Returns the verdict and the evaluation on the validation images, or None for the evaluation if
+    the weights are not this network's. Raises InputError if the run is incomplete.
     """
     contract = contract or run.contract
     device = device or torch.device("cpu")
@@ -349,8 +431,9 @@ def audit_run(
     try:
         model = run.load_model().to(device)
     except IncompatibleWeightsError as error:
-        clause = Clause("weights", LAST, "another network's", str(error), False)
+        clause = Clause("weights", LAST_WEIGHTS, "another network's", str(error), False)
         return Verdict(contract.name, (clause,), None), None
+    # Evaluate each of the last epochs that the contract names.
     val, last = split.val.to(device), run.recipe.epochs
     results = {}
     for epoch in range(max(1, last - contract.consistent_epochs + 1), last):
@@ -358,11 +441,11 @@ def audit_run(
             try:
                 earlier = run.load_model(f"epoch-{epoch}.safetensors").to(device)
             except IncompatibleWeightsError:
-                continue  # its accuracy counts as missing below, which fails
+                continue  # its accuracy counts as missing, which fails
             results[epoch] = evaluate(earlier, val, split.mean_std)
     results[last] = result = evaluate(model, val, split.mean_std)
     accuracy = _accuracy(
-        {f"epoch {epoch}: ": result for epoch, result in results.items()}, contract
+        {f"epoch {epoch}: ": evaluation for epoch, evaluation in results.items()}, contract
     )
     structure, n_params = _structure(model, split, contract, everything=True)
     clauses = [

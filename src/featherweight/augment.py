@@ -1,9 +1,11 @@
-"""Batched augmentation: one draw per image, a few tensor operations a batch, on the images' device.
+"""Batched augmentation: one draw per image, a few tensor operations per batch, on their device.
 
     generator = torch.Generator().manual_seed(1)
-    images = augment(images, Augmentation(rotation=10, shift=1), generator)     # (n, 1, height, width) in [0, 1]
+    # images (n, 1, height, width), floats in [0, 1]
+    images = augment(images, Augmentation(rotation=10, shift=1), generator)
 
-The draws are made on the CPU whatever the device, so that a seed means the same everywhere.
+Random numbers are drawn on the CPU whatever the device, so that a seed gives the same draws
+everywhere.
 """
 
 import torch
@@ -21,16 +23,25 @@ def affine(
     shear: Tensor,
     bend: Tensor | None = None,
 ) -> Tensor:
-    """Rotate about the centre, scale and shear, then move; bilinear, black outside.
+    """Shear, scale and rotate images about their centre, then shift them.
 
-    images (n, c, height, width); angle (n,) degrees, counter-clockwise as seen; shift (n, 2) pixels, right
-    and down; scale (n,) factor; shear (n,) degrees along x.
+    Pixels are interpolated bilinearly; what comes from outside an image is black.
+
+    Args:
+        images: Shape (n, c, height, width).
+        angle: Rotation counter-clockwise in degrees, shape (n,).
+        shift: Shift to the right and down in pixels, shape (n, 2).
+        scale: Scale factor, shape (n,).
+        shear: Shear along x in degrees, shape (n,).
+        bend: Further displacement of each sampling point (elastic deformation), in the coordinates
+            of `grid_sample`, shape (n, height, width, 2).
     """
     height, width = images.shape[-2:]
     radians = torch.deg2rad(angle)
     cos, sin, tan = radians.cos(), radians.sin(), torch.deg2rad(shear).tan()
-    # Output pixel -> input pixel (both from the centre): the inverse of shift * rotate * scale * shear.
-    # rotate is [[cos, sin], [-sin, cos]] with y pointing down; shear is [[1, -tan], [0, 1]].
+    # Each output pixel samples an input pixel (both measured from the centre), so this is the
+    # inverse of shift * rotate * scale * shear. With y pointing down, rotate is
+    # [[cos, sin], [-sin, cos]] and shear is [[1, -tan], [0, 1]].
     a, b = (cos + tan * sin) / scale, (-sin + tan * cos) / scale
     c, d = sin / scale, cos / scale
     # Pixels from the centre: x (1, 1, width), y (1, height, 1).
@@ -38,7 +49,7 @@ def affine(
     y = torch.arange(height, device=images.device)[None, :, None] - (height - 1) / 2
     a, b, c, d, dx, dy = (v[:, None, None] for v in (a, b, c, d, shift[:, 0], shift[:, 1]))
     x, y = x - dx, y - dy
-    # grid_sample measures in half sides. (n, height, width, 2)
+    # grid_sample measures in half sides: (n, height, width, 2), from -1 to 1.
     grid = torch.stack([(a * x + b * y) * (2 / width), (c * x + d * y) * (2 / height)], 3)
     if bend is not None:
         grid += bend
@@ -46,14 +57,14 @@ def affine(
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Blur image i with standard deviation sigma[i] (pixels); mirrored at the border."""
+    """Blur image i with a Gaussian of standard deviation sigma[i] pixels, reflecting borders."""
     radius = kernel_size // 2
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     kernel = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
     kernel = (kernel / kernel.sum(1, keepdim=True))[:, :, None, None, None]  # (n, k, 1, 1, 1)
     height, width = images.shape[-2:]
     x = F.pad(images, (radius,) * 4, mode="reflect")
-    # Separable: along the rows, then along the columns.
+    # The Gaussian is separable: along the rows, then along the columns.
     x = torch.stack([kernel[:, k] * x[..., k : k + width] for k in range(kernel_size)]).sum(0)
     return torch.stack([kernel[:, k] * x[..., k : k + height, :] for k in range(kernel_size)]).sum(
         0
@@ -61,7 +72,10 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
 
 
 def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Multiply image i by brightness[i], then its distance from its own mean by contrast[i]; clipped."""
+    """Multiply image i by brightness[i], then its contrast about its mean by contrast[i].
+
+    Results are clipped to [0, 1] after either step.
+    """
     x = (images * brightness[:, None, None, None]).clamp(0, 1)
     mean = x.mean((1, 2, 3), keepdim=True)
     return ((x - mean) * contrast[:, None, None, None] + mean).clamp(0, 1)
@@ -72,13 +86,22 @@ def augment(
     strengths: Augmentation,
     generator: torch.Generator,
     total: int | None = None,
-    part: slice = slice(None),
+    shard: slice = slice(None),
 ) -> Tensor:
-    """images (n, 1, height, width) float in [0, 1] -> the same, each with a draw of its own.
+    """Return randomly changed images, each with its own draw.
 
-    Where the images are `part` of a batch of `total`, their draws are those that they have in the batch."""
+    Args:
+        images: Shape (n, 1, height, width), floats in [0, 1].
+        strengths: How strongly images are changed.
+        generator: A generator on the CPU.
+        total: Images in the whole batch. None: `images` is the whole batch.
+        shard: The images' place in the whole batch. They get the draws of that place, so that a
+            batch is augmented alike on one process and on several.
+    """
     total = len(images) if total is None else total
-    draws = torch.rand((8, total), generator=generator)[:, part].to(images.device)
+    # (8, n): blur, rotation, two for the shift, scale, shear, brightness, and one that contrast and
+    # thickness share.
+    draws = torch.rand((8, total), generator=generator)[:, shard].to(images.device)
     signed = 2 * draws - 1  # in [-1, 1)
     if strengths.blur_kernel:
         least, most = strengths.blur_sigma
@@ -90,12 +113,13 @@ def augment(
     bend = None
     if strengths.elastic:
         height, width = images.shape[-2:]
-        points = 2 * torch.rand((total, 2, 5, 5), generator=generator)[part] - 1
+        # Displacements of a 5x5 grid, (n, 2, 5, 5), in half sides.
+        points = 2 * torch.rand((total, 2, 5, 5), generator=generator)[shard] - 1
         points *= torch.tensor([2 / width, 2 / height])[:, None, None] * strengths.elastic
         bend = F.interpolate(
             points.to(images.device), (height, width), mode="bicubic", align_corners=True
         )
-        bend = bend.permute(0, 2, 3, 1)
+        bend = bend.permute(0, 2, 3, 1)  # (n, height, width, 2)
     if (
         strengths.rotation
         or strengths.shift
@@ -116,3 +140,12 @@ def augment(
             images, 1 + strengths.brightness * signed[6], 1 + strengths.contrast * signed[7]
         )
     return images
+
+
+def resized(images: Tensor, factor: float) -> Tensor:
+    """Return images (n, c, height, width) with their sides scaled by `factor`.
+
+    Sides are rounded to whole pixels; interpolation is bilinear with antialiasing.
+    """
+    size = [max(1, round(factor * side)) for side in images.shape[-2:]]
+    return F.interpolate(images, size, mode="bilinear", antialias=True)

@@ -1,10 +1,10 @@
-"""Any network, built and checked: the project's own, or one that somebody brings.
+"""Build and check a network: one of this project, or one that a user brings.
 
     model = build("my_net.py:Net", {}, num_classes=10)
     check_model(model, images, num_classes=10)          # images (n, 1, 28, 28), normalised
 
-Code of others may raise anything, end the process, and keep what it likes between its passes: here all that
-becomes a ValueError in one line, and a check leaves a network as it was.
+A user's code may raise any exception, end the process, or keep state between forward passes. Here
+an exception or exit becomes an InputError of one line, and a check leaves the network unchanged.
 """
 
 import contextlib
@@ -19,22 +19,29 @@ from torch.nn.parameter import is_lazy
 from .errors import InputError
 from .locate import describe, find_class, reason
 
-TRIAL = 4  # images of a pass that finds out what a network can take
+N_TRIAL_IMAGES = 4  # random images, of a forward pass that only shows whether it works
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The numbers that a module declares as parameters, shared ones once. The audit counts what a forward pass
-    reads instead."""
+    """Return the number of parameters that a module declares, counting shared ones once.
+
+    The audit does not trust this number: it counts what a forward pass reads.
+    """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def build(
     path: str, arguments: Mapping[str, Any], num_classes: int, shape: Sequence[int] = (1, 28, 28)
 ) -> nn.Module:
-    """The network MODULE:CLASS, FILE.py:CLASS or FILE.py, for images of `shape` (1, height, width).
+    """Return the network at `path`, with lazy layers initialised.
 
-    Its constructor is called with `arguments`, and with `num_classes` if it takes that. Its lazy layers are made.
-    Raises ValueError where it can't be found or built.
+    Args:
+        path: MODULE:CLASS, FILE.py:CLASS or FILE.py.
+        arguments: Keyword arguments of the constructor.
+        num_classes: Number of classes, passed to the constructor if it has such a parameter.
+        shape: Shape of one image, (1, height, width).
+
+    Raises InputError if the class can't be found or the network can't be built.
     """
     constructor = find_class(path)
     given = dict(arguments)
@@ -42,26 +49,26 @@ def build(
         given["num_classes"] = num_classes
     try:
         model = constructor(**given)
-    except (Exception, SystemExit) as error:  # somebody else's constructor may raise anything
+    except (Exception, SystemExit) as error:  # a user's constructor may raise anything
         raise InputError(
             f"model {path!r}: can't be built with {given or 'no arguments'}: {reason(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise InputError(
-            f"model {path!r}: its constructor gives {model!r}, expected a torch.nn.Module"
+            f"model {path!r}: got {model!r} from its constructor, expected a torch.nn.Module"
         )
-    images = torch.randn(TRIAL, *shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(N_TRIAL_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
     try:
         _complete(model, images)
     except ValueError as error:
-        raise InputError(f"model {path!r}: its lazy layers can't be made: {error}") from error
+        raise InputError(f"model {path!r}: can't initialise its lazy layers: {error}") from error
     return _in_fast_memory(model, images)
 
 
 def forward(model: nn.Module, images: Tensor) -> Any:
-    """What the network returns; ValueError where it raises or ends the process.
+    """Return the network's output. Raises InputError if it raises or ends the process.
 
-    It may write over the images."""
+    The network may write over the images."""
     try:
         return model(images)
     except (Exception, SystemExit) as error:
@@ -72,12 +79,13 @@ def forward(model: nn.Module, images: Tensor) -> Any:
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Undo afterwards what passes and steps change: weights, statistics, gradients, mode, attributes.
+    """Restore weights, statistics, gradients, mode and attributes after the context.
 
-    Not a copy of the network: one that can't be copied is as good, and one that gives copies of something else
-    deceives nobody."""
+    The network itself is used and not a copy, so it need not support copying, and it can't pass off
+    another network as its copy.
+    """
     modules = [(module, dict(vars(module))) for module in model.modules()]
-    # Tables of names are changed in place where a module assigns a parameter, a buffer or a layer.
+    # Assigning a parameter, a buffer or a layer changes these dictionaries in place.
     tables = [
         (vars(module)[name], dict(vars(module)[name]))
         for module, _ in modules
@@ -120,8 +128,10 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def _complete(model: nn.Module, images: Tensor) -> None:
-    """Make what a network makes in its first pass: torch's lazy layers, and layers that a forward pass assigns.
-    Raises ValueError where a pass fails on them, or leaves some unmade."""
+    """Initialise what a first forward pass creates: lazy layers, and layers assigned in `forward`.
+
+    Raises InputError if the pass fails or leaves a lazy parameter.
+    """
 
     def lazy() -> list[str]:
         return [
@@ -142,9 +152,9 @@ def _complete(model: nn.Module, images: Tensor) -> None:
             with (
                 unchanged(model),
                 torch.random.fork_rng(devices=[]),
-                contextlib.suppress(InputError),
+                contextlib.suppress(ValueError),
             ):
-                forward(model, images.clone())  # a network that fails is refused by check_model
+                forward(model, images.clone())  # check_model reports a network that fails
                 grown = [name for name, _ in model.named_parameters()] != names
             if grown:
                 forward(model, images.clone())
@@ -152,10 +162,12 @@ def _complete(model: nn.Module, images: Tensor) -> None:
 
 
 def _in_fast_memory(model: nn.Module, images: Tensor) -> nn.Module:
-    """The network in channels-last memory where it computes the same there, else in contiguous memory.
+    """Return the network in channels-last memory if it computes the same there, else contiguous.
 
-    On CPUs the convolutions of small networks, above all their gradients, are faster in channels-last memory. But
-    a network may depend on memory, as x.view(-1, 400) behind a convolution does, which then raises."""
+    On CPUs the convolutions of small networks, above all their gradients, are faster in
+    channels-last memory. But a network may depend on the memory format: `x.view(-1, 400)` after a
+    convolution raises in channels-last memory.
+    """
     plain, plain_trains = _try(model, images)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast, fast_trains = _try(model, images)
@@ -170,8 +182,11 @@ def _in_fast_memory(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether outputs (n, classes) are the same but for rounding. Half of the images decide: behind a sign function
-    rounding changes some, and whatever mistakes the memory changes all."""
+    """Return whether outputs (n, classes) are equal up to float rounding on half of the images.
+
+    After a sign function, rounding may change a few images completely; reading memory in the wrong
+    order changes all of them.
+    """
     if one.shape != other.shape:
         return False
     same = torch.isclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True).flatten(1).all(1)
@@ -179,8 +194,10 @@ def _alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _try(model: nn.Module, images: Tensor) -> tuple[Tensor | None, bool]:
-    """What the network returns in evaluation mode, None where that is no tensor (n, ...), and whether a gradient can
-    be taken in training mode."""
+    """Return the output in evaluation mode, and whether training mode gives gradients.
+
+    The output is None if it is not a tensor (n, ...).
+    """
     out, trains = None, False
     with (
         unchanged(model),
@@ -203,8 +220,16 @@ def _try(model: nn.Module, images: Tensor) -> tuple[Tensor | None, bool]:
 def check_model(
     model: nn.Module, images: Tensor, num_classes: int, modes: Sequence[bool] = (True, False)
 ) -> None:
-    """One pass on normalised images (n, 1, height, width) in each mode, True being training; ValueError unless the
-    output is usable: finite logits or log-probabilities (n, num_classes)."""
+    """Check that the network returns finite logits or log-probabilities (n, num_classes).
+
+    Args:
+        model: The network, left unchanged.
+        images: Normalised images, shape (n, 1, height, width).
+        num_classes: Number of classes.
+        modes: Modes to check: True is training mode, False evaluation mode.
+
+    Raises InputError if the network fails or returns anything else.
+    """
     expected, name = (len(images), num_classes), describe(model)
     with unchanged(model), torch.no_grad():
         for mode in modes:
@@ -213,7 +238,8 @@ def check_model(
             if not isinstance(out, Tensor) or tuple(out.shape) != expected:
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise InputError(
-                    f"model {name} returns {got} for images {tuple(images.shape)}, expected {expected}"
+                    f"model {name} returns {got} for images {tuple(images.shape)}, "
+                    f"expected {expected}"
                 )
             if not out.isfinite().all():
                 raise InputError(f"model {name} returns NaN or infinity, expected finite logits")
@@ -221,6 +247,6 @@ def check_model(
                 out.sum(1), torch.ones(len(out), device=out.device)
             ):
                 raise InputError(
-                    f"model {name} returns probabilities, expected logits or log-probabilities; "
-                    "hint: remove the last softmax"
+                    f"model {name} returns probabilities, expected logits or log-probabilities",
+                    hint="remove the last softmax",
                 )

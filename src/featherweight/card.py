@@ -1,4 +1,4 @@
-"""The model card of a run, in Markdown with the YAML header that model hubs read.
+"""The model card of a run: Markdown with the YAML header that model hubs read.
 
 text = card(run, result, split, verdict.to_dict())
 """
@@ -12,8 +12,9 @@ from .evaluate import Evaluation, percent
 from .recipe import RECIPES
 from .run import Run
 
+# Files of the run folder that the card lists if they exist.
 FILES = {
-    "model.safetensors": "weights, for PyTorch",
+    "model.safetensors": "weights for PyTorch",
     "model.onnx": "ONNX, 32-bit floats",
     "model-int8.onnx": "ONNX, 8-bit integers",
 }
@@ -21,11 +22,10 @@ VERDICTS = {True: "pass", False: "**FAIL**", None: "not judged"}
 
 
 def _header(run: Run, result: Evaluation, data: str, embedded: bool) -> str:
-    """The keys that Hugging Face's hub knows, YAML; strings are quoted as JSON, which is YAML too."""
+    """Return the YAML header that Hugging Face's hub reads; JSON strings are valid YAML."""
     dataset = "ylecun/mnist" if embedded else data
-    known = (
-        f"datasets: {json.dumps([dataset])}\n" if embedded else ""
-    )  # the hub refuses names that it doesn't have
+    # The hub refuses the names of data sets that it does not have.
+    known = f"datasets: {json.dumps([dataset])}\n" if embedded else ""
     tags = ["featherweight", "image-classification", *(["mnist"] if embedded else [])]
     return f"""---
 license: apache-2.0
@@ -45,14 +45,22 @@ model-index:
 
 
 def _count(n: int, word: str) -> str:
-    """`1 epoch`, `19 epochs`."""
+    """Return a count with its noun, such as `1 epoch` or `19 epochs`."""
     return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
 def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) -> str:
-    """What the network is, what it was measured to do, how to use it, how it was made, and its limits.
+    """Return the text of a model card.
 
-    `result` is over `split.val`; `verdict` is as `Verdict.to_dict()` gives it."""
+    It says what the network is, its measured accuracy, how to use it, how it was trained, and its
+    limits.
+
+    Args:
+        run: The finished run.
+        result: Its evaluation on `split.val`.
+        split: Its images.
+        verdict: Its verdict, as `Verdict.to_dict` returns it.
+    """
     environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
     rows, recipe, embedded = run.read_metrics(), run.recipe, split.source is None
     low, high = result.interval
@@ -75,19 +83,25 @@ def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) ->
         preset.name == recipe.name and preset.model != recipe.model for preset in RECIPES
     )
     network = f"`{recipe.model}` {json.dumps(recipe.model_args)}" + (
-        ", not the recipe's own" if replaced else ""
+        ", in place of the recipe's network" if replaced else ""
     )
-    # What prepares pictures, and what the stress set is made of, are digits.
+    # Picture preparation and the stress set are for digits.
     preparing = stress = ""
     if embedded:
-        preparing = "; `featherweight predict` and `serve`\n  prepare pictures of digits so"
-        stress = "; `featherweight stress .` measures it on digits\n  drawn, printed and photographed otherwise"
+        preparing = (
+            "; `featherweight predict` and `serve`\n  prepare pictures of digits in this way"
+        )
+        stress = (
+            "; `featherweight stress .` measures it\n  on digits that were drawn, printed and "
+            "photographed in other ways"
+        )
+    seconds = sum(row["seconds"] for row in rows)
     module = recipe.model.partition(":")[0]
     needed = "" if module.startswith("featherweight.") else f" and `{module}` on Python's path"
     licence = (
         "The training images are MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0."
         if embedded
-        else "The training images have a licence of their own."
+        else "The training images have their own licence."
     )
     return f"""{_header(run, result, data, embedded)}
 # {recipe.name}, seed {run.seed}
@@ -107,30 +121,33 @@ expected calibration error {100 * result.calibration_error:.2f} %.
 In this folder, with `featherweight` installed{needed}:
 
 ```sh
-featherweight evaluate .                      # validation accuracy, measured again
-featherweight export . --format onnx          # model.onnx, which needs no PyTorch
-featherweight predict . photo.jpg             # the digit in a picture, by model.onnx
+featherweight evaluate .                      # measure the validation accuracy again
+featherweight export . --format onnx          # write model.onnx, which needs no PyTorch
+featherweight predict . photo.jpg             # read a picture with model.onnx
 ```
 
-`featherweight audit .` judges it again.
+`featherweight audit .` checks the contract again.
 
 | file | bytes | what |
 |---|---|---|
 {sizes}
 
-## Made from
+## Training
 - network: {network}
 - data: {data}, {len(split.train):,} training and {len(split.val):,} validation images,
   {width}x{height} grey pixels, {split.num_classes} classes;
-  normalised by mean {split.mean_std[0]:.4f} and standard deviation {split.mean_std[1]:.4f}
-- training: {_count(recipe.epochs, "epoch")}, {sum(row["seconds"] for row in rows):.0f} s on {where};
+  normalised with mean {split.mean_std[0]:.4f} and standard deviation {split.mean_std[1]:.4f}
+- training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
   torch {environment["torch"]}, featherweight {environment["featherweight"]}{commit}
-- the weights are the last epoch's{" (moving average)" if recipe.ema else ""}; the test images were not read
+- weights: the last epoch's{" (moving average)" if recipe.ema else ""};
+  the test images were not read
 
 ## Limits
-- Input is one grey image, in size, polarity and centring like the training images{preparing}.
-- The network gives one of its {split.num_classes} classes for any image, also for one that shows none of them.
-- The accuracy above is on images of the training images' kind{stress}.
+- The input is one grey image with the size, polarity and centring of the training
+  images{preparing}.
+- The network predicts one of its {split.num_classes} classes for any image, even if it shows
+  none of them.
+- The accuracy above holds for images like the training images{stress}.
 
 ## Licence
 Apache-2.0. {licence}

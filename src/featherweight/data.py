@@ -1,11 +1,11 @@
-"""Read a data set into two tensors, train and validation, and the test images only when asked.
+"""Load a data set: training and validation images as one split, and test images on request.
 
     split = load_split(None, n_train=50_000, n_val=10_000)     # the embedded MNIST
     split = load_split("fashion/", n_train=50_000, n_val=10_000)
-    test = load_test(split)                                    # nothing is ever chosen on it
+    test = load_test(split)                                    # for the final evaluation only
 
-A source is a directory of four IDX files (LeCun's format, `.gz` or not, the names of MNIST), or one
-`.npz` with train, val and test images and labels (as MedMNIST ships).
+A source is a directory of four IDX files (LeCun's format, gzipped or not, with MNIST's file names),
+or one `.npz` file with train, val and test images and labels (as MedMNIST ships them).
 """
 
 import gzip
@@ -18,29 +18,43 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .errors import InputError
 
 EMBEDDED = Path(__file__).parent / "mnist"
 STEMS = {"train": "train", "test": "t10k"}
-MAX_SIDE = 64  # pixels; the largest image side that is read
+MAX_SIDE = 64  # pixels, of an image that is accepted
+
+
+def normalise(pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
+    """Return pixels in [0, 255], uint8 or float, less the mean and divided by the deviation.
+
+    `mean_std` are the mean and standard deviation of pixels scaled to [0, 1].
+    """
+    mean, std = mean_std
+    return (pixels.float() - 255 * mean) / (255 * std)
 
 
 @dataclass(frozen=True)
 class Images:
-    """`pixels` (n, 1, height, width) uint8 and `labels` (n,) int64."""
+    """Labelled greyscale images."""
 
-    pixels: torch.Tensor
-    labels: torch.Tensor
+    pixels: Tensor
+    "Shape (n, 1, height, width), uint8."
+    labels: Tensor
+    "Shape (n,), int64."
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Images":
+        """Return the images on another device."""
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def digests(self) -> list[bytes]:
-        """One hash an image, of its pixels: equal images have equal hashes."""
+        """Return a hash of each image's pixels; equal images have equal hashes."""
         return [
             hashlib.blake2b(image.tobytes(), digest_size=16).digest()
             for image in self.pixels.numpy()
@@ -49,28 +63,44 @@ class Images:
 
 @dataclass(frozen=True)
 class Split:
-    """Training and validation images; `source` is None for the embedded MNIST, else an absolute path."""
+    """Training and validation images of one data set."""
 
     source: str | None
+    "Absolute path of the data. None: the embedded MNIST."
     train: Images
+    "Training images."
     val: Images
+    "Validation images."
     num_classes: int
+    "Number of classes, from the training labels."
 
     @cached_property
     def mean_std(self) -> tuple[float, float]:
-        """Of all training pixels in [0, 1]; 0.1310 and 0.3085 for MNIST (0.1307, 0.3081 of all 60,000)."""
+        """Mean and standard deviation of the training pixels, scaled to [0, 1].
+
+        For MNIST's first 50,000 images 0.1310 and 0.3085 (of all 60,000: 0.1307 and 0.3081).
+        """
         # From the histogram: exact in integers, and no float copy of 47 million pixels.
         counts = torch.bincount(self.train.pixels.flatten(), minlength=256).double()
         values = torch.arange(256, dtype=torch.float64) / 255
         mean = (counts * values).sum() / counts.sum()
         variance = (counts * (values - mean) ** 2).sum() / counts.sum()
         if variance == 0:
-            raise InputError("the training images all have one and the same grey level")
+            raise InputError(
+                "the training images: got one grey level in all of them, expected at least two"
+            )
         return mean.item(), variance.sqrt().item()
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [0, 255], uint8 or float, normalised by the training images' `mean_std`.
+
+        Over the training images the result has mean 0 and standard deviation 1.
+        """
+        return normalise(pixels, self.mean_std)
 
     @cached_property
     def sha256(self) -> str:
-        """Of the pixels and labels of both parts, in order."""
+        """Hash of the pixels and labels of both parts, in order."""
         digest = hashlib.sha256()
         for part in (self.train, self.val):
             digest.update(str(tuple(part.pixels.shape)).encode())
@@ -80,17 +110,19 @@ class Split:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(1, height, width) of one image."""
+        """Shape of one image, (1, height, width)."""
         return tuple(self.train.pixels.shape[1:])
 
 
 def _read_idx(path: Path, ndim: int) -> np.ndarray:
-    """The uint8 array of an IDX file. Raises ValueError for what is not one."""
+    """Return the uint8 array of an IDX file. Raises InputError for any other file."""
     try:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: damaged gzip file: {error}") from error
+    # Two zero bytes, the type (8: unsigned bytes), the number of dimensions; then each dimension
+    # as a big-endian 32-bit integer, then the values.
     magic = bytes([0, 0, 8, ndim])
     if content[:4] != magic:
         raise InputError(
@@ -115,7 +147,7 @@ def _find(folder: Path, stem: str) -> Path:
     for name in (f"{stem}-ubyte.gz", f"{stem}-ubyte", f"{stem.replace('-idx', '.idx')}-ubyte"):
         if (folder / name).is_file():
             return folder / name
-    raise InputError(f"{folder}: got no {stem}-ubyte, expected it there, .gz or not")
+    raise InputError(f"{folder}: got no {stem}-ubyte, expected this file, gzipped or not")
 
 
 def _read_idx_part(folder: Path, part: str) -> Images:
@@ -127,7 +159,7 @@ def _read_idx_part(folder: Path, part: str) -> Images:
 
 
 def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """The embedded files against SHA256SUMS, whose sums are of the uncompressed bytes."""
+    """Compare the embedded files with SHA256SUMS, which holds sums of the uncompressed bytes."""
     lines = (EMBEDDED / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     sums = {name: digest for digest, name in map(str.split, lines)}
     for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
@@ -137,13 +169,13 @@ def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
         got.update(array.data)
         if got.hexdigest() != sums[name]:
             raise InputError(
-                f"{name}: got SHA-256 {got.hexdigest()}, expected {sums[name]}; "
-                "install featherweight again"
+                f"{name}: got SHA-256 {got.hexdigest()}, expected {sums[name]}",
+                hint="install featherweight again",
             )
 
 
 def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
-    """Checked arrays, images (n, height, width) and labels (n,) or (n, 1), as tensors."""
+    """Check arrays, images (n, height, width) and labels (n,) or (n, 1), and return tensors."""
     if images.ndim != 3 or images.dtype != np.uint8:
         raise InputError(
             f"{where}: got images {images.dtype} {images.shape}, "
@@ -157,18 +189,20 @@ def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
         )
     if len(images) != len(labels):
         raise InputError(
-            f"{where}: got {len(images)} images and {len(labels)} labels, expected as many"
+            f"{where}: got {len(images)} images and {len(labels)} labels, expected one label "
+            "per image"
         )
     if not len(images) or not all(1 <= side <= MAX_SIDE for side in images.shape[1:]):
         raise InputError(
             f"{where}: got images {images.shape}, "
-            f"expected at least one, of up to {MAX_SIDE}x{MAX_SIDE} pixels"
+            f"expected at least one image, of at most {MAX_SIDE}x{MAX_SIDE} pixels"
         )
     if labels.min() < 0 or labels.max() > 255:
         raise InputError(
             f"{where}: got label {labels.min() if labels.min() < 0 else labels.max()}, "
             "expected 0 to 255"
         )
+    # (n, height, width) -> (n, 1, height, width)
     return Images(
         torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64))
     )
@@ -176,19 +210,15 @@ def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
 
 def _read_npz_part(path: Path, part: str) -> Images:
     try:
-        # Opened here: np.load leaves a damaged file open.
+        # Open the file here, because np.load does not close a damaged one.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _images(f"{path} ({part})", arrays[f"{part}_images"], arrays[f"{part}_labels"])
     except KeyError as error:
         raise InputError(
             f"{path}: got no array {part}_images or {part}_labels, expected both"
         ) from error
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        zlib.error,
-        TypeError,
-    ) as error:  # TypeError: a lone array, no archive
+    # np.load returns a lone array for an .npy file under this name: using it raises TypeError.
+    except (zipfile.BadZipFile, EOFError, zlib.error, TypeError) as error:
         raise InputError(f"{path}: damaged .npz file: {error}") from error
 
 
@@ -197,6 +227,7 @@ def _part(images: Images, where: slice) -> Images:
 
 
 def _same_kind(where: str, part: Images, shape: torch.Size, num_classes: int) -> Images:
+    """Return `part` if its images and labels are like the training images'."""
     if part.pixels.shape[1:] != shape:
         raise InputError(
             f"{where}: got images {tuple(part.pixels.shape[1:])}, expected {tuple(shape)}"
@@ -204,15 +235,23 @@ def _same_kind(where: str, part: Images, shape: torch.Size, num_classes: int) ->
     if part.labels.max() >= num_classes:
         raise InputError(
             f"{where}: got label {part.labels.max()}, expected one of the {num_classes} "
-            "classes that the training labels have"
+            "classes in the training labels"
         )
     return part
 
 
 @lru_cache(maxsize=1)
 def load_split(source: str | None, n_train: int, n_val: int) -> Split:
-    """The first `n_train` training images and the last `n_val` of the same file (an .npz has its own
-    validation images, which must be `n_val`). Raises ValueError for data that is not as it must be."""
+    """Return the training and validation images of a data set.
+
+    Args:
+        source: Directory of IDX files or .npz file. None: the embedded MNIST.
+        n_train: Number of training images: the first ones of the training file.
+        n_val: Number of validation images: the last ones of the training file. An .npz file has
+            validation images of its own, and both of its numbers must match.
+
+    Raises InputError if the data can't be read, or does not have these images.
+    """
     path = Path(source).resolve() if source is not None else EMBEDDED
     wanted = f"expected {n_train:,} training and {n_val:,} validation images"
     if path.suffix == ".npz" and path.is_file():
@@ -227,7 +266,7 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
     else:
         raise InputError(
             f"data {source!r}: got no such directory or .npz file, "
-            "expected four MNIST-format files in a directory, or an .npz"
+            "expected a directory of four MNIST-format files, or an .npz file"
         )
     num_classes = int(train.labels.max()) + 1
     if num_classes < 2:
@@ -237,7 +276,11 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
 
 
 def load_test(split: Split) -> Images:
-    """The test images that belong to a split. Only `--split test` (evaluate, stress) and a study's end call this."""
+    """Return the test images of a split's data set.
+
+    For the final evaluation only: nothing may be chosen by a result on these images. Raises
+    InputError if they can't be read, or are not like the training images.
+    """
     path = Path(split.source) if split.source is not None else EMBEDDED
     read = _read_npz_part if path.suffix == ".npz" else _read_idx_part
     return _same_kind(

@@ -1,11 +1,12 @@
-"""One training on several processes, each with its part of every batch; the loss is that of one process.
+"""Data-parallel training: several processes, each with a shard of every batch.
 
-    torchrun --standalone --nproc-per-node 2 -m featherweight train          # gloo on CPUs, nccl on GPUs
+    torchrun --standalone --nproc-per-node 2 -m featherweight train   # gloo on CPUs, nccl on GPUs
 
-The batches are those of one process. What a network computes of the whole batch in training, it computes of the
-whole batch here: batch norm sums its statistics over all processes, dropout is drawn for the whole batch and each
-takes its part (on GPUs from another stream of draws than one process's). Other operations that look across a batch
-or draw, in a network of one's own, see their own part alone.
+The batches and the loss are those of one process, up to float rounding. Batch norm and dropout work
+on the whole batch: batch norm sums its statistics over all processes, and dropout is drawn for the
+whole batch, of which each process takes its shard (on GPUs with other random numbers than one
+process's). Any other operation in your network that draws random numbers or mixes images sees only
+its process's shard.
 """
 
 import atexit
@@ -25,22 +26,23 @@ from torch.overrides import TorchFunctionMode
 from .errors import InputError
 
 T = TypeVar("T")
-PATIENCE = timedelta(
-    minutes=30
-)  # of a process that waits for the others, as while the first one evaluates
+# How long a process waits for the others, for example while the main one evaluates.
+TIMEOUT = timedelta(minutes=30)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes, whose gradient is the sum of their gradients."""
+    """Sum over all processes; its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        """Return the sum of `tensor` over all processes."""
         total = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return the sum of `gradient` over all processes."""
         return _sum(gradient)
 
 
@@ -60,12 +62,15 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """F.batch_norm of a part (n, c, ...) of a batch of `total`, by the whole batch's mean and variance."""
+    """Compute F.batch_norm of a shard (n, c, ...) with the whole batch's mean and variance.
+
+    `total` is the number of images in the whole batch.
+    """
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     others = [dim for dim in range(x.ndim) if dim != 1]
-    shape = [-1 if dim == 1 else 1 for dim in range(x.ndim)]
-    n = total * x[0, 0].numel()  # numbers a channel, in the whole batch
+    shape = [-1 if dim == 1 else 1 for dim in range(x.ndim)]  # (c,) -> (1, c, 1, ...)
+    n = total * x[0, 0].numel()  # numbers per channel in the whole batch
     mean = _sum(x.sum(others)) / n
     centred = x - mean.view(shape)
     var = _sum((centred * centred).sum(others)) / n
@@ -81,24 +86,30 @@ def _batch_norm(
 
 
 def _dropout(
-    total: int, part: slice, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    total: int,
+    shard: slice,
+    x: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
 ) -> Tensor:
-    """F.dropout of the part (n, ...) of a batch of `total`, by draws for all of it."""
+    """Compute F.dropout of a shard (n, ...) with random numbers drawn for the whole batch."""
     if not training or p == 0:
         return x
     whole = x.new_empty((total, *x.shape[1:]))
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        whole = whole.contiguous(memory_format=torch.channels_last)  # draws go by memory
-    kept = F.dropout(torch.ones_like(whole), p)[part]
+        # Random numbers are drawn in the order of memory.
+        whole = whole.contiguous(memory_format=torch.channels_last)
+    kept = F.dropout(torch.ones_like(whole), p)[shard]
     return x.mul_(kept) if inplace else x * kept
 
 
 class _WholeBatch(TorchFunctionMode):
-    """In its context batch norm and dropout, of whatever network, are those of the whole batch."""
+    """Make batch norm and dropout of any network work on the whole batch, inside the context."""
 
-    def __init__(self, total: int, part: slice) -> None:
+    def __init__(self, total: int, shard: slice) -> None:
         super().__init__()
-        self._total, self._part = total, part
+        self._total, self._shard = total, shard
 
     def __torch_function__(
         self,
@@ -110,25 +121,27 @@ class _WholeBatch(TorchFunctionMode):
         if func is F.batch_norm:
             return _batch_norm(self._total, *args, **kwargs or {})
         if func is F.dropout:
-            return _dropout(self._total, self._part, *args, **kwargs or {})
+            return _dropout(self._total, self._shard, *args, **kwargs or {})
         return func(*args, **kwargs or {})
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together, and which of them this one is; one alone by itself."""
+    """The processes that train together, and this process's rank among them."""
 
     rank: int = 0
+    "Number of this process, from 0."
     size: int = 1
+    "Number of processes."
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the one that evaluates, writes and prints."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the process that evaluates, writes files and prints."""
         return self.rank == 0
 
     @property
     def command(self) -> list[str]:
-        """What starts such a group of this many processes."""
+        """Words of the command line that start such a group; empty for one process."""
         return (
             []
             if self.size == 1
@@ -140,24 +153,32 @@ class Group:
             ]
         )
 
-    def part(self, total: int) -> slice:
-        """This process's images of a batch: the parts of all differ by one image at most. ValueError for none."""
+    def shard(self, total: int) -> slice:
+        """Return this process's share of a batch of `total` images.
+
+        Shares differ by at most one image. Raises InputError if there are fewer images than
+        processes.
+        """
         if total < self.size:
             raise InputError(
-                f"got {self.size} processes for a batch of {total} images, expected at least one image "
-                "for each"
+                f"got {self.size} processes for a batch of {total} images, "
+                "expected at least one image per process"
             )
         return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
-    def whole_batch(self, total: int, part: slice) -> contextlib.AbstractContextManager[Any]:
-        """Context of a forward pass on the part."""
-        return _WholeBatch(total, part) if self.size > 1 else contextlib.nullcontext()
+    def whole_batch(self, total: int, shard: slice) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which a forward pass on the shard sees the whole batch.
 
-    def add_up(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-        """The loss of all parts; the parameters' gradients become those of it."""
+        Inside it, batch norm uses the statistics of all `total` images, and dropout their draws.
+        """
+        return _WholeBatch(total, shard) if self.size > 1 else contextlib.nullcontext()
+
+    def all_reduce(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+        """Return the sum of all processes' losses, and sum the parameters' gradients in place."""
         if self.size == 1:
             return loss
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # One message: the loss, then every gradient.
         flat = torch.cat([loss.view(1), *(gradient.flatten() for gradient in gradients)])
         dist.all_reduce(flat)
         total: Tensor
@@ -166,8 +187,8 @@ class Group:
             gradient.copy_(summed.view(gradient.shape))
         return total[0]
 
-    def share(self, value: T) -> T:
-        """The first process's value, in all of them."""
+    def broadcast(self, value: T) -> T:
+        """Return the main process's value in every process."""
         if self.size == 1:
             return value
         values = [value]
@@ -175,18 +196,21 @@ class Group:
         return values[0]
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
 
 
 def join(device: torch.device) -> tuple[Group, torch.device]:
-    """The group of processes that torchrun has started together, or this one alone; and this one's device."""
+    """Join the processes that torchrun started; without torchrun the group is this process.
+
+    Returns the group and this process's device.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
-        return ALONE, device
-    if device.type == "mps":  # gloo has no sums there
+        return SINGLE_PROCESS, device
+    if device.type == "mps":  # gloo can't sum tensors on mps
         device = torch.device("cpu")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     atexit.register(dist.destroy_process_group)
     return Group(dist.get_rank(), dist.get_world_size()), device

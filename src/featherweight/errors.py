@@ -1,15 +1,21 @@
-"""What is wrong with the input, as against a bug."""
+"""The exception for wrong input, as opposed to a bug."""
 
 
 class InputError(ValueError):
-    """Wrong input: what was got, what was expected, and perhaps a hint of what to do.
+    """Wrong input: what was got, what was expected, and optionally a hint.
 
-    The command line shows it in one line with exit code 2. Any other exception is a bug, and shows its
-    traceback."""
+    The command line shows it on one line, with its hint on the next, and exits with code 2. Any
+    other exception is a bug: it shows its traceback.
+
+    Args:
+        message: What was got and what was expected.
+        hint: What the user can do about it.
+    """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message}; hint: {hint}")
         self.message, self.hint = message, hint
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str | None]]:
-        return type(self), (self.message, self.hint)  # workers send it to their study
+        """Support pickling: worker processes send this exception to the main process."""
+        return type(self), (self.message, self.hint)

@@ -1,4 +1,4 @@
-"""Count what a network reads right, with an honest interval.
+"""Evaluate a network: counts, interval, confusion matrix, calibration.
 
 result = evaluate(model, split.val, split.mean_std)
 result.correct, result.total, result.interval       # 9956, 10000, (0.9941, 0.9967)
@@ -12,20 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._html import html_table, html_text
 from .build import forward
 from .data import Images
+from .data import normalise as normalise
 
-BATCH = 500  # images; the same wherever a network is evaluated, so that the counts agree
-
-
-def normalise(pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
-    """uint8 or float in [0, 255] -> zero mean and unit deviation over the training images."""
-    mean, std = mean_std
-    return (pixels.float() - 255 * mean) / (255 * std)
+# Images in a batch. Batch size changes the order of float sums, so every evaluation uses this one
+# and the counts of two evaluations agree.
+EVAL_BATCH_SIZE = 500
+N_CALIBRATION_BINS = 15  # as in Guo et al. 2017
 
 
 def wilson(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % score interval of a fraction (Wilson 1927), better than the normal one near 1."""
+    """Return the Wilson score interval of a fraction (Wilson 1927), 95 % by default.
+
+    Near an accuracy of 1 it covers better than the normal approximation.
+    """
     p, n = correct / total, total
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -33,42 +35,49 @@ def wilson(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]
 
 
 def percent(correct: int, total: int) -> str:
-    """`99.43 % (57 wrong of 10,000)`."""
+    """Return an accuracy as text, such as `99.43 % (57 wrong of 10,000)`."""
     return f"{100 * correct / total:.2f} % ({total - correct:,} wrong of {total:,})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
-    """`probabilities` (n, classes) and `labels` (n,) on the CPU, and what follows from them."""
+    """A network's predictions on labelled images, and the metrics computed from them."""
 
     loss: float
     "Mean negative log-likelihood in nats."
     probabilities: Tensor
+    "Softmax outputs, shape (n, classes), on the CPU."
     labels: Tensor
+    "True classes, shape (n,), on the CPU."
 
     @property
     def predicted(self) -> Tensor:
+        """Predicted classes, shape (n,)."""
         return self.probabilities.argmax(1)
 
     @property
     def correct(self) -> int:
+        """Number of images classified correctly."""
         return int((self.predicted == self.labels).sum())
 
     @property
     def total(self) -> int:
+        """Number of images."""
         return len(self.labels)
 
     @property
     def accuracy(self) -> float:
+        """Fraction of images classified correctly."""
         return self.correct / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy."""
         return wilson(self.correct, self.total)
 
     @property
     def confusion(self) -> Tensor:
-        """(classes, classes) counts: row the true class, column the predicted one."""
+        """Confusion matrix of counts, shape (classes, classes): [true class, predicted class]."""
         classes = self.probabilities.shape[1]
         return torch.bincount(self.labels * classes + self.predicted, minlength=classes**2).reshape(
             classes, classes
@@ -76,35 +85,39 @@ class Evaluation:
 
     @property
     def mistakes(self) -> Tensor:
-        """Indices of the images read wrong, the most confident mistake first."""
+        """Indices of the misclassified images, the most confident mistake first."""
         wrong = (self.predicted != self.labels).nonzero()[:, 0]
         return wrong[self.probabilities[wrong].amax(1).argsort(descending=True, stable=True)]
 
     @property
     def calibration_error(self) -> float:
         """Expected calibration error over 15 equal bins of confidence (Guo et al. 2017)."""
+        n_bins = N_CALIBRATION_BINS
         confidence = self.probabilities.amax(1).double()
         hit = (self.predicted == self.labels).double()
-        bins = (confidence * 15).ceil().long().clamp(1, 15) - 1
-        gaps = torch.zeros(15, dtype=torch.float64).index_add_(0, bins, hit - confidence)
+        bins = (confidence * n_bins).ceil().long().clamp(1, n_bins) - 1
+        gaps = torch.zeros(n_bins, dtype=torch.float64).index_add_(0, bins, hit - confidence)
         return float(gaps.abs().sum()) / self.total
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; `per_class` has a row a class: total, correct, precision, recall."""
+    def _per_class(self) -> list[dict[str, Any]]:
         confusion = self.confusion
-        per_class = []
+        rows = []
         for label in range(len(confusion)):
             correct, total = int(confusion[label, label]), int(confusion[label].sum())
-            named = int(confusion[:, label].sum())
-            per_class.append(
+            predicted = int(confusion[:, label].sum())
+            rows.append(
                 {
                     "class": label,
                     "total": total,
                     "correct": correct,
-                    "precision": correct / named if named else None,
+                    "precision": correct / predicted if predicted else None,
                     "recall": correct / total if total else None,
                 }
             )
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; `per_class` has counts, precision and recall of each class."""
         return {
             "loss": self.loss,
             "correct": self.correct,
@@ -112,25 +125,57 @@ class Evaluation:
             "accuracy": self.accuracy,
             "interval": list(self.interval),
             "calibration_error": self.calibration_error,
-            "per_class": per_class,
-            "confusion": confusion.tolist(),
+            "per_class": self._per_class(),
+            "confusion": self.confusion.tolist(),
         }
+
+    def __repr__(self) -> str:
+        """Return one line, such as `99.62 % (38 wrong of 10,000), loss 0.0147`."""
+        return f"{percent(self.correct, self.total)}, loss {self.loss:.4f}"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: accuracy, interval, and a table of the classes."""
+
+        def shown(fraction: float | None) -> str:
+            return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+        low, high = self.interval
+        headline = html_text(percent(self.correct, self.total), bold=True)
+        rest = html_text(
+            f", 95 % interval {100 * low:.2f} to {100 * high:.2f} %, loss {self.loss:.4f}"
+        )
+        return f"<p>{headline}{rest}</p>\n" + html_table(
+            ["class", "images", "correct", "precision", "recall"],
+            [
+                (
+                    row["class"],
+                    f"{row['total']:,}",
+                    f"{row['correct']:,}",
+                    shown(row["precision"]),
+                    shown(row["recall"]),
+                )
+                for row in self._per_class()
+            ],
+        )
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Images, mean_std: tuple[float, float]) -> Evaluation:
-    """Every image once, in evaluation mode, whatever device both are on. The mode is put back.
+    """Evaluate `model` on every image, in evaluation mode, and restore its mode afterwards.
 
-    Raises ValueError where the network fails on a batch."""
+    The model and the images must be on the same device. `mean_std` are the mean and standard
+    deviation of pixels in [0, 1] that the images are normalised with. Raises InputError if the
+    model fails on a batch.
+    """
     mode = model.training
     model.eval()
     # log_softmax leaves log-probabilities as they are, so networks may return either.
     log_probabilities = torch.cat(
         [
             F.log_softmax(forward(model, normalise(batch, mean_std)).float(), 1)
-            for batch in images.pixels.split(BATCH)
+            for batch in images.pixels.split(EVAL_BATCH_SIZE)
         ]
-    )
+    )  # (n, classes)
     model.train(mode)
     loss = F.nll_loss(log_probabilities, images.labels).item()
     return Evaluation(loss, log_probabilities.exp().cpu(), images.labels.cpu())

@@ -1,11 +1,11 @@
-"""Find the class of a network that somebody wrote: in a module, or in a file.
+"""Find the class of a network in a module or a file.
 
-    find_class("my_net:Net")            # a module, in the working directory or on Python's path
+    find_class("my_net:Net")            # a module in the working directory or on Python's path
     find_class("pkg/my_net.py:Net")     # a file
-    find_class("my_net.py")             # a file that defines one network
+    find_class("my_net.py")             # a file that defines exactly one network
 
-Each call reads the files again, so an edited network is the new one, and files of the same name in different
-folders are never mistaken for each other.
+Each call reads the files again, so it sees the user's edits, and files of the same name in
+different folders are kept apart.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from torch import nn
 
 from .errors import InputError
 
-_loaded: set[str] = set()  # names in sys.modules that came with networks, to be read again
+_loaded: set[str] = set()  # names in sys.modules that users' networks imported, to be reloaded
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong in somebody else's code, in one line."""
+    """Return one line about an exception raised by a user's code."""
     if isinstance(error, SystemExit):
         return f"it ends the process, exit({'' if error.code is None else repr(error.code)})"
     lines = str(error).strip().splitlines()
@@ -34,11 +34,15 @@ def reason(error: BaseException) -> str:
 
 
 def find_class(path: str) -> type[nn.Module]:
-    """The torch.nn.Module class that MODULE:CLASS, FILE.py:CLASS or FILE.py names. ValueError says what is wrong."""
+    """Return the torch.nn.Module class that MODULE:CLASS, FILE.py:CLASS or FILE.py names.
+
+    Raises InputError if there is no such class, or its module can't be imported.
+    """
     where, _, name = (path, "", "") if path.endswith(".py") else path.rpartition(":")
     if not where or not (name or where.endswith(".py")):
         raise InputError(
-            f"model {path!r}: got no MODULE:CLASS, expected one such as my_net:Net or my_net.py:Net"
+            f"model {path!r}: expected MODULE:CLASS or FILE.py:CLASS, "
+            "such as my_net:Net or my_net.py:Net"
         )
     module = _load(path, where)
     classes = [
@@ -52,8 +56,9 @@ def find_class(path: str) -> type[nn.Module]:
         if len(classes) != 1:
             several = f", {', '.join(classes)}" if classes else ""
             raise InputError(
-                f"model {path!r}: got {len(classes)} torch.nn.Module classes in it{several}, expected "
-                f"one; hint: name it, as in {where}:{classes[-1] if classes else 'Net'}"
+                f"model {path!r}: got {len(classes)} torch.nn.Module classes in it{several}, "
+                "expected one",
+                hint=f"name it, as in {where}:{classes[-1] if classes else 'Net'}",
             )
         name = classes[0]
     if not hasattr(module, name):
@@ -68,14 +73,14 @@ def find_class(path: str) -> type[nn.Module]:
 
 
 def describe(model: nn.Module) -> str:
-    """The file and class of a network, as `my_net.py:Net`."""
+    """Return the file and class of a network, such as `my_net.py:Net`."""
     kind = type(model)
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return f"{Path(file).name}:{kind.__qualname__}" if file else kind.__qualname__
 
 
 def _load(path: str, where: str) -> ModuleType:
-    """Import the module or file `where`, of the model `path`, with what stands beside it."""
+    """Import the module or file `where` of the model `path`, with its folder on Python's path."""
     here = Path.cwd()
     if not where.endswith(".py"):
         with _imports([here], where):
@@ -83,21 +88,24 @@ def _load(path: str, where: str) -> ModuleType:
                 return importlib.import_module(where)
             except ModuleNotFoundError as error:
                 if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-                    raise InputError(f"model {path!r}: does not import: {reason(error)}") from error
+                    raise InputError(
+                        f"model {path!r}: can't be imported: {reason(error)}"
+                    ) from error
                 raise InputError(
-                    f"model {path!r}: got no module {error.name}, looked for in the working directory, {here}, and "
-                    "on Python's path; hint: run this in the folder of the model's file, or add that folder to "
-                    "PYTHONPATH"
+                    f"model {path!r}: got no module {error.name} in the working directory, {here}, "
+                    "or on Python's path",
+                    hint="run this in the folder of the model's file, or add that folder to "
+                    "PYTHONPATH",
                 ) from error
-            except (Exception, SystemExit) as error:  # somebody else's module may raise anything
-                raise InputError(f"model {path!r}: does not import: {reason(error)}") from error
+            except (Exception, SystemExit) as error:  # a user's module may raise anything
+                raise InputError(f"model {path!r}: can't be imported: {reason(error)}") from error
     file = Path(where).absolute()
     if not file.is_file():
         raise InputError(
-            f"model {path!r}: got no file {file}, expected one; hint: a relative path starts at the "
-            f"working directory, {here}"
+            f"model {path!r}: got no file {file}, expected one",
+            hint=f"a relative path starts at the working directory, {here}",
         )
-    # Of its package, if it is in one, so that relative imports work; else a module of its own.
+    # A file in a package is imported as part of it, so that relative imports work.
     root, names = file.parent, [file.stem]
     while (root / "__init__.py").is_file():
         root, names = root.parent, [root.name, *names]
@@ -110,7 +118,7 @@ def _load(path: str, where: str) -> ModuleType:
         try:
             if len(names) > 1 and known:
                 return importlib.import_module(".".join(names))
-            # Under a name that nothing else has: a file may be called random.py, and so may another one.
+            # A unique module name: the file may be called random.py, and so may another one.
             name = f"_{file.stem.replace('.', '_')}_{hashlib.sha256(bytes(file)).hexdigest()[:12]}"
             spec = importlib.util.spec_from_file_location(name, file)
             assert spec is not None  # the suffix is .py
@@ -119,20 +127,23 @@ def _load(path: str, where: str) -> ModuleType:
             spec.loader.exec_module(module)
             return module
         except (Exception, SystemExit) as error:
-            raise InputError(f"model {path!r}: does not import: {reason(error)}") from error
+            raise InputError(f"model {path!r}: can't be imported: {reason(error)}") from error
 
 
 @contextlib.contextmanager
 def _imports(folders: list[Path], wanted: str) -> Iterator[None]:
-    """Import within as a script in the first of `folders` does; what was imported so before is read again, and so is
-    the module `wanted` if it stands there."""
-    for name in _loaded | ({wanted} if _stands_in(folders, wanted) else set()):
+    """Put `folders` first on Python's path inside the context, as for a script in the first one.
+
+    Modules that earlier calls imported, and the module `wanted` if it is in these folders, are
+    removed from sys.modules first, so that they are read again.
+    """
+    for name in _loaded | ({wanted} if _is_users(folders, wanted) else set()):
         sys.modules.pop(name, None)
     _loaded.clear()
     importlib.invalidate_caches()
     before, path, bytecode = set(sys.modules), list(sys.path), sys.dont_write_bytecode
     sys.path[:0] = map(str, folders)
-    sys.dont_write_bytecode = True  # nothing is written beside somebody else's files
+    sys.dont_write_bytecode = True  # write nothing next to a user's files
     try:
         yield
     finally:
@@ -140,16 +151,15 @@ def _imports(folders: list[Path], wanted: str) -> Iterator[None]:
             with contextlib.suppress(ValueError):
                 sys.path.remove(str(folder))
         sys.dont_write_bytecode = bytecode
-        added = [
-            Path(entry).absolute() for entry in sys.path if entry not in path
-        ]  # by the module itself
+        # Folders that the module itself added to sys.path.
+        added = [Path(entry).absolute() for entry in sys.path if entry not in path]
         _loaded.update(
-            name for name in sys.modules.keys() - before if _stands_in(folders + added, name)
+            name for name in sys.modules.keys() - before if _is_users(folders + added, name)
         )
 
 
-def _stands_in(folders: list[Path], name: str) -> bool:
-    """Whether a module that was imported is somebody's own, from a file in one of these folders."""
+def _is_users(folders: list[Path], name: str) -> bool:
+    """Return whether an imported module is a user's, from a file in one of these folders."""
     module, top = sys.modules.get(name), name.partition(".")[0]
     if module is None or top in sys.stdlib_module_names or top in ("__main__", __package__):
         return False

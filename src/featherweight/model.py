@@ -1,4 +1,4 @@
-"""The networks: the assignment's own, and the Feather family.
+"""The networks: the assignment's baseline and the Feather family.
 
 model = Feather(["conv 8", "pool", "conv 16"], dropout=0.02)
 log_probabilities = torch.log_softmax(model(images), 1)     # images (n, 1, 28, 28), normalised
@@ -6,16 +6,23 @@ log_probabilities = torch.log_softmax(model(images), 1)     # images (n, 1, 28, 
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError
+from .recipe import FEATHER_20K_LAYERS
+
+ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
 
 
 class BaselineNet(nn.Module):
-    """The assignment's network, 18,746 parameters: images (n, 1, 28, 28) -> log-probabilities (n, 10)."""
+    """The assignment's network, with 18,746 parameters for 10 classes.
+
+    Maps images (n, 1, 28, 28) to log-probabilities (n, classes).
+    """
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -41,12 +48,16 @@ class BaselineNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return log-probabilities (n, classes) for images (n, 1, 28, 28)."""
         log_probabilities: Tensor = self.layers(images)
         return log_probabilities
 
 
 class Block(nn.Module):
-    """A convolution, batch norm, activation; `times` over, the same weights but a batch norm for each time."""
+    """A convolution, batch norm and activation, applied `times` times.
+
+    Every repetition shares the convolution's weights and has its own batch norm.
+    """
 
     def __init__(
         self, convolution: nn.Module, width: int, activation: nn.Module, times: int
@@ -56,16 +67,18 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(times))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output (n, width, height', width') for x (n, channels, height, width)."""
         for norm in self.norms:
             x = self.activation(norm(self.convolution(x)))
         return x
 
 
 class Pool(nn.Module):
-    """Maximum of size x size pixels: (n, c, height, width) -> (n, c, height / size, width / size).
+    """Max-pooling with windows of size x size: (n, c, h, w) -> (n, c, h / size, w / size).
 
-    `dense`, in evaluation mode: at each of the size x size offsets that such a grid can have (Sermanet et al.
-    2013), one after the other: -> (size * size * n, c, height / size, width / size).
+    With `dense`, in evaluation mode, the pooling grid is placed at each of its size x size offsets
+    (Sermanet et al. 2013). The results are stacked along the batch: the output has shape
+    (size * size * n, c, h / size, w / size).
     """
 
     def __init__(self, size: int, dense: bool) -> None:
@@ -73,52 +86,104 @@ class Pool(nn.Module):
         self.size, self.dense = size, dense
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled maps, of every offset if dense and in evaluation mode."""
         size = self.size
         if self.training or not self.dense:
             return F.max_pool2d(x, size)
-        x = F.max_pool2d(x, size, stride=1)
+        x = F.max_pool2d(x, size, stride=1)  # every window of every offset
         height, width = (side // size * size for side in x.shape[2:])
         return torch.cat(
             [x[:, :, i:height:size, j:width:size] for i in range(size) for j in range(size)]
         )
 
 
-ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
-FEATHER_20K = (
-    "conv 8",
-    "conv 16 m2",
-    "conv 16",
-    "conv 24",
-    "conv 24",
-    "conv 32",
-)  # 19,650 parameters
 _LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspxm]\d+)*)")
 
 
-class Feather(nn.Module):
-    """Convolutions, global average pooling, dropout, a linear layer: images (n, 1, height, width) -> logits.
+@dataclass(frozen=True)
+class LayerSpec:
+    """A layer of a Feather, as `parse_layer` reads it."""
 
-    Each of `layers` is a few words:
+    kind: str
+    "conv, sep or pool."
+    width: int = 0
+    "Number of output channels. 0: as many as input channels (pool)."
+    kernel: int = 3
+    "Side of the kernel in pixels."
+    stride: int = 1
+    "Stride in pixels."
+    padding: int = 0
+    "Zero padding on every side in pixels."
+    pool: int = 1
+    "Side of the max-pooling windows in pixels. 1: no pooling."
+    times: int = 1
+    "How many times the layer is applied with the same weights."
+
+
+def parse_layer(layer: str) -> LayerSpec:
+    """Parse a layer such as `conv 16 k5 m2`; see `Feather`. Raises InputError for other text."""
+    if layer == "pool":
+        return LayerSpec("pool", pool=2)
+    words = _LAYER.fullmatch(layer)
+    if words is None:
+        raise InputError(
+            f"layer {layer!r}: expected pool, conv WIDTH or sep WIDTH, with options such as "
+            "k5 s2 p2 m2 x3"
+        )
+    option = {word[0]: int(word[1:]) for word in words[3].split()}
+    spec = LayerSpec(
+        kind=words[1],
+        width=int(words[2]),
+        kernel=option.get("k", 3),
+        stride=option.get("s", 1),
+        padding=option.get("p", 0),
+        pool=option.get("m", 1),
+        times=option.get("x", 1),
+    )
+    if min(spec.kernel, spec.stride, spec.pool, spec.times) < 1:
+        raise InputError(f"layer {layer!r}: expected k, s, m and x of at least 1")
+    return spec
+
+
+class Feather(nn.Module):
+    """Convolutions, global average pooling, dropout and a linear layer.
+
+    Maps normalised images (n, 1, height, width) to logits (n, classes). Each of `layers` is one of
 
         conv 16     3x3 convolution to 16 channels, batch norm, activation
-        sep 24      the same, but a 3x3 convolution of each channel alone, then a 1x1 one to 24 channels (Sifre
-                    and Mallat 2013): from 24 channels 792 weights instead of 5,184
-        pool        maximum of 2x2 pixels
+        sep 24      the same with a separable convolution: a 3x3 depthwise one, then a 1x1 pointwise
+                    one to 24 channels (Sifre and Mallat 2013). From 24 channels it has 792 weights
+                    instead of 5,184
+        pool        max-pooling of 2x2 pixels
 
-    The first two take k5 (another kernel), s2 (stride), p2 (padding; none by itself, so that later layers cost
-    less and see the digit, not a border), m2 (maximum of 2x2 pixels right after the convolution: batch norm and
-    activation then have a quarter to do) and x3 (three times over with the same weights). No convolution has a
-    bias, since the batch norm after it has one. `activation` is relu, or hardswish (Howard
-    et al. 2019), which learns more in the same epochs. Raises ValueError for other words.
+    `conv` and `sep` take options:
 
-    `dense`: in evaluation mode every maximum is taken at every offset of its grid, and the answer is the mean of
-    what the network says to the image moved accordingly: by -1 or 0 pixels either way where there is one maximum
-    of 2x2. No parameter more, nothing more in training, and for an answer 1.7 to 2.6 times the multiply-accumulates.
+        k5          kernel of 5x5 pixels
+        s2          stride of 2 pixels
+        p2          zero padding of 2 pixels. Without it, maps shrink and later layers cost less
+        m2          max-pooling of 2x2 pixels right after the convolution, so that batch norm and
+                    activation process a quarter of the pixels
+        x3          the layer is applied 3 times with the same weights
+
+    No convolution has a bias, because batch norm adds one.
+
+    Args:
+        layers: The layers, as above.
+        dropout: Probability that dropout zeroes an activation.
+        activation: relu, or hardswish (Howard et al. 2019), which reaches a higher accuracy in the
+            same number of epochs.
+        dense: Whether to use dense evaluation: in evaluation mode predictions are averaged over
+            every offset of the max-pool grid, which equals averaging over shifted images (by -1
+            and 0 pixels along either axis for one 2x2 max-pool). It costs no parameters, nothing in
+            training, and 1.7 to 2.6 times the multiply-accumulates in evaluation.
+        num_classes: Number of classes.
+
+    Raises InputError for other layers or activations.
     """
 
     def __init__(
         self,
-        layers: Sequence[str] = FEATHER_20K,
+        layers: Sequence[str] = FEATHER_20K_LAYERS,
         dropout: float = 0.02,
         activation: str = "hardswish",
         dense: bool = False,
@@ -130,48 +195,41 @@ class Feather(nn.Module):
         stages: list[nn.Module] = []
         channels, grid = 1, 1
         for layer in layers:
-            if layer == "pool":
-                stages.append(Pool(2, dense))
-                grid *= 2
+            spec = parse_layer(layer)
+            grid *= spec.pool
+            if spec.kind == "pool":
+                stages.append(Pool(spec.pool, dense))
                 continue
-            words = _LAYER.fullmatch(layer)
-            if words is None:
+            width = spec.width
+            if spec.times > 1 and width != channels:
                 raise InputError(
-                    f"layer {layer!r}: expected pool, conv WIDTH or sep WIDTH, with options such as "
-                    "k5 s2 p2 x3"
+                    f"layer {layer!r}: got {width} channels, expected the {channels} of its input, "
+                    "because it is applied several times"
                 )
-            kind, width = words[1], int(words[2])
-            given = {word[0]: int(word[1:]) for word in words[3].split()}
-            option = {"k": 3, "s": 1, "p": 0, "m": 1, "x": 1} | given
-            if min(option[key] for key in "ksmx") < 1 or (option["x"] > 1 and width != channels):
-                raise InputError(
-                    f"layer {layer!r}: expected kernel, stride, maximum and times of at least 1, "
-                    f"and as many channels out as in, {channels}, to go through several times"
-                )
-            size = option["k"], option["s"], option["p"]
+            size = spec.kernel, spec.stride, spec.padding
             convolution: nn.Module = nn.Conv2d(channels, width, *size, bias=False)
-            if kind == "sep":
+            if spec.kind == "sep":
                 convolution = nn.Sequential(
                     nn.Conv2d(channels, channels, *size, groups=channels, bias=False),
                     nn.Conv2d(channels, width, 1, bias=False),
                 )
-            if option["m"] > 1:
-                grid *= option["m"]
-                convolution = nn.Sequential(convolution, Pool(option["m"], dense))
+            if spec.pool > 1:
+                convolution = nn.Sequential(convolution, Pool(spec.pool, dense))
             stages.append(
-                Block(convolution, width, ACTIVATIONS[activation](inplace=True), option["x"])
+                Block(convolution, width, ACTIVATIONS[activation](inplace=True), spec.times)
             )
             channels = width
-        self.moves = (
-            range(-(grid // 2), grid - grid // 2) if dense else range(1)
-        )  # pixels, either way
-        self.margin = -self.moves[0]  # pixels, that the moved images are whole
+        # Shifts of the image along either axis, in pixels, that dense evaluation averages over.
+        self.shifts = range(-(grid // 2), grid - grid // 2) if dense else range(1)
+        # Pixels by which an image is padded, so that no shift moves part of it out.
+        self.margin = -self.shifts[0]
         self.features = nn.Sequential(*stages)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        n = images.shape[0]  # not len(): ONNX has a batch of any size
+        """Return logits (n, classes) for normalised images (n, 1, height, width)."""
+        n = images.shape[0]  # len() would fix the batch size in an ONNX export
         if self.margin and not self.training:
             images = F.pad(images, (self.margin,) * 4, mode="replicate")
         x = self.features(images).mean((2, 3))  # (offsets * n, channels)

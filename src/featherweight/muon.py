@@ -1,6 +1,8 @@
-"""Muon: momentum, then the nearest orthogonal matrix as the step (Jordan et al. 2024).
+"""The Muon optimiser: momentum, then a step along the nearest orthogonal matrix.
 
-optimizer = Muon([convolution.weight], lr=0.02, momentum=0.9)
+Source: Jordan et al. 2024.
+
+    optimizer = Muon([convolution.weight], lr=0.02, momentum=0.9)
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -9,25 +11,27 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .errors import InputError
-
-# Of Jordan et al. 2024: five rounds of this quintic bring every singular value to about 0.7 to 1.2.
-ROUNDS, QUINTIC = 5, (3.4445, -4.7750, 2.0315)
+# Five iterations of this quintic polynomial bring every singular value to about 0.7 to 1.2 (Jordan
+# et al. 2024).
+N_ITERATIONS, QUINTIC = 5, (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """matrices (m, n), each of its own shape -> about U V of the singular value decomposition U S V of each, by
-    Newton-Schulz rounds."""
+    """Return, for each matrix with singular value decomposition U S V, approximately U V.
+
+    Uses Newton-Schulz iterations. The matrices, each (m, n), may differ in shape.
+    """
     a, b, c = QUINTIC
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T for matrix in matrices]
-    # All at once, with zeros around the smaller ones, which stay zero: small products cost little but their calls.
+    # One batch, (matrices, m, n), padded with zeros, which stay zero: for products this small the
+    # number of calls decides the time.
     x = matrices[0].new_zeros(
         len(wide), max(w.shape[0] for w in wide), max(w.shape[1] for w in wide)
     )
     for slot, matrix in zip(x, wide, strict=True):
         slot[: matrix.shape[0], : matrix.shape[1]] = matrix
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # no singular value is over 1
-    for _ in range(ROUNDS):
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # no singular value exceeds 1
+    for _ in range(N_ITERATIONS):
         square = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     steps = [
@@ -40,15 +44,24 @@ def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Muon(Optimizer):
-    """For weights of two or more dimensions, outputs first; torch.optim.Muon takes none but matrices."""
+    """Muon for weights of two or more dimensions, the outputs' first.
+
+    torch.optim.Muon accepts matrices only; here convolution weights are flattened to matrices.
+
+    Args:
+        parameters: Weights, each (outputs, ...).
+        lr: Learning rate.
+        momentum: Decay of the moving average of gradients.
+    """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update the parameters that have a gradient. Raises ValueError if given a closure."""
         if closure is not None:
-            raise InputError("Muon takes no closure")
+            raise ValueError("Muon.step: got a closure, expected none")
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
@@ -59,7 +72,7 @@ class Muon(Optimizer):
             momenta = [self.state[parameter]["momentum"] for parameter in parameters]
             gradients = [parameter.grad for parameter in parameters]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # as Nesterov's
+            ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov momentum
             steps = orthogonalised([gradient.flatten(1) for gradient in ahead])
             for parameter, step in zip(parameters, steps, strict=True):
                 scale = max(1.0, step.shape[0] / step.shape[1]) ** 0.5

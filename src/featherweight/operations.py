@@ -1,9 +1,9 @@
-"""What recorded operations amount to: a head, a batch norm, a dropout, whether torch's own or written by hand.
+"""Recognise a head, a batch norm and dropout in recorded operations, also when written by hand.
 
-    head(node, 64, 10)          # ({"gap"}, "mean over (64, 10, 5, 5)"), of the last operation on 64 images
+    head(node, 64, 10)          # ({"gap"}, "mean over (64, 10, 5, 5)"): the output for 64 images
     normalises_batch(node)
 
-Nothing here goes by the names of modules; trace.py records the operations, as `Node`s.
+trace.py records the operations as `Node`s. Nothing here depends on the names of modules.
 """
 
 import math
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Operations that move, scale or squash what they get: the layer before them stands "last".
+# Operations that rearrange, scale or squash their input. They are no layers: the layer before them
+# counts as the last one.
 TRANSPARENT = {
     "view",
     "_unsafe_view",
@@ -48,7 +49,7 @@ TRANSPARENT = {
     "div_",
     "neg",
 }
-# Operations whose result is as linear in several arguments as each of them is: every one is followed.
+# Operations that sum or join several inputs, each of which is followed.
 JOINS = {"add", "add_", "sub", "sub_", "rsub", "cat", "copy_"}
 POOLS = {
     "mean",
@@ -64,23 +65,29 @@ PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear"}
 
 @dataclass(eq=False)
 class Node:
-    """One operation; `op` is "stored" for a tensor that was there before the pass, "input" for the images."""
+    """One operation of a forward pass."""
 
     op: str
+    "Name of the operation; `stored` for a tensor that existed before the pass, `input` for images."
     parents: list["Node"]
+    "The operations that computed its tensor arguments."
     shapes: list[tuple[int, ...]]
-    "Of its tensor arguments."
+    "Shapes of its tensor arguments."
     shape: tuple[int, ...]
-    "Of its first result."
+    "Shape of its first result."
     from_images: bool
+    "Whether its result depends on the images."
     detail: dict[str, Any]
+    "More about it: training, kernel, dims, and dropped (see `zeroed`)."
     drawn: bool = False
-    "Random numbers, or computed from them, and not from the images."
+    "Whether its result depends on random numbers and not on the images."
 
 
 def head(last: Node, n: int, classes: int) -> tuple[set[str], str]:
-    """Which of "linear", "gap" and "other" the last operation, whose output is (n, classes), comes from, behind
-    reshaping, scaling, bias and softmax, and how that was seen; several where it is a sum of several."""
+    """Return the heads of an output (n, classes), "linear", "gap" or "other", and the evidence.
+
+    Reshaping, scaling, bias and softmax after them are skipped. A sum has several.
+    """
     ends: list[Node] = []
     seen: set[Node] = set()
     todo = [last]
@@ -103,8 +110,16 @@ def head(last: Node, n: int, classes: int) -> tuple[set[str], str]:
 def zeroed(
     op: str, tensors: list[tuple[str, Tensor]], nodes: list[Node], named: dict[str, Any]
 ) -> tuple[int, int] | None:
-    """Of a random mask by which an operation sets some of the images' activations to zero: how many it zeroes, and
-    its size. None for another operation."""
+    """Return how many activations an operation zeroes by a random mask, and the mask's size.
+
+    Args:
+        op: Name of the operation.
+        tensors: Its tensor arguments, each with its name.
+        nodes: The operations that computed them.
+        named: All of its arguments by name.
+
+    Returns None for any other operation.
+    """
     if len(tensors) != len(nodes) or not any(node.from_images for node in nodes):
         return None
     for (argument, mask), node in zip(tensors, nodes, strict=True):
@@ -137,8 +152,10 @@ def zeroed(
 
 
 def _statistics(node: Node) -> set[Node]:
-    """The means and variances over a batch that a tensor is computed from; none if it rests on the images by
-    another way too."""
+    """Return the means and variances over a batch from which a tensor is computed.
+
+    The set is empty if the tensor depends on the images in any other way.
+    """
     found: set[Node] = set()
     seen: set[Node] = set()
     todo = [node]
@@ -147,7 +164,7 @@ def _statistics(node: Node) -> set[Node]:
         if node in seen:
             continue
         seen.add(node)
-        # Over the images, the first dimension, but not over the channels, whichever dimension they are.
+        # Over the images (dimension 0), but not over every dimension: one is that of the channels.
         if (
             0 in node.detail.get("dims", ())
             and len(node.detail["dims"]) < len(node.shapes[0]) > 1
@@ -162,7 +179,7 @@ def _statistics(node: Node) -> set[Node]:
 
 
 def _bare(node: Node) -> Node:
-    """The operation whose result one only moves or scales."""
+    """Return the operation whose result is only rearranged or scaled to give the node's."""
     while node.op in TRANSPARENT:
         sides = [parent for parent in node.parents if parent.from_images]
         if len(sides) != 1:
@@ -172,10 +189,13 @@ def _bare(node: Node) -> Node:
 
 
 def normalises_batch(node: Node) -> bool:
-    """Whether an operation is a batch norm in training mode: torch's, or the quotient or product of
-    (x - mean) / deviation, both those of x over the batch."""
+    """Return whether an operation is a batch norm in training mode.
+
+    Either torch's, or (x - mean) / deviation as a quotient or product, where mean and deviation are
+    those of x over the batch.
+    """
     if "batch_norm" in node.op:
-        # Instance norm is a batch norm over one image of many channels: not meant.
+        # torch computes instance norm as a batch norm of one image with many channels.
         return bool(node.detail["training"] and node.shapes and node.shapes[0][0] > 1)
     sides = [parent for parent in node.parents if parent.from_images]
     if node.op not in ("div", "div_", "mul", "mul_") or len(sides) != 2:
@@ -199,14 +219,15 @@ def normalises_batch(node: Node) -> bool:
 
 
 def _before(node: Node, n: int, classes: int) -> list[Node]:
-    """The operations whose results one passes on, as part of an output (n, classes): none where it stands last."""
+    """Return the inputs to follow from `node` in an output (n, classes); none from a layer."""
     sides = [
         (parent, shape)
         for parent, shape in zip(node.parents, node.shapes, strict=True)
         if parent.from_images
     ]
     if node.op in JOINS:
-        # What is added to all classes of an image alike, (n, 1) to (n, classes), changes no softmax.
+        # Adding the same number to all classes of an image, (n, 1) to (n, classes), leaves the
+        # softmax unchanged.
         alike = (n, *[1] * (len(node.shape) - 1)) if math.prod(node.shape) == n * classes else None
         return [parent for parent, shape in sides if shape != alike or node.op in ("cat", "copy_")]
     same_size = bool(node.shapes) and math.prod(node.shapes[0]) == math.prod(node.shape)
@@ -217,11 +238,10 @@ def _before(node: Node, n: int, classes: int) -> list[Node]:
 
 
 def _layer(node: Node) -> tuple[str, str]:
-    """What an operation is as a head, "linear", "gap" or "other", and how that was seen."""
+    """Return which head an operation is, "linear", "gap" or "other", and the evidence."""
     if node.op in PRODUCTS:
-        factors = (
-            node.parents[:2] if node.op == "linear" else node.parents[-2:]
-        )  # the bias is apart
+        # The two factors, without the bias, which is last or first.
+        factors = node.parents[:2] if node.op == "linear" else node.parents[-2:]
         if sorted((factor.from_images, _stored(factor)) for factor in factors) == [
             (False, True),
             (True, False),
@@ -233,7 +253,7 @@ def _layer(node: Node) -> tuple[str, str]:
         if covers or math.prod(positions) == 1:
             return "linear", f"convolution over the whole {'x'.join(map(str, positions))} map"
     if node.op in POOLS and node.shapes and len(node.shapes[0]) >= 3:
-        # Every position of every map becomes one number a class, more than one position in each.
+        # All positions of a map become one number per class, and there is more than one position.
         start, end = node.shapes[0], [n for n in node.shape if n > 1]
         if len(end) <= 2 and math.prod(start) // max(1, math.prod(node.shape)) > 1:
             return "gap", f"{node.op} over {start}"
@@ -241,7 +261,7 @@ def _layer(node: Node) -> tuple[str, str]:
 
 
 def _stored(node: Node) -> bool:
-    """Whether an operation's result is computed from stored numbers alone."""
+    """Return whether an operation's result is computed from stored numbers alone."""
     seen, todo = set(), [node]
     while todo:
         node = todo.pop()

@@ -1,7 +1,8 @@
-"""Show how a training goes: on a terminal a line for each epoch and a bar, in a notebook a table and a bar.
+"""Show how a training goes, with a bar: lines on a terminal, a table in a notebook.
 
-with show(run, n_images, console) as (on_epoch, on_batch):
-    train(run, split, device, on_epoch, on_batch)
+Example:
+    with show(run, n_images, console) as (on_epoch, on_batch):
+        train(run, split, device, on_epoch, on_batch)
 """
 
 import contextlib
@@ -44,7 +45,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _headline(run: "Run", n_images: int) -> str:
-    return f"run {run.path}: {run.recipe.name}, seed {run.seed}, {run.recipe.epochs} epochs, {n_images:,} images"
+    return (
+        f"run {run.path}: {run.recipe.name}, seed {run.seed}, {run.recipe.epochs} epochs, "
+        f"{n_images:,} images"
+    )
 
 
 def show(
@@ -60,7 +64,8 @@ def show(
 def _terminal(run: "Run", n_images: int, console: Console) -> Iterator[tuple[OnEpoch, OnBatch]]:
     console.print(_headline(run, n_images), markup=False)
     console.print("epoch  seconds      lr  train loss  val loss  val accuracy")
-    # In its description and not in fields of its own, which reset() would forget. 80 columns hold all of it.
+    # In its description and not in fields of its own, which reset() would forget. 80 columns hold
+    # all of it.
     columns = TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn()
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal

@@ -1,48 +1,53 @@
-"""How a network is trained, as plain data that prints, compares and goes to JSON and back. Imports no torch.
+"""Recipes: a network and its training hyper-parameters, as plain data. Imports no torch.
 
 recipe = find_recipe("feather-20k")
 assert Recipe.from_dict(recipe.to_dict()) == recipe
 shorter = dataclasses.replace(recipe, epochs=6, ema=0.99)
 """
 
+import copy
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .errors import InputError
 
-BITS = (2, 4, 8)  # of a quantised weight: those that fill a byte
+# Supported bits per quantised weight: 4, 2 or 1 weights fill a byte exactly.
+BITS = (2, 4, 8)
+FEATHER_20K_LAYERS = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training image may be moved; every draw is uniform. Zero leaves a step out."""
+    """Strengths of the random changes to a training image. Every draw is uniform; 0 disables one.
+
+    Raises InputError if a strength is outside its range.
+    """
 
     rotation: float = 0.0
-    "Degrees, to either side."
+    "Largest rotation to either side, in degrees."
     shift: float = 0.0
-    "Pixels, along either axis."
+    "Largest shift along either axis, in pixels."
     scale: float = 0.0
-    "Fraction by which an image grows or shrinks: 0.1 is 0.9 to 1.1."
+    "Largest relative change of size: 0.1 scales by 0.9 to 1.1."
     shear: float = 0.0
-    "Degrees along x, to either side."
+    "Largest shear along x to either side, in degrees."
     elastic: float = 0.0
-    "Pixels by which points of a 5x5 grid over the image move along either axis; between them, bicubic."
+    "Largest displacement of the points of a 5x5 grid, in pixels; bicubic between the points."
     thickness: float = 0.0
-    "Fraction of the way to the image with strokes one pixel thicker (or thinner) all round."
+    "Largest step towards strokes one pixel thicker or thinner on every side, as a fraction."
     blur_kernel: int = 0
-    "Side of the Gaussian kernel in pixels, odd."
+    "Side of the Gaussian blur's kernel in pixels, an odd number."
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    "Least and greatest standard deviation of the blur in pixels."
+    "Smallest and largest standard deviation of the blur, in pixels."
     brightness: float = 0.0
-    "Fraction: 0.2 multiplies by 0.8 to 1.2."
+    "Largest relative change of brightness: 0.2 multiplies by 0.8 to 1.2."
     contrast: float = 0.0
-    "Fraction, about the image's mean: 0.2 multiplies by 0.8 to 1.2."
+    "Largest relative change of contrast about the image's mean: 0.2 multiplies by 0.8 to 1.2."
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "blur_sigma", tuple(self.blur_sigma)
-        )  # a list when it comes from JSON
+        # JSON has lists only.
+        object.__setattr__(self, "blur_sigma", tuple(self.blur_sigma))
         least, most = self.blur_sigma
         if (
             not 0 < least <= most
@@ -51,7 +56,7 @@ class Augmentation:
         ):
             raise InputError(
                 f"blur: got kernel {self.blur_kernel} and sigma {self.blur_sigma}, "
-                "expected an odd kernel and 0 < least <= greatest"
+                "expected an odd kernel and 0 < smallest <= largest"
             )
         for name, value in asdict(self).items():
             if name not in ("blur_sigma", "blur_kernel") and not 0 <= value < 90:
@@ -62,50 +67,56 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A network and every hyper-parameter of its training: SGD, or Muon too, on the negative log-likelihood."""
+    """A network and every hyper-parameter of its training.
+
+    The loss is the negative log-likelihood; the optimiser is SGD, or Muon for the convolutions.
+    Raises InputError if a value is outside its range.
+    """
 
     name: str
-    "What run folders and tables call it."
+    "Name of the recipe, used for run folders and in tables."
     model: str
-    "The network, MODULE:CLASS."
-    model_args: dict[str, Any]
-    "Keyword arguments of its constructor, JSON values only; num_classes is added."
+    "The network's class, as MODULE:CLASS or FILE.py:CLASS."
+    model_args: dict[str, Any] = field(hash=False)
+    "Keyword arguments of the network's constructor (JSON values); `num_classes` is added."
     epochs: int
-    "Passes over the training images, decided before the run; the last one's weights are the result."
+    "Number of passes over the training images; the last epoch's weights are the result."
     lr: float
-    "The learning rate; with a one-cycle schedule its peak."
+    "Learning rate; the peak of a one-cycle schedule."
     contract: str = "era-v3-s6"
-    "The contract it is made for, unless another one is named."
+    "The contract that the recipe is made for, used unless another one is named."
     schedule: str = "one-cycle"
-    "one-cycle: linearly up, then linearly to zero; constant: the same throughout."
+    "Learning-rate schedule: one-cycle (linearly up, then linearly down to zero) or constant."
     warmup: float = 0.2
-    "Fraction of the steps on which one-cycle rises."
+    "Fraction of the steps in which the one-cycle learning rate rises."
     batch_size: int = 128
-    "Images a step; an epoch's steps differ by at most one image."
+    "Largest number of images in a batch; the batches of an epoch differ by at most one image."
     momentum: float = 0.9
-    "Of SGD."
+    "SGD momentum; also the momentum of Muon."
     nesterov: bool = False
-    "Whether the momentum looks ahead (Nesterov, 1983)."
+    "Whether SGD uses Nesterov momentum (Nesterov 1983)."
     muon: float = 0.0
-    "Rate of Muon, which then moves the convolutions' weights, as a factor of `lr`; 0: SGD moves all."
+    "Muon's learning rate for convolution weights, as a multiple of `lr`. 0: SGD for all weights."
     weight_decay: float = 0.0
-    "L2, on weights that SGD moves: not on biases nor on batch norm."
+    "L2 weight decay of SGD; biases and batch-norm parameters are exempt."
     ema: float = 0.0
-    "Decay a step of the moving average over weights and batch-norm buffers that is evaluated; 0: none."
+    "Decay per step of the moving average of weights and buffers that is evaluated. 0: no EMA."
     label_smoothing: float = 0.0
-    "Share of every label spread evenly over all classes (Szegedy et al. 2016)."
+    "Share of each label that is spread evenly over all classes (Szegedy et al. 2016)."
     resize: float = 1.0
-    "Factor of the images' sides in the first steps, 0.8: 22 of 28 pixels (progressive resizing, Howard 2018)."
+    "Scale of the images in the first steps (progressive resizing, Howard 2018): 0.8 gives 22x22."
     resize_until: float = 0.0
-    "Fraction of the steps on which images are resized."
+    "Fraction of the steps in which images are resized."
     weight_bits: int = 0
-    "Bits of the convolutions' weights, 2, 4 or 8, in a network that is quantised while it is trained; 0: floats."
+    "Bits per convolution weight in quantisation-aware training: 2, 4 or 8. 0: floats."
     quantise_from: float = 0.5
-    "Fraction of the steps from which on the weights are rounded to so many bits (straight-through estimator)."
+    "Fraction of the steps after which weights are quantised (straight-through estimator)."
     augmentation: Augmentation = field(default_factory=Augmentation)
-    "How training images are moved, blurred and re-lit."
+    "Strengths of the random changes to training images."
 
     def __post_init__(self) -> None:
+        # A copy, so that a recipe and one derived from it share no mutable object.
+        object.__setattr__(self, "model_args", copy.deepcopy(self.model_args))
         for key, least in (("epochs", 1), ("batch_size", 2)):
             value = getattr(self, key)
             if type(value) is not int or value < least:
@@ -137,20 +148,24 @@ class Recipe:
                 raise InputError(f"{key}: got {getattr(self, key)}, expected 0 to below 1")
 
     def lr_at(self, step: int, n_steps: int) -> float:
-        """The learning rate of step 0 .. n_steps - 1 (one-cycle: Smith 2018, linear both ways)."""
+        """Return the learning rate of a step, 0 to n_steps - 1 (one-cycle: Smith 2018)."""
         if self.schedule == "constant":
             return self.lr
         rise = max(1, round(self.warmup * n_steps))
         return self.lr * min((step + 1) / rise, (n_steps - step) / max(1, n_steps - rise))
 
     def to_dict(self) -> dict[str, Any]:
+        """Return JSON values that `from_dict` reads back."""
         values = asdict(self)
         values["augmentation"]["blur_sigma"] = list(self.augmentation.blur_sigma)
         return values
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Recipe":
-        """Raises ValueError for a key that is unknown or missing."""
+        """Return the recipe with these values.
+
+        Raises InputError if a key is unknown or missing, or a value is wrong.
+        """
         try:
             return Recipe(**values | {"augmentation": Augmentation(**values["augmentation"])})
         except (TypeError, KeyError) as error:
@@ -158,7 +173,7 @@ class Recipe:
             raise InputError(f"recipe: {error}; expected {names}") from error
 
 
-# Of the Feather family: what most of its recipes share.
+# Hyper-parameters that most recipes of the Feather family share.
 FEATHER: dict[str, Any] = {
     "model": "featherweight.model:Feather",
     "lr": 0.1,
@@ -175,7 +190,7 @@ RECIPES = (
         epochs=19,
         muon=0.2,
         model_args={
-            "layers": ["conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32"],
+            "layers": list(FEATHER_20K_LAYERS),  # 19,650 parameters
             "dropout": 0.02,
             "dense": True,
         },
@@ -194,7 +209,7 @@ RECIPES = (
         },
         augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
     ),
-    # The smaller the network, the less it can use of the augmentation, and the less there is to drop.
+    # A smaller network gains less from augmentation and dropout, so both get weaker.
     Recipe(
         "feather-4k",
         **FEATHER,
@@ -219,7 +234,8 @@ RECIPES = (
         },
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),
-    # For C on microcontrollers, by bytes of constants: weights of 4 bits, of which more fit than of 8.
+    # For C on microcontrollers, named by the bytes of their constants. The weights have 4 bits,
+    # because twice as many fit in the same bytes as with 8 bits.
     Recipe(
         "int4-8kb",
         **FEATHER,
@@ -267,7 +283,8 @@ RECIPES = (
         },
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),
-    # The least time to 99.4 %: small images first, a stem that leaves 28x28 at once, large batches, a high rate.
+    # The shortest training that reaches 99.4 %: smaller images first, max-pooling in the first
+    # layer, large batches, a high learning rate.
     Recipe(
         "sprint",
         **FEATHER | {"lr": 0.8, "batch_size": 256, "ema": 0.98, "weight_decay": 5e-4},
@@ -280,8 +297,9 @@ RECIPES = (
         },
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),
-    # The assignment's, at 19 epochs since 20 is not fewer than 20. It names its augmentation without
-    # strengths: these are the usual ones (torchvision's blur default; 10 degrees, a tenth, a fifth).
+    # The assignment's own network and training, at 19 epochs because 20 is not fewer than 20. The
+    # assignment names its augmentations without strengths: these are usual ones (torchvision's
+    # default blur, 10 degrees, shifts and scales of a tenth, brightness and contrast of a fifth).
     Recipe(
         "baseline",
         "featherweight.model:BaselineNet",
@@ -297,10 +315,13 @@ RECIPES = (
 
 
 def find_recipe(name: str) -> Recipe:
-    """A preset by name; ValueError lists the names."""
+    """Return a copy of a preset; changing it does not change the preset.
+
+    Raises InputError with the presets' names if there is none of this name.
+    """
     for recipe in RECIPES:
         if recipe.name == name:
-            return recipe
+            return replace(recipe)
     raise InputError(
         f"recipe {name!r}: unknown, expected one of {', '.join(recipe.name for recipe in RECIPES)}"
     )

@@ -1,6 +1,6 @@
-"""The pictures of a run, and all of them with its model card.
+"""The pictures of a run and its model card.
 
-report(run, result, split, verdict.to_dict())    # curves, confusion, mistakes, verdict and README.md in the run
+report(run, result, split, verdict.to_dict())    # write all of them into the run folder
 save_picture(verdict_picture(verdict.to_dict(), "feather-20k, seed 0"), Path("verdict.svg"))
 """
 
@@ -19,22 +19,31 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from ._files import write_atomic
+from ._html import GREEN as GREEN
+from ._html import GREY as GREY
+from ._html import RED as RED
 from .card import card
+from .contract import Contract
 from .data import Split
 from .errors import InputError
 from .evaluate import Evaluation, percent
-from .run import Run, write_atomic
+from .run import Row, Run
 
-MAX_MISTAKES = 400  # images in one picture; of more only the most confident mistakes are drawn
-DARKEST = 0.1  # the share of a class misread as one other class that has the confusion matrix's darkest colour
+MAX_MISTAKES = 400  # images in one picture: the most confident mistakes if there are more
+# Share of a class predicted as one other class that gets the confusion matrix's darkest colour.
+DARKEST_SHARE = 0.1
 INK, MUTED, FAINT = "#222222", "#666666", "#dddddd"
-BLUE, GREEN, RED, GREY = "#1f5fa8", "#1a7f37", "#c0392b", "#888888"
+BLUE = "#1f5fa8"
 
 
 def save_picture(figure: Figure, path: Path) -> Path:
-    """Write a figure as .svg or .png; the same figure gives the same bytes. Raises ValueError for another suffix."""
+    """Write a figure as .svg or .png and return `path`; the same figure gives the same bytes.
+
+    Raises InputError for another suffix.
+    """
     if path.suffix not in (".svg", ".png"):
-        raise InputError(f"{path}: expected a name that ends in .svg or .png")
+        raise InputError(f"{path}: expected a file name that ends in .svg or .png")
     buffer = io.BytesIO()
     undated = {"Date": None} if path.suffix == ".svg" else None
     with rc_context({"svg.hashsalt": "featherweight"}):
@@ -44,7 +53,7 @@ def save_picture(figure: Figure, path: Path) -> Path:
 
 
 def bare(axes: Axes) -> None:
-    """Axes with a faint grid and without the upper and the right border."""
+    """Give axes a faint grid, and remove their upper and right borders."""
     axes.grid(color=FAINT, lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -56,33 +65,45 @@ def log_ticks(
     low: float,
     high: float,
     series: tuple[tuple[float, ...], ...] = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)),
-    most: int = 12,
+    max_ticks: int = 12,
 ) -> list[float]:
-    """Round numbers between two positive ends: of the first series, each within a decade, with at most `most`."""
+    """Return round numbers between two positive limits, for a logarithmic axis.
+
+    Args:
+        low: Lower limit.
+        high: Upper limit.
+        series: Numbers within a decade to choose from, from dense to sparse.
+        max_ticks: The first series with at most this many ticks is used.
+    """
     ticks: list[float] = []
     for steps in series:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [
             tick for k in decades for step in steps if low <= (tick := float(f"{step}e{k}")) <= high
         ]
-        if len(ticks) <= most:
+        if len(ticks) <= max_ticks:
             break
     return ticks
 
 
-def _log_axis(axes: Axes, values: list[float], most: int) -> None:
-    """A logarithmic y axis around the positive values, from one to three at least, so that it has ticks."""
+def _log_axis(axes: Axes, values: list[float], max_ticks: int) -> None:
+    """Set a logarithmic y axis around the positive values.
+
+    Its limits are at least a factor of three apart, so that there are ticks between them.
+    """
     positive = [value for value in values if value > 0] or [1.0]
     low, high = min(positive), max(positive)
     widen = max(1.15, math.sqrt(3 * low / high))
     axes.set(yscale="log", ylim=(low / widen, high * widen))
-    axes.yaxis.set_major_locator(FixedLocator(log_ticks(low / widen, high * widen, most=most)))
+    axes.yaxis.set_major_locator(
+        FixedLocator(log_ticks(low / widen, high * widen, max_ticks=max_ticks))
+    )
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:,g}")
 
 
 def _inches(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure and invisible axes over all of it, measured in inches from the upper left corner."""
+    """Return a figure and invisible axes over all of it, in inches from the upper left corner."""
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -90,74 +111,71 @@ def _inches(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def curves(run: Run) -> Figure:
-    """Loss, validation mistakes and learning rate over epochs."""
-    rows = run.read_metrics()
-    epochs, total = [row["epoch"] for row in rows], rows[-1]["val_total"]
-    figure = Figure(figsize=(8, 7.5), layout="constrained")
-    loss, wrong, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.2])
-    loss.plot(
-        epochs,
-        [row["train_loss"] for row in rows],
-        "o-",
-        color=GREY,
-        ms=3.5,
-        label="training (augmented)",
-    )
-    loss.plot(
-        epochs, [row["val_loss"] for row in rows], "o-", color=BLUE, ms=3.5, label="validation"
-    )
-    loss.set_ylabel("loss, nats")
-    _log_axis(loss, [row[key] for row in rows for key in ("train_loss", "val_loss")], most=8)
+def _draw_loss(axes: Axes, rows: list[Row]) -> None:
+    epochs = [row["epoch"] for row in rows]
+    for key, color, label in (
+        ("train_loss", GREY, "training (augmented)"),
+        ("val_loss", BLUE, "validation"),
+    ):
+        axes.plot(epochs, [row[key] for row in rows], "o-", color=color, ms=3.5, label=label)
+    axes.set_ylabel("loss, nats")
+    _log_axis(axes, [row[key] for row in rows for key in ("train_loss", "val_loss")], max_ticks=8)
 
+
+def _draw_mistakes(axes: Axes, rows: list[Row], contract: Contract) -> None:
+    """Draw mistakes over epochs, with the contract's limit, and the accuracy at the right."""
+    total = rows[-1]["val_total"]
     errors = [total - row["val_correct"] for row in rows]
-    allowed = (1 - run.contract.min_val_accuracy) * total
-    wrong.plot(
-        epochs,
-        errors,
-        "o-",
-        color=BLUE,
-        ms=3.5,
-        label=f"last epoch: {percent(total - errors[-1], total)}",
-    )
-    wrong.axhline(
-        allowed,
-        color=RED,
-        ls="--",
-        lw=1,
-        label=f"{run.contract.name} asks for {100 * run.contract.min_val_accuracy:.2f} %",
-    )
-    wrong.set(ylabel=f"wrong of {total:,}")
+    allowed = (1 - contract.min_val_accuracy) * total
+    last = percent(total - errors[-1], total)
+    epochs = [row["epoch"] for row in rows]
+    axes.plot(epochs, errors, "o-", color=BLUE, ms=3.5, label=f"last epoch: {last}")
+    required = f"{contract.name} asks for {100 * contract.min_val_accuracy:.2f} %"
+    axes.axhline(allowed, color=RED, ls="--", lw=1, label=required)
+    axes.set(ylabel=f"wrong of {total:,}")
     if min(*errors, allowed) > 0:
-        _log_axis(wrong, [*errors, allowed], most=9)
+        _log_axis(axes, [*errors, allowed], max_ticks=9)
     else:
         high = max(*errors, allowed, 1)
-        wrong.set_ylim(-0.04 * high, 1.08 * high)
-        wrong.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_ylim(-0.04 * high, 1.08 * high)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     # The same ticks left and right: a round number of mistakes is a round percentage too.
-    correct = wrong.twinx()
-    correct.set(yscale=wrong.get_yscale(), ylim=wrong.get_ylim(), ylabel="correct, %")
+    correct = axes.twinx()
+    correct.set(yscale=axes.get_yscale(), ylim=axes.get_ylim(), ylabel="correct, %")
     correct.yaxis.set_major_locator(
-        FixedLocator([tick for tick in wrong.get_yticks() if tick == round(tick)])
+        FixedLocator([tick for tick in axes.get_yticks() if tick == round(tick)])
     )
     correct.yaxis.set_minor_locator(NullLocator())
     correct.yaxis.set_major_formatter(lambda mistakes, _: f"{100 * (1 - mistakes / total):.2f}")
-    wrong.yaxis.set_major_locator(correct.yaxis.get_major_locator())
-    wrong.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_locator(correct.yaxis.get_major_locator())
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     correct.spines[:].set_visible(False)
     correct.tick_params(color=GREY, labelcolor=INK)
 
-    rate.plot(epochs, [row["lr"] for row in rows], "o-", color=GREY, ms=3.5)
-    rate.set(
+
+def _draw_learning_rate(axes: Axes, rows: list[Row]) -> None:
+    epochs = [row["epoch"] for row in rows]
+    axes.plot(epochs, [row["lr"] for row in rows], "o-", color=GREY, ms=3.5)
+    axes.set(
         ylabel="learning rate",
         xlabel="epoch",
         ylim=(0, None),
         xlim=(epochs[0] - 0.5, epochs[-1] + 0.5),
     )
-    rate.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+def curves(run: Run) -> Figure:
+    """Draw loss, validation mistakes and learning rate over epochs."""
+    rows = run.read_metrics()
+    figure = Figure(figsize=(8, 7.5), layout="constrained")
+    loss, wrong, rate = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.2])
+    _draw_loss(loss, rows)
+    _draw_mistakes(wrong, rows, run.contract)
+    _draw_learning_rate(rate, rows)
     for axes in (loss, wrong, rate):
         bare(axes)
-    for axes in (loss, wrong):  # the key stands above: it can't lie on a curve there
+    for axes in (loss, wrong):  # the legend is above the axes, where it can't cover a curve
         axes.legend(
             frameon=False,
             loc="lower right",
@@ -175,26 +193,33 @@ def curves(run: Run) -> Figure:
 
 
 def confusion(result: Evaluation, title: str) -> Figure:
-    """Counts: a row for each true class, a column for each prediction. `title` names the run and the split.
+    """Draw the confusion matrix: a row per true class, a column per predicted class.
 
-    A mistake's colour is its share of the true class: a handful of a thousand images is pale in any picture."""
+    A mistake's colour is its share of the true class on a fixed scale, so a handful among a
+    thousand images is always pale. `title` names the run and the split.
+    """
     counts = result.confusion
     classes = len(counts)
     figure = Figure(figsize=(0.8 + 0.35 * classes, 1.15 + 0.35 * classes), layout="constrained")
     axes = figure.subplots()
     shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     shares.fill_diagonal_(0)
-    shown = shares.masked_fill(shares == 0, math.nan)  # a cell without mistakes stays white
-    axes.imshow(shown.numpy(), cmap="YlOrBr", norm=PowerNorm(0.6, 0, DARKEST, clip=True))
+    shown = shares.masked_fill(shares == 0, math.nan)  # cells without mistakes stay white
+    axes.imshow(shown.numpy(), cmap="YlOrBr", norm=PowerNorm(0.6, 0, DARKEST_SHARE, clip=True))
     for true in range(classes):
         axes.add_patch(Rectangle((true - 0.5, true - 0.5), 1, 1, color="#e8eff7", lw=0))
-        for read in range(classes):
-            if count := int(counts[true, read]):
-                colour = (
-                    BLUE if true == read else "white" if shares[true, read] > 0.4 * DARKEST else INK
-                )
+        for predicted in range(classes):
+            if count := int(counts[true, predicted]):
+                on_dark = shares[true, predicted] > 0.4 * DARKEST_SHARE
+                colour = BLUE if true == predicted else "white" if on_dark else INK
                 axes.text(
-                    read, true, f"{count:,}", ha="center", va="center", fontsize=6.5, color=colour
+                    predicted,
+                    true,
+                    f"{count:,}",
+                    ha="center",
+                    va="center",
+                    fontsize=6.5,
+                    color=colour,
                 )
     axes.set_xlabel("predicted", fontsize=8, color=INK)
     axes.set_ylabel("true class", fontsize=8, color=INK)
@@ -215,9 +240,13 @@ def confusion(result: Evaluation, title: str) -> Figure:
 
 
 def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
-    """Every misread image, the most confident mistake first; `pixels` (n, 1, height, width) uint8.
+    """Draw every misclassified image, the most confident mistake first.
 
-    `title` names the run and the split."""
+    Args:
+        result: The evaluation.
+        pixels: The images that were evaluated, shape (n, 1, height, width), uint8.
+        title: Name of the run and the split.
+    """
     wrong = result.mistakes
     drawn = wrong[:MAX_MISTAKES].tolist()
     columns = min(10, max(7, len(drawn)))
@@ -280,14 +309,13 @@ def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
             color=INK,
         )
         axes.text(x, y + side + 0.16, f"{first}, {second}", va="top", fontsize=7, color=MUTED)
-    axes.set(
-        xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0)
-    )  # imshow has moved them
+    # imshow has changed the limits.
+    axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     return figure
 
 
 def _wrap(text: str, inches: float) -> list[str]:
-    """The lines of a text in 10 points, each at most so wide."""
+    """Break a text in 10 points into lines of at most this width."""
     for width in range(max(1, len(text)), 0, -1):
         lines = textwrap.wrap(text, width) or [""]
         if all(
@@ -300,16 +328,16 @@ def _wrap(text: str, inches: float) -> list[str]:
 
 
 def verdict_picture(verdict: dict[str, Any], title: str = "") -> Figure:
-    """A verdict, as `Verdict.to_dict()` gives it: PASS or FAIL, and what each clause required and found.
+    """Draw a verdict: PASS or FAIL, and what each clause required and found.
 
-    `title` names what was judged. A clause whose `passed` is None was not judged."""
+    Args:
+        verdict: As `Verdict.to_dict` returns it; a clause whose `passed` is None was not judged.
+        title: Name of what was judged.
+    """
     clauses = verdict["clauses"]
     margin, head, width, leading = 0.3, 1.5, 9.0, 0.19  # inches
-    columns = {
-        "clause": (margin, 1.1),
-        "required": (1.45, 3.45),
-        "found": (5.05, 3.3),
-    }  # where, and how wide
+    # Left edge and width of each column, in inches.
+    columns = {"clause": (margin, 1.1), "required": (1.45, 3.45), "found": (5.05, 3.3)}
     cells = [
         [_wrap(clause[name], wide) for name, (_, wide) in columns.items()] for clause in clauses
     ]
@@ -339,9 +367,8 @@ def verdict_picture(verdict: dict[str, Any], title: str = "") -> Figure:
             clause["passed"]
         ]
         for (x, _), lines in zip(columns.values(), row, strict=True):
-            for i, line in enumerate(
-                lines
-            ):  # one by one: their baselines are then the same in all columns
+            # Line by line, so that all columns have the same baselines.
+            for i, line in enumerate(lines):
                 axes.text(x, y + 0.23 + leading * i, line, fontsize=10, color=INK)
         axes.text(width - margin, y + 0.24, sign, fontsize=14, ha="right", color=tint)
         y += height
@@ -349,7 +376,14 @@ def verdict_picture(verdict: dict[str, Any], title: str = "") -> Figure:
 
 
 def report(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) -> list[Path]:
-    """Write the pictures and the card into the run folder; `result` is the audit's, over `split.val`."""
+    """Write the pictures and the model card into the run folder, and return their paths.
+
+    Args:
+        run: The finished run.
+        result: Its evaluation on `split.val`.
+        split: Its images.
+        verdict: Its verdict, as `Verdict.to_dict` returns it.
+    """
     name = f"{run.recipe.name}, seed {run.seed}"
     title = f"{name}, validation"
     pictures = {

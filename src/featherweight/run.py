@@ -69,7 +69,7 @@ def _git_commit() -> str | None:
 
 
 def environment(device: torch.device, command: str, threads: int) -> dict[str, Any]:
-    """Return what one must know to get the same bits again: versions, hardware, threads of a training step."""
+    """Return what one must know to get the same bits again: versions, hardware, threads."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # Linux names the model only here
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -146,7 +146,8 @@ class Run:
     ) -> Evaluation:
         """Evaluate the network on all validation or test images.
 
-        Test images decide nothing: read them once, at the end. `data` is where the run's data set is now."""
+        Test images decide nothing: read them once, at the end. `data` is where the run's data set
+        is now."""
         if split not in ("val", "test"):
             raise InputError(f"split: got {split!r}, expected val or test")
         images = self.load_split(data)
@@ -194,9 +195,10 @@ class Run:
         return build(model, self.recipe.model_args, data["num_classes"], data["shape"])
 
     def load_model(self, weights: str = "model.safetensors") -> nn.Module:
-        """Return the network in evaluation mode, rebuilt from the config and with the run's weights.
+        """Return the network in evaluation mode, with the run's weights.
 
-        Raises InputError where there are none yet, IncompatibleWeightsError where they are another network's."""
+        Raises InputError where there are none yet, IncompatibleWeightsError where they are another
+        network's."""
         file = self.path / weights
         if not file.is_file():
             raise InputError(
@@ -245,7 +247,9 @@ class Run:
         write_atomic(self.path / "metrics.jsonl", text.encode())
 
     def read_metrics(self) -> list[Row]:
-        """Return the rows of metrics.jsonl, one for each epoch. Raises InputError where a line is not one."""
+        """Return the rows of metrics.jsonl, one for each epoch.
+
+        Raises InputError where a line is not one."""
         file = self.path / "metrics.jsonl"
         try:
             return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -255,7 +259,7 @@ class Run:
             raise InputError(f"{file}: unreadable: {error}") from error
 
     def read_verdict(self) -> str:
-        """Return what the last audit found: PASS, FAIL and the clauses that failed, or `not judged`."""
+        """Return what the last audit found: PASS, FAIL with its clauses, or `not judged`."""
         verdict = self.verdict
         if verdict is None:
             return "not judged"

@@ -2,7 +2,8 @@
 
     text = module_source(Net)       # Net may have been defined in a notebook's cell
 
-A notebook's classes live in no file, so a run that is trained with one keeps this text as its model.py.
+A notebook's classes live in no file, so a run that is trained with one keeps this text as its
+model.py.
 """
 
 import ast
@@ -30,10 +31,10 @@ def _functions(definition: Any) -> Iterator[FunctionType]:
 
 
 def _find(definition: Any) -> tuple[str, ast.Module, dict[str, Any]]:
-    """Return the source of a class or function, its syntax tree, and the globals that its names are looked up in."""
+    """Return the source of a class or function, its syntax tree, and its global names."""
     kind = ast.ClassDef if inspect.isclass(definition) else ast.FunctionDef
     for function in _functions(definition):
-        # The cell or file: inspect.getsource finds no class that was defined in a cell (Python 3.11).
+        # inspect.getsource finds no class that was defined in a cell (Python 3.11).
         text = "".join(linecache.getlines(function.__code__.co_filename))
         for node in ast.parse(text).body if text else []:
             if (
@@ -51,8 +52,8 @@ def _find(definition: Any) -> tuple[str, ast.Module, dict[str, Any]]:
                 lines = text.splitlines()[first - 1 : node.end_lineno]
                 return "\n".join(lines), ast.Module([node], []), function.__globals__
     raise InputError(
-        f"{definition.__name__}: its source is not to be had; expected a class with methods, defined at "
-        "the top of a cell or file"
+        f"{definition.__name__}: its source is not to be had; expected a class with methods, "
+        "defined at the top of a cell or file"
     )
 
 
@@ -78,9 +79,9 @@ def _is_constant(value: Any) -> bool:
 def module_source(definition: type) -> str:
     """Return the text of a module that defines the class again.
 
-    What the class uses goes along: imports as imports, other classes and functions of the same module as their
-    source, numbers and texts as they are now. Raises InputError, which names it, for anything else that it uses,
-    such as a tensor that was made in another cell."""
+    What the class uses goes along: imports as imports, other classes and functions of the same
+    module as their source, numbers and texts as they are now. Raises InputError, which names it,
+    for anything else that it uses, such as a tensor that was made in another cell."""
     parts: dict[str, str] = {}  # in the order in which a module must have them
     begun: set[str] = set()
 
@@ -98,28 +99,26 @@ def module_source(definition: type) -> str:
                 raise InputError(f"{user}: uses {name}, which is not defined")
             value = scope[name]
             module = sys.modules.get(getattr(value, "__module__", None) or "")
+            called = getattr(value, "__name__", "")
+            renamed = "" if called == name else f" as {name}"
             if inspect.ismodule(value):
-                parts[name] = f"import {value.__name__}" + (
-                    "" if value.__name__ == name else f" as {name}"
-                )
+                parts[name] = f"import {called}{renamed}"
             elif (
                 module is not None
                 and module is not owner
-                and (getattr(module, getattr(value, "__name__", ""), None) is value)
+                and getattr(module, called, None) is value
             ):
-                parts[name] = f"from {module.__name__} import {value.__name__}" + (
-                    "" if value.__name__ == name else f" as {name}"
-                )
+                parts[name] = f"from {module.__name__} import {called}{renamed}"
             elif inspect.isclass(value) or inspect.isfunction(value):
                 add(value, owner, name)
-                if value.__name__ != name:
-                    parts[name] = f"{name} = {value.__name__}"
+                if renamed:
+                    parts[name] = f"{name} = {called}"
             elif _is_constant(value):
                 parts[name] = f"{name} = {value!r}"
             else:
                 raise InputError(
-                    f"{user}: uses {name}, {type(value).__name__} from outside of it, which another "
-                    "process does not have; define it inside the class"
+                    f"{user}: uses {name}, {type(value).__name__} from outside of it, which "
+                    "another process does not have; define it inside the class"
                 )
         parts[found.__name__] = text
 

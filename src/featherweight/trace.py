@@ -1,17 +1,18 @@
-"""Watch one forward pass: what it reads, what it does, and what the answer rests on.
+"""Record forward passes: which numbers they read, and which operations the output depends on.
 
     trace = Trace()
     with torch.no_grad(), trace.watch(images):
         output = model(images)
     trace.stored_numbers(), trace.head(output)
 
-Every operation passes through torch's dispatcher, so nothing depends on module names: a weight counts
-wherever it hides, and a layer that is built but never called is not there.
+Every operation passes through torch's dispatcher, so nothing depends on the names of modules: a
+weight counts wherever it is stored, and a layer that is built but never called does not.
 """
 
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ from torch.utils._pytree import tree_leaves
 
 from .operations import Node, head, normalises_batch, zeroed
 
-FREE = 64  # stored numbers; constants up to this many in all cost nothing
-# Operations that take the shape of a tensor, not its values; the second set overwrites it.
-SHAPED = {
+# Constants, such as the eps of a batch norm, are free up to this many numbers in total.
+MAX_FREE_CONSTANTS = 64
+# Operations that read the shape of a tensor, not its values.
+SHAPE_ONLY_OPS = {
     "empty_like",
     "zeros_like",
     "ones_like",
@@ -38,7 +40,8 @@ SHAPED = {
     "new_empty_strided",
     "bernoulli.p",
 }
-FILLS = {
+# Operations that overwrite a tensor without reading it.
+FILL_OPS = {
     "zero_",
     "fill_.Scalar",
     "uniform_",
@@ -50,32 +53,48 @@ FILLS = {
 }
 
 
+@dataclass(frozen=True)
+class _Role:
+    """A use of a stored tensor."""
+
+    op: str
+    "The operation that reads it."
+    statistic: bool = False
+    "Whether it is the running mean or variance of a batch norm."
+    training: bool = False
+    "Whether that batch norm is in training mode."
+
+
 def _numbers(tensor: Tensor) -> int:
     return tensor.numel() * (2 if tensor.is_complex() else 1)
 
 
 def _storage(tensor: Tensor) -> int:
-    # Sparse and other tensors have no storage; they count as a whole.
+    # Sparse and other such tensors have no storage: each counts as a whole.
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
 class Trace:
-    """What forward passes did; several may be watched, and what any of them reads adds up."""
+    """A record of forward passes.
+
+    The numbers read add up over all passes; the graph of operations is that of the last pass.
+    """
 
     def __init__(self) -> None:
-        self._writer: dict[int, Node] = {}  # storage -> the last operation that wrote it
-        self._alive: list[
-            Any
-        ] = []  # so that no storage of this pass is freed and its address used again
-        self._leaves: dict[
-            Any, tuple[Tensor, dict[Any, int]]
-        ] = {}  # storage -> a tensor, its views' sizes
-        self._roles: dict[Any, set[str]] = {}  # storage -> the operations that read it
-        self._scalars: set[float] = set()  # Python numbers handed to operations
+        # The last operation that wrote each storage.
+        self._writer: dict[int, Node] = {}
+        # Keeps the tensors of this pass alive, so that no address is used again for another one.
+        self._alive: list[Any] = []
+        # For each stored tensor (key: its storage) the tensor, and the size of each view of it.
+        self._leaves: dict[Any, tuple[Tensor, dict[Any, int]]] = {}
+        # How each stored tensor is used.
+        self._roles: dict[Any, set[_Role]] = {}
+        # Python numbers that are arguments of operations.
+        self._scalars: set[float] = set()
 
     @contextlib.contextmanager
     def watch(self, images: Tensor) -> Iterator[None]:
-        """Watch a pass over `images`; the graph is that of the last pass, the reads those of all."""
+        """Record the operations inside the context, a forward pass over `images`."""
         self._writer, self._alive = {}, [images]
         self._writer[_storage(images)] = Node("input", [], [], tuple(images.shape), True, {})
         mode = _Watch()  # type: ignore[no-untyped-call]  # torch types no constructor
@@ -83,11 +102,11 @@ class Trace:
         with mode:
             yield
 
-    def leaf(self, tensor: Tensor, role: str) -> Node:
-        """Note that a tensor which no operation of this pass made is read."""
-        # torch.tensor(list) makes a new tensor each pass: its content is what tells that it is the same.
+    def leaf(self, tensor: Tensor, role: _Role) -> Node:
+        """Record that a stored tensor is read: one that no operation of this pass has written."""
+        # torch.tensor(list) creates a new tensor in each pass, which is recognised by its content.
         key: Any = _storage(tensor)
-        if role == "lift_fresh":
+        if role.op == "lift_fresh":
             key = ("fresh", tuple(tensor.shape), tensor.numpy(force=True).tobytes())
         view = (
             (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
@@ -100,12 +119,35 @@ class Trace:
         return Node("stored", [], [], tuple(tensor.shape), False, {})
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Record one operation, with its arguments and its result."""
         name = func._schema.name.removeprefix("aten::")
         named = {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
         training = bool(named.get("training", named.get("train", "with_update" in name)))
         results = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        tensors, parents = self._inputs(name, named, training)
+        shapes = [tuple(tensor.shape) for _, tensor in tensors]
+        names = {name, f"{name}.{func._schema.overload_name}"}
+        if names & SHAPE_ONLY_OPS or (names & FILL_OPS and _owns_all_memory(results[0])):
+            parents, shapes = [], []
+        from_images = any(node.from_images for node in parents)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        node = Node(
+            name,
+            parents,
+            shapes,
+            tuple(results[0].shape) if results else (),
+            from_images,
+            _detail(name, named, training, tensors, parents, results),
+            drawn=not from_images and (random or any(node.drawn for node in parents)),
+        )
+        self._note_results(node, results)
+
+    def _inputs(
+        self, name: str, named: dict[str, Any], training: bool
+    ) -> tuple[list[tuple[str, Tensor]], list[Node]]:
+        """Return an operation's tensor arguments by name, and the node that wrote each of them."""
+        tensors: list[tuple[str, Tensor]] = []
         parents: list[Node] = []
-        shapes, tensors = [], []
         for argument, value in named.items():
             for tensor in tree_leaves(value):
                 if isinstance(tensor, float):
@@ -115,54 +157,33 @@ class Trace:
                 node = self._writer.get(_storage(tensor))
                 if node is None:
                     statistic = argument in ("running_mean", "running_var") and "batch_norm" in name
-                    node = self.leaf(tensor, f"statistic of {training}" if statistic else name)
+                    node = self.leaf(tensor, _Role(name, statistic, statistic and training))
                 parents.append(node)
-                shapes.append(tuple(tensor.shape))
                 tensors.append((argument, tensor))
-        names = {name, f"{name}.{func._schema.overload_name}"}
-        if names & SHAPED or (names & FILLS and _fills(results[0])):
-            parents, shapes = [], []
-        from_images = any(node.from_images for node in parents)
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        drawn = not from_images and (random or any(node.drawn for node in parents))
-        detail: dict[str, Any] = {"training": training}
-        if name == "native_dropout" and training:
-            detail["dropped"] = int((~results[1]).sum()), results[1].numel()
-        elif dropped := zeroed(name, tensors, parents, named):
-            detail["dropped"] = dropped
-        elif name == "convolution":
-            detail["kernel"] = tuple(named["weight"].shape[2:])
-        elif name in ("mean", "sum", "var", "std", "var_mean", "std_mean"):
-            dims = named.get("dim")
-            detail["dims"] = {
-                d % tensors[0][1].ndim for d in ([dims] if isinstance(dims, int) else dims or ())
-            }
-        node = Node(
-            name,
-            parents,
-            shapes,
-            tuple(results[0].shape) if results else (),
-            from_images,
-            detail,
-            drawn,
-        )
+        return tensors, parents
+
+    def _note_results(self, node: Node, results: list[Tensor]) -> None:
+        """Record that an operation wrote its results."""
         for tensor in results:
             self._alive.append(tensor)
-            if name == "lift_fresh":  # torch.tensor(list): stored, and counted by its content
-                self._writer[_storage(tensor)] = parents[0] if parents else node
-            # A view or an in-place operation of a stored tensor leaves it stored.
-            elif from_images or _storage(tensor) not in self._leaves:
+            if node.op == "lift_fresh":  # torch.tensor(list): a stored tensor
+                self._writer[_storage(tensor)] = node.parents[0] if node.parents else node
+            # A view of a stored tensor, or an in-place operation on it, leaves it stored.
+            elif node.from_images or _storage(tensor) not in self._leaves:
                 self._writer[_storage(tensor)] = node
 
     def stored_numbers(self) -> int:
-        """Every stored number that was read, once: batch-norm statistics and a few constants aside."""
+        """Return how many stored numbers were read, each counted once.
+
+        Batch-norm statistics are free, and so are constants up to `MAX_FREE_CONSTANTS` in total.
+        """
         total, constants = 0, 0
         for key, (tensor, views) in self._leaves.items():
             roles = self._roles[key]
-            if "statistic of True" in roles and all(role.startswith("statistic") for role in roles):
+            if any(role.training for role in roles) and all(role.statistic for role in roles):
                 continue  # updated by a batch norm in training, and read by nothing else
-            if roles == {"add_"} and not tensor.is_floating_point():
-                continue  # batch norm's count of batches: counted up, and read by nothing else
+            if roles == {_Role("add_")} and not tensor.is_floating_point():
+                continue  # the number of batches that a batch norm has seen, and nothing else
             whole = math.inf
             if tensor.layout == torch.strided:
                 whole = (
@@ -171,15 +192,19 @@ class Trace:
                     * (1 + tensor.is_complex())
                 )
             numbers = int(min(sum(views.values()), whole))
-            if isinstance(tensor, torch.nn.Parameter) or tensor.requires_grad or numbers > FREE:
+            if (
+                isinstance(tensor, torch.nn.Parameter)
+                or tensor.requires_grad
+                or numbers > MAX_FREE_CONSTANTS
+            ):
                 total += numbers
             else:
                 constants += numbers
-        # In all, not each: else any weights could be cut into constants.
-        return total + sum(n for n in (constants, len(self._scalars)) if n > FREE)
+        # The limit is on their total: else weights could be stored as many small constants.
+        return total + sum(n for n in (constants, len(self._scalars)) if n > MAX_FREE_CONSTANTS)
 
     def used(self, output: Tensor) -> set[Node]:
-        """The operations that an output rests on."""
+        """Return the operations that an output depends on."""
         last = self._writer.get(_storage(output))
         seen: set[Node] = set()
         todo = [last] if last else []
@@ -191,25 +216,54 @@ class Trace:
         return seen
 
     def batch_norms(self, output: Tensor) -> int:
-        """How many batch norms, in training mode, the output rests on."""
+        """Return how many batch norms in training mode the output depends on."""
         return sum(normalises_batch(node) for node in self.used(output))
 
     def dropped(self, output: Tensor) -> tuple[int, int]:
-        """Activations zeroed at random, and all that could have been, in what the output rests on."""
+        """Return how many activations dropout zeroed, and how many it could have zeroed.
+
+        Only dropout that the output depends on is counted.
+        """
         pairs = [node.detail["dropped"] for node in self.used(output) if "dropped" in node.detail]
         return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
 
     def head(self, output: Tensor) -> tuple[set[str], str]:
-        """Which of "linear", "gap" and "other" stand last before log-softmax, and how that was seen; several where
-        an output (n, classes) is a sum of several."""
+        """Return the heads before log-softmax, "linear", "gap" or "other", and the evidence.
+
+        An output (n, classes) that is a sum has several.
+        """
         last = self._writer.get(_storage(output))
         if last is None or not last.from_images:
-            return {"other"}, "the output does not come from the images by torch operations"
+            return {"other"}, "no torch operations lead from the images to the output"
         return head(last, *output.shape)
 
 
-def _fills(tensor: Tensor) -> bool:
-    """Whether a tensor is all of its memory, so that writing it leaves nothing of what was there."""
+def _detail(
+    name: str,
+    named: dict[str, Any],
+    training: bool,
+    tensors: list[tuple[str, Tensor]],
+    parents: list[Node],
+    results: list[Tensor],
+) -> dict[str, Any]:
+    """Return what else operations.py needs to know about an operation."""
+    detail: dict[str, Any] = {"training": training}
+    if name == "native_dropout" and training:
+        detail["dropped"] = int((~results[1]).sum()), results[1].numel()
+    elif dropped := zeroed(name, tensors, parents, named):
+        detail["dropped"] = dropped
+    elif name == "convolution":
+        detail["kernel"] = tuple(named["weight"].shape[2:])
+    elif name in ("mean", "sum", "var", "std", "var_mean", "std_mean"):
+        dims = named.get("dim")
+        detail["dims"] = {
+            d % tensors[0][1].ndim for d in ([dims] if isinstance(dims, int) else dims or ())
+        }
+    return detail
+
+
+def _owns_all_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor is all of its storage, so that filling it overwrites everything."""
     return (
         tensor.layout == torch.strided
         and tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
@@ -217,6 +271,8 @@ def _fills(tensor: Tensor) -> bool:
 
 
 class _Watch(TorchDispatchMode):
+    """Record every operation inside the context in `trace`."""
+
     trace: Trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

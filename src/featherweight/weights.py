@@ -1,4 +1,4 @@
-"""Weights of a network: a file of somebody's, and what goes into the network from it.
+"""Read the weights of a network from a file, and load them into a network.
 
     weights = read_weights("model.pth")     # or .pt, .safetensors
     load_weights(model, weights)
@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from .errors import InputError
 from .locate import reason
 
-NESTED = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-)  # keys that checkpoints keep a state dict under
+# Keys under which checkpoints keep a state dict.
+NESTED_KEYS = ("state_dict", "model_state_dict", "model")
+SAVE_HINT = "save it with torch.save(model.state_dict(), 'model.pth')"
 
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """The tensors of a state dict that torch.save or safetensors wrote, by name; also from inside a checkpoint.
+    """Return the tensors of a state dict, by name, also from inside a checkpoint.
 
-    Raises ValueError for a file that holds none, or that needs code to be read: a pickled module, TorchScript."""
+    The file was written by torch.save or safetensors. Raises InputError if it holds no state dict,
+    or reading it would run code (a pickled module, TorchScript).
+    """
     path = Path(file)
     if not path.is_file():
         raise InputError(
@@ -42,24 +42,24 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
             values = safetensors.torch.load(path.read_bytes())
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # torch's, of TorchScript files, which are refused below
+                # torch warns about TorchScript files, which are refused below.
+                warnings.simplefilter("ignore")
                 values = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch raises many kinds
-        foreign = re.search(r"GLOBAL (\S+)|(TorchScript)", str(error))
-        if foreign is None:
+        needs_code = re.search(r"GLOBAL (\S+)|(TorchScript)", str(error))
+        if needs_code is None:
             raise InputError(
-                f"weights {file}: damaged, or no file of weights, expected a state dict in .pth, .pt "
-                "or .safetensors"
+                f"weights {file}: got a damaged file, or none of weights, expected a state dict in "
+                ".pth, .pt or .safetensors"
             ) from error
         raise InputError(
-            f"weights {file}: got a pickled {foreign[1] or foreign[2]}, which could run code, expected "
-            "a state dict; hint: save it with torch.save(model.state_dict(), 'model.pth')"
+            f"weights {file}: got a pickled {needs_code[1] or needs_code[2]}, "
+            "which could run code, expected a state dict",
+            hint=SAVE_HINT,
         ) from error
-    for key in NESTED:
+    for key in NESTED_KEYS:
         if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):
             values = values[key]
             break
@@ -70,8 +70,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     )
     if not tensors:
         raise InputError(
-            f"weights {file}: got {_kind(values)}, expected a state dict; "
-            "hint: save it with torch.save(model.state_dict(), 'model.pth')"
+            f"weights {file}: got {_kind(values)}, expected a state dict", hint=SAVE_HINT
         )
     return tensors
 
@@ -85,48 +84,55 @@ def _kind(values: Any) -> str:
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a network's state dict. Its extra state, which may be anything, belongs to its code."""
+    """Return the tensors of a network's state dict, without extra state of other types."""
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put weights into a network, every one into its place, without the prefixes that DataParallel and
-    torch.compile give to names. ValueError names the first one that is missing, too many, or of another shape."""
-    own = model.state_dict()
-    state = {_plain(name, own): value for name, value in weights.items()}
-    places = {
+    """Load weights into a network, all of them and nothing else.
+
+    Prefixes that DataParallel and torch.compile add to names are removed. Raises InputError naming
+    the first tensor that is missing, unexpected, or of another shape.
+    """
+    expected = model.state_dict()
+    state = {_without_prefix(name, expected): value for name, value in weights.items()}
+    # Given tensors by the address of the network's own tensor of that name.
+    given = {
         value.data_ptr(): state[name]
-        for name, value in own.items()
+        for name, value in expected.items()
         if name in state and isinstance(value, Tensor)
     }
-    for name, value in own.items():
+    for name, value in expected.items():
         if name in state:
             continue
         if not isinstance(value, Tensor):
-            state[name] = value  # of the code
-        elif value.numel() and value.data_ptr() in places:
-            state[name] = places[value.data_ptr()]  # tied to another one: saved once
-    problems = [f"no tensor {name}, which the network has" for name in own if name not in state]
+            state[name] = value  # extra state, which comes with the code
+        elif value.numel() and value.data_ptr() in given:
+            state[name] = given[value.data_ptr()]  # a tied tensor, which is saved once
+    problems = [
+        f"no tensor {name}, which the network has" for name in expected if name not in state
+    ]
     problems += [
-        f"a tensor {name}, which the network does not have" for name in state if name not in own
+        f"a tensor {name}, which the network does not have"
+        for name in state
+        if name not in expected
     ]
     problems += [
         f"{name} {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in own.items()
+        for name, value in expected.items()
         if isinstance(value, Tensor) and name in state and state[name].shape != value.shape
     ]
     try:
-        model.load_state_dict(
-            state
-        )  # before judging: hooks of a network may take other names and shapes
+        # Try before reporting problems: a network's hooks may accept other names and shapes.
+        model.load_state_dict(state)
     except Exception as error:
         raise InputError(f"got {problems[0]}" if problems else reason(error)) from error
 
 
-def _plain(name: str, own: Mapping[str, Any]) -> str:
-    """A name as the network has it, without the prefixes of its wrappers."""
-    if name not in own:
+def _without_prefix(name: str, expected: Mapping[str, Any]) -> str:
+    """Return the network's own name of a tensor, without the prefixes of wrappers."""
+    if name not in expected:
         name = name.replace("_orig_mod.", "")
-    while name not in own and name.startswith("module."):
+    while name not in expected and name.startswith("module."):
         name = name.removeprefix("module.")
     return name

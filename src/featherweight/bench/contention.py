@@ -19,10 +19,11 @@ import torch
 from ..audit import audit_run
 from ..contract import load_contract
 from ..data import Images, load_split
+from ..device import cpu_threads
 from ..evaluate import evaluate
 from ..recipe import find_recipe
 from ..run import create_run
-from ..train import cpu_threads, train
+from ..train import train
 from .training import Contestant, timed
 
 Variables = dict[str, str | None]  # of the environment; None: not set

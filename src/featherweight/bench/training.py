@@ -21,9 +21,10 @@ from ..augment import augment
 from ..build import build
 from ..contract import load_contract
 from ..data import Split
+from ..device import seed_everything
 from ..recipe import Recipe, find_recipe
 from ..run import Row, create_run
-from ..train import Trainer, seed_everything, train
+from ..train import Trainer, train
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def bench(
         return _bench_load()
     from ..bench.training import bench_sprint, bench_train, profile_train
     from ..data import load_split
+    from ..device import pick_device
     from ..evaluate import percent
-    from ..train import pick_device
 
     split, where = load_split(None, 50_000, 10_000), pick_device(device)
     if what == "sprint":

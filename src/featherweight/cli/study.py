@@ -53,9 +53,9 @@ def study(
     ray
         run on a Ray cluster: its address, auto for the one that this machine is in, or local to start one here.
     """
+    from ..device import pick_device
     from ..studies.plan import default_table, load_plan
     from ..studies.study import LocalProcesses, Workers, run_study, summarise
-    from ..train import pick_device
 
     for name, value in (("workers", workers), ("threads", threads)):
         if value is not None and value < 1:

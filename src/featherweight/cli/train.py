@@ -29,8 +29,9 @@ WIDE = 110  # columns from which on a verdict's table says how each clause was f
 
 
 def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
-    """A table, the clauses that fail last, and the verdict under it. How each was found stands in a column where
-    there is room, or under each clause with `why`."""
+    """Print a table, the clauses that fail last, and the verdict under it.
+
+    How each clause was found stands in a column where there is room, or under it with `why`."""
     marks = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}
     wide = out.width >= WIDE and not why
     table = Table(
@@ -104,12 +105,13 @@ def train(
     if threads is not None and not 1 <= threads <= cores():
         raise InputError(f"threads: got {threads}, expected 1 to {cores()}, the cores available")
     from ..api import finish_run, judge, load_run, refuse_with_resume, start_run
+    from ..device import pick_device
     from ..distributed import join
     from ..progress import show
-    from ..train import Diverged, pick_device
+    from ..train import DivergedError
 
     group, where = join(pick_device(device))
-    talk.quiet = not group.leads
+    talk.quiet = not group.is_main
     if resume is not None:
         refuse_with_resume(
             {
@@ -122,7 +124,7 @@ def train(
                 "out": out,
             }
         )
-        opened = load_run(resume) if group.leads else None
+        opened = load_run(resume) if group.is_main else None
     else:
         with networks_apart():
             opened = start_run(
@@ -138,16 +140,16 @@ def train(
                 command=shlex.join([*group.command, "featherweight", *sys.argv[1:]]),
                 group=group,
             )
-    run = group.share(opened)
-    assert run is not None  # the leading process has opened it
+    run = group.broadcast(opened)
+    assert run is not None  # the main process has opened it
     try:
         with networks_apart():
             finish_run(run, where, data, lambda n_images: show(run, n_images, talk), group)
-            if not group.leads:
+            if not group.is_main:
                 return DONE
             talk.print("auditing the weights on all validation images, drawing the pictures")
             verdict = judge(run, data, where)
-    except Diverged as error:
+    except DivergedError as error:
         talk.print(
             f"error: diverged: {error}\nhint: the log is kept in {run.path / 'metrics.jsonl'}; "
             "lower the recipe's learning rate",
@@ -257,7 +259,7 @@ def evaluate(
         Print the figures as JSON.
     """
     from ..api import load_run
-    from ..train import pick_device
+    from ..device import pick_device
 
     where = pick_device(device)
     with networks_apart():
@@ -278,7 +280,8 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
         f"95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson)"
     )
     out.print(
-        f"loss {result.loss:.4f} nats, expected calibration error {100 * result.calibration_error:.2f} %"
+        f"loss {result.loss:.4f} nats, "
+        f"expected calibration error {100 * result.calibration_error:.2f} %"
     )
     values = result.to_dict()
     table = Table("class", "images", "right", "recall %", "precision %")
@@ -315,7 +318,7 @@ def report(run: str, /, *, data: str | None = None, device: str = "auto") -> int
         cpu, cuda, mps, or auto, which takes the first GPU there is.
     """
     from ..api import judge, load_run
-    from ..train import pick_device
+    from ..device import pick_device
 
     where, opened = pick_device(device), load_run(run)
     with networks_apart():

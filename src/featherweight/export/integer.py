@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from ..data import Split
 from ..errors import InputError
-from ..evaluate import BATCH, normalise
+from ..evaluate import EVAL_BATCH_SIZE, normalise
 from ..model import Block, Feather, Pool
 from ..quantise import convolutions, round_block, round_filters
 
@@ -170,7 +170,7 @@ class Integers:
     def scores(self, pixels: Tensor) -> Tensor:
         """pixels (n, 1, height, width) uint8 -> (n, classes) int64."""
         batches = []
-        for batch in pixels.split(BATCH):
+        for batch in pixels.split(EVAL_BATCH_SIZE):
             features = torch.zeros(len(batch), self.head.shape[1], dtype=torch.int64)
             for q in self._moved(batch):
                 for layer in self.layers:
@@ -246,8 +246,8 @@ def _check_dense(model: Feather, images: Tensor) -> None:
     padded = F.pad(images, (margin,) * 4, mode="replicate") if margin else images
     found = [
         plain(padded[:, :, margin + y : margin + y + height, margin + x : margin + x + width])
-        for y in model.moves
-        for x in model.moves
+        for y in model.shifts
+        for x in model.shifts
     ]
     if not torch.allclose(torch.stack(found).mean(0), model(images), rtol=1e-3, atol=1e-3):
         raise InputError(
@@ -361,7 +361,7 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> Integers:
     _check_dense(model, normalise(split.train.pixels[:8], split.mean_std))
     height, width = split.shape[1:]
     hardswish = any(isinstance(module, nn.Hardswish) for module in model.modules())
-    network = Integers((height, width), hardswish, model.moves, bits)
+    network = Integers((height, width), hardswish, model.shifts, bits)
     builder = _Builder(network, split.train.pixels[:CALIBRATION], split.mean_std)
     for stage in model.features:
         if isinstance(stage, Pool):

@@ -26,8 +26,8 @@ from ray.exceptions import RayError, RayTaskError
 from .._files import new_folder
 from .._ray import connected
 from ..data import Split
+from ..device import pick_device
 from ..run import Row as Epoch
-from ..train import pick_device
 from .plan import Task
 from .study import Job, Row, run_task
 

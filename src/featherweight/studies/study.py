@@ -37,7 +37,7 @@ from ..evaluate import evaluate
 from ..recipe import Recipe
 from ..run import Row as Epoch
 from ..run import Run, create_run, open_run, write_atomic
-from ..train import Diverged, train
+from ..train import DivergedError, train
 from .plan import Plan, Task, run_config
 
 Row = dict[str, str]
@@ -135,8 +135,8 @@ def run_task(
             )
             try:
                 train(run, split, device, on_epoch)
-            except (Diverged, Stopped) as error:
-                return make_row(run, type(error).__name__.upper(), None)
+            except (DivergedError, Stopped) as error:
+                return make_row(run, type(error).__name__.removesuffix("Error").upper(), None)
             verdict, _ = audit_run(run, split, device=device)
             run.write_json("verdict.json", verdict.to_dict())
             return make_row(run, "PASS" if verdict.passed else "FAIL", verdict.n_params)

@@ -1,0 +1,66 @@
+"""Device, CPU threads and random seeds of a process.
+
+device = pick_device("auto")
+generator = seed_everything(seed=0, epoch=-1)
+with cpu_threads(2): ...
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from .errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device for `cpu`, `cuda`, `cuda:N`, `mps` or `auto`.
+
+    `auto` is CUDA if available, else Apple's GPU (mps), else the CPU. The same seed gives different
+    bits on another kind of device. Raises InputError if the device can't be used.
+    """
+    usable = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, available in usable.items() if available))
+    kind, _, number = name.partition(":")
+    if kind not in usable or (number and not number.isdecimal()):
+        raise InputError(f"device {name!r}: expected cpu, cuda, mps or auto")
+    if not usable[kind]:
+        raise InputError(
+            f"device {name!r}: PyTorch finds no {'CUDA' if kind == 'cuda' else 'Apple'} GPU here, "
+            "expected cpu or auto"
+        )
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+
+
+@contextlib.contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """Let PyTorch use `number` CPU threads inside the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def seed_everything(seed: int, epoch: int) -> torch.Generator:
+    """Seed torch, numpy and random for one epoch; epoch -1 is for the initial weights.
+
+    Returns a separate CPU generator for the order of the images and for augmentation. Dropout draws
+    from torch's global generator.
+    """
+    state = int(np.random.SeedSequence([seed, epoch + 1]).generate_state(1, np.uint64)[0])
+    torch.manual_seed(state)
+    random.seed(state)
+    np.random.seed(state % 2**32)
+    return torch.Generator().manual_seed(state ^ 1)

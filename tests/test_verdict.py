@@ -1,0 +1,56 @@
+"""A verdict as JSON, as plain text and as HTML."""
+
+import json
+
+import pytest
+from helpers import VERDICT
+
+from featherweight._html import GREEN, GREY, RED
+from featherweight.verdict import Clause, Verdict
+
+LONG = Clause(
+    "accuracy",
+    "at least 99.40 % in each of the last 3 epochs",
+    "; ".join(f"epoch {e}: 99.52 % (48 wrong of 10,000)" for e in (13, 14, 15)),
+    "every one of 10,000 validation images evaluated again",
+    True,
+)
+
+
+def test_json_and_back():
+    verdict = Verdict("tiny", (LONG, Clause("head", "a", "b", "c", None)), 123, "weights")
+    values = json.loads(json.dumps(verdict.to_dict()))
+    assert Verdict.from_dict(values) == verdict
+    assert values["not_judged"] == ["head"]
+
+
+def test_older_files_lack_some_keys():
+    verdict = Verdict.from_dict(VERDICT)
+    assert (verdict.scope, verdict.n_params) == ("run", None)
+    assert [clause.clause for clause in verdict.failed] == ["head"]
+    assert [clause.clause for clause in verdict.not_judged] == ["accuracy"]
+
+
+@pytest.mark.parametrize("values", [{}, [], {"contract": "a"}, VERDICT | {"clauses": [{"a": 1}]}])
+def test_what_is_no_verdict_is_refused(values):
+    with pytest.raises(ValueError, match="verdict: got"):
+        Verdict.from_dict(values)
+
+
+def test_the_printed_table_fits_100_columns():
+    verdict = Verdict("tiny", (*Verdict.from_dict(VERDICT).clauses, LONG), None)
+    lines = str(verdict).splitlines()
+    assert lines[0] == "FAIL: contract tiny; 2 of 3 clauses hold, 1 not judged"
+    assert lines[1].split() == ["clause", "required", "found", "result"]
+    assert lines[2].split() == ["parameters", "fewer", "than", "9", "7", "pass"]
+    assert max(map(len, lines)) <= 100
+    assert " ".join(str(verdict).split()).count("wrong of 10,000") == 3
+    assert repr(verdict) == str(verdict)
+
+
+def test_a_notebook_shows_a_coloured_escaped_table():
+    clause = Clause("head", "<b>", "found", "how", True)
+    html = Verdict("<i>", (*Verdict.from_dict(VERDICT).clauses, clause), None)._repr_html_()
+    assert "<b>" not in html
+    assert "<i>" not in html
+    assert [html.count(colour) for colour in (GREEN, RED, GREY)] == [2, 2, 1]  # one RED: FAIL
