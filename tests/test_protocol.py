@@ -16,6 +16,8 @@ from helpers import featherweight
 
 from featherweight.run import open_run
 
+pytestmark = pytest.mark.slow
+
 PLAN = """
 recipes = ["sprint"]
 seeds = 1

@@ -21,6 +21,8 @@ from featherweight.cli import app, base, main
 from featherweight.contract import CONTRACTS, load_contract
 from featherweight.recipe import RECIPES, Recipe, find_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def workplace(tmp_path, digits, tiny_contract):

@@ -24,6 +24,8 @@ from featherweight.studies.study import (
     summarise,
 )
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
