@@ -1,4 +1,4 @@
-"""Cheats must fail, honest oddities must pass; each network here is one of either."""
+"""Networks that cheat must fail an audit, and unusual but honest networks must pass it."""
 
 import dataclasses
 import json
@@ -191,7 +191,7 @@ class InSmallPieces(Net):
 
 
 class OnlyForSomeImages(InPythonList):
-    """Reads its hidden weights for one validation image alone."""
+    """A network that reads its hidden weights for one validation image only."""
 
     def __init__(self, trigger):
         super().__init__()
@@ -234,7 +234,7 @@ class Functional(Net):
 
 
 class Shared(Net):
-    """One layer three times."""
+    """A network that applies one layer three times."""
 
     def __init__(self):
         super().__init__()
@@ -309,7 +309,7 @@ def test_a_head_that_the_contract_does_not_take_fails(split, tiny_contract):
 
 
 class Decoy(Net):
-    """What a copy of it would show is another network."""
+    """A network whose copies are another network."""
 
     def __init__(self):
         super().__init__()
@@ -377,7 +377,7 @@ class Flat(Net):
 
 
 def learnt(split, mean, std):
-    """A network that was trained on images normalised by others than ours."""
+    """A network trained on images with another normalisation than the project's."""
     torch.manual_seed(0)
     model = Flat()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -498,7 +498,7 @@ def test_too_low_an_accuracy_fails(trained, split, tiny_contract):
     assert "accuracy" in run_failures(trained, wrong, impossible)
 
 
-def test_every_one_of_the_last_epochs_is_evaluated_anew(
+def test_every_one_of_the_last_epochs_is_evaluated_again(
     tmp_path, split, tiny_recipe, tiny_contract
 ):
     three = dataclasses.replace(tiny_contract, consistent_epochs=3)

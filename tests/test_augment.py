@@ -1,3 +1,5 @@
+"""Augmentation against kornia, and its properties."""
+
 import warnings
 
 import pytest
@@ -27,10 +29,10 @@ def draw(low, high, *shape, seed=0):
 
 
 def kornia_affine(images, angle, shift, scale, shear):
-    """shift * rotate * scale * shear, composed of kornia's own matrices and warped by kornia."""
+    """Warp images by shift * rotate * scale * shear with kornia's matrices."""
     height, width = images.shape[-2:]
     centre = torch.tensor([[(width - 1) / 2, (height - 1) / 2]]).expand(N, 2)
-    # Kornia turns clockwise here (it negates the angle), we counter-clockwise.
+    # Kornia rotates clockwise here (it negates the angle), Featherweight counter-clockwise.
     turn = kornia.geometry.transform.get_affine_matrix2d(
         shift, centre, scale[:, None].expand(N, 2), -angle
     )

@@ -1,4 +1,4 @@
-"""Any network: built in the memory it can take, made whole, checked, and left as it was."""
+"""Building a user's network: memory format, lazy layers, checks that leave it unchanged."""
 
 import dataclasses
 import threading
@@ -19,9 +19,8 @@ from featherweight.train import Trainer, check_recipe
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_projects_networks_are_built_channels_last(recipe):
     model = build(recipe.model, recipe.model_args, 10)
-    weights = [
-        p for p in model.parameters() if p.ndim == 4 and min(p.shape[1:3]) > 1
-    ]  # others are both at once
+    # Weights with fewer dimensions above 1 have both memory formats at once.
+    weights = [p for p in model.parameters() if p.ndim == 4 and min(p.shape[1:3]) > 1]
     assert all(
         p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
         for p in weights
@@ -50,7 +49,8 @@ from torch import nn
 class Maps(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.fc = nn.Sequential(nn.Conv2d(1, 6, 5, 2), nn.Conv2d(6, 12, 5, 2)), nn.Linear(192, 10)
+        self.conv = nn.Sequential(nn.Conv2d(1, 6, 5, 2), nn.Conv2d(6, 12, 5, 2))
+        self.fc = nn.Linear(192, 10)
 class Reshapes(Maps):
     def forward(self, x): return self.fc(self.conv(x).reshape(-1, 192))
 class Views(Maps):
@@ -72,7 +72,8 @@ class Random(Maps):
     def forward(self, x): return self.fc(nn.functional.dropout(self.conv(x)).reshape(-1, 192))
 class Lazy(nn.Sequential):
     def __init__(self):
-        super().__init__(nn.LazyConv2d(4, 3, 2), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(10))
+        super().__init__(
+            nn.LazyConv2d(4, 3, 2), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(10))
 class NeverCalled(Lazy):
     def __init__(self):
         super().__init__()
@@ -183,7 +184,7 @@ def test_a_layer_that_a_forward_pass_makes_is_there_to_be_trained(stranger):
 def test_a_constructor_that_ends_the_process_or_gives_no_module_is_refused(stranger):
     with pytest.raises(ValueError, match=r"memory_nets.py:Exits.*ends the process, exit"):
         stranger("Exits")
-    with pytest.raises(ValueError, match=r"got 'a text' from its constructor, expected a torch.nn.Module"):
+    with pytest.raises(ValueError, match=r"got 'a text' from its constructor, expected a torch"):
         stranger("NoModule")
 
 
@@ -207,7 +208,7 @@ class Answers(nn.Module):
         (lambda x: x @ x, "fails on images"),
     ],
 )
-def test_answers_that_cannot_be_used_are_refused(answer, message):
+def test_outputs_that_cannot_be_used_are_refused(answer, message):
     with pytest.raises(ValueError, match=message):
         check_model(Answers(answer), torch.rand(4, 1, 28, 28) + 1, 10)
 
@@ -226,7 +227,7 @@ def test_logits_and_log_probabilities_pass():
 
 
 class Restless(nn.Module):
-    """Changes whatever it can in a pass."""
+    """A network that changes everything it can in a forward pass."""
 
     def __init__(self):
         super().__init__()
@@ -284,7 +285,7 @@ def test_a_check_moves_no_statistics():
 
 
 class Net(nn.Module):
-    """A network that can be trained, to be spoiled by what inherits from it."""
+    """A network that can be trained; subclasses break one thing each."""
 
     def __init__(self):
         super().__init__()
@@ -389,7 +390,7 @@ def test_a_training_batch_of_one_is_tried_too(split, tiny_recipe):
 
 
 class JoinsLater(Net):
-    """A scale that the first steps do not use."""
+    """A network with a parameter that the first steps do not use."""
 
     def __init__(self):
         super().__init__()

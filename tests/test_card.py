@@ -1,3 +1,5 @@
+"""The model card."""
+
 import re
 import shlex
 import shutil
@@ -105,7 +107,8 @@ def test_other_data_are_not_called_digits(make_card, split):
             19,
             2,
             "abc+",
-            "training: 19 epochs, 2 s on a chip, 2 threads;\n  torch 2.9, featherweight 0.1.0, commit abc+\n",
+            "training: 19 epochs, 2 s on a chip, 2 threads;\n  torch 2.9, "
+            "featherweight 0.1.0, commit abc+\n",
         ),
     ],
 )

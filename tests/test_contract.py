@@ -1,3 +1,5 @@
+"""Contracts: built in, from TOML, and refused."""
+
 import pytest
 
 from featherweight.contract import CONTRACTS, Contract, load_contract

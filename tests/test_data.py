@@ -1,3 +1,5 @@
+"""Reading data sets, and refusing damaged ones."""
+
 import gzip
 import io
 import shutil
@@ -32,7 +34,7 @@ def test_mnist_is_mnist(mnist):
         for part in (mnist.train, mnist.val)
     ]
     grey, share = torch.arange(256) / 255, sum(counts) / sum(counts).sum()
-    mean = (share * grey).sum()  # of all 60,000: the figures everybody uses
+    mean = (share * grey).sum()  # of all 60,000 images: the published figures
     assert round(mean.item(), 4) == 0.1307
     assert round((share * (grey - mean) ** 2).sum().sqrt().item(), 4) == 0.3081
     pixels = mnist.train.pixels.numpy() / 255

@@ -1,4 +1,4 @@
-"""Two processes against one: the same losses, each image once, one folder; started by torchrun as a user would."""
+"""Training on two processes, started by torchrun, compared with one process."""
 
 import json
 import os
@@ -28,8 +28,8 @@ TORCHRUN = [
     "featherweight",
     "train",
 ]
-# Batch norm, dropout in place and of maps, and a log of the images that each process trains on: batches of 250, or
-# halves of them, not what a network is tried on before, 4 images and a batch of 256.
+# A network with batch norm and dropout, in place too. It logs the number of images that each
+# process trains on: batches of 250 or halves of them. Checks before training have 4 or 256 images.
 NET = """
 import os, torch
 from torch import nn
@@ -37,12 +37,14 @@ class Net(nn.Module):
     def __init__(self, num_classes):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(8, 8, 3),
-            nn.Dropout(0.1, inplace=True), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(8 * 16, 16),
+            nn.Conv2d(1, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
+            nn.Conv2d(8, 8, 3), nn.Dropout(0.1, inplace=True), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(8 * 16, 16),
             nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, num_classes))
     def forward(self, x):
         if self.training and torch.is_grad_enabled() and len(x) not in (4, 256):
-            with open(f"seen-{os.environ.get('WORLD_SIZE', 1)}-{os.environ.get('RANK', 0)}", "a") as file:
+            size, rank = os.environ.get("WORLD_SIZE", 1), os.environ.get("RANK", 0)
+            with open(f"seen-{size}-{rank}", "a") as file:
                 print(len(x), file=file)
         return self.layers(x)
 """
@@ -54,7 +56,7 @@ def _metrics(run: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, digits, tiny_contract):
-    """A folder with the same training by one process and by two, and what the latter said."""
+    """Train on one process and on two; return the folder of both and the output of the latter."""
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "small.toml").write_text(tiny_contract.to_toml())
     (folder / "my_net.py").write_text(NET)
@@ -127,7 +129,7 @@ def test_the_first_process_alone_writes_and_prints(trained):
     )
 
 
-def test_parts_are_the_batch_each_image_once():
+def test_shards_are_the_batch_each_image_once():
     for size in (1, 2, 3, 7):
         for total in (7, 8, 127, 128):
             parts = [range(total)[Group(rank, size).shard(total)] for rank in range(size)]
@@ -137,7 +139,7 @@ def test_parts_are_the_batch_each_image_once():
         Group(0, 8).shard(7)
 
 
-def test_a_part_is_augmented_as_in_its_batch(split):
+def test_a_shard_is_augmented_as_in_its_batch(split):
     augmentation = Augmentation(
         rotation=9,
         shift=1,
@@ -168,7 +170,7 @@ def test_a_part_is_augmented_as_in_its_batch(split):
 )
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_the_whole_batch_by_one_is_torchs(layer, memory, monkeypatch):
-    """In a group of one, what stands in for torch's operations must give what they do, gradients too."""
+    """In a group of one, the replaced operations must equal torch's, gradients too."""
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
     x = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(1)).contiguous(
         memory_format=memory

@@ -1,3 +1,5 @@
+"""Counts, intervals and calibration against closed forms and scipy."""
+
 import math
 
 import pytest
@@ -34,7 +36,7 @@ def test_counts_by_hand():
     assert (RESULT.correct, RESULT.total, RESULT.accuracy) == (2, 4, 0.5)
     assert RESULT.confusion.tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 0]]
     assert RESULT.mistakes.tolist() == [3, 2]  # the more confident first
-    # Each confidence has a bin of its own: 0.9 and 0.7 right, 0.6 and 0.95 wrong.
+    # Each confidence is alone in its bin: 0.9 and 0.7 correct, 0.6 and 0.95 wrong.
     assert math.isclose(RESULT.calibration_error, (0.1 + 0.3 + 0.6 + 0.95) / 4, rel_tol=1e-6)
     rows = RESULT.to_dict()["per_class"]
     assert [(r["recall"], r["precision"]) for r in rows] == [(1, 0.5), (0.5, 0.5), (0, None)]
@@ -50,9 +52,8 @@ def test_it_shows_itself_in_one_line_and_as_a_table():
 
 
 def test_calibration_counts_hits_and_misses_of_a_bin_together():
-    confident = torch.tensor([0.75, 0.25]).repeat(
-        4, 1
-    )  # all in one bin, three of four right: calibrated
+    # All in one bin, three of four correct: calibrated.
+    confident = torch.tensor([0.75, 0.25]).repeat(4, 1)
     assert Evaluation(0.0, confident, torch.tensor([0, 0, 0, 1])).calibration_error == 0
     assert Evaluation(
         0.0, confident, torch.tensor([0, 1, 1, 1])

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, as wide open as the umask leaves them, and errors that read well."""
+"""Atomic files, their permissions, and errors in one line."""
 
 import errno
 import os
@@ -54,7 +54,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 @pytest.mark.parametrize("times", [3, 1000])
 def test_a_file_that_is_open_elsewhere_is_waited_for(times, tmp_path, monkeypatch):
-    """As on Windows, where a file that a spreadsheet has open can't be replaced."""
+    """On Windows a file that a spreadsheet has open can't be replaced."""
     clock, refused, replace = [0.0], [], os.replace
 
     def held(source, target):

@@ -1,4 +1,4 @@
-"""A network is found where it was written, however it is named, and as it is written now."""
+"""Finding a network's class in a module or file, always in its current version."""
 
 import importlib
 import sys

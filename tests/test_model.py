@@ -1,3 +1,5 @@
+"""The networks: layers, parameters, dense evaluation."""
+
 import pytest
 import torch
 from torch import nn
@@ -129,7 +131,7 @@ def test_feather_takes_other_sides_and_classes(size, dense):
         assert model(torch.zeros(3, 1, *size)).shape == (3, 26)
 
 
-def test_a_dense_answer_is_the_mean_over_the_moved_image():
+def test_dense_evaluation_is_the_mean_over_shifted_images():
     dense, plain = (
         Feather(["conv 4 m2", "conv 5"], dense=dense, dropout=0).eval() for dense in (True, False)
     )

@@ -1,3 +1,5 @@
+"""Muon against a closed form, and in training."""
+
 import dataclasses
 
 import pytest
@@ -39,7 +41,7 @@ def test_a_step_by_hand():
         before = weight.detach().clone()
         weight.grad = gradient.reshape(weight.shape)
         optimizer.step()
-        # Half of the new gradient goes into the momentum, half of that is added to half of the gradient.
+        # The momentum is half of the new gradient; Nesterov adds half of it to half the gradient.
         (expected,) = orthogonalised([ahead * torch.tensor([[1.0, 2.0], [3.0, 4.0]])])
         torch.testing.assert_close((before - weight.detach()).reshape(2, 2) / 0.1, expected)
 
@@ -52,7 +54,7 @@ def test_no_gradient_no_step_and_zeros_stay_finite():
     assert (zero == 1).all()
 
 
-def test_it_moves_the_convolutions_and_sgd_the_rest(split, tiny_recipe):
+def test_it_updates_the_convolutions_and_sgd_the_rest(split, tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, muon=0.2)
     trainer = Trainer(
         recipe, build(recipe.model, recipe.model_args, 10), split.train, split.mean_std

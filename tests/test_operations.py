@@ -1,4 +1,4 @@
-"""Idioms by which people write the same thing: each is recognised, in either memory, and nothing else is."""
+"""Ways to write a head, batch norm or dropout: each is recognised, in both memory formats."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from featherweight.audit import audit_model
 
 
 class Maps(nn.Module):
-    """(n, 1, 28, 28) -> maps (n, 12, 8, 8), with batch norm and dropout, to be finished by what inherits from it."""
+    """Images (n, 1, 28, 28) -> maps (n, 12, 8, 8), with batch norm and dropout; no head."""
 
     def __init__(self):
         super().__init__()
@@ -252,7 +252,7 @@ def test_what_drops_nothing_at_random_is_no_dropout(name, split, tiny_contract):
 
 
 class ByHand(Maps):
-    """Batch norm by hand, in training as `self.normal(x)` says, in evaluation by running statistics."""
+    """Batch norm by hand: `self.normal(x)` in training, running statistics in evaluation."""
 
     def __init__(self):
         super().__init__()
@@ -339,7 +339,7 @@ def test_another_normalisation_is_no_batch_norm(name, split, tiny_contract):
 
 
 class Sign(Maps):
-    """A sign behind batch norm: that norm moves few answers."""
+    """A network with a sign function after batch norm, which then changes few outputs."""
 
     def forward(self, x):
         return self.fc(
@@ -401,7 +401,7 @@ class NoRunningStatistics(Maps):
         (NoRunningStatistics, "other images"),
     ],
 )
-def test_answers_that_rest_on_more_than_the_image_fail(kind, found, split, tiny_contract):
+def test_outputs_that_depend_on_more_than_the_image_fail(kind, found, split, tiny_contract):
     verdict = audit_model(kind(), split, tiny_contract, everything=False)
     assert [clause.clause for clause in verdict.failed] == ["evaluation"]
     assert found in verdict.failed[0].found

@@ -1,3 +1,5 @@
+"""Quantised weights: rounding, gradients, and a whole run."""
+
 import dataclasses
 
 import numpy as np
@@ -63,7 +65,7 @@ def test_a_network_has_so_many_values_a_filter(bits):
         first, *behind = convolutions(block)
         scale = torch.ones(1)
         for convolution in (first, *behind):
-            # Behind filters of single channels, the weights are on a grid once those filters' scales are in.
+            # Pointwise weights are multiples of one number after folding in the depthwise scales.
             for row in (convolution.weight * scale[:, None, None]).flatten(1):
                 steps = row.abs().unique()
                 steps = steps[steps > 1e-9]
@@ -98,7 +100,7 @@ def test_the_floats_come_back_even_after_an_error():
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
 
 
-def test_the_gradient_is_that_of_the_rounded_weights_on_the_floats(split, tiny_recipe):
+def test_the_gradient_of_the_quantised_weights_is_applied_to_the_floats(split, tiny_recipe):
     recipe = dataclasses.replace(
         tiny_recipe,
         weight_bits=4,
@@ -128,7 +130,7 @@ def test_the_gradient_is_that_of_the_rounded_weights_on_the_floats(split, tiny_r
     assert min(values) == 25
 
 
-def test_what_a_run_leaves_is_rounded_and_audited(tmp_path, split, tiny_recipe, tiny_contract):
+def test_a_runs_weights_are_quantised_and_audited(tmp_path, split, tiny_recipe, tiny_contract):
     recipe = dataclasses.replace(
         tiny_recipe, weight_bits=4, model_args={"layers": LAYERS, "dropout": 0.05}
     )
@@ -160,7 +162,7 @@ def test_what_a_run_leaves_is_rounded_and_audited(tmp_path, split, tiny_recipe, 
     assert files[0] == files[1]
 
 
-def test_a_network_that_cannot_be_rounded_is_refused(tmp_path, split, tiny_recipe, tiny_contract):
+def test_a_network_that_cannot_be_quantised_is_refused(tmp_path, split, tiny_recipe, tiny_contract):
     recipe = dataclasses.replace(
         tiny_recipe, weight_bits=4, model="featherweight.model:BaselineNet", model_args={}
     )

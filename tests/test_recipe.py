@@ -1,3 +1,5 @@
+"""Recipes: JSON, presets, learning rates, and refused values."""
+
 import dataclasses
 import json
 

@@ -1,3 +1,5 @@
+"""The pictures of a run."""
+
 import io
 
 import pytest
@@ -26,7 +28,7 @@ from featherweight.run import create_run
 @pytest.fixture
 def make_run(tmp_path, split, tiny_recipe, tiny_contract):
     def make(wrong, total=100):
-        """A run whose epochs read so many images wrong."""
+        """Make a run whose epochs have these numbers of mistakes."""
         run = create_run(
             str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, torch.device("cpu"), ""
         )
@@ -77,7 +79,7 @@ def test_every_picture_is_written_and_can_be_read(make_run, split, n_wrong):
 
 
 def ticks(axis, ends):
-    """Where ticks are seen, and what is written at them."""
+    """Return the visible ticks of an axis, and their labels."""
     seen = [tick for tick in axis.get_majorticklocs() if min(ends) <= tick <= max(ends)]
     return seen, [axis.get_major_formatter()(tick) for tick in seen]
 
@@ -168,7 +170,7 @@ def test_confusion_counts_and_is_pale_for_a_handful():
 
 
 def captions(figure):
-    """The texts below images, from the left and downwards."""
+    """Return the captions below images, row by row."""
     return [text.get_text() for text in figure.axes[0].texts if text.get_fontsize() == 7]
 
 

@@ -1,3 +1,5 @@
+"""The training loop: seeds, resuming, EMA, divergence."""
+
 import dataclasses
 import os
 import signal
@@ -115,7 +117,7 @@ def test_a_run_with_the_keys_of_early_runs_resumes_and_is_audited(
 
 @pytest.mark.parametrize("muon", [0.0, 0.2])
 @pytest.mark.parametrize("stop_at", [(1, 7), (3, 1), (4, 20)])
-def test_a_stopped_run_goes_on_to_the_same_bits(make, split, tiny_recipe, stop_at, muon):
+def test_a_stopped_run_resumes_to_the_same_bits(make, split, tiny_recipe, stop_at, muon):
     recipe = dataclasses.replace(tiny_recipe, muon=muon)
     whole, stopped = make("whole", recipe), make("stopped", recipe)
     train(whole, split, CPU)
@@ -150,7 +152,7 @@ def test_steps_take_the_threads_that_the_run_says_and_evaluation_those_there_are
     assert seen == {"steps": {2}, "epochs": {1}}
 
 
-def test_a_run_stopped_between_epochs_goes_on_to_the_same_bits(make, split):
+def test_a_run_stopped_between_epochs_resumes_to_the_same_bits(make, split):
     whole, stopped = make("whole"), make("stopped")
     train(whole, split, CPU)
 
@@ -179,7 +181,7 @@ train(run, run.load_split(), torch.device("cpu"), on_batch=kill)
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(make, split):
+def test_a_killed_run_resumes_to_the_same_bits(make, split):
     whole, killed = make("whole"), make("killed")
     train(whole, split, CPU)
     source = str(Path(featherweight.__file__).parents[1])

@@ -1,4 +1,4 @@
-"""Weights that somebody else saved: read without running code, put into place, or refused in one line."""
+"""Weights from other trainings: read without running code, loaded, or refused in one line."""
 
 import warnings
 

@@ -30,7 +30,7 @@ def html_table(
     Args:
         headings: Column headings.
         rows: Cells of each row; any object, shown as its escaped `str`.
-        colours: Optional text colour of each row's last cell, None for the notebook's own.
+        colours: Optional text colour of each row's last cell, None for the default.
     """
     left = ' style="text-align: left"'
     lines = ["<tr>" + "".join(f"<th{left}>{escape(str(h))}</th>" for h in headings) + "</tr>"]

@@ -46,7 +46,7 @@ class Augmentation:
     "Largest relative change of contrast about the image's mean: 0.2 multiplies by 0.8 to 1.2."
 
     def __post_init__(self) -> None:
-        # JSON has lists only.
+        # JSON has no tuples.
         object.__setattr__(self, "blur_sigma", tuple(self.blur_sigma))
         least, most = self.blur_sigma
         if (

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -239,6 +240,30 @@ def confusion(result: Evaluation, title: str) -> Figure:
     return figure
 
 
+def _draw_mistake(
+    axes: Axes, result: Evaluation, index: int, image: np.ndarray, x: float, y: float, side: float
+) -> None:
+    """Draw one image at (x, y), in inches, with its caption below."""
+    axes.imshow(
+        image,
+        cmap="gray_r",
+        vmin=0,
+        vmax=255,
+        extent=(x, x + side, y + side, y),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.add_patch(Rectangle((x, y), side, side, fill=False, ec=FAINT, lw=0.6))
+    probabilities, guesses = result.probabilities[index].topk(2)
+    first, second = (
+        f"{guess}: {100 * p:.0f} %"
+        for guess, p in zip(guesses.tolist(), probabilities.tolist(), strict=True)
+    )
+    caption = f"no. {index:,}, true {int(result.labels[index])}"
+    axes.text(x, y + side + 0.03, caption, va="top", fontsize=7, color=INK)
+    axes.text(x, y + side + 0.16, f"{first}, {second}", va="top", fontsize=7, color=MUTED)
+
+
 def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
     """Draw every misclassified image, the most confident mistake first.
 
@@ -284,31 +309,7 @@ def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
     for i, index in enumerate(drawn):
         x = margin + i % columns * (side + gap)
         y = head + i // columns * (side + caption + gap)
-        image = pixels[index, 0].cpu().numpy()
-        axes.imshow(
-            image,
-            cmap="gray_r",
-            vmin=0,
-            vmax=255,
-            extent=(x, x + side, y + side, y),
-            aspect="auto",
-            interpolation="nearest",
-        )
-        axes.add_patch(Rectangle((x, y), side, side, fill=False, ec=FAINT, lw=0.6))
-        probabilities, guesses = result.probabilities[index].topk(2)
-        first, second = (
-            f"{guess}: {100 * p:.0f} %"
-            for guess, p in zip(guesses.tolist(), probabilities.tolist(), strict=True)
-        )
-        axes.text(
-            x,
-            y + side + 0.03,
-            f"no. {index:,}, true {int(result.labels[index])}",
-            va="top",
-            fontsize=7,
-            color=INK,
-        )
-        axes.text(x, y + side + 0.16, f"{first}, {second}", va="top", fontsize=7, color=MUTED)
+        _draw_mistake(axes, result, index, pixels[index, 0].cpu().numpy(), x, y, side)
     # imshow has changed the limits.
     axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     return figure

@@ -96,7 +96,9 @@ class Trace:
     def watch(self, images: Tensor) -> Iterator[None]:
         """Record the operations inside the context, a forward pass over `images`."""
         self._writer, self._alive = {}, [images]
-        self._writer[_storage(images)] = Node("input", [], [], tuple(images.shape), True, {})
+        self._writer[_storage(images)] = Node(
+            "input", [], [], tuple(images.shape), from_images=True, detail={}
+        )
         mode = _Watch()  # type: ignore[no-untyped-call]  # torch types no constructor
         mode.trace = self
         with mode:
@@ -116,7 +118,7 @@ class Trace:
         _, views = self._leaves.setdefault(key, (tensor, {}))
         views[view] = _numbers(tensor)
         self._roles.setdefault(key, set()).add(role)
-        return Node("stored", [], [], tuple(tensor.shape), False, {})
+        return Node("stored", [], [], tuple(tensor.shape), from_images=False, detail={})
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Record one operation, with its arguments and its result."""

@@ -14,8 +14,8 @@ from .errors import InputError
 
 RESULTS = {True: "pass", False: "FAIL", None: "not judged"}
 COLOURS = {True: GREEN, False: RED, None: GREY}
-# Widest the columns of a printed table get; with the result and the gaps they fit 100 columns.
-COLUMN_WIDTHS = {"clause": 12, "required": 32, "found": 38}
+# Largest widths of a printed table's columns; with the result and the gaps a line fits 100.
+COLUMN_WIDTHS = {"clause": 12, "required": 38, "found": 32}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The C code against its definition, built by every compiler that is here, and watched by sanitizers."""
+"""The C code against the Python reference, with every installed compiler and two sanitizers."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ from featherweight.export.c import (
     scratch,
     source,
 )
-from featherweight.export.firmware import ARM, CHIPS, Sizes, measure, read_c, read_on_chip
+from featherweight.export.firmware import ARM_COMPILER, CHIPS, Sizes, measure, read_c, read_on_chip
 from featherweight.export.integer import integer_network
 from featherweight.run import create_run, open_run
 from featherweight.train import train
@@ -72,7 +72,7 @@ def extremes(split):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory, split):
-    """The folder of a network by name and bits, and its definition."""
+    """Return a function that writes the folder of a network and returns it with the reference."""
     made = {}
 
     def write(name, bits):
@@ -148,9 +148,9 @@ def test_the_object_is_as_small_as_promised(written, name, bits):
     assert (
         0 <= sizes.constants - flash(network) <= 6 * 31
     )  # tables begin at multiples of 32 bytes there
-    if shutil.which(ARM):
+    if shutil.which(ARM_COMPILER):
         for chip in CHIPS.values():
-            sizes = measure(folder, ARM, *chip.flags)
+            sizes = measure(folder, ARM_COMPILER, *chip.flags)
             assert isinstance(sizes, Sizes)
             assert sizes.ram == scratch(network)["ram"]
             assert 0 <= sizes.constants - flash(network) <= 3 * 6
@@ -174,7 +174,8 @@ def test_it_needs_nothing_but_stdint(written, tmp_path):
 
 
 @pytest.mark.skipif(
-    not (shutil.which(ARM) and shutil.which("qemu-system-arm")), reason="no ARM compiler or QEMU"
+    not (shutil.which(ARM_COMPILER) and shutil.which("qemu-system-arm")),
+    reason="no ARM compiler or QEMU",
 )
 @pytest.mark.parametrize("chip", CHIPS)
 def test_a_cortex_m_gives_the_same(written, extremes, chip):

@@ -6,7 +6,7 @@ import torch
 from featherweight.cli import app
 from featherweight.data import load_split, load_test
 from featherweight.export.c import export_c
-from featherweight.export.firmware import ARM, COLUMNS, make_row, measure, read_c
+from featherweight.export.firmware import ARM_COMPILER, FIRMWARE_COLUMNS, make_row, measure, read_c
 from featherweight.run import create_run
 from featherweight.studies.study import read_table
 from featherweight.train import train
@@ -34,7 +34,7 @@ def test_a_row_tells_what_the_program_reads(finished):
     run, split = finished
     made = export_c(run, split, 8)
     row = make_row(made, run, split, test=True, on_chip=0)
-    assert tuple(row) == COLUMNS
+    assert tuple(row) == FIRMWARE_COLUMNS
     assert (row["recipe"], row["seed"], row["bits"]) == ("tiny", "0", "8")
     assert row["equal"] == row["images"] == "190"
     assert int(row["val_correct"]) == made.correct
@@ -47,7 +47,8 @@ def test_a_row_tells_what_the_program_reads(finished):
 
 
 @pytest.mark.skipif(
-    not (shutil.which(ARM) and shutil.which("qemu-system-arm")), reason="no ARM compiler or QEMU"
+    not (shutil.which(ARM_COMPILER) and shutil.which("qemu-system-arm")),
+    reason="no ARM compiler or QEMU",
 )
 def test_a_row_tells_of_the_chips(finished):
     run, split = finished
@@ -74,7 +75,7 @@ def test_the_command_adds_a_row_a_run_and_none_twice(finished, digits, tmp_path,
     assert table.read_text() == first
     assert featherweight(*words, "--bits", 4) == 0
     assert table.read_text().startswith(first)
-    assert [row["bits"] for row in read_table(table, columns=COLUMNS)] == ["8", "4"]
+    assert [row["bits"] for row in read_table(table, columns=FIRMWARE_COLUMNS)] == ["8", "4"]
     with pytest.raises(ValueError, match="--on-chip: got 201, expected 0 to 200"):
         featherweight(*words, "--on-chip", 201)
     with pytest.raises(

@@ -1,3 +1,5 @@
+"""Feather networks in integers: close to floating point, by hand, and safe from overflow."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from helpers import random_feather
 from featherweight.build import build
 from featherweight.data import load_split
 from featherweight.evaluate import normalise
-from featherweight.export.integer import Overflow, fixed_point, integer_network
+from featherweight.export.integer import AccumulatorOverflowError, fixed_point, integer_network
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def split(digits):
 def test_eight_bits_give_nearly_what_floats_give(split, arguments):
     model = random_feather(split, **arguments)
     network = integer_network(model, split, 8)
-    logits = network.scores(split.val.pixels) / network.logit
+    logits = network.scores(split.val.pixels) / network.scores_per_logit
     expected = model(normalise(split.val.pixels, split.mean_std))
     assert logits.shape == expected.shape
     error = (logits - expected).std() / (expected - expected.mean(0)).std()
@@ -37,10 +39,10 @@ def test_eight_bits_give_nearly_what_floats_give(split, arguments):
 
 @torch.no_grad()
 def test_one_layer_by_hand(split):
-    """The definition in NumPy, pixel by pixel."""
+    """Equations (1) to (4) in Python integers, pixel by pixel."""
     network = integer_network(random_feather(split, ["conv 3 k2 s2 p1 m2"]), split, 4)
     layer, image = network.layers[0], split.val.pixels[0, 0].numpy().astype(object)
-    padded = np.full((30, 30), layer.pad, dtype=object)
+    padded = np.full((30, 30), layer.pad_value, dtype=object)
     padded[1:29, 1:29] = image
     out = network.output(layer, split.val.pixels[:1].long())[0].numpy()
     assert out.shape == (3, 7, 7)
@@ -60,7 +62,7 @@ def test_one_layer_by_hand(split):
         value *= min(max(value + (3 << layer.fraction), 0), 6 << layer.fraction)
         value = (
             value * layer.out_multiplier + 2**layer.out_shift // 2
-        ) // 2**layer.out_shift + layer.zero
+        ) // 2**layer.out_shift + layer.zero_point
         assert out[channel, y, x] == min(max(value, 0), 255)
     assert network.macs == 7 * 7 * 4 * 12 + 30
 
@@ -71,7 +73,7 @@ def test_sums_stay_within_their_bound(split):
     generator, channels = torch.Generator().manual_seed(0), 1
     for layer in network.layers:
         worst = (torch.rand(50, channels, 28, 28, generator=generator) < 0.5).long() * 255
-        assert int(layer.sums(worst).abs().max()) <= layer.bound() < 2**31
+        assert int(layer.sums(worst).abs().max()) <= layer.max_sum() < 2**31
         channels = layer.outputs
 
 
@@ -81,16 +83,17 @@ def test_what_could_overflow_is_refused(split):
     layer = next(layer for layer in network.layers if layer.kind == "conv")
     layer.biases[0] = 2**15
     with pytest.raises(
-        Overflow, match=r"layer 1, a bias: got up to 32,768, expected less than 2\*\*15"
+        AccumulatorOverflowError,
+        match=r"layer 1, a bias: got up to 32,768, expected less than 2\*\*15",
     ):
         network.check()
     layer.biases[0] = 0
     layer.weights[0, 0, 0, 0] = 2**31 // 255
-    with pytest.raises(Overflow, match="layer 1, a sum"):
+    with pytest.raises(AccumulatorOverflowError, match="layer 1, a sum"):
         network.check()
     layer.weights[0, 0, 0, 0] = 0
     network.head[0, 0] = 2**23
-    with pytest.raises(Overflow, match="a score"):
+    with pytest.raises(AccumulatorOverflowError, match="a score"):
         network.check()
 
 
@@ -99,11 +102,11 @@ def test_networks_without_an_integer_form_are_refused(split):
         ValueError, match=r"is a BaselineNet, expected a Feather; hint: .*onnx-int8"
     ):
         integer_network(build("featherweight.model:BaselineNet", {}, 10).eval(), split, 8)
-    with pytest.raises(ValueError, match="stride or padding stands before a maximum"):
+    with pytest.raises(ValueError, match="stride or padding comes before a max-pool"):
         integer_network(random_feather(split, ["conv 8 s2", "conv 8 m2"], dense=True), split, 8)
-    with pytest.raises(Overflow, match=r"layer 1, channels: got up to 256"):
+    with pytest.raises(AccumulatorOverflowError, match=r"layer 1, channels: got up to 256"):
         integer_network(random_feather(split, ["conv 256 k5 s4"]), split, 8)
-    with pytest.raises(Overflow, match="weights: got up to 100,800"):
+    with pytest.raises(AccumulatorOverflowError, match="weights: got up to 100,800"):
         integer_network(random_feather(split, ["conv 64 k5 s4", "conv 62 k5"]), split, 8)
 
 

@@ -1,4 +1,4 @@
-"""Many images on two Ray nodes of this machine: each is read once, whatever is killed."""
+"""Many images on two local Ray nodes: each is read once, whichever process is killed."""
 
 import csv
 import dataclasses
@@ -19,8 +19,8 @@ from helpers import make_digits
 from PIL import Image
 
 from featherweight.export.onnx import export_onnx
-from featherweight.inference import ray_predict as bulk
-from featherweight.inference.ray_predict import Totals, list_parts, read_all, read_part
+from featherweight.inference import ray_predict
+from featherweight.inference.ray_predict import ReadTotals, list_parts, read_all, read_part
 from featherweight.inference.reader import Reader
 from featherweight.run import create_run
 from featherweight.train import train
@@ -33,12 +33,12 @@ PICTURES = {".png"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, tiny_recipe, tiny_contract, digits):
-    """An exported network that was trained for two epochs on made digits."""
+    """Return the path of an exported network, trained for two epochs on made digits."""
     from featherweight.data import load_split
 
     split = load_split(str(digits), 500, 100)
     run = create_run(
-        str(tmp_path_factory.mktemp("bulk") / "run"),
+        str(tmp_path_factory.mktemp("many") / "run"),
         dataclasses.replace(tiny_recipe, epochs=2),
         tiny_contract,
         split,
@@ -56,9 +56,12 @@ def write_png(path, image):
 
 @pytest.fixture
 def mixed(tmp_path, monkeypatch):
-    """Folders with 7 pictures, one of them no picture, 25 images in an .npz and 9 in Parquet; and 36 images."""
-    monkeypatch.setattr(bulk, "PICTURES", 3)
-    monkeypatch.setattr(bulk, "ROWS", 10)
+    """Return a source and its images.
+
+    The source has 7 pictures, one of which is damaged, 25 images in an .npz and 9 in Parquet.
+    """
+    monkeypatch.setattr(ray_predict, "PICTURES_PER_PART", 3)
+    monkeypatch.setattr(ray_predict, "ARRAY_ROWS_PER_PART", 10)
     source = tmp_path / "source"
     (source / "scans").mkdir(parents=True)
     images, _ = make_digits(40, 5)
@@ -205,7 +208,7 @@ def test_all_images_are_read_once_and_as_the_reader_does(form, mixed, model, clu
 
     times = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     assert len(times) == 9
-    assert read_all(model, str(source), out, form, PICTURES, "auto", 2) == Totals(0, 41, 0, 0)
+    assert read_all(model, str(source), out, form, PICTURES, "auto", 2) == ReadTotals(0, 41, 0, 0)
     lost = out / f"part-000004.{form}"
     content = lost.read_bytes()
     lost.unlink()
@@ -235,12 +238,14 @@ def test_a_folder_of_other_readings_is_refused_and_kept(mixed, model, cluster, t
     out = tmp_path / "out"
     read_all(model, str(source / "some.npz"), out, "parquet", PICTURES, "auto", 2)
     before = {path: path.read_bytes() for path in out.iterdir()}
+    same = f"{source / 'some.npz'}/"  # the slash makes no difference
+    assert read_all(model, same, out, "parquet", PICTURES, "auto", 2) == ReadTotals(0, 25, 0, 0)
     with pytest.raises(ValueError, match="other images"):
         read_all(model, str(source / "some.npz"), out, "csv", PICTURES, "auto", 2)
     np.savez_compressed(source / "some.npz", images=images[:24])
     with pytest.raises(ValueError, match="other images"):
         read_all(model, str(source / "some.npz"), out, "parquet", PICTURES, "auto", 2)
-    with pytest.raises(ValueError, match="other things"):
+    with pytest.raises(ValueError, match="other files"):
         read_all(model, str(source / "some.npz"), source, "parquet", PICTURES, "auto", 2)
     assert before == {path: path.read_bytes() for path in out.iterdir()}
 

@@ -1,6 +1,12 @@
+"""The reader: what it reads, what its readings show, and the command `predict`."""
+
+import base64
+import io
 import json
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -8,12 +14,14 @@ import pytest
 from helpers import featherweight
 from PIL import Image
 
-from featherweight.inference.reader import Reader
+from featherweight.errors import InputError
+from featherweight.inference.prepare import split_number
+from featherweight.inference.reader import Reader, Reading
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Three drawings and an empty sheet, as files."""
+    """Return a folder of three drawings and an empty sheet."""
     folder = tmp_path_factory.mktemp("pictures")
     for name, (left, right) in {"bar": (90, 110), "block": (60, 140), "wide": (20, 180)}.items():
         sheet = np.full((200, 200), 255, np.uint8)
@@ -58,15 +66,68 @@ def test_other_files_are_refused(model, tmp_path):
     onnx.save(other, tmp_path / "other.onnx")
     for name, message in (
         ("text", "not an exported file, expected a model.onnx"),
-        ("other", "another maker"),
+        ("other", "from another program"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             Reader(tmp_path / f"{name}.onnx")
         assert "ONNXRuntime" not in str(caught.value)
 
 
+def test_a_picture_may_be_a_path_bytes_an_array_or_an_image(model, pictures):
+    reader, path = Reader(model.path), pictures / "bar.png"
+    image = Image.open(path)
+    sources = [path, str(path), path.read_bytes(), np.asarray(image), image]
+    readings = reader.read_many(sources)
+    assert readings[0].label is not None
+    for source, reading in zip(sources, readings, strict=True):
+        assert reading.to_dict() == readings[0].to_dict() == reader.read(source).to_dict()
+        assert np.array_equal(reading.seen, readings[0].seen)
+    assert np.array_equal(split_number(path)[0], readings[0].seen)
+    with pytest.raises(FileNotFoundError):
+        reader.read(pictures / "gone.png")
+
+
+def test_a_model_may_be_a_file_a_run_folder_or_a_run(model, pictures, tmp_path):
+    expected = Reader(model.path).read(pictures / "bar.png").to_dict()
+    folder = model.path.parent
+    for source in (str(model.path), folder, str(folder), SimpleNamespace(path=folder)):
+        assert Reader(source).read(pictures / "bar.png").to_dict() == expected
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"got no model\.onnx in it") as caught:
+        Reader(tmp_path / "my run")
+    assert caught.value.hint == f"featherweight export '{tmp_path / 'my run'}' --format onnx"
+    with pytest.raises(InputError, match="neither a run folder nor an exported file"):
+        Reader(tmp_path)
+
+
+def test_a_reading_is_shown_in_one_line():
+    image, p = np.zeros((28, 28), np.uint8), np.array([0.002, 0.998], np.float32)
+    assert repr(Reading("7", p, image, unsure=False)) == "7 (99.8 %)"
+    assert repr(Reading("7", p, image, unsure=True)) == "7 (99.8 %, unsure)"
+    several = Reading("7", p, image, unsure=True, side_by_side=3)
+    assert repr(several) == "7 (99.8 %, unsure, 3 digits side by side)"
+    assert repr(Reading(None, None, None, unsure=True)) == "no digit found"
+
+
+def test_a_notebook_shows_what_the_network_saw_and_all_probabilities():
+    image = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    p = np.array([0.25, 0.75], np.float32)
+    html = Reading("<7>", p, image, unsure=False, labels=("a&b", "<7>"))._repr_html_()
+    png = base64.b64decode(re.search('data:image/png;base64,([^"]*)', html)[1])
+    shown = np.asarray(Image.open(io.BytesIO(png)))
+    scale = len(shown) // 28
+    assert scale > 1
+    assert np.array_equal(shown, image.repeat(scale, 0).repeat(scale, 1))
+    assert [float(width) for width in re.findall(r"width: ([\d.]+)%", html)] == [25, 75]
+    assert "a&amp;b" in html
+    assert "&lt;7&gt; (75.0 %)" in html
+    assert "<7>" not in html
+    assert "no digit found" in Reading(None, None, None, unsure=True)._repr_html_()
+
+
 def pair(pictures, *names):
-    """Drawings beside each other."""
+    """Return drawings beside each other."""
     return np.concatenate([np.asarray(Image.open(pictures / f"{name}.png")) for name in names], 1)
 
 
@@ -186,7 +247,8 @@ def test_pictures_of_every_format_are_found_in_a_folder_and_names_are_kept(
         (["void", "bar.png"], "void: got neither a run folder nor an exported file"),
         (
             ["bar.png", "run"],
-            "bar.png is a picture: the model comes first\nhint: featherweight predict MODEL bar.png",
+            "bar.png is a picture: the model comes first\n"
+            "hint: featherweight predict MODEL bar.png",
         ),
         (["gone.JPG", "run"], "gone.JPG is a picture: the model comes first"),
         (["photo", "run"], "photo is a picture: the model comes first"),

@@ -7,7 +7,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from featherweight.contract import load_contract
-from featherweight.export.firmware import COLUMNS as FIRMWARE
+from featherweight.export.firmware import FIRMWARE_COLUMNS as FIRMWARE
 from featherweight.report import save_picture
 from featherweight.studies.frontier import (
     Mark,

@@ -94,7 +94,7 @@ def bench_predict(
     """PyTorch eager, ONNX Runtime float and int8 on validation images: an engine's calls, then the next one's, round
     by round, one thread each; then whole processes in turn. `batches`: calls a round by images a call.
 
-    Exports the run first where it is not. Raises Unfaithful where that does."""
+    Exports the run first where it is not. Raises UnfaithfulError where that does."""
     files = {}
     for name, int8 in (("model.onnx", False), ("model-int8.onnx", True)):
         files[name] = run.path / name

@@ -94,13 +94,13 @@ def bench(
 
 def _bench_predict(run: str) -> int:
     from ..bench.inference import bench_predict
-    from ..export.onnx import Unfaithful
+    from ..export.onnx import UnfaithfulError
     from ..run import open_run
 
     opened = open_run(run)
     try:
         engines = bench_predict(opened, opened.load_split())
-    except Unfaithful as error:
+    except UnfaithfulError as error:
         talk.print(f"error: {error}", markup=False)
         return BROKEN
     rates = Table(
@@ -211,23 +211,23 @@ def firmware(
         where the runs' data set is now.
     """
     from ..export.c import export_c
-    from ..export.firmware import COLUMNS, make_row
+    from ..export.firmware import FIRMWARE_COLUMNS, make_row
     from ..run import open_run
     from ..studies.study import read_table, write_table
 
     if not 0 <= on_chip <= 200:
         raise InputError(f"--on-chip: got {on_chip}, expected 0 to 200")
     table = Path(results)
-    rows = read_table(table, columns=COLUMNS)
+    rows = read_table(table, columns=FIRMWARE_COLUMNS)
     for run in map(open_run, runs):
         width = bits or run.recipe.weight_bits or 8
         key = run.recipe.name, str(run.seed), str(width)
         if key in {(row["recipe"], row["seed"], row["bits"]) for row in rows}:
             continue
         split = run.load_split(data)
-        row = make_row(export_c(run, split, width), run, split, test, on_chip)
+        row = make_row(export_c(run, split, width), run, split, test=test, on_chip=on_chip)
         rows.append(row)
-        write_table(table, rows, COLUMNS)
+        write_table(table, rows, FIRMWARE_COLUMNS)
         talk.print(
             f"{row['recipe']} seed {row['seed']}, {row['bits']} bits: {int(row['constants']):,} bytes, "
             f"RAM {int(row['ram']):,}, val {row['val_correct']} of {row['val_total']}, test "

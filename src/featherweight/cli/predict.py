@@ -78,20 +78,20 @@ def export(
         raise InputError(
             f"--bits with --format {format}: got {bits}, expected it with --format c alone"
         )
-    from ..export.onnx import BATCHES, Unfaithful, export_onnx
+    from ..export.onnx import CHECKED_BATCHES, UnfaithfulError, export_onnx
 
     split = opened.load_split(data)
     try:
         with telling() as tell:
             exported = export_onnx(opened, split, format == "onnx-int8", tell)
-    except Unfaithful as error:
+    except UnfaithfulError as error:
         talk.print(f"error: {error}; nothing was written", markup=False)
         return BROKEN
     before, after = exported.float_result, exported.result
     talk.print(
         f"{exported.path.stat().st_size:,} bytes, {exported.metadata['parameters']} parameters\n"
         f"PyTorch:      {percent(before.correct, before.total)}\n"
-        f"ONNX Runtime: {percent(after.correct, after.total)} in batches of {', '.join(map(str, BATCHES))}; "
+        f"ONNX Runtime: {percent(after.correct, after.total)} in batches of {', '.join(map(str, CHECKED_BATCHES))}; "
         f"probabilities differ by {exported.max_difference:.1e} at most\n"
         f"expected calibration error {100 * before.calibration_error:.2f} %, at temperature "
         f"{exported.metadata['temperature']} {100 * after.calibration_error:.2f} %; "

@@ -206,7 +206,7 @@ def frontier(
         the picture, .svg or .png.
     """
     from ..contract import load_contract
-    from ..export.firmware import COLUMNS as FIRMWARE
+    from ..export.firmware import FIRMWARE_COLUMNS as FIRMWARE
     from ..report import save_picture
     from ..studies.frontier import frontier_picture, read_marks, study_marks
     from ..studies.study import COLUMNS, read_table

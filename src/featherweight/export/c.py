@@ -1,9 +1,10 @@
-"""A finished run as C99 for a microcontroller: integers alone, no heap, no library.
+"""Export a finished run as C99 for a microcontroller: integers only, no heap, no library.
 
-    firmware = export_c(run, split, bits=8)     # RUN/c-int8/: digit.h, digit.c, main.c, Makefile, README.md ...
+    firmware = export_c(run, split, bits=8)     # RUN/c-int8/: digit.h, digit.c, main.c ...
     firmware.flash, firmware.ram                # bytes
 
-The code computes what `integer.Integers` defines, to the bit; `firmware.py` compiles, measures and compares.
+The code returns exactly the scores of `integer.IntegerNetwork`; `firmware.py` compiles, measures
+and compares it.
 """
 
 import shutil
@@ -22,42 +23,56 @@ from ..data import Split
 from ..errors import InputError
 from ..evaluate import evaluate, percent
 from ..run import Run
-from .integer import Integers, Layer, integer_network
+from .integer import IntegerNetwork, Layer, integer_network
 
 TEMPLATES = Path(__file__).parent / "templates"
-KINDS = {"conv": "CONVOLUTION", "depthwise": "DEPTHWISE", "pool": "MAXIMUM"}
-EXAMPLES = 10  # validation images in the folder, with what is to come out
-STATE = 14  # bytes of a State in digit.c, whose compiler checks the sum
-MARK = "/* Made by featherweight"
+C_KINDS = {"conv": "CONVOLUTION", "depthwise": "DEPTHWISE", "pool": "MAX_POOL"}
+EXAMPLES = 10  # validation images that the folder holds, with the expected output
+LAYER_BYTES, STATE_BYTES = 12, 14  # sizes of Layer and State in digit.c; its compiler checks STATE
+EXPORT_HEADER = "/* Made by featherweight"  # how digit.c begins
+# NumPy's types of the tables in digit.c, little-endian. Weights are packed, several to a byte.
+TABLE_TYPES = {
+    "weights": "u1",
+    "multipliers": "<i2",
+    "biases": "<i2",
+    "head": "i1",
+    "head_biases": "<i4",
+}
 
 
 @dataclass(frozen=True)
 class Firmware:
-    """A written folder, and how its arithmetic reads the validation images."""
+    """A C folder that was written, and its results on the validation images."""
 
     path: Path
-    network: Integers
+    "The folder."
+    network: IntegerNetwork
+    "The reference implementation."
     float_correct: int
-    "Validation images that the run's own network reads right."
+    "Validation images that the network in floating point reads right."
     correct: int
-    "And the integers."
+    "Validation images that the network in integers reads right."
     scores: Tensor
-    "(n, classes), of the validation images by the integers."
+    "Scores (n, classes) int64 of the validation images, in integers."
     flash: int
-    "Bytes of constants: weights and everything beside them."
+    "Bytes of all constants: the weights and every other table."
     ram: int
+    "Bytes of the static buffer."
 
 
 def pack(values: Tensor, bits: int) -> bytes:
-    """Signed integers, each in so many bits (2, 4 or 8), the first in the lowest; zeros fill the last byte."""
+    """Pack signed integers of 2, 4 or 8 bits into bytes.
+
+    The first integer is in the lowest bits; zeros fill the last byte.
+    """
     per_byte = 8 // bits
     fields = np.asarray(values.flatten().numpy(), np.int64) & (2**bits - 1)
     fields = np.pad(fields, (0, -len(fields) % per_byte)).reshape(-1, per_byte)
     return bytes((fields << (bits * np.arange(per_byte))).sum(1).astype(np.uint8))
 
 
-def _lines(values: Iterable[int], width: int = 110) -> str:
-    """Numbers with commas, as many a line as fit."""
+def _format_numbers(values: Iterable[int], width: int = 100) -> str:
+    """Return numbers separated by commas, as many on each line as fit."""
     lines, line = [], " " * 3
     for value in values:
         if len(line) + len(word := f" {value},") > width:
@@ -67,81 +82,81 @@ def _lines(values: Iterable[int], width: int = 110) -> str:
     return "\n".join([*lines, line]).rstrip(",")
 
 
-def _row(layer: Layer) -> str:
+def _format_layer(layer: Layer) -> str:
+    """Return the initialiser of a Layer in digit.c."""
     numbers = (
         layer.kernel,
         layer.stride,
         layer.padding,
-        layer.maximum,
+        layer.pool,
         layer.outputs,
         layer.shift,
         layer.fraction,
         layer.out_shift,
-        layer.zero,
+        layer.zero_point,
         layer.out_multiplier,
     )
-    kind = KINDS[layer.kind] + (" | REPEAT" if layer.repeat else "")
+    kind = C_KINDS[layer.kind] + (" | REPEAT" if layer.repeat else "")
     return f"    {{{kind}, {', '.join(map(str, numbers))}}}"
 
 
-def constants(network: Integers) -> dict[str, bytes]:
-    """The tables of the C code, little-endian, without the layers' own."""
-    own = [layer for layer in network.layers if layer.kind != "pool"]
-    # A repeated block has the weights of the block before: all its layers' are left out.
+def constants(network: IntegerNetwork) -> dict[str, bytes]:
+    """Return the tables of digit.c except `layers`, in the types of TABLE_TYPES."""
+    weighted = [layer for layer in network.layers if layer.kind != "pool"]
+    # A repeated block shares the weights of the block before it, so its weights are left out: those
+    # of the layer that begins it and, if that is depthwise, those of the next layer.
     stored = [
         layer
-        for i, layer in enumerate(own)
-        if not (layer.repeat or (i and own[i - 1].repeat and own[i - 1].kind == "depthwise"))
+        for i, layer in enumerate(weighted)
+        if not (
+            layer.repeat or (i and weighted[i - 1].repeat and weighted[i - 1].kind == "depthwise")
+        )
     ]
+    tables = {
+        "multipliers": torch.cat([layer.multipliers for layer in weighted]),
+        "biases": torch.cat([layer.biases for layer in weighted]),
+        "head": network.head,
+        "head_biases": network.head_biases,
+    }
+    # (outputs, inputs, kernel, kernel) -> (outputs, kernel, kernel, inputs), flat
     weights = torch.cat([layer.weights.permute(0, 2, 3, 1).flatten() for layer in stored])
-    return {
-        "weights": pack(weights, network.bits),
-        "multipliers": torch.cat([layer.multipliers for layer in own])
-        .numpy()
-        .astype("<i2")
-        .tobytes(),
-        "biases": torch.cat([layer.biases for layer in own]).numpy().astype("<i2").tobytes(),
-        "head": network.head.numpy().astype("i1").tobytes(),
-        "head_biases": network.head_biases.numpy().astype("<i4").tobytes(),
+    return {"weights": pack(weights, network.bits)} | {
+        name: values.numpy().astype(TABLE_TYPES[name]).tobytes() for name, values in tables.items()
     }
 
 
-def scratch(network: Integers) -> dict[str, int]:
-    """Of the scratch buffer in digit.c: filter (weights), window (rows), rows (bytes), and all of it in ram."""
+def scratch(network: IntegerNetwork) -> dict[str, int]:
+    """Return the sizes of the scratch buffer in digit.c.
+
+    The keys are `filter` (weights of the largest filter), `window` (rows of the largest receptive
+    field of a layer), `rows` (bytes of all ring buffers) and `ram` (bytes of the whole buffer).
+    """
     (height, width), channels = network.shape, 1
     filters, windows, rows, before = [], [], 0, ""
     for layer in network.layers:
         windows.append(layer.window)
-        if (before, layer.window) != (
-            "depthwise",
-            1,
-        ):  # else it is written over that layer's own rows
+        # Behind a depthwise layer, a layer that needs one row reads it in place.
+        if (before, layer.window) != ("depthwise", 1):
             rows += layer.window * (width + 2 * layer.padding) * channels
         before = layer.kind
         filters.append(layer.kernel**2 * (channels if layer.kind == "conv" else 1))
-        height, width, channels = layer.side(height), layer.side(width), layer.outputs
-    ram = 4 * channels + STATE * len(network.layers) + max(filters) + rows
+        height, width = layer.output_side(height), layer.output_side(width)
+        channels = layer.outputs
+    ram = 4 * channels + STATE_BYTES * len(network.layers) + max(filters) + rows
     return {"filter": max(filters), "window": max(windows), "rows": rows, "ram": -(-ram // 4) * 4}
 
 
-def flash(network: Integers) -> int:
-    """Bytes of all constants: every table of digit.c."""
-    return sum(map(len, constants(network).values())) + 12 * len(network.layers)
+def flash(network: IntegerNetwork) -> int:
+    """Return the bytes of all tables of digit.c."""
+    return sum(map(len, constants(network).values())) + LAYER_BYTES * len(network.layers)
 
 
-def source(network: Integers, title: str) -> dict[str, str]:
-    """The files of the folder, by name; `title` is a few words on what it is."""
+def source(network: IntegerNetwork, title: str) -> dict[str, str]:
+    """Return the source files by name; `title` is put in the comment of digit.h."""
     tables, sizes = constants(network), scratch(network)
-    kinds = {
-        "weights": "u1",
-        "multipliers": "<i2",
-        "biases": "<i2",
-        "head": "i1",
-        "head_biases": "<i4",
-    }
     figures = (
         f"{flash(network):,} bytes of constants, {sizes['ram']:,} of RAM, {network.macs:,} "
-        "multiply-accumulates an image."
+        "multiply-accumulates for one image."
     )
     values: dict[str, object] = {
         "version": version("featherweight"),
@@ -151,16 +166,19 @@ def source(network: Integers, title: str) -> dict[str, str]:
         "height": network.shape[0],
         "width": network.shape[1],
         "classes": len(network.head),
-        "logit": round(network.logit),
+        "logit": round(network.scores_per_logit),
         "layers": len(network.layers),
         "features": network.head.shape[1],
         "bits": network.bits,
         "hardswish": int(network.hardswish),
-        "first_move": network.moves[0],
-        "moves": len(network.moves),
-        "border": network.layers[0].pad,
-        "layer_rows": ",\n".join(map(_row, network.layers)),
-    } | {name: _lines(np.frombuffer(table, kinds[name]).tolist()) for name, table in tables.items()}
+        "first_shift": network.image_shifts[0],
+        "shifts": len(network.image_shifts),
+        "border": network.layers[0].pad_value,
+        "layer_rows": ",\n".join(map(_format_layer, network.layers)),
+    } | {
+        name: _format_numbers(np.frombuffer(table, TABLE_TYPES[name]).tolist())
+        for name, table in tables.items()
+    }
     return {
         name: Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
         for name in ("digit.h", "digit.c", "main.c", "Makefile")
@@ -168,24 +186,25 @@ def source(network: Integers, title: str) -> dict[str, str]:
 
 
 def expected_output(scores: Tensor) -> str:
-    """What the program prints for scores (n, classes)."""
+    """Return what the program prints for scores (n, classes)."""
     return "".join(f"{int(row.argmax())} {' '.join(map(str, row.tolist()))}\n" for row in scores)
 
 
 def _write_folder(path: Path, files: dict[str, bytes]) -> None:
-    """All files or none; a folder of an earlier export is replaced, anything else refused."""
+    """Write all files or none. Replace a folder of an earlier export; refuse any other folder."""
     if path.exists():
         try:
-            ours = (path / "digit.c").read_text(encoding="utf-8").startswith(MARK)
+            text = (path / "digit.c").read_text(encoding="utf-8")
+            exported = text.startswith(EXPORT_HEADER)
         except (OSError, UnicodeDecodeError):
-            ours = False
-        if not ours:
-            raise InputError(f"{path}: exists and is no earlier export, expected it free")
+            exported = False
+        if not exported:
+            raise InputError(f"{path}: exists and is no earlier export, expected no such folder")
     temporary = new_folder(path.parent, f".{path.name}.")
     try:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-        if path.exists():  # a folder can't be renamed over a full one
+        if path.exists():  # a folder cannot be renamed over one that has files
             path.rename(temporary / "before")
         temporary.rename(path)
         shutil.rmtree(path / "before", ignore_errors=True)
@@ -197,22 +216,29 @@ def _write_folder(path: Path, files: dict[str, bytes]) -> None:
 
 
 def export_c(run: Run, split: Split, bits: int) -> Firmware:
-    """Write RUN/c-int8 (or 4, 2): digit.h, digit.c, main.c, a Makefile, a README and example images.
+    """Write RUN/c-int8, c-int4 or c-int2: the C code, a Makefile, a README and example images.
 
-    Raises ValueError for a run that is not finished, a network that is no Feather, and a folder of others."""
+    Args:
+        run: A finished run of a Feather network.
+        split: The run's data set.
+        bits: Bits of each weight: 2, 4 or 8.
+
+    Raises:
+        InputError: The run is not finished, its network is no Feather or does not fit the integers
+            of the C code, or the folder exists and is no earlier export.
+    """
     model = run.load_model()
     network = integer_network(model, split, bits)
     expected = evaluate(model, split.val, split.mean_std)
     scores = network.scores(split.val.pixels)
-    correct = int((scores.argmax(1) == split.val.labels).sum())
     firmware = Firmware(
-        run.path / f"c-int{bits}",
-        network,
-        expected.correct,
-        correct,
-        scores,
-        flash(network),
-        scratch(network)["ram"],
+        path=run.path / f"c-int{bits}",
+        network=network,
+        float_correct=expected.correct,
+        correct=int((scores.argmax(1) == split.val.labels).sum()),
+        scores=scores,
+        flash=flash(network),
+        ram=scratch(network)["ram"],
     )
     title = f"{run.recipe.name}, seed {run.seed}"
     files = source(network, title)
@@ -227,14 +253,13 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
         flash=f"{firmware.flash:,}",
         ram=f"{firmware.ram:,}",
         macs=f"{network.macs:,}",
-        logit=round(network.logit),
-        correct=percent(correct, len(scores)),
+        logit=round(network.scores_per_logit),
+        correct=percent(firmware.correct, len(scores)),
         float_correct=percent(expected.correct, expected.total),
         examples=EXAMPLES,
     )
     files["example.txt"] = expected_output(scores[:EXAMPLES])
     contents = {name: text.encode() for name, text in files.items()}
-    _write_folder(
-        firmware.path, contents | {"example.raw": split.val.pixels[:EXAMPLES].numpy().tobytes()}
-    )
+    contents["example.raw"] = split.val.pixels[:EXAMPLES].numpy().tobytes()
+    _write_folder(firmware.path, contents)
     return firmware

@@ -1,23 +1,36 @@
-"""A Feather network in whole numbers: the arithmetic that the exported C computes, defined here.
+"""The reference implementation of a Feather network in integers, which the exported C reproduces.
 
     network = integer_network(model, split, bits=4)
-    scores = network.scores(split.val.pixels)       # (n, classes) int64; the C code gives the same, bit for bit
+    scores = network.scores(split.val.pixels)   # (n, classes) int64; the C code returns the same
 
-Activations are unsigned 8-bit integers q, of which one means scale * (q - offset). A convolution with weights w has
+An activation is an unsigned 8-bit integer q with a scale and an offset: it stands for the real
+number scale * (q - offset). A convolution with integer weights w computes
 
-    sum = w . q, then the largest of maximum x maximum neighbours               (32 bits)
-    x   = floor(sum * multiplier / 2**shift) + bias                             (fixed point, `fraction` bits)
-    y   = x * min(max(x + 3, 0), 6), which is 6 times the hardswish; with ReLU y = x
-    q   = floor(y * out_multiplier / 2**out_shift + 1/2) + zero, between 0 and 255
+    (1)  sum = w . q, then the maximum over each pool x pool window of the max-pool    (32 bits)
+    (2)  x   = floor(sum * multiplier / 2**shift) + bias            (`fraction` fractional bits)
+    (3)  y   = x * clamp(x + 3, 0, 6), six times hardswish; for ReLU, y = x
+    (4)  q'  = clamp(floor(y * out_multiplier / 2**out_shift + 1/2) + zero_point, 0, 255)
 
-where multiplier and bias, one a channel, hold batch norm, scales and offsets. In the first half of a separable layer
-y is the sum. The scores are the last layer's sums over all positions times 8-bit weights, plus a bias.
+The first half of a separable layer, the depthwise convolution, has no activation: there y = sum.
+A stage that only pools takes the maximum of q, without (2) to (4). The scores are
+
+    (5)  score = head . (sum of q over all positions and image shifts) + head_bias
+
+Multipliers and biases, one for each output channel, hold batch norm, scales and offsets. With
+weights w * filter_scale, batch norm gain * (z - mean) + beta and inputs as above, the real number
+before the activation is
+
+    (6)  factor * sum + (beta - gain * mean - factor * (w . offset)),
+         factor = gain * filter_scale * scale
+
+so that multiplier / 2**shift is factor * 2**fraction. The scheme is that of Jacob et al. (2018).
 """
 
 import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,218 +38,238 @@ from torch.nn import functional as F
 
 from ..data import Split
 from ..errors import InputError
-from ..evaluate import EVAL_BATCH_SIZE, normalise
+from ..evaluate import normalise
 from ..model import Block, Feather, Pool
 from ..quantise import convolutions, round_block, round_filters
+from . import CALIBRATION_IMAGES
 
-CALIBRATION = 1000  # training images that the ranges of activations are taken from
-MOST_FRACTION = 12  # bits behind the point of x
-MULTIPLIER_BITS, MOST_BIAS = 15, 2**15 - 1  # of 16 bits with the sign
-HEAD_BITS = 8
+MAX_FRACTION = 12  # fractional bits of x; more would not fit a bias of ordinary size
+MULTIPLIER_BITS, MAX_BIAS = 15, 2**15 - 1  # a sign and 15 bits, as int16_t holds
+HEAD_BITS = 8  # of the head's weights
+SCORE_BATCH = 500  # images at a time in `scores`; it bounds the memory
 
 
-class Overflow(ValueError):
-    """A number of the network can exceed the integer that holds it."""
+class AccumulatorOverflowError(InputError):
+    """A number of the network may exceed the integer that holds it in C."""
 
 
 def fixed_point(values: Tensor) -> tuple[Tensor, int]:
-    """Integers of `MULTIPLIER_BITS` and a sign, and a shift: values are about integers / 2**shift."""
+    """Return integers of at most 15 bits and a sign, and a shift: values ~ integers / 2**shift."""
     shift = MULTIPLIER_BITS - 1 - math.floor(math.log2(float(values.abs().max())))
     integers = (values.double() * 2.0**shift).round()
-    if integers.abs().max() >= 2**MULTIPLIER_BITS:  # rounded up to one bit more
+    if integers.abs().max() >= 2**MULTIPLIER_BITS:  # rounding has carried into one more bit
         shift -= 1
         integers = (values.double() * 2.0**shift).round()
     return integers.long(), shift
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Layer:
-    """One convolution, or one maximum of pixels, in integers; the arithmetic is in the module's docstring."""
+    """One layer in integers; the module's docstring has the equations."""
 
-    kind: str
-    "conv; depthwise: each channel alone, without activation; or pool: the maximum of pixels, without weights."
+    kind: Literal["conv", "depthwise", "pool"]
+    """conv; depthwise: a convolution of each channel by itself, without activation; or pool: the
+    maximum of the inputs, without weights."""
     repeat: bool
-    "Whether it begins a block with the weights of the block before."
+    "Whether the layer begins a block that shares the weights of the block before it."
     kernel: int
+    "Side of the filters."
     stride: int
+    "Stride of the convolution."
     padding: int
-    maximum: int
+    "Pixels of padding on every side."
+    pool: int
+    "Side of the max-pool window; 1 for no max-pool."
     weights: Tensor
-    "(outputs, inputs, kernel, kernel) int64; but of a conv (outputs, 1, kernel, kernel)."
-    pad: int
-    "What stands for 0 in its input."
+    "(outputs, inputs, kernel, kernel) int64 of a conv, otherwise (outputs, 1, kernel, kernel)."
+    pad_value: int
+    "Integer that stands for 0 in the input."
     multipliers: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    "(outputs,) of a conv, as the biases."
+    "(outputs,) of a conv; see (2)."
     biases: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    "(outputs,) of a conv; see (2)."
     shift: int = 0
+    "Right shift in (2)."
     fraction: int = 0
+    "Number of fractional bits of x in (2)."
     out_multiplier: int = 0
+    "Multiplier in (4)."
     out_shift: int = 0
-    zero: int = 0
-    "What stands for 0 in its output."
+    "Right shift in (4)."
+    zero_point: int = 0
+    "Integer that stands for 0 in the output; see (4)."
 
     @property
     def outputs(self) -> int:
+        """Return the number of output channels."""
         return len(self.weights)
 
     @property
     def window(self) -> int:
-        """Rows, and columns, of the input that one output rests on."""
-        return self.kernel + (self.maximum - 1) * self.stride
+        """Return the side of the receptive field of one output, max-pool included."""
+        return self.kernel + (self.pool - 1) * self.stride
 
-    def side(self, side: int) -> int:
-        """Pixels of the output's side from the input's."""
-        return (side + 2 * self.padding - self.window) // (self.maximum * self.stride) + 1
+    def output_side(self, side: int) -> int:
+        """Return the output's side from the input's, in pixels."""
+        return (side + 2 * self.padding - self.window) // (self.pool * self.stride) + 1
 
     def sums(self, q: Tensor) -> Tensor:
-        """q (n, inputs, height, width) int64 -> (n, outputs, height, width) int64."""
+        """Apply (1): q (n, inputs, height, width) -> (n, outputs, height, width), both int64."""
         if self.padding:
-            q = F.pad(q, (self.padding,) * 4, value=self.pad)
+            q = F.pad(q, (self.padding,) * 4, value=self.pad_value)
         groups = 1 if self.kind == "conv" else self.outputs
-        # Exact: float64 holds every whole number below 2**53, and `bound` is far below.
+        # Exact: float64 holds every integer below 2**53, and `max_sum` is far below that.
         sums = F.conv2d(q.double(), self.weights.double(), stride=self.stride, groups=groups)
-        return F.max_pool2d(sums, self.maximum).long()
+        return F.max_pool2d(sums, self.pool).long()
 
-    def bound(self) -> int:
-        """What no sum, nor a part of it, exceeds in absolute value when inputs are 0 to 255."""
+    def max_sum(self) -> int:
+        """Return an upper bound on the absolute value of any sum in (1), for inputs 0 to 255.
+
+        Partial sums are included.
+        """
         return 255 * int(self.weights.abs().flatten(1).sum(1).max())
 
     def before_activation(self, sums: Tensor) -> Tensor:
-        """x, of a conv."""
+        """Apply (2) of a conv."""
         return (sums * self.multipliers[:, None, None] >> self.shift) + self.biases[:, None, None]
 
-    def set_result(self, ratio: float) -> float:
-        """Set how y becomes q; returns the ratio as it then is."""
+    def set_output_ratio(self, ratio: float) -> float:
+        """Set (4) so that one unit of y is `ratio` units of q; return the ratio after rounding."""
         multiplier, self.out_shift = fixed_point(torch.tensor(ratio, dtype=torch.float64))
         self.out_multiplier = int(multiplier)
         return self.out_multiplier / 2.0**self.out_shift
 
-    def result(self, y: Tensor) -> Tensor:
-        """q from y."""
+    def requantise(self, y: Tensor) -> Tensor:
+        """Apply (4)."""
         half = (1 << self.out_shift) >> 1
-        return ((y * self.out_multiplier + half >> self.out_shift) + self.zero).clamp(0, 255)
+        q = (y * self.out_multiplier + half >> self.out_shift) + self.zero_point
+        return q.clamp(0, 255)
 
 
 @dataclass
-class Integers:
-    """A network of integers."""
+class IntegerNetwork:
+    """A network in integers."""
 
     shape: tuple[int, int]
-    "Height and width of an image, pixels."
+    "Height and width of an image in pixels."
     hardswish: bool
-    "Whether the activation is hardswish; else ReLU."
-    moves: range
-    "By how many pixels the image is moved down, and right; the features of all are added."
+    "Whether the activation is hardswish; otherwise it is ReLU."
+    image_shifts: range
+    """Shifts of the image in pixels, downwards and to the right, whose features are added: dense
+    evaluation. range(1) for plain evaluation."""
     bits: int
-    "Of the layers' weights."
+    "Bits of each weight of the layers."
     layers: list[Layer] = field(default_factory=list)
+    "Layers from the image to the features."
     head: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))
-    "(classes, channels)"
+    "Weights of the head, (classes, channels)."
     head_biases: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    "(classes,)"
-    logit: float = 1.0
-    "What a score is divided by to give a logit."
+    "Biases of the head, (classes,)."
+    scores_per_logit: float = 1.0
+    "Score that corresponds to a logit of 1."
 
     def activation(self, layer: Layer, x: Tensor) -> Tensor:
-        """y, of a conv."""
-        return (
-            x * (x + (3 << layer.fraction)).clamp(0, 6 << layer.fraction) if self.hardswish else x
-        )
+        """Apply (3) of a conv."""
+        if not self.hardswish:
+            return x
+        return x * (x + (3 << layer.fraction)).clamp(0, 6 << layer.fraction)
 
     def output(self, layer: Layer, q: Tensor) -> Tensor:
-        """A layer's output from its input, both (n, channels, height, width) int64 of 0 to 255."""
+        """Return a layer's output from its input, both (n, channels, height, width) int64."""
         sums = layer.sums(q)
         if layer.kind == "pool":
             return sums
-        return layer.result(
-            self.activation(layer, layer.before_activation(sums)) if layer.kind == "conv" else sums
-        )
+        if layer.kind == "depthwise":
+            return layer.requantise(sums)
+        return layer.requantise(self.activation(layer, layer.before_activation(sums)))
 
-    def _moved(self, pixels: Tensor) -> Iterator[Tensor]:
-        """The images (n, 1, height, width) at every pair of moves; outside, the border's pixels go on."""
-        (height, width), margin = self.shape, -self.moves[0]
+    def _shifted(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Yield the images (n, 1, height, width) at every pair of shifts, the border repeated."""
+        (height, width), margin = self.shape, -self.image_shifts[0]
         padded = (
             F.pad(pixels.double(), (margin,) * 4, mode="replicate").long()
             if margin
             else pixels.long()
         )
-        for y in self.moves:
-            for x in self.moves:
-                yield padded[
-                    :, :, margin + y : margin + y + height, margin + x : margin + x + width
-                ]
+        for y in self.image_shifts:
+            for x in self.image_shifts:
+                top, left = margin + y, margin + x
+                yield padded[:, :, top : top + height, left : left + width]
 
     @torch.no_grad()
     def scores(self, pixels: Tensor) -> Tensor:
-        """pixels (n, 1, height, width) uint8 -> (n, classes) int64."""
+        """Return the scores (n, classes) int64 of pixels (n, 1, height, width) uint8."""
         batches = []
-        for batch in pixels.split(EVAL_BATCH_SIZE):
+        for batch in pixels.split(SCORE_BATCH):
             features = torch.zeros(len(batch), self.head.shape[1], dtype=torch.int64)
-            for q in self._moved(batch):
+            for q in self._shifted(batch):
                 for layer in self.layers:
                     q = self.output(layer, q)
-                features += q.sum((2, 3))
+                features += q.sum((2, 3))  # (n, channels, h, w) -> (n, channels)
             batches.append((features.double() @ self.head.double().T).long() + self.head_biases)
         return torch.cat(batches)
 
     def check(self) -> None:
-        """Raises Overflow unless every number fits the integer that the C code has for it, whatever the image."""
+        """Check that every number fits the integer that the C code has for it, for any image.
 
-        def within(what: str, most: Tensor | int, bits: int) -> None:
-            most = most if isinstance(most, int) else int(most.abs().max())
-            if most >= 2 ** (bits - 1):
-                raise Overflow(f"{what}: got up to {most:,}, expected less than 2**{bits - 1}")
-
+        Raises:
+            AccumulatorOverflowError: A number may not fit.
+        """
         (height, width), channels, weights, rows = self.shape, 1, 0, 0
         for number, layer in enumerate(self.layers, 1):
-            where = f"layer {number}"
-            y = layer.bound()
-            within(f"{where}, a sum", y, 32)
-            if layer.kind == "conv":
-                within(f"{where}, a multiplier", layer.multipliers, 16)
-                within(f"{where}, a bias", layer.biases, 16)
-                x = (
-                    (y * int(layer.multipliers.abs().max()) >> layer.shift)
-                    + 1
-                    + int(layer.biases.abs().max())
-                )
-                within(f"{where}, before its activation", x + (6 << layer.fraction), 32)
-                y = x * (6 << layer.fraction) if self.hardswish else x
-            within(
-                f"{where}, before its result", y * layer.out_multiplier + (1 << layer.out_shift), 64
-            )
-            within(f"{where}, channels", layer.outputs, 9)
-            if min(layer.shift, layer.out_shift, layer.fraction) < 0:
-                raise Overflow(
-                    f"{where}: got shifts {layer.shift} and {layer.out_shift} and {layer.fraction} bits "
-                    "behind the point, expected 0 or more; the network's scales are out of the ordinary"
-                )
+            self._check_layer(layer, f"layer {number}")
             weights += layer.weights.numel()
             rows += layer.window * (width + 2 * layer.padding) * channels
-            height, width, channels = layer.side(height), layer.side(width), layer.outputs
-        within("weights", weights, 17)
-        within("bytes of rows", rows, 17)
-        feature = 255 * height * width * len(self.moves) ** 2
-        within(
-            "a score",
-            feature * int(self.head.abs().sum(1).max()) + int(self.head_biases.abs().max()),
-            32,
-        )
+            height, width = layer.output_side(height), layer.output_side(width)
+            channels = layer.outputs
+        _check_fits("weights", weights, 17)
+        _check_fits("bytes of rows", rows, 17)
+        max_feature = 255 * height * width * len(self.image_shifts) ** 2
+        max_head = int(self.head.abs().sum(1).max())
+        max_score = max_feature * max_head + int(self.head_biases.abs().max())
+        _check_fits("a score", max_score, 32)
+
+    def _check_layer(self, layer: Layer, where: str) -> None:
+        y = layer.max_sum()
+        _check_fits(f"{where}, a sum", y, 32)
+        if layer.kind == "conv":
+            _check_fits(f"{where}, a multiplier", layer.multipliers, 16)
+            _check_fits(f"{where}, a bias", layer.biases, 16)
+            product = y * int(layer.multipliers.abs().max()) >> layer.shift
+            x = product + 1 + int(layer.biases.abs().max())
+            _check_fits(f"{where}, before the activation", x + (6 << layer.fraction), 32)
+            y = x * (6 << layer.fraction) if self.hardswish else x
+        product = y * layer.out_multiplier + (1 << layer.out_shift)
+        _check_fits(f"{where}, after the activation", product, 64)
+        _check_fits(f"{where}, channels", layer.outputs, 9)
+        if min(layer.shift, layer.out_shift, layer.fraction) < 0:
+            raise AccumulatorOverflowError(
+                f"{where}: got shifts {layer.shift} and {layer.out_shift} and {layer.fraction} "
+                "fractional bits, expected 0 or more: the network's scales are extreme"
+            )
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one answer."""
+        """Return the multiply-accumulates for one image, over all shifts."""
         height, width = self.shape
         total = 0
         for layer in self.layers:
-            height, width = layer.side(height), layer.side(width)
+            height, width = layer.output_side(height), layer.output_side(width)
             if layer.kind != "pool":
-                total += height * width * layer.maximum**2 * layer.weights.numel()
-        return total * len(self.moves) ** 2 + self.head.numel()
+                total += height * width * layer.pool**2 * layer.weights.numel()
+        return total * len(self.image_shifts) ** 2 + self.head.numel()
+
+
+def _check_fits(what: str, values: Tensor | int, bits: int) -> None:
+    largest = values if isinstance(values, int) else int(values.abs().max())
+    if largest >= 2 ** (bits - 1):
+        raise AccumulatorOverflowError(
+            f"{what}: got up to {largest:,}, expected less than 2**{bits - 1}"
+        )
 
 
 def _check_dense(model: Feather, images: Tensor) -> None:
-    """The answers to the moved images, averaged, must be the network's own."""
+    """Check that dense evaluation equals the mean of the logits over shifted images."""
     plain = copy.deepcopy(model)
     plain.margin = 0
     for pool in plain.modules():
@@ -246,58 +279,92 @@ def _check_dense(model: Feather, images: Tensor) -> None:
     padded = F.pad(images, (margin,) * 4, mode="replicate") if margin else images
     found = [
         plain(padded[:, :, margin + y : margin + y + height, margin + x : margin + x + width])
-        for y in model.shifts
-        for x in model.shifts
+        for y in model.moves
+        for x in model.moves
     ]
     if not torch.allclose(torch.stack(found).mean(0), model(images), rtol=1e-3, atol=1e-3):
         raise InputError(
-            "the network's dense answer is not the mean of its answers to moved images, since a stride "
-            "or padding stands before a maximum; hint: train it with dense = false"
+            "the network's dense evaluation is not the mean over shifted images, because a stride "
+            "or padding comes before a max-pool",
+            hint="train it with dense = false",
         )
 
 
 class _Builder:
-    """Adds the layers of a network one after the other, and sends the calibration images through each."""
+    """Builds the layers of a network in order and runs the calibration images through each.
 
-    def __init__(self, network: Integers, pixels: Tensor, mean_std: tuple[float, float]) -> None:
+    `q` (n, channels, height, width) is the last layer's output; it stands for the real numbers
+    scale * (q - offset), where `offset` has one value for each channel.
+    """
+
+    def __init__(
+        self, network: IntegerNetwork, pixels: Tensor, mean_std: tuple[float, float]
+    ) -> None:
         mean, std = mean_std
         self.network, self.q = network, pixels.long()
-        # An activation q of channel c means scale * (q - offset[c]); pad is what stands for 0.
+        # The network is trained on (pixel / 255 - mean) / std.
         self.scale, self.offset = 1 / (255 * std), torch.full((1,), 255 * mean, dtype=torch.float64)
-        self.pad = round(255 * mean)
+        self.pad_value = round(255 * mean)
 
     def _layer(
-        self, kind: str, repeat: bool, convolution: nn.Conv2d, integers: Tensor, maximum: int
+        self,
+        kind: Literal["conv", "depthwise"],
+        convolution: nn.Conv2d,
+        integers: Tensor,
+        *,
+        pool: int,
+        repeat: bool,
     ) -> Layer:
-        kernel, stride, padding = (
-            convolution.kernel_size[0],
-            convolution.stride[0],
-            int(convolution.padding[0]),
+        return Layer(
+            kind=kind,
+            repeat=repeat,
+            kernel=convolution.kernel_size[0],
+            stride=convolution.stride[0],
+            padding=int(convolution.padding[0]),
+            pool=pool,
+            weights=integers.long(),
+            pad_value=self.pad_value,
         )
-        return Layer(kind, repeat, kernel, stride, padding, maximum, integers.long(), self.pad)
 
     def _add(self, layer: Layer) -> None:
         self.network.layers.append(layer)
-        self.q, self.pad = self.network.output(layer, self.q), layer.zero
+        self.q, self.pad_value = self.network.output(layer, self.q), layer.zero_point
 
-    def _added(self, integers: Tensor) -> Tensor:
-        """What the offsets of the input add to each sum (outputs,)."""
-        weights = integers.double().sum(
-            (2, 3)
-        )  # (outputs, inputs), or (outputs, 1) of a depthwise one
+    def _offset_sums(self, integers: Tensor) -> Tensor:
+        """Return w . offset in (6), the part of each sum that the input's offsets make (outputs,).
+
+        `integers` is (outputs, inputs, k, k), or (outputs, 1, k, k) of a depthwise convolution.
+        """
+        weights = integers.double().sum((2, 3))  # (outputs, inputs) or (outputs, 1)
         return weights[:, 0] * self.offset if weights.shape[1] == 1 else weights @ self.offset
 
     def pool(self, size: int) -> None:
-        weights = torch.ones(self.q.shape[1], 1, 1, 1, dtype=torch.int64)
-        self._add(Layer("pool", False, 1, 1, 0, size, weights, self.pad, zero=self.pad))
+        self._add(
+            Layer(
+                kind="pool",
+                repeat=False,
+                kernel=1,
+                stride=1,
+                padding=0,
+                pool=size,
+                weights=torch.ones(self.q.shape[1], 1, 1, 1, dtype=torch.int64),
+                pad_value=self.pad_value,
+                zero_point=self.pad_value,
+            )
+        )
 
-    def depthwise(self, convolution: nn.Conv2d, integers: Tensor, repeat: bool) -> None:
-        layer = self._layer("depthwise", repeat, convolution, integers, 1)
+    def depthwise(self, convolution: nn.Conv2d, integers: Tensor, *, repeat: bool) -> None:
+        layer = self._layer("depthwise", convolution, integers, pool=1, repeat=repeat)
         sums = layer.sums(self.q)
         low, high = int(sums.min()), int(sums.max())
-        ratio = layer.set_result(255 / max(1, high - low))
-        layer.zero = round(-low * ratio)
-        self.scale, self.offset = self.scale / ratio, layer.zero + ratio * self._added(integers)
+        ratio = layer.set_output_ratio(255 / max(1, high - low))
+        layer.zero_point = round(-low * ratio)
+        # The output's real number is scale * (sum - w . offset), with the filters' scales folded
+        # into the next layer's weights; q' = ratio * sum + zero_point.
+        self.scale, self.offset = (
+            self.scale / ratio,
+            layer.zero_point + ratio * self._offset_sums(integers),
+        )
         self._add(layer)
 
     def conv(
@@ -306,76 +373,96 @@ class _Builder:
         integers: Tensor,
         filter_scale: Tensor,
         norm: nn.BatchNorm2d,
-        maximum: int,
+        *,
+        pool: int,
         repeat: bool,
     ) -> None:
-        layer = self._layer("conv", repeat, convolution, integers, maximum)
+        layer = self._layer("conv", convolution, integers, pool=pool, repeat=repeat)
+        self._set_multipliers(layer, filter_scale, norm)
+        self._set_output(layer)
+        self._add(layer)
+
+    def _set_multipliers(self, layer: Layer, filter_scale: Tensor, norm: nn.BatchNorm2d) -> None:
+        """Set multipliers and biases of (2) from (6)."""
         assert norm.running_mean is not None
         assert norm.running_var is not None
         gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        factor = gain * filter_scale.double() * self.scale
-        bias = (
-            norm.bias.double() - gain * norm.running_mean.double() - factor * self._added(integers)
-        )
-        most = max(float(bias.abs().max()), 2.0**-MOST_FRACTION)
-        layer.fraction = min(MOST_FRACTION, math.floor(math.log2(MOST_BIAS / most)))
+        factor = gain * filter_scale.double() * self.scale  # (outputs,)
+        offset_sums = self._offset_sums(layer.weights)
+        bias = norm.bias.double() - gain * norm.running_mean.double() - factor * offset_sums
+        # As many fractional bits as the largest bias leaves in 16 bits.
+        largest = max(float(bias.abs().max()), 2.0**-MAX_FRACTION)
+        layer.fraction = min(MAX_FRACTION, math.floor(math.log2(MAX_BIAS / largest)))
         layer.multipliers, layer.shift = fixed_point(factor * 2.0**layer.fraction)
-        # Rounded, and half more, since the product before it is rounded down.
+        # The half makes up for (2), which rounds the product down, by half a unit on average.
         layer.biases = (bias * 2.0**layer.fraction + 0.5).round().long()
+
+    def _set_output(self, layer: Layer) -> None:
+        """Set (4) so that the calibration images' outputs fill 0 to 255."""
+        hardswish = self.network.hardswish
         y = self.network.activation(layer, layer.before_activation(layer.sums(self.q)))
-        one = float(
-            6 << 2 * layer.fraction if self.network.hardswish else 1 << layer.fraction
-        )  # what is 1 in y
-        low, high = (
-            min(0.0, float(y.min()) / one) if self.network.hardswish else 0.0,
-            float(y.max()) / one,
-        )
-        ratio = layer.set_result(255 / (max(high - low, 2.0**-MOST_FRACTION) * one))
-        layer.zero = round(-low * one * ratio)
+        # The integer that stands for 1 in y: (3) multiplies two numbers of `fraction` bits, by 6.
+        one = float(6 << 2 * layer.fraction if hardswish else 1 << layer.fraction)
+        low = min(0.0, float(y.min()) / one) if hardswish else 0.0
+        high = float(y.max()) / one
+        ratio = layer.set_output_ratio(255 / (max(high - low, 2.0**-MAX_FRACTION) * one))
+        layer.zero_point = round(-low * one * ratio)
         self.scale = 1 / (one * ratio)
-        self.offset = torch.full((layer.outputs,), layer.zero, dtype=torch.float64)
-        self._add(layer)
+        self.offset = torch.full((layer.outputs,), layer.zero_point, dtype=torch.float64)
 
     def head(self, head: nn.Linear) -> None:
-        count = self.q.shape[2] * self.q.shape[3] * len(self.network.moves) ** 2
-        integers, scale = round_filters(
-            head.weight.flatten()[None], HEAD_BITS
-        )  # one scale, that scores compare
-        unit = float(scale) * self.scale / count  # what a score of 1 is, in logits
+        # The features (5) are sums over positions and shifts; the network's head takes the mean.
+        count = self.q.shape[2] * self.q.shape[3] * len(self.network.image_shifts) ** 2
+        # One scale for the whole matrix, so that the scores of the classes compare.
+        integers, scale = round_filters(head.weight.flatten()[None], HEAD_BITS)
+        unit = float(scale) * self.scale / count  # the logit that corresponds to a score of 1
         network = self.network
-        network.logit, network.head = 1 / unit, integers.view_as(head.weight).long()
+        network.scores_per_logit = 1 / unit
+        network.head = integers.view_as(head.weight).long()
         biases = head.bias.double() / unit - count * (network.head.double() @ self.offset)
         network.head_biases = biases.round().long()
 
 
 @torch.no_grad()
-def integer_network(model: nn.Module, split: Split, bits: int) -> Integers:
-    """A trained Feather, in evaluation mode, as integers; ranges from the first training images.
+def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork:
+    """Convert a trained Feather network in evaluation mode to integers.
 
-    Raises ValueError for another network, Overflow where its numbers do not fit."""
+    Args:
+        model: The network.
+        split: Data set; the ranges of activations are taken from its first training images.
+        bits: Bits of each weight: 2, 4 or 8.
+
+    Raises:
+        InputError: The network is no Feather, or its dense evaluation has no integer form.
+        AccumulatorOverflowError: Its numbers may not fit the integers of the C code.
+    """
     if not isinstance(model, Feather):
         raise InputError(
-            f"the network is a {type(model).__name__}, expected a Feather; "
-            "hint: featherweight export RUN --format onnx-int8"
+            f"the network is a {type(model).__name__}, expected a Feather",
+            hint="featherweight export RUN --format onnx-int8",
         )
     _check_dense(model, normalise(split.train.pixels[:8], split.mean_std))
     height, width = split.shape[1:]
     hardswish = any(isinstance(module, nn.Hardswish) for module in model.modules())
-    network = Integers((height, width), hardswish, model.shifts, bits)
-    builder = _Builder(network, split.train.pixels[:CALIBRATION], split.mean_std)
+    network = IntegerNetwork((height, width), hardswish, model.moves, bits)
+    builder = _Builder(network, split.train.pixels[:CALIBRATION_IMAGES], split.mean_std)
     for stage in model.features:
         if isinstance(stage, Pool):
             builder.pool(stage.size)
             continue
         assert isinstance(stage, Block)
-        maximum = next((module.size for module in stage.modules() if isinstance(module, Pool)), 1)
+        pool = next((module.size for module in stage.modules() if isinstance(module, Pool)), 1)
+        # A separable block has a depthwise convolution first; all others have one convolution.
         *first, last = zip(convolutions(stage), round_block(stage, bits), strict=True)
+        # A block with several batch norms is passed through once with each.
         for time, norm in enumerate(stage.norms):
             assert isinstance(norm, nn.BatchNorm2d)
+            again = time > 0
             for convolution, (integers, _) in first:
-                builder.depthwise(convolution, integers, repeat=time > 0)
+                builder.depthwise(convolution, integers, repeat=again)
             convolution, (integers, scale) = last
-            builder.conv(convolution, integers, scale, norm, maximum, repeat=time > 0 and not first)
+            repeat = again and not first
+            builder.conv(convolution, integers, scale, norm, pool=pool, repeat=repeat)
     builder.head(model.head)
     network.check()
     return network

@@ -1,10 +1,11 @@
-"""A finished run as one file that runs without PyTorch.
+"""Export a finished run as one ONNX file that runs without PyTorch.
 
     exported = export_onnx(run, split, int8=False)      # RUN/model.onnx; int8: RUN/model-int8.onnx
     exported.path, exported.max_difference
 
-The graph takes pixels (n, height, width) uint8, light ink on black as in the training images, n any number, and
-gives `log_probabilities` (n, classes); after it `maps_1`, `maps_2`, ... are what each stage makes of the images.
+The graph's input is `pixels` (n, height, width) uint8 for any n, light ink on black as in the
+training images. Its outputs are `log_probabilities` (n, classes), and the feature maps of each
+stage: `maps_1`, `maps_2`, ...
 """
 
 import copy
@@ -24,45 +25,50 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
+from .._files import write_atomic
+from .._format import EXPORT_FORMAT
 from ..audit import audit_model
 from ..data import Images, Split
 from ..errors import InputError
 from ..evaluate import Evaluation, evaluate, normalise
 from ..model import Block, Pool
-from ..run import Run, write_atomic
+from ..run import Run
+from . import CALIBRATION_IMAGES
 
-BATCHES = (1, 2, 7, 1000)  # images a call at which the file is compared with PyTorch
-CALIBRATION = 1000  # training images from which the ranges of 8-bit activations are taken
-MOST_LOST = 0.0005  # of the accuracy, by 8 bits
-WRONG_WHEN_SURE = (
-    0.001  # of the validation images, above the confidence from which a reading counts as sure
-)
+CHECKED_BATCHES = (1, 2, 7, 1000)  # batch sizes at which the file is compared with PyTorch
+MAX_ACCURACY_LOSS = 0.0005  # fraction of the validation images that int8 may read wrong in addition
+# A reading is sure from the lowest confidence above which at most this fraction of the validation
+# images is read wrong.
+MAX_ERROR_WHEN_SURE = 0.001
 
 
-class Unfaithful(Exception):
-    """The file does not read the validation images as the run does."""
+class UnfaithfulError(Exception):
+    """The exported file does not read the validation images as the run does."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that reads as the run does, and how that was found."""
+    """An exported file, and its comparison with PyTorch."""
 
     path: Path
+    "The file."
     float_result: Evaluation
-    "Of PyTorch on the validation images."
+    "PyTorch's result on the validation images."
     result: Evaluation
-    "Of the file on the same, its temperature applied."
+    "The file's result on the validation images, calibrated."
     max_difference: float
-    "Largest between a probability by PyTorch and one by the file, over all images and batch sizes."
+    "Largest difference of a probability from PyTorch, over all images and batch sizes."
     metadata: dict[str, str]
+    "The model card that is stored in the file."
 
 
 class _Shipped(nn.Module):
-    """pixels (n, height, width) uint8 -> log-probabilities (n, classes), then the map of every stage."""
+    """pixels (n, height, width) uint8 -> log-probabilities (n, classes), maps of every stage."""
 
     def __init__(self, model: nn.Module, mean_std: tuple[float, float]) -> None:
         super().__init__()
         self.model, self.mean_std = model, mean_std
+        # Stages are the blocks of a Feather network, or the convolutions of any other.
         kind = Block if any(isinstance(m, Block) for m in model.modules()) else nn.Conv2d
         self.stages = [m for m in model.modules() if isinstance(m, kind)]
 
@@ -72,6 +78,7 @@ class _Shipped(nn.Module):
             stage.register_forward_hook(lambda _, __, out: maps.append(out))
             for stage in self.stages
         ]
+        # (n, height, width) -> (n, 1, height, width) -> (n, classes)
         log_probabilities = torch.log_softmax(
             self.model(normalise(pixels[:, None], self.mean_std)), 1
         )
@@ -81,8 +88,11 @@ class _Shipped(nn.Module):
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy in which the batch norm behind a pooled convolution is part of that convolution. (The exporter
-    does so where nothing stands between.) A maximum commutes with a scale that is positive: others stay."""
+    """Return a copy of a network with batch norms behind max-pools folded into convolutions.
+
+    The exporter folds a batch norm that follows a convolution directly. A max-pool in between
+    commutes with scales that are positive; batch norms with any other scale are left as they are.
+    """
     model = copy.deepcopy(model).eval()
     for block in model.modules():
         if (
@@ -106,14 +116,16 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return model
 
 
-def _graph(model: nn.Module, split: Split) -> onnx.ModelProto:
+def _to_graph(model: nn.Module, split: Split) -> onnx.ModelProto:
+    """Export a network with PyTorch's exporter, and strip what describes its source code."""
     shipped = _Shipped(fold_batch_norm(model), split.mean_std).eval()
-    noisy = logging.getLogger("torch.onnx")  # tells of packages that nobody needs here
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
+    outputs = ["log_probabilities", *(f"maps_{i}" for i in range(1, len(shipped.stages) + 1))]
+    exporter_log = logging.getLogger("torch.onnx")  # it reports packages that are not needed here
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
+            warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about its own code
             program = torch.onnx.export(
                 shipped,
                 (split.val.pixels[:2, 0],),
@@ -122,20 +134,23 @@ def _graph(model: nn.Module, split: Split) -> onnx.ModelProto:
                 verbose=False,
                 dynamic_shapes=({0: torch.export.Dim("n")},),
                 input_names=["pixels"],
-                output_names=[
-                    "log_probabilities",
-                    *(f"maps_{i}" for i in range(1, len(shipped.stages) + 1)),
-                ],
+                output_names=outputs,
             )
-    except Exception as error:  # a stranger's network may do what has no ONNX
+    except Exception as error:  # a user's network may hold operations that ONNX does not have
         raise InputError(
-            f"the network does not go to ONNX: {str(error).splitlines()[0]}"
+            f"the network cannot be exported to ONNX: {str(error).splitlines()[0]}"
         ) from error
     finally:
-        noisy.setLevel(level)
+        exporter_log.setLevel(level)
     assert program is not None
     graph = program.model_proto
-    for node in graph.graph.node:  # where in the source each came from: half of a small file
+    _strip_source(graph)
+    return graph
+
+
+def _strip_source(graph: onnx.ModelProto) -> None:
+    """Remove where in the source code each node comes from; it is half of a small file."""
+    for node in graph.graph.node:
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     for value in (
@@ -146,21 +161,26 @@ def _graph(model: nn.Module, split: Split) -> onnx.ModelProto:
     ):
         value.ClearField("metadata_props")
     graph.graph.ClearField("metadata_props")
-    return graph
 
 
-class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]
+    """Batches of the first training images, in the form that ONNX Runtime asks for."""
+
     def __init__(self, images: Images) -> None:
-        self.batches: Iterator[Tensor] = iter(images.pixels[:CALIBRATION, 0].split(100))
+        self.batches: Iterator[Tensor] = iter(images.pixels[:CALIBRATION_IMAGES, 0].split(100))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch (n, height, width), or None at the end."""
         batch = next(self.batches, None)
         return None if batch is None else {"pixels": batch.numpy()}
 
 
 def _to_int8(graph: onnx.ModelProto, train: Images) -> onnx.ModelProto:
-    """Weights 8 bits a channel, activations 8 bits, by ONNX Runtime's static quantisation."""
-    # Unsigned weights: on processors without VNNI, sums of signed ones overflow their 16 bits.
+    """Quantise weights, with a scale for each channel, and activations to 8 bits.
+
+    This is ONNX Runtime's static quantisation. Weights are unsigned: on processors without VNNI,
+    sums of signed products overflow their 16 bits.
+    """
     with tempfile.TemporaryDirectory() as folder:
         before, ready, after = (f"{folder}/{name}.onnx" for name in ("before", "ready", "after"))
         onnx.save(graph, before)
@@ -168,7 +188,7 @@ def _to_int8(graph: onnx.ModelProto, train: Images) -> onnx.ModelProto:
         quantize_static(
             ready,
             after,
-            _Calibration(train),
+            _CalibrationReader(train),
             per_channel=True,
             op_types_to_quantize=["Conv", "Gemm"],
             weight_type=QuantType.QUInt8,
@@ -180,7 +200,7 @@ def _to_int8(graph: onnx.ModelProto, train: Images) -> onnx.ModelProto:
 def run_session(
     session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int
 ) -> np.ndarray:
-    """pixels (n, height, width) uint8 -> log-probabilities (n, classes), `batch` images a call."""
+    """Return log-probabilities (n, classes) of pixels (n, height, width) uint8, batch by batch."""
     return np.concatenate(
         [
             session.run(["log_probabilities"], {"pixels": pixels[i : i + batch]})[0]
@@ -197,7 +217,12 @@ def _evaluation(log_probabilities: Tensor, labels: Tensor) -> Evaluation:
 
 
 def temperature(log_probabilities: Tensor, labels: Tensor) -> float:
-    """The divisor of the log-probabilities at which their loss is least (Guo et al. 2017)."""
+    """Return the temperature that minimises the loss (temperature scaling, Guo et al. 2017).
+
+    Args:
+        log_probabilities: Log-probabilities (n, classes), which are divided by the temperature.
+        labels: Classes (n,).
+    """
 
     def loss(log_t: float) -> float:
         return _evaluation(log_probabilities / np.exp(log_t), labels).loss
@@ -206,75 +231,118 @@ def temperature(log_probabilities: Tensor, labels: Tensor) -> float:
 
 
 def sure_from(result: Evaluation) -> float:
-    """The least confidence from which on at most 1 in 1,000 of the images is read wrong; 1 if there is none."""
+    """Return the lowest confidence from which on at most 1 in 1,000 images is read wrong.
+
+    Returns 1 if there is no such confidence.
+    """
     confidence, order = result.probabilities.amax(1).sort(descending=True)
     wrong = (result.predicted != result.labels)[order].cumsum(0)
-    fine = (wrong <= WRONG_WHEN_SURE * torch.arange(1, result.total + 1)).nonzero()[:, 0]
+    fine = (wrong <= MAX_ERROR_WHEN_SURE * torch.arange(1, result.total + 1)).nonzero()[:, 0]
     return float(confidence[fine[-1]]) if len(fine) else 1.0
 
 
-def export_onnx(
-    run: Run, split: Split, int8: bool, on_step: Callable[[str], None] = lambda text: None
-) -> Exported:
-    """Write RUN/model.onnx or RUN/model-int8.onnx; `on_step` is told what is being done.
+def _compare(
+    graph: onnx.ModelProto,
+    split: Split,
+    expected: Evaluation,
+    *,
+    int8: bool,
+    on_step: Callable[[str], None] | None,
+) -> tuple[Tensor, float]:
+    """Compare a graph with PyTorch on every validation image, at several batch sizes.
 
-    Raises Unfaithful, and writes nothing, unless the file reads every validation image as PyTorch does, at several
-    batch sizes (int8: 5 in 10,000 fewer right at most). Raises ValueError for a run that is not finished or a
-    network that ONNX can't hold."""
-    model, verdict = run.load_model(), run.read_verdict()
-    on_step(f"evaluating {len(split.val):,} images with PyTorch")
-    expected = evaluate(model, split.val, split.mean_std)
-    on_step("exporting the network")
-    graph = _graph(model, split)
-    if int8:
-        on_step("quantising to 8 bits")
-        graph = _to_int8(graph, split.train)
+    Returns:
+        The log-probabilities (n, classes) at the last batch size, and the largest difference of a
+        probability.
+
+    Raises:
+        UnfaithfulError: A prediction differs or, for int8, too many images are read wrong.
+    """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = (
-        1  # as the reader has it; more wait for each other in small batches
-    )
+    # As in `Reader`: with more threads, small batches spend their time waiting.
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    pixels, labels = split.val.pixels[:, 0].numpy(), split.val.labels
-    difference, found = 0.0, expected
-    for batch in BATCHES:
-        on_step(f"checking {len(pixels):,} images in batches of {batch:,}")
+    pixels, difference = split.val.pixels[:, 0].numpy(), 0.0
+    for batch in CHECKED_BATCHES:
+        if on_step:
+            on_step(f"checking {len(pixels):,} images in batches of {batch:,}")
         log_probabilities = torch.from_numpy(run_session(session, pixels, batch))
-        found = _evaluation(log_probabilities, labels)
-        difference = max(
-            difference, float((found.probabilities - expected.probabilities).abs().max())
-        )
+        found = _evaluation(log_probabilities, split.val.labels)
+        largest = float((found.probabilities - expected.probabilities).abs().max())
+        difference = max(difference, largest)
         others = int((found.predicted != expected.predicted).sum())
         if not int8 and others:
-            raise Unfaithful(
-                f"ONNX Runtime reads {others} of {found.total:,} images otherwise than PyTorch, "
+            raise UnfaithfulError(
+                f"ONNX Runtime reads {others} of {found.total:,} images differently from PyTorch, "
                 f"in batches of {batch}"
             )
-        if expected.accuracy - found.accuracy > MOST_LOST:
-            raise Unfaithful(
-                f"int8 reads {found.correct:,} of {found.total:,} images right in batches of {batch}, "
-                f"float {expected.correct:,}; expected {MOST_LOST * found.total:.0f} fewer at most"
+        if expected.accuracy - found.accuracy > MAX_ACCURACY_LOSS:
+            raise UnfaithfulError(
+                f"int8 reads {found.correct:,} of {found.total:,} images right in batches of "
+                f"{batch}, floating point {expected.correct:,}; expected at most "
+                f"{MAX_ACCURACY_LOSS * found.total:.0f} fewer"
             )
-    divisor = float(f"{temperature(log_probabilities, labels):.4g}")  # as it is written
+    return log_probabilities, difference
+
+
+def export_onnx(
+    run: Run, split: Split, int8: bool, on_step: Callable[[str], None] | None = None
+) -> Exported:
+    """Write RUN/model.onnx or, for int8, RUN/model-int8.onnx.
+
+    The file is written only if it reads every validation image as PyTorch does, at several batch
+    sizes. For int8 it may read at most 5 in 10,000 fewer right.
+
+    Args:
+        run: A finished run.
+        split: The run's data set.
+        int8: Whether to quantise weights and activations to 8 bits.
+        on_step: Called with a description of each step before it starts.
+
+    Raises:
+        UnfaithfulError: The file does not read the validation images as the run does.
+        InputError: The run is not finished, or ONNX cannot hold its network.
+    """
+
+    def step(text: str) -> None:
+        if on_step:
+            on_step(text)
+
+    model, verdict = run.load_model(), run.read_verdict()
+    step(f"evaluating {len(split.val):,} images with PyTorch")
+    expected = evaluate(model, split.val, split.mean_std)
+    step("exporting the network")
+    graph = _to_graph(model, split)
+    if int8:
+        step("quantising to 8 bits")
+        graph = _to_int8(graph, split.train)
+    log_probabilities, difference = _compare(graph, split, expected, int8=int8, on_step=on_step)
+    labels = split.val.labels
+    result = _evaluation(log_probabilities, labels)
+    divisor = float(f"{temperature(log_probabilities, labels):.4g}")  # exactly as it is written
     calibrated = _evaluation(log_probabilities / divisor, labels)
     metadata = {
-        "format": "featherweight 1",
+        "format": EXPORT_FORMAT,
         "recipe": run.recipe.name,
         "seed": str(run.seed),
         "contract": run.contract.name,
         "verdict": verdict,
         "parameters": str(audit_model(model, split, run.contract, everything=False).n_params),
-        "validation_correct": str(found.correct),
-        "validation_total": str(found.total),
+        "validation_correct": str(result.correct),
+        "validation_total": str(result.total),
         "labels": " ".join(map(str, range(split.num_classes))),
         "commit": run.environment["commit"] or "unknown",
         "temperature": str(divisor),
         "sure_from": f"{sure_from(calibrated):.4f}",
-        "calibration_error_before": f"{found.calibration_error:.5f}",
+        "calibration_error_before": f"{result.calibration_error:.5f}",
         "calibration_error": f"{calibrated.calibration_error:.5f}",
         "input": "pixels (n, height, width) uint8, light ink on black, as the training images",
-        "output": "log_probabilities (n, classes); divide by the temperature and normalise anew for calibrated ones",
+        "output": (
+            "log_probabilities (n, classes); the softmax of log_probabilities / temperature is "
+            "calibrated"
+        ),
     }
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=value)

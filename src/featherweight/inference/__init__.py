@@ -1,1 +1,1 @@
-"""Read pictures with an exported file; nothing here needs PyTorch."""
+"""Read pictures of digits with an exported file. No module here imports PyTorch."""

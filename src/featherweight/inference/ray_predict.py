@@ -1,14 +1,21 @@
-"""Read very many images on Ray with an exported file, a part of them at a time, into a folder of tables.
+"""Read many images on Ray with an exported file, into a folder of tables.
 
-    totals = read_all("model.onnx", "scans/", Path("readings"), "parquet", {".png", ".jpg"}, "local", cpus=2)
+    suffixes, out = {".png", ".jpg"}, Path("readings")
+    totals = read_all("model.onnx", "scans/", out, "parquet", suffixes, "local", cpus=2)
 
-The source is a folder, or one file, of pictures, of `.npz` (an array `images`, uint8 (n, height, width)) or of
-Parquet (a column `image`: pixels as lists of the network's size, or pictures' bytes, bare or as {bytes, path}).
-Arrays of the network's size are read as they are, everything else as by `prepare`.
+The source is a folder or a file of
 
-The source is cut into parts, always the same. An actor of a Ray Data pipeline reads a part and writes its readings
-as one file, whole: no part that has its file is read again, and none without is left out. It holds BATCH images and
-the readings of a part, however many there are. All nodes must see source, model and output. Imports no torch.
+- pictures,
+- `.npz` with an array `images`, uint8 (n, height, width),
+- Parquet with a column `image`: lists of as many pixels as the network's input has, or the bytes
+  of pictures, bare or as {bytes, path}.
+
+Arrays of the size of the network's input are read unchanged. All others go through `prepare`.
+
+The source is always cut into the same parts. An actor of a Ray Data pipeline reads a part and
+writes its readings as one file, which is whole or absent. A part that has its file is not read
+again, so an interrupted call resumes where it stopped. An actor holds at most CHUNK images and the
+readings of one part. All nodes must see the source, the model and the output folder.
 """
 
 import csv
@@ -22,7 +29,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,37 +42,72 @@ from ray.exceptions import RayError
 from .._files import reason, write_atomic
 from .._ray import connected
 from ..errors import InputError
-from .prepare import Bytes, open_picture, prepare_and_count
+from .prepare import Bytes, prepare_and_count
 from .reader import Reader
 
-BATCH = 100  # images in memory at a time, of an actor; more are no faster
-PICTURES, ROWS = 500, 10_000  # of a part: files, or images in an .npz; of Parquet it is a row group
-COLUMNS = ("file", "index", "label", "confidence", "unsure", "error")
-Image = tuple[
-    str, int, Bytes | None, int, str
-]  # file, place in it, prepared (None: no ink), digits, why not read
+CHUNK = 100  # images in an actor's memory; larger chunks are not faster
+# Sizes of a part. In Parquet a part is a row group.
+PICTURES_PER_PART, ARRAY_ROWS_PER_PART = 500, 10_000
+READING_COLUMNS = ("file", "index", "label", "confidence", "unsure", "error")
+MANIFEST = "_parts.json"  # tools that read a folder of Parquet ignore names that begin with _
+
+
+class PreparedImage(NamedTuple):
+    """An image in the form of the network's input."""
+
+    file: str
+    "Path below the source."
+    position: int
+    "Index in the file."
+    image: Bytes | None
+    "Image (height, width), or None if there is no ink or it could not be read."
+    digits: int
+    "Number of digits side by side."
+    error: str
+    "Why the image could not be read, or an empty string."
+
+
+class ReadingRow(NamedTuple):
+    """One row of the tables, whose columns are READING_COLUMNS."""
+
+    file: str
+    "Path below the source."
+    position: int
+    "Index in the file."
+    label: str | None
+    "Label, or None if there is no ink or the image could not be read."
+    confidence: float
+    "Probability of the label."
+    unsure: bool
+    "Whether the reading should be checked; see `Reading.unsure`."
+    error: str
+    "Why the image could not be read, or an empty string."
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images that are read together: files, or some of the images in one."""
+    """Images that are read together: several files, or some of the images in one file."""
 
     number: int
+    "Number of the part, from 0."
     files: tuple[str, ...]
-    "Names below the source, or the source's own."
+    "Paths below the source, or the name of the source if that is a file."
     sizes: tuple[int, ...]
-    "In bytes, of the files."
+    "Sizes of the files in bytes."
     start: int
+    "Index of the first image in the file; 0 if the part has several files."
     stop: int
+    "Index behind the last image; the number of files if the part has several."
     group: int
-    "Of a Parquet file's row groups."
+    "Index of the row group in a Parquet file."
 
     def paths(self, source: Path) -> list[Path]:
+        """Return the paths of the files."""
         return [source / file for file in self.files] if source.is_dir() else [source]
 
 
-def _shape(member: Any, where: str) -> tuple[int, ...]:
-    """Of the array in an open .npy; leaves it at the first number."""
+def _read_shape(member: Any, where: str) -> tuple[int, ...]:
+    """Return the shape of the array in an open .npy file, and leave the file at the first pixel."""
     read = (
         npy.read_array_header_1_0 if npy.read_magic(member) == (1, 0) else npy.read_array_header_2_0
     )
@@ -84,30 +126,35 @@ def _open_images(path: Path, archive: zipfile.ZipFile) -> Any:
 
 
 def list_parts(source: Path, pictures: set[str]) -> list[Part]:
-    """The parts of a source, in order. ValueError where there are no images or a file is none of images."""
+    """Return the parts of a source, in order.
+
+    Args:
+        source: A folder or a file.
+        pictures: Suffixes of the files that are pictures.
+
+    Raises:
+        InputError: There are no images, or a file is damaged.
+    """
     inside = source.is_dir()
     files = sorted(path for path in source.rglob("*") if path.is_file()) if inside else [source]
     parts: list[Part] = []
 
     def add(found: list[Path], start: int, stop: int, group: int = 0) -> None:
         names = tuple(str(path.relative_to(source)) if inside else path.name for path in found)
-        parts.append(
-            Part(
-                len(parts), names, tuple(path.stat().st_size for path in found), start, stop, group
-            )
-        )
+        sizes = tuple(path.stat().st_size for path in found)
+        parts.append(Part(len(parts), names, sizes, start, stop, group))
 
     found = [path for path in files if path.suffix.lower() in pictures]
-    for start in range(0, len(found), PICTURES):
-        chunk = found[start : start + PICTURES]
+    for start in range(0, len(found), PICTURES_PER_PART):
+        chunk = found[start : start + PICTURES_PER_PART]
         add(chunk, 0, len(chunk))
     for path in files:
         try:
             if path.suffix == ".npz":
                 with zipfile.ZipFile(path) as archive, _open_images(path, archive) as member:
-                    total = _shape(member, str(path))[0]
-                for start in range(0, total, ROWS):
-                    add([path], start, min(total, start + ROWS))
+                    total = _read_shape(member, str(path))[0]
+                for start in range(0, total, ARRAY_ROWS_PER_PART):
+                    add([path], start, min(total, start + ARRAY_ROWS_PER_PART))
             elif path.suffix == ".parquet":
                 metadata, start = pq.ParquetFile(path).metadata, 0
                 for group in range(metadata.num_row_groups):
@@ -123,50 +170,51 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
     return parts
 
 
-def _prepared(
+def _prepare(
     file: str, index: int, picture: Bytes | bytes | Path, shape: tuple[int, int]
-) -> Image:
+) -> PreparedImage:
     try:
         if isinstance(picture, np.ndarray) and picture.shape == shape:
-            return file, index, picture, 1, ""
-        image, count = prepare_and_count(
-            picture if isinstance(picture, np.ndarray) else open_picture(picture)
-        )
-        return file, index, image, count, ""
-    except (ValueError, OSError) as error:
-        return file, index, None, 0, reason(error)
+            return PreparedImage(file, index, picture, 1, "")
+        image, digits = prepare_and_count(picture)
+        return PreparedImage(file, index, image, digits, "")
+    except (InputError, OSError) as error:
+        return PreparedImage(file, index, None, 0, reason(error))
 
 
-def _npz_rows(path: Path, start: int, stop: int) -> Iterator[Bytes]:
-    """Images start .. stop - 1, (n, height, width) at a time; the array is read past, not into memory."""
+def _npz_chunks(path: Path, start: int, stop: int) -> Iterator[Bytes]:
+    """Yield images start to stop - 1 in chunks (n, height, width).
+
+    The images before are skipped without being held in memory.
+    """
     with zipfile.ZipFile(path) as archive, _open_images(path, archive) as member:
-        _, height, width = _shape(member, str(path))
+        _, height, width = _read_shape(member, str(path))
         member.seek(start * height * width, 1)
-        for first in range(start, stop, BATCH):
-            n = min(BATCH, stop - first)
+        for first in range(start, stop, CHUNK):
+            n = min(CHUNK, stop - first)
             content = member.read(n * height * width)
             if len(content) != n * height * width:
                 raise InputError(f"{path}: truncated")
             yield np.frombuffer(content, np.uint8).reshape(n, height, width)
 
 
-def _parquet_rows(
+def _parquet_chunks(
     path: Path, group: int, shape: tuple[int, int]
 ) -> Iterator[list[Bytes] | list[bytes]]:
+    """Yield the images of a row group in chunks: arrays of `shape`, or the bytes of pictures."""
     with pq.ParquetFile(path) as file:
-        if "image" not in file.schema_arrow.names:
-            raise InputError(
-                f"{path}: got columns {', '.join(file.schema_arrow.names)}, expected one named image"
-            )
-        for batch in file.iter_batches(BATCH, row_groups=[group], columns=["image"]):
+        names = file.schema_arrow.names
+        if "image" not in names:
+            raise InputError(f"{path}: got columns {', '.join(names)}, expected one named image")
+        for batch in file.iter_batches(CHUNK, row_groups=[group], columns=["image"]):
             column = batch.column(0)
-            if pa.types.is_struct(column.type):
+            if pa.types.is_struct(column.type):  # {bytes, path}, as Hugging Face's datasets has it
                 column = column.field("bytes")
             if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
                 yield [content or b"" for content in column.to_pylist()]
                 continue
             n = len(column)
-            while not pa.types.is_integer(column.type):
+            while not pa.types.is_integer(column.type):  # lists, or lists of lists
                 if not hasattr(column, "flatten"):
                     raise InputError(
                         f"{path}: image: got {column.type}, expected lists of pixels, or bytes"
@@ -181,121 +229,132 @@ def _parquet_rows(
             yield list(pixels.astype(np.uint8).reshape(n, *shape))
 
 
-def _images(part: Part, source: Path, shape: tuple[int, int]) -> Iterator[list[Image]]:
-    """The images of a part, BATCH at most at a time."""
+def _prepared_chunks(
+    part: Part, source: Path, shape: tuple[int, int]
+) -> Iterator[list[PreparedImage]]:
+    """Yield the images of a part, at most CHUNK at a time."""
     paths = part.paths(source)
     if paths[0].suffix not in (".npz", ".parquet"):
-        for first in range(0, len(paths), BATCH):
-            some = slice(first, first + BATCH)
+        for first in range(0, len(paths), CHUNK):
+            chunk = slice(first, first + CHUNK)
             yield [
-                _prepared(name, 0, path, shape)
-                for name, path in zip(part.files[some], paths[some], strict=True)
+                _prepare(name, 0, path, shape)
+                for name, path in zip(part.files[chunk], paths[chunk], strict=True)
             ]
         return
-    rows = (
-        _npz_rows(paths[0], part.start, part.stop)
+    chunks = (
+        _npz_chunks(paths[0], part.start, part.stop)
         if paths[0].suffix == ".npz"
-        else _parquet_rows(paths[0], part.group, shape)
+        else _parquet_chunks(paths[0], part.group, shape)
     )
     index = part.start
-    for batch in rows:
+    for images in chunks:
         yield [
-            _prepared(part.files[0], index + i, picture, shape) for i, picture in enumerate(batch)
+            _prepare(part.files[0], index + i, picture, shape) for i, picture in enumerate(images)
         ]
-        index += len(batch)
+        index += len(images)
 
 
-def read_part(reader: Reader, part: Part, source: Path) -> list[tuple[Any, ...]]:
-    """A row of COLUMNS an image; `label` is None where there is no ink, or an error."""
-    rows: list[tuple[Any, ...]] = []
-    for batch in _images(part, source, reader.shape):
-        readings = reader.read_prepared([image for _, _, image, _, _ in batch])
+def read_part(reader: Reader, part: Part, source: Path) -> list[ReadingRow]:
+    """Return one row for each image of a part.
+
+    Raises:
+        InputError: The file is damaged, or the number of its images has changed.
+    """
+    rows: list[ReadingRow] = []
+    for chunk in _prepared_chunks(part, source, reader.shape):
+        readings = reader.read_prepared([each.image for each in chunk])
         rows += [
-            (file, index, reading.label, reading.confidence, reading.unsure or count > 1, error)
-            for (file, index, _, count, error), reading in zip(batch, readings, strict=True)
+            ReadingRow(
+                each.file,
+                each.position,
+                reading.label,
+                reading.confidence,
+                reading.unsure or each.digits > 1,
+                each.error,
+            )
+            for each, reading in zip(chunk, readings, strict=True)
         ]
     if len(rows) != part.stop - part.start:
         raise InputError(
             f"{source}: got {len(rows)} images in part {part.number}, expected "
-            f"{part.stop - part.start}: it has changed"
+            f"{part.stop - part.start}: the source has changed"
         )
     return rows
 
 
-def _table(rows: list[tuple[Any, ...]], form: str) -> bytes:
+def _encode_table(rows: list[ReadingRow], form: str) -> bytes:
+    """Return the content of a CSV or Parquet file."""
     if form == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(READING_COLUMNS)
         writer.writerows(rows)
         return text.getvalue().encode()
     types = (pa.string(), pa.int64(), pa.string(), pa.float32(), pa.bool_(), pa.string())
     columns = zip(*rows, strict=True)
+    arrays = [pa.array(column, kind) for kind, column in zip(types, columns, strict=True)]
     buffer = io.BytesIO()
-    pq.write_table(
-        pa.table(
-            {
-                name: pa.array(column, kind)
-                for name, kind, column in zip(COLUMNS, types, columns, strict=True)
-            }
-        ),
-        buffer,
-    )
+    pq.write_table(pa.table(dict(zip(READING_COLUMNS, arrays, strict=True))), buffer)
     return buffer.getvalue()
 
 
-def _file(out: Path, number: int, form: str) -> Path:
+def _part_file(out: Path, number: int, form: str) -> Path:
     return out / f"part-{number:06}.{form}"
 
 
 class PartReader:
-    """An actor: a reader, and the parts that it is given one after the other."""
+    """Actor that reads one part after the other and writes their tables."""
 
     def __init__(self, model: str, source: str, out: str, form: str) -> None:
-        self._reader, self._source, self._out, self._form = (
-            Reader(model),
-            Path(source),
-            Path(out),
-            form,
-        )
+        self._reader = Reader(model)
+        self._source, self._out, self._form = Path(source), Path(out), form
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Read the part in a batch of one row, and return its counts as a batch of one row."""
         part = Part(**json.loads(batch["part"][0]))
         try:
             rows = read_part(self._reader, part, self._source)
-            write_atomic(_file(self._out, part.number, self._form), _table(rows, self._form))
-        except (ValueError, OSError) as error:  # as a value: Ray Data wraps what an actor raises
+            content = _encode_table(rows, self._form)
+            write_atomic(_part_file(self._out, part.number, self._form), content)
+        # Returned as a value, since Ray Data wraps what an actor raises. PyArrow's errors about
+        # damaged files are ValueErrors.
+        except (ValueError, OSError) as error:
             return {"images": [0], "unsure": [0], "bad": [0], "error": [reason(error)]}
         return {
             "images": [len(rows)],
-            "unsure": [sum(row[4] for row in rows)],
-            "bad": [sum(row[5] != "" for row in rows)],
+            "unsure": [sum(row.unsure for row in rows)],
+            "bad": [sum(row.error != "" for row in rows)],
             "error": [""],
         }
 
 
 @dataclass(frozen=True)
-class Totals:
-    """Of one call; `images` leaves out what an earlier one had read."""
+class ReadTotals:
+    """Counts of one call of `read_all`."""
 
     images: int
+    "Images that this call read."
     before: int
+    "Images that an earlier call had read."
     unsure: int
+    "Unsure readings of this call."
     bad: int
-    "Could not be read; the column `error` says why."
+    "Images that this call could not read; the column `error` says why."
 
 
 def _check_same(out: Path, known: dict[str, Any]) -> None:
-    file = out / "_parts.json"  # tools that read a folder of Parquet leave out names with _
+    """Write the manifest of a new folder; refuse a folder whose manifest differs."""
+    file = out / MANIFEST
     if not file.exists():
         if out.exists() and any(out.iterdir()):
-            raise InputError(f"{out}: got a folder of other things, expected a new one")
+            raise InputError(f"{out}: got a folder with other files, expected a new one")
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(file, (json.dumps(known, indent=2) + "\n").encode())
     elif json.loads(file.read_text(encoding="utf-8")) != known:
         raise InputError(
-            f"{out}: holds readings of other images, by another model, or in another format; "
-            "hint: name a new folder"
+            f"{out}: holds readings of other images, by another model, or in another format",
+            hint="name a new folder",
         )
 
 
@@ -307,14 +366,26 @@ def read_all(
     pictures: set[str],
     address: str,
     cpus: int,
-    on_part: Callable[[int, int], None] = lambda images, total: None,
-) -> Totals:
-    """Read every image of the source that `out` has no reading of, into part-*.parquet or .csv there.
+    on_part: Callable[[int, int], None] | None = None,
+) -> ReadTotals:
+    """Read every image of a source that has no reading yet, into part-*.parquet or .csv.
 
-    `pictures` are the suffixes of pictures; `on_part` is told how many images are read, and of how many. Raises
-    ValueError for a source, model or folder that can't be used, OSError where a disk or node fails.
+    Args:
+        model: An exported file.
+        source: A folder or a file of images; see the module's docstring.
+        out: Folder for the tables: a new one, or that of an interrupted call with equal arguments.
+        form: "parquet" or "csv".
+        pictures: Suffixes of the files that are pictures.
+        address: Address of a Ray cluster, "auto" for the one that this machine belongs to, or
+            "local" to start one.
+        cpus: Number of CPUs of a cluster that is started.
+        on_part: Called with the number of images read so far and in total, after each part.
+
+    Raises:
+        InputError: The source, the model or the folder cannot be used.
+        OSError: A disk or a node fails.
     """
-    Reader(model)  # refuses what is none, here rather than on the nodes
+    Reader(model)  # refuse a wrong file here rather than on the nodes
     path = Path(source).absolute()
     parts = list_parts(path, pictures)
     digest = hashlib.sha256(json.dumps([asdict(part) for part in parts]).encode()).hexdigest()
@@ -322,7 +393,7 @@ def read_all(
     _check_same(
         out,
         {
-            "source": source,
+            "source": str(Path(source)),  # without a slash at the end
             "images": total,
             "parts": len(parts),
             "parts_sha256": digest,
@@ -332,42 +403,43 @@ def read_all(
     )
     try:
         with FileLock(out / "_lock", timeout=0):
-            todo = [part for part in parts if not _file(out, part.number, form).exists()]
+            todo = [part for part in parts if not _part_file(out, part.number, form).exists()]
             before = total - sum(part.stop - part.start for part in todo)
-            on_part(before, total)
+            if on_part:
+                on_part(before, total)
             counts = {"images": 0, "unsure": 0, "bad": 0}
             if todo:
+                where = (str(Path(model).absolute()), str(path), str(out.absolute()), form)
                 with connected(address, cpus):
-                    for row in _pipeline(
-                        todo, (str(Path(model).absolute()), str(path), str(out.absolute()), form)
-                    ):
+                    for row in _run_actors(todo, where):
                         counts = {key: value + row[key] for key, value in counts.items()}
-                        on_part(before + counts["images"], total)
-            return Totals(before=before, **counts)
+                        if on_part:
+                            on_part(before + counts["images"], total)
+            return ReadTotals(before=before, **counts)
     except Timeout:
-        raise InputError(f"{out}: another process reads into it") from None
+        raise InputError(f"{out}: another process is writing into it") from None
 
 
-def _pipeline(parts: list[Part], where: tuple[str, str, str, str]) -> Iterator[dict[str, Any]]:
-    """What the actors say of each part, as they finish."""
-    places = int(ray.cluster_resources().get("CPU", 0))
-    if not places:
-        raise InputError("the Ray cluster has no CPU, expected one at least")
+def _run_actors(parts: list[Part], where: tuple[str, str, str, str]) -> Iterator[dict[str, Any]]:
+    """Read parts with one actor on each CPU; yield the counts of each part as it finishes."""
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if not cpus:
+        raise InputError("the Ray cluster has no CPU, expected at least one")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of defaults that it sets itself
+        warnings.simplefilter("ignore", DeprecationWarning)  # about defaults that Ray sets itself
         ray.data.DataContext.get_current().enable_progress_bars = False
     items = [{"part": json.dumps(asdict(part))} for part in parts]
     rows = ray.data.from_items(items, override_num_blocks=len(items))
-    read = rows.map_batches(
+    counts = rows.map_batches(
         PartReader,
         fn_constructor_args=where,
         batch_size=1,
         num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=min(places, len(parts))),
+        compute=ray.data.ActorPoolStrategy(size=min(cpus, len(parts))),
     )
     try:
-        for row in read.iter_rows():
+        for row in counts.iter_rows():
             if row["error"]:
                 raise InputError(row["error"])
             yield row

@@ -1,10 +1,12 @@
-/* For `featherweight firmware`: reads the images of images.raw on a Cortex-M in QEMU, and tells by semihosting. A line an
- * image, as main.c prints it; then how far the system timer counted during the last image. */
+/* For `featherweight firmware`: reads the images of images.raw on a Cortex-M in QEMU and prints by
+ * semihosting one line for each image, as main.c does, and then the ticks that the system timer
+ * counted during the last image. */
 #include "digit.h"
 
 #define SYSTICK ((volatile uint32_t *)0xE000E010u) /* control, reload, value */
 
-extern uint8_t image_data[], image_data_end[], ram_data[], ram_data_end[], ram_load[], ram_zero[], ram_end[];
+extern uint8_t image_data[], image_data_end[];
+extern uint8_t ram_data[], ram_data_end[], ram_load[], ram_zero[], ram_end[];
 __asm__(".section .rodata.images\n.global image_data, image_data_end\n"
         "image_data: .incbin \"images.raw\"\nimage_data_end:\n.previous");
 
@@ -43,7 +45,7 @@ void start(void)
     for (to = ram_zero; to < ram_end; to++)
         *to = 0;
     SYSTICK[1] = 0xFFFFFF;
-    SYSTICK[0] = 5; /* on, with the processor's clock */
+    SYSTICK[0] = 5; /* enabled, from the processor's clock */
     for (image = image_data; image < image_data_end; image += DIGIT_HEIGHT * DIGIT_WIDTH) {
         int32_t scores[DIGIT_CLASSES];
         int digit;
@@ -56,10 +58,11 @@ void start(void)
             print(scores[k], k < DIGIT_CLASSES - 1 ? ' ' : '\n');
     }
     print(ticks, '\n');
-    host(0x18, (const void *)0x20026); /* SYS_EXIT, done */
+    host(0x18, (const void *)0x20026); /* SYS_EXIT, success */
     for (;;)
         ;
 }
 
 extern uint8_t stack_top[];
-__attribute__((section(".vectors"), used)) static const void *const vectors[16] = {stack_top, (const void *)start};
+__attribute__((section(".vectors"), used)) static const void *const vectors[16] = {
+    stack_top, (const void *)start};

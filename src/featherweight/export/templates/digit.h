@@ -1,6 +1,6 @@
 /* Reads a handwritten digit: $title.
  * $figures
- * Not reentrant: all calls share one scratch buffer of DIGIT_RAM bytes. */
+ * Not reentrant: all calls share one static buffer of DIGIT_RAM bytes. */
 #ifndef DIGIT_H
 #define DIGIT_H
 
@@ -10,14 +10,15 @@
 #define DIGIT_WIDTH $width
 #define DIGIT_CLASSES $classes
 #define DIGIT_RAM $ram
-#define DIGIT_LOGIT $logit /* score of one logit (nat) */
+#define DIGIT_LOGIT $logit /* divide scores by this to get logits */
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* The class of an image, and what speaks for each class: the greatest score wins. Row by row, light ink on black,
- * centred as MNIST's are. */
+/* Returns the class of an image, which is the index of the largest score, and writes the scores of
+ * all classes. The image is stored row by row, light ink (255) on black (0), and must be centred
+ * and scaled as MNIST images are. */
 int digit_read(const uint8_t image[DIGIT_HEIGHT * DIGIT_WIDTH], int32_t scores[DIGIT_CLASSES]);
 
 #ifdef __cplusplus

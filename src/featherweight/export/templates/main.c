@@ -1,4 +1,5 @@
-/* Reads raw images on standard input, ${height}x${width} bytes each; prints a line for each: the class, then all scores. */
+/* Reads raw images of ${height}x${width} bytes each from standard input. Prints one line for each: the class, then
+ * the scores. */
 #include <stdio.h>
 
 #include "digit.h"
