@@ -1,39 +1,56 @@
-# make train: set everything up, train the default recipe on the embedded MNIST, audit, report.
-# make test:  set everything up, run every test.
+# make train:  set everything up, train the default recipe on the embedded MNIST, audit, report.
+# make quick:  the quick tests, in under a minute.
+# make test:   every test.
+# make check:  lint, format and types.
+# make format: format the code, and mend what ruff can mend.
+# make docs:   the documentation site, into build/site.
+# make bench:  the speed of training on this machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test check bench clean
+.PHONY: train quick test check format docs bench clean
 
 train: $(VENV)/installed
 	@$(BIN)/featherweight train
 
+quick: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not ray and not browser and not terminal"
+
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder  # many wait; a file's tests share what they made
+	$(BIN)/pytest -rs -n 3 --dist loadfile --no-loadscope-reorder  # many wait; a file's tests share what they made
 
 check: $(VENV)/installed-dev
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/installed-dev
+	$(if $(wildcard docs/make_cli.py),$(BIN)/python docs/make_cli.py)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/installed
 	$(BIN)/featherweight bench train
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build dist
 
-# What pip says is kept in a file, and shown where it fails.
+# The output of pip is kept in a file, and shown if pip fails.
 install = $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt -e '.[$(1)]' \
 	> $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	@echo "setting up $(VENV): PyTorch and what exporting, reading and serving need, a minute or more, once"
+	@echo "setting up $(VENV): PyTorch and what exporting, reading and serving need (a minute or more, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(call install,train$(comma)export$(comma)serve)
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	@echo "setting up $(VENV): what the tests need, a minute or more, once"
+	@echo "setting up $(VENV): what the tests need (a minute or more, once)"
 	@$(call install,dev$(comma)train$(comma)export$(comma)serve$(comma)ray$(comma)search)
 	@touch $@
 

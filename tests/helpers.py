@@ -92,7 +92,7 @@ def make_digits(n, seed, side=28):
     return images, labels
 
 
-def write_mnist(folder, n_train=600, n_test=100, suffix=".gz"):
+def write_mnist(folder, n_train=600, n_test=90, suffix=".gz"):
     folder.mkdir(exist_ok=True)
     for stem, n, seed in (("train", n_train, 0), ("t10k", n_test, 1)):
         images, labels = make_digits(n, seed)

@@ -15,6 +15,8 @@ from featherweight.augment import augment
 from featherweight.distributed import SINGLE_PROCESS, Group
 from featherweight.recipe import Augmentation
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = [
     sys.executable,
     "-m",

@@ -21,6 +21,8 @@ from featherweight.cli import app, base, main
 from featherweight.contract import CONTRACTS, load_contract
 from featherweight.recipe import RECIPES, Recipe, find_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def workplace(tmp_path, digits, tiny_contract):
@@ -284,9 +286,9 @@ def test_train_audit_evaluate_report(workplace, options, digits):
     audit = featherweight("audit", "run", "--json", cwd=workplace)
     assert audit.returncode == 0
     assert json.loads(audit.stdout)["passed"]
-    for split in ("val", "test"):
+    for split, total in (("val", 100), ("test", 90)):
         evaluated = featherweight("evaluate", "run", "--split", split, "--json", cwd=workplace)
-        assert json.loads(evaluated.stdout)["total"] == 100
+        assert json.loads(evaluated.stdout)["total"] == total
     assert featherweight("report", "run", cwd=workplace).returncode == 0
 
     assert featherweight("audit", "run", "--contract", "era-v3-s6", cwd=workplace).returncode == 1

@@ -18,6 +18,8 @@ from PIL import Image
 
 from featherweight.data import load_split
 
+pytestmark = [pytest.mark.terminal, pytest.mark.slow]
+
 DRIVER = """
 import functools, json, sys, traceback
 import torch

@@ -25,7 +25,10 @@ from featherweight.export.integer import integer_network
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 
-pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler"),
+]
 CPU = torch.device("cpu")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]

@@ -25,6 +25,8 @@ from featherweight.inference.reader import Reader
 from featherweight.run import create_run
 from featherweight.train import train
 
+pytestmark = pytest.mark.ray
+
 CPU = torch.device("cpu")
 PICTURES = {".png"}
 

@@ -17,6 +17,8 @@ from featherweight.studies.plan import load_plan
 from featherweight.studies.ray_workers import RayTasks, pack, unpack
 from featherweight.studies.study import COLUMNS, LocalProcesses, read_table, run_study
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 CPU = torch.device("cpu")
 
 

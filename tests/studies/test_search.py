@@ -15,6 +15,8 @@ from featherweight.studies.plan import load_plan, to_plan
 from featherweight.studies.search import breaks, candidate, distributions, run_search
 from featherweight.studies.study import Stopped, read_table, run_task
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 PLAN = """
 recipes = ["feather-1k"]

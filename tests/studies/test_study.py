@@ -24,6 +24,8 @@ from featherweight.studies.study import (
     summarise,
 )
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -61,8 +63,8 @@ def test_rows_hold_what_is_needed_to_repeat_them(finished):
     for row in rows:
         assert tuple(row) == COLUMNS
         assert json.loads(row["config"])["recipe"]["name"] == row["recipe"]
-        assert int(row["test_total"]) == 100
-        assert 0 <= int(row["test_correct"]) <= 100
+        assert int(row["test_total"]) == 90
+        assert 0 <= int(row["test_correct"]) <= 90
         assert row["last_epochs_val_correct"].split()[-1] == row["val_correct"]
         assert row["threads"] == "1"
         assert row["verdict"] in ("PASS", "FAIL")
