@@ -1,4 +1,4 @@
-"""The command line as its users meet it: real processes, exit codes, what stands on which stream."""
+"""The command line as users see it: processes, exit codes, and what is on which stream."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import torch
 from helpers import COMMAND, ENVIRONMENT, featherweight
 
 from featherweight.build import build
-from featherweight.cli import app, base, main
+from featherweight.cli import COMMAND_GROUPS, app, base, main
 from featherweight.contract import CONTRACTS, load_contract
 from featherweight.recipe import RECIPES, Recipe, find_recipe
 
@@ -26,14 +26,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def workplace(tmp_path, digits, tiny_contract):
-    """A folder with a small contract, a small network and made digits."""
+    """Return a folder with a small contract and small networks."""
     (tmp_path / "small.toml").write_text(tiny_contract.to_toml())
     (tmp_path / "my_net.py").write_text(
         "from torch import nn\n"
         "class Net(nn.Sequential):\n"
         "    def __init__(self, num_classes):\n"
-        "        super().__init__(nn.Conv2d(1, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),\n"
-        "                         nn.Flatten(), nn.Linear(8 * 12 * 12, num_classes), nn.LogSoftmax(1))\n"
+        "        super().__init__(nn.Conv2d(1, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(),\n"
+        "                         nn.Dropout(0.1), nn.Flatten(),\n"
+        "                         nn.Linear(8 * 12 * 12, num_classes), nn.LogSoftmax(1))\n"
         "class NeedsSize(nn.Module):\n"
         "    def __init__(self, size): super().__init__()\n"
         "class WrongShape(Net):\n"
@@ -62,14 +63,14 @@ COMMANDS = [name for name in app if not name.startswith("-")]
 
 
 def run_main(monkeypatch, *words):
-    """The exit code of a command in this process."""
+    """Run a command in this process and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["featherweight", *words])
     with pytest.raises(SystemExit) as stop:
         main()
     return stop.value.code
 
 
-def test_what_is_asked_before_anything_is_trained_imports_no_torch(tmp_path):
+def test_help_and_listings_import_no_torch(tmp_path):
     lines = [
         ["--help"],
         ["--version"],
@@ -100,15 +101,14 @@ def test_what_is_asked_before_anything_is_trained_imports_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_says_what_can_be_typed_and_nothing_else(command, monkeypatch, capsys):
+def test_help_shows_what_can_be_typed_and_nothing_else(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     assert run_main(monkeypatch, command, "--help") == 0
     shown = capsys.readouterr().out
     for name, argument in signature(app[command].default_command).parameters.items():
         if argument.kind is argument.KEYWORD_ONLY:
-            option = {"csv_": "csv", "into": "out"}.get(name, name.replace("_", "-"))
-            assert f" --{option} " in shown
-        else:  # it has no option of its name
+            assert f" --{name.replace('_', '-')} " in shown
+        else:  # a positional argument has no option
             assert argument.kind in (argument.POSITIONAL_ONLY, argument.VAR_POSITIONAL)
             assert f" {name.upper()} " in shown
             assert f"--{name}" not in shown
@@ -119,6 +119,29 @@ def test_help_says_what_can_be_typed_and_nothing_else(command, monkeypatch, caps
     assert (
         "<" not in app[command].default_command.__doc__
     )  # the help would leave it out, as if it were HTML
+
+
+def test_the_help_lists_every_command_once_in_its_group(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_main(monkeypatch, "--help") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    titles = [line.split("─")[1].strip() for line in shown.splitlines() if line.startswith("╭")]
+    assert titles == list(COMMAND_GROUPS)
+    words = [line.split()[1] for line in shown.splitlines() if re.match(r"│ [\w-]", line)]
+    assert words == [name for group in COMMAND_GROUPS.values() for name in group]
+    assert sorted(COMMANDS) == sorted(word for word in words if not word.startswith("-"))
+
+
+def test_the_reference_of_the_commands_is_what_the_parser_says(request, monkeypatch):
+    docs = request.config.rootpath / "docs"
+    monkeypatch.syspath_prepend(docs)
+    import make_cli
+
+    assert (docs / "reference" / "cli.md").read_text(encoding="utf-8") == make_cli.make_page(), (
+        "run: python docs/make_cli.py"
+    )
+    assert set(make_cli.command_sections()) == {*COMMANDS, "--install-completion"}
 
 
 @pytest.mark.parametrize(
@@ -163,24 +186,24 @@ def test_a_bug_is_a_traceback_and_exits_70(monkeypatch, capsys):
     def broken(name):
         raise KeyError(name)
 
-    monkeypatch.setattr("featherweight.recipe.find_recipe", broken)
+    monkeypatch.setattr("featherweight.cli.presets.find_recipe", broken)
     assert run_main(monkeypatch, "recipes", "sprint") == 70
     said = capsys.readouterr().err
     assert said.startswith("Traceback")
     assert said.endswith("KeyError: 'sprint'\n")
 
 
-# The command line with one more command, of which the contract does not hold.
+# The command line with one more command, which exits as if a contract does not hold.
 JUDGE = [
     sys.executable,
     "-c",
     """
-from featherweight.cli.base import app, main, out, print_json, talk
+from featherweight.cli.base import app, main, print_json, stderr, stdout
 @app.command
 def judge():
     for word in ("one", "two"):
-        out.print(word)
-        talk.print(word)
+        stdout.print(word)
+        stderr.print(word)
         print_json(100_000 * [word])
     return 1
 main()""",
@@ -197,7 +220,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("words", "code"), ENDS)
 @pytest.mark.parametrize("gone", ["out", "both"])
-def test_a_reader_that_has_gone_away_changes_no_exit_code(words, code, gone):
+def test_a_closed_pipe_changes_no_exit_code(words, code, gone):
     read, write = os.pipe()
     os.close(read)
     said = subprocess.run(
@@ -244,7 +267,7 @@ def test_data_that_does_not_fit_is_an_error(words):
     assert said.stderr.startswith("error: no space left on device\n")
 
 
-def test_a_width_that_is_none_is_not_kept_to():
+def test_a_width_that_is_no_number_is_ignored():
     def shown(columns):
         return subprocess.run(
             [*COMMAND, "contracts"],
@@ -371,7 +394,8 @@ def test_a_network_that_ends_the_process_is_an_error(workplace, options, command
         f"from my_net import Net as Stays\n{leave['import']}\nclass Net(Stays):\n"
         "    def __init__(self, num_classes):\n        super().__init__(num_classes)\n"
         f"        {leave['constructor']}\n"
-        f"    def forward(self, x):\n        {leave['forward']}\n        return super().forward(x)\n"
+        "    def forward(self, x):\n"
+        f"        {leave['forward']}\n        return super().forward(x)\n"
     )
     code, out, err = command("audit", "leaves.py:Net", *options[:4])
     assert (code, out) == (2, "")
@@ -442,7 +466,7 @@ def test_weights_trained_elsewhere(workplace, options, command, split, monkeypat
     [(160, (), True), (110, (), True), (109, (), False), (80, (), False), (80, ("--why",), True)],
 )
 def test_a_verdict_fits_its_terminal(workplace, options, command, monkeypatch, width, words, how):
-    monkeypatch.setattr(base.out, "width", width)
+    monkeypatch.setattr(base.stdout, "width", width)
     (workplace / "spoiled.py").write_text(
         "from my_net import Net as Good\nclass Net(Good):\n"
         "    def forward(self, x): return super().forward(x).relu()\n"
@@ -536,7 +560,8 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
     assert hint.startswith("hint: ")
     if "no_such_module:Net" in words:
         assert "PYTHONPATH" in hint
-    elif words[0] in COMMANDS and "--resume" not in words:
+    elif words[0] in COMMANDS and not {"--resume", "--model", "audit"} & set(words):
+        # Networks and runs that cannot be used have hints of their own.
         assert hint == f"hint: featherweight {words[0]} --help"
     assert "Errno" not in error
     assert not (workplace / "runs").exists()

@@ -1,7 +1,7 @@
 """Every command that draws a bar or a table, on a real terminal, to its end.
 
-The commands of one terminal run one after the other in one process, which has loaded PyTorch once; the screen is
-what a terminal shows of what they wrote.
+The commands of one terminal run one after the other in one process, which loads PyTorch only once.
+An emulated terminal turns what they write into the lines of a screen.
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ import torch
 from featherweight.bench import training as bench
 from featherweight.cli import main
 torch.set_num_threads(1)
-bench.bench_train = functools.partial(bench.bench_train, rounds=1, n_steps=1)  # the figures are not what is tested
+# The figures do not matter here.
+bench.bench_train = functools.partial(bench.bench_train, rounds=1, n_steps=1)
 bench.profile_train = functools.partial(bench.profile_train, n_steps=1)
 for words in json.loads(sys.argv[1]):
     sys.argv = ["featherweight", *words]
@@ -66,7 +67,7 @@ TERMINALS = {
 
 
 class Terminal:
-    """A terminal of so many columns on which `commands` run, and what it shows."""
+    """A terminal with a number of columns on which commands run."""
 
     def __init__(self, commands, cwd, columns, variables):
         environment = {
@@ -90,12 +91,12 @@ class Terminal:
         return self.process.before + self.process.after
 
     def finish(self, command):
-        """The code a command ended with, what it wrote, and all lines that the terminal then shows."""
+        """Return a command's exit code, what it wrote, and the lines that the terminal shows."""
         text = self.wait_for(rf"<<{command} ended (\w+)>>\r\n")
         return int(self.process.match[1]), text, self.shown(text)
 
     def shown(self, text):
-        """The lines that the terminal shows of a text with control codes."""
+        """Return the lines that the terminal shows for a text with control codes."""
         screen = pyte.Screen(self.columns, 1000)
         pyte.Stream(screen).feed(text)
         return [line.rstrip() for line in screen.display if line.strip()]
@@ -106,7 +107,7 @@ class Terminal:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_contract, tiny_recipe):
-    """A folder with data, a contract, a plan, a slow network, an exported run and 300 pictures."""
+    """Return a folder with data, a contract, a plan, a network, an exported run and pictures."""
     folder = tmp_path_factory.mktemp("place")
     write_mnist(folder / "digits", n_train=2600)
     contract = dataclasses.replace(tiny_contract, train_size=2500)
@@ -126,7 +127,7 @@ def kind(request):
 
 
 def commands(out):
-    """Each with the code it ends with and a text that is on the screen then."""
+    """Return commands, each with its possible exit codes and a text on the screen at its end."""
     data = ["--data", "digits", "--contract", "small.toml"]
     return [
         (
@@ -163,7 +164,7 @@ def commands(out):
         (["firmware", "run", "--results", out / "c.csv"], (0,), "to the bit"),
         (["contracts"], (0,), "era-v3-s6"),
         (["recipes"], (0,), "feather-20k"),
-        (["--help"], (0,), "Commands"),
+        (["--help"], (0,), "Train and judge"),
         (["train", "--nope"], (2,), "error: "),
     ]
 

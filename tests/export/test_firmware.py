@@ -8,7 +8,7 @@ from featherweight.data import load_split, load_test
 from featherweight.export.c import export_c
 from featherweight.export.firmware import ARM_COMPILER, FIRMWARE_COLUMNS, make_row, measure, read_c
 from featherweight.run import create_run
-from featherweight.studies.study import read_table
+from featherweight.tables import read_table
 from featherweight.train import train
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")

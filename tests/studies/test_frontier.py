@@ -1,3 +1,5 @@
+"""The picture of accuracy against size: its labels, points, line and input files."""
+
 import math
 from itertools import pairwise
 
@@ -10,72 +12,77 @@ from featherweight.contract import load_contract
 from featherweight.export.firmware import FIRMWARE_COLUMNS as FIRMWARE
 from featherweight.report import save_picture
 from featherweight.studies.frontier import (
-    Mark,
+    Point,
     frontier_picture,
-    read_marks,
-    study_marks,
-    undominated,
+    pareto_front,
+    read_published,
+    study_points,
 )
-from featherweight.studies.study import read_table
+from featherweight.studies.rows import read_rows
+from featherweight.tables import read_table
 
-MARKS = [
-    Mark("a", 900, 0.988, True, "ours", (0.9871, 0.9889)),
-    Mark("b", 19_000, 0.996, True, "ours", (0.9958, 0.9962)),
-    Mark("worse", 19_500, 0.99, True, "one seed"),
-    Mark("somebody", 700, 0.99, False, "best of 700 runs"),
-    Mark("c", 18_000, 0.9929, False, "honest"),
+POINTS = [
+    Point("a", 900, 0.988, True, "ours", (0.9871, 0.9889)),
+    Point("b", 19_000, 0.996, True, "ours", (0.9958, 0.9962)),
+    Point("worse", 19_500, 0.99, True, "one seed"),
+    Point("somebody", 700, 0.99, False, "best of 700 runs"),
+    Point("c", 18_000, 0.9929, False, "honest"),
 ]
 
 
 def real(root, by):
-    """The picture of the committed tables."""
+    """Return the points of the committed tables and their picture."""
     results = root / "results"
     if by == "bytes":
-        marks = study_marks(read_table(results / "c99.csv", columns=FIRMWARE), "constants")
-        marks += read_marks(results / "public-bytes.csv", "bytes")
+        points = study_points(read_table(results / "c99.csv", FIRMWARE), "constants")
+        points += read_published(results / "public-bytes.csv", "bytes")
     else:
-        rows = read_table(results / "records.csv") + read_table(results / "baseline.csv")
-        marks = study_marks(rows, "n_params") + read_marks(results / "public.csv", "n_params")
-    return marks, frontier_picture(
-        marks, by, load_contract("era-v3-s6") if by == "parameters" else None
+        rows = read_rows(results / "records.csv") + read_rows(results / "baseline.csv")
+        points = study_points(rows, "n_params") + read_published(results / "public.csv", "n_params")
+    return points, frontier_picture(
+        points, by, load_contract("era-v3-s6") if by == "parameters" else None
     )
 
 
-def labels_of(axes, marks):
-    """Each mark's label as a box (left, bottom, right, top) in pixels, and its text."""
+def labels_of(axes, points):
+    """Return each point's label as a box (left, bottom, right, top) in pixels, and its text."""
     annotations = [text for text in axes.texts if text.xycoords == "data"]
     found = [
         (
             text,
             next(
-                mark for mark in marks if text.xy == (mark.size, pytest.approx(1 - mark.accuracy))
+                point
+                for point in points
+                if text.xy == (point.size, pytest.approx(1 - point.accuracy))
             ),
         )
         for text in annotations
     ]
-    assert sorted(mark.name for _, mark in found) == sorted(mark.name for mark in marks)
-    for text, mark in found:
-        assert text.get_text().replace("\n", "") == mark.name
-    return [Text.get_window_extent(text).extents for text, _ in found], [mark for _, mark in found]
+    assert sorted(point.name for _, point in found) == sorted(point.name for point in points)
+    for text, point in found:
+        assert text.get_text().replace("\n", "") == point.name
+    return [Text.get_window_extent(text).extents for text, _ in found], [
+        point for _, point in found
+    ]
 
 
 def gap(box, other):
-    """Pixels between two boxes; 0 where they touch."""
+    """Return the distance in pixels between two boxes; 0 if they touch."""
     return math.hypot(*np.maximum(0, np.maximum(box[:2] - other[2:], other[:2] - box[2:])))
 
 
 @pytest.mark.parametrize("dpi", [72, 100, 150])
 @pytest.mark.parametrize("by", ["parameters", "bytes"])
-def test_labels_touch_nothing_and_are_nearest_to_their_own_mark(request, by, dpi):
-    marks, figure = real(request.config.rootpath, by)
+def test_labels_touch_nothing_and_are_nearest_to_their_own_point(request, by, dpi):
+    points, figure = real(request.config.rootpath, by)
     figure.set_dpi(dpi)
     figure.draw_without_rendering()
     axes = figure.axes[0]
-    boxes, owners = labels_of(axes, marks)
+    boxes, owners = labels_of(axes, points)
     whole = axes.get_window_extent().extents
     half = 3.5 * dpi / 72
-    points = axes.transData.transform([(mark.size, 1 - mark.accuracy) for mark in owners])
-    markers = np.hstack([points - half, points + half])
+    centres = axes.transData.transform([(point.size, 1 - point.accuracy) for point in owners])
+    markers = np.hstack([centres - half, centres + half])
     others = [
         np.hstack([part.min(0), part.max(0)])
         for bar in axes.collections[0].get_segments()
@@ -102,10 +109,10 @@ def test_labels_touch_nothing_and_are_nearest_to_their_own_mark(request, by, dpi
 
 
 @pytest.mark.parametrize("seed", [0, 10, 14])
-def test_labels_of_a_crowd(seed):
+def test_labels_of_many_points_do_not_touch(seed):
     random = np.random.default_rng(seed)
-    marks = [
-        Mark(
+    points = [
+        Point(
             "owner/name"[: int(random.integers(3, 11))] + str(i),
             int(10 ** random.uniform(2.8, 4.5)),
             float(1 - 10 ** random.uniform(-2.5, -1.9)),
@@ -114,18 +121,19 @@ def test_labels_of_a_crowd(seed):
         )
         for i in range(20)
     ]
-    figure = frontier_picture(marks, "parameters")
+    figure = frontier_picture(points, "parameters")
     figure.draw_without_rendering()
     axes = figure.axes[0]
-    boxes, owners = labels_of(axes, marks)
-    points = axes.transData.transform([(mark.size, 1 - mark.accuracy) for mark in owners])
-    markers = np.hstack([points - 3.5 * figure.dpi / 72, points + 3.5 * figure.dpi / 72])
+    boxes, owners = labels_of(axes, points)
+    centres = axes.transData.transform([(point.size, 1 - point.accuracy) for point in owners])
+    half = 3.5 * figure.dpi / 72
+    markers = np.hstack([centres - half, centres + half])
     for i, box in enumerate(boxes):
         assert all(gap(box, other) > 0 for other in [*boxes[:i], *markers]), owners[i]
         assert min(range(len(boxes)), key=lambda j: gap(box, markers[j])) == i, owners[i]
 
 
-def test_what_the_pictures_say(request):
+def test_texts_of_the_pictures(request):
     _, figure = real(request.config.rootpath, "parameters")
     axes = figure.axes[0]
     assert [tick for tick in axes.get_xticks() if tick >= 500] == [
@@ -163,20 +171,20 @@ def test_what_the_pictures_say(request):
     assert not any(isinstance(patch, Rectangle) for patch in axes.patches)
 
 
-def test_every_mark_is_drawn_at_its_place():
-    figure = frontier_picture(MARKS, "bytes")
+def test_every_point_is_drawn_at_its_size_and_error():
+    figure = frontier_picture(POINTS, "bytes")
     axes, key = figure.axes[0], figure.legends[0]
     drawn = {
-        point: line.get_color()
+        position: line.get_color()
         for line in axes.lines
         if line.get_marker() != "None"
-        for point in zip(*line.get_data(), strict=True)
+        for position in zip(*line.get_data(), strict=True)
     }
-    assert set(drawn) == {(mark.size, 1 - mark.accuracy) for mark in MARKS}
-    for mark in MARKS:  # ours is told from others' by colour, with an interval or without
-        assert (drawn[mark.size, 1 - mark.accuracy] == drawn[900, 1 - 0.988]) == mark.ours
-        label = next(text for text in axes.texts if text.get_text() == mark.name)
-        assert (label.get_color() == drawn[900, 1 - 0.988]) == mark.ours
+    assert set(drawn) == {(point.size, 1 - point.accuracy) for point in POINTS}
+    for point in POINTS:  # ours and published points differ in colour, with or without an interval
+        assert (drawn[point.size, 1 - point.accuracy] == drawn[900, 1 - 0.988]) == point.ours
+        label = next(text for text in axes.texts if text.get_text() == point.name)
+        assert (label.get_color() == drawn[900, 1 - 0.988]) == point.ours
     bars = [bar.tolist() for bar in axes.collections[0].get_segments()]
     assert bars == [
         [[900, pytest.approx(0.0129)], [900, pytest.approx(0.0111)]],
@@ -193,9 +201,10 @@ def test_every_mark_is_drawn_at_its_place():
     ]
 
 
-def test_the_line_leaves_out_what_is_worse_and_larger():
+def test_the_pareto_front_leaves_out_what_is_worse_and_larger():
     names = [
-        mark.name for mark in undominated([*MARKS, Mark("same size", 900, 0.991, True, "ours")])
+        point.name
+        for point in pareto_front([*POINTS, Point("same size", 900, 0.991, True, "ours")])
     ]
     assert names == ["somebody", "same size", "c", "b"]
 
@@ -204,13 +213,13 @@ def test_the_line_leaves_out_what_is_worse_and_larger():
     ("accuracy", "interval"), [(1.0, None), (0.999, (0.99, 1.01)), (0.1, None)]
 )
 def test_any_accuracy_can_be_drawn(accuracy, interval, tmp_path):
-    mark = Mark("only", 5, accuracy, True, "ours", interval)
+    point = Point("only", 5, accuracy, True, "ours", interval)
     save_picture(
-        frontier_picture([mark], "parameters", load_contract("era-v3-s6")), tmp_path / "a.png"
+        frontier_picture([point], "parameters", load_contract("era-v3-s6")), tmp_path / "a.png"
     )
 
 
-def test_a_study_becomes_a_mark_a_recipe():
+def test_a_study_becomes_one_point_per_recipe():
     def row(recipe, correct, n_params="9"):
         return {
             "recipe": recipe,
@@ -219,8 +228,8 @@ def test_a_study_becomes_a_mark_a_recipe():
             "n_params": n_params,
         }
 
-    assert study_marks([row("a", "")], "n_params") == []
-    one, two = study_marks(
+    assert study_points([row("a", "")], "n_params") == []
+    one, two = study_points(
         [row("a", "90"), row("b", "80", "7"), row("a", "92"), row("c", "")], "n_params"
     )
     assert (one.name, one.size, one.accuracy, one.ours) == ("a", 9, pytest.approx(0.91), True)
@@ -240,12 +249,13 @@ def test_a_picture_is_the_same_bytes_each_time(tmp_path, name, request):
 
 
 def test_published_results_are_read_or_refused(tmp_path, request):
-    marks = read_marks(request.config.rootpath / "results" / "public.csv", "n_params")
+    points = read_published(request.config.rootpath / "results" / "public.csv", "n_params")
     assert any(
-        mark.size == 697 and mark.accuracy == 0.9903 and "700" in mark.protocol for mark in marks
+        point.size == 697 and point.accuracy == 0.9903 and "700" in point.protocol
+        for point in points
     )
-    assert not any(mark.ours for mark in marks)
+    assert not any(point.ours for point in points)
     for content in ("a,b\n1,2\n", "n_params,accuracy,epochs,protocol,source\nmany,0.9,1,x,y\n"):
         (tmp_path / "public.csv").write_text(content)
         with pytest.raises(ValueError, match=r"public\.csv"):
-            read_marks(tmp_path / "public.csv", "n_params")
+            read_published(tmp_path / "public.csv", "n_params")

@@ -1,7 +1,10 @@
+"""Plans: recipes x overrides x seeds from TOML, and what is refused."""
+
 import pytest
 
+from featherweight.data import load_split
 from featherweight.recipe import find_recipe
-from featherweight.studies.plan import PLANS, default_table, find_plan, load_plan, to_plan
+from featherweight.studies.plan import PLANS, Task, default_table, find_plan, load_plan, to_plan
 
 
 def test_a_plan_is_recipes_by_overrides_by_seeds(plan_file, digits):
@@ -18,7 +21,7 @@ def test_a_plan_is_recipes_by_overrides_by_seeds(plan_file, digits):
     assert plan.test
 
 
-def test_a_model_that_an_override_names_has_its_own_arguments(plan_file, digits):
+def test_an_override_with_another_model_starts_with_no_arguments(plan_file, digits):
     text = plan_file.read_text()
     plan_file.write_text(text.replace("epochs = 2", "epochs = 2\nmodel_args.dropout = 0.5"))
     merged = load_plan(plan_file, str(digits)).tasks[2].recipe.model_args
@@ -44,7 +47,6 @@ def test_a_model_that_an_override_names_has_its_own_arguments(plan_file, digits)
         (("epochs = 2", "epochs = 'x'"), "epochs"),
         (("rotation = 3", "rotation = 'x'"), "override 2"),
         (("rotation = 3", "spin = 3"), "spin"),
-        (('name = "two"', ""), "feather-20k"),
         (('"two"', '"one"'), "name"),
         (("augmentation.rotation = 3", "augmentation = 3"), "augmentation"),
         (("recipes", "= recipes"), "not a TOML"),
@@ -55,13 +57,20 @@ def test_a_wrong_plan_says_what_is_wrong(plan_file, digits, change, message):
     text = plan_file.read_text()
     assert change[0] in text
     plan_file.write_text(text.replace(*change))
-    if (
-        message == "feather-20k"
-    ):  # without a name an override keeps the recipe's, which is one name for one recipe
-        assert load_plan(plan_file, str(digits)).tasks[2].recipe.name == message
-        return
     with pytest.raises(ValueError, match=message):
         load_plan(plan_file, str(digits))
+
+
+def test_an_override_without_a_name_keeps_the_name_of_the_recipe(plan_file, digits):
+    plan_file.write_text(plan_file.read_text().replace('name = "two"', ""))
+    assert load_plan(plan_file, str(digits)).tasks[2].recipe.name == "feather-20k"
+
+
+def test_the_key_of_a_task_names_its_images_and_needs_no_reading(plan_file, digits, monkeypatch):
+    task = load_plan(plan_file, str(digits)).tasks[0]
+    assert task.data_sha256 == load_split(str(digits), 500, 100).sha256
+    monkeypatch.setattr(Task, "load_split", lambda self: pytest.fail("the images are read"))
+    assert task.key == ("0", task.data_sha256, task.config)
 
 
 def test_a_plan_of_a_recipe_is_read_as_that_recipe(plan_file, digits, tiny_contract):
@@ -95,7 +104,7 @@ def test_a_table_is_beside_its_plan_or_where_the_results_are(tmp_path, monkeypat
     assert str(default_table("records")) == "results/records.csv"
 
 
-def test_a_plan_may_be_of_any_editor(plan_file, digits):
+def test_a_plan_with_a_byte_order_mark_is_read(plan_file, digits):
     text = plan_file.read_text()
     plan_file.write_text(f"# Pläne: ä\n{text}", encoding="utf-8-sig")
     assert len(load_plan(plan_file, str(digits)).tasks) == 4

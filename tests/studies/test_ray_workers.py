@@ -1,4 +1,4 @@
-"""On two Ray nodes of this machine: the rows of local processes, whatever is killed."""
+"""Ray workers on two nodes of this machine: the rows of local processes, whatever is killed."""
 
 import os
 import shutil
@@ -15,7 +15,9 @@ import torch
 
 from featherweight.studies.plan import load_plan
 from featherweight.studies.ray_workers import RayTasks, pack, unpack
-from featherweight.studies.study import COLUMNS, LocalProcesses, read_table, run_study
+from featherweight.studies.rows import STUDY_COLUMNS, read_rows
+from featherweight.studies.study import run_study
+from featherweight.studies.workers import LocalProcesses
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -23,11 +25,11 @@ CPU = torch.device("cpu")
 
 
 class Apart(RayTasks):
-    """As if no node saw the driver's storage."""
+    """Ray workers on nodes that do not see the driver's storage."""
 
     def __enter__(self):
         super().__enter__()
-        self._mark = Path("/nowhere/mark")
+        self._driver_file = Path("/nowhere/file")
         return self
 
 
@@ -39,8 +41,8 @@ def go(folder, digits, workers=RayTasks, on_row=lambda row: None):
 
 
 def strip(rows):
-    """What does not depend on how long it took."""
-    return [{key: row[key] for key in COLUMNS if key != "seconds"} for row in rows]
+    """Return the rows without their times."""
+    return [{key: row[key] for key in STUDY_COLUMNS if key != "seconds"} for row in rows]
 
 
 def weights(folder):
@@ -53,11 +55,11 @@ def weights(folder):
 def wait_for(condition, seconds=90):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
-def test_a_folder_from_elsewhere_is_as_open_as_one_from_here(tmp_path):
+def test_an_unpacked_folder_has_the_permissions_of_the_umask(tmp_path):
     folder = tmp_path / "there" / "run"
     folder.mkdir(parents=True)
     (folder / "weights").write_bytes(b"content")
@@ -74,7 +76,7 @@ def test_a_folder_from_elsewhere_is_as_open_as_one_from_here(tmp_path):
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory, tiny_contract, digits):
-    """The plan with runs of six epochs, and its rows and weights by local processes."""
+    """Run a plan of six epochs on local processes; return its folder and rows."""
     folder = tmp_path_factory.mktemp("local")
     (folder / "tiny.toml").write_text(tiny_contract.to_toml())
     (folder / "plan.toml").write_text(
@@ -110,7 +112,7 @@ def test_rows_and_weights_are_those_of_local_processes(workers, longer, cluster,
     }
 
 
-def test_nodes_that_see_no_storage_are_sent_what_there_is(longer, cluster, folder, digits):
+def test_nodes_without_the_storage_are_sent_the_unfinished_folder(longer, cluster, folder, digits):
     shutil.copytree(longer[0] / "runs", folder / "runs")
     begun, *_ = sorted((folder / "runs").glob("*/model.safetensors"))
     begun.unlink()  # its training state is there: no epoch is left to train
@@ -145,13 +147,13 @@ def test_a_node_that_is_killed_loses_no_row_and_repeats_none(longer, cluster, fo
         killer.join()
         cluster.second = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     assert strip(rows) == strip(longer[1])
-    assert len(read_table(folder / "rows.csv")) == len(times) == 4
+    assert len(read_rows(folder / "rows.csv")) == len(times) == 4
     assert times == {path: path.stat().st_mtime_ns for path in times}
     assert len(begun) >= 2
-    assert begun == {path: path.stat().st_ino for path in begun}  # gone on with, not begun anew
+    assert begun == {path: path.stat().st_ino for path in begun}  # resumed, not started again
 
 
-def test_a_driver_that_is_killed_and_then_interrupted_goes_on(longer, cluster, folder, digits):
+def test_a_killed_or_interrupted_driver_continues(longer, cluster, folder, digits):
     command = [
         sys.executable,
         "-m",
@@ -177,8 +179,8 @@ def test_a_driver_that_is_killed_and_then_interrupted_goes_on(longer, cluster, f
         _, said = process.communicate(timeout=60)
         wait_for(lambda: ray.available_resources().get("CPU") == 2)  # its tasks are gone
     assert process.returncode == 130, said
-    assert "goes on" in said
-    rows = read_table(folder / "rows.csv")
+    assert "run the same command again to continue" in said
+    rows = read_rows(folder / "rows.csv")
     begun = {path: path.stat().st_ino for path in (folder / "runs").glob("*/environment.json")}
     assert len(begun) >= 2
     told = []
@@ -188,7 +190,7 @@ def test_a_driver_that_is_killed_and_then_interrupted_goes_on(longer, cluster, f
     assert begun == {path: path.stat().st_ino for path in begun}
 
 
-def test_what_is_wrong_on_a_node_is_said_here(longer, cluster, folder, digits):
+def test_an_error_on_a_node_is_raised_by_the_driver(longer, cluster, folder, digits):
     task = load_plan(folder / "plan.toml", str(digits)).tasks[0]
     task.folder(folder / "runs").mkdir(parents=True)
     with pytest.raises(ValueError, match="not a run folder"):
@@ -221,7 +223,7 @@ def test_a_folder_is_sent_whole_and_replaces_an_unfinished_one(tmp_path):
         ("", ["--ray", "nowhere"], "nowhere"),
     ],
 )
-def test_what_ray_can_not_do_is_one_line(prelude, words, message, tmp_path, tiny_contract, digits):
+def test_wrong_ray_options_are_one_line(prelude, words, message, tmp_path, tiny_contract, digits):
     (tmp_path / "tiny.toml").write_text(tiny_contract.to_toml())
     (tmp_path / "plan.toml").write_text('recipes = ["feather-20k"]\ncontract = "tiny.toml"\n')
     code = f"{prelude}from featherweight.cli import main; main()"

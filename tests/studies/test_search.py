@@ -1,3 +1,5 @@
+"""Searches: the space, which candidates are trained, and what survives a kill."""
+
 import dataclasses
 import signal
 import subprocess
@@ -12,8 +14,14 @@ from optuna.trial import TrialState
 from featherweight.recipe import find_recipe
 from featherweight.studies import search
 from featherweight.studies.plan import load_plan, to_plan
-from featherweight.studies.search import breaks, candidate, distributions, run_search
-from featherweight.studies.study import Stopped, read_table, run_task
+from featherweight.studies.rows import read_rows
+from featherweight.studies.search import (
+    distributions,
+    make_candidate,
+    run_search,
+    structural_violation,
+)
+from featherweight.studies.workers import StoppedError, run_task
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +50,7 @@ SPACE = {
 
 
 class Here:
-    """Workers that are this process, two jobs at a time."""
+    """Workers that run jobs in this process, two at a time."""
 
     slots = 2
 
@@ -55,14 +63,24 @@ class Here:
     def __exit__(self, *error):
         pass
 
-    def submit(self, job, block):
+    def submit(self, job, *, block):
         self.waiting.append(job)
 
     def wait(self):
         job = self.waiting.pop(0)
         self.done.append(job)
         return [
-            (job, run_task(job.task, job.task.load_split(), job.folder, CPU, True, job.on_epoch))
+            (
+                job,
+                run_task(
+                    job.task,
+                    job.task.load_split(),
+                    job.folder,
+                    CPU,
+                    block=True,
+                    on_epoch=job.on_epoch,
+                ),
+            )
         ]
 
 
@@ -86,7 +104,7 @@ def finished(tmp_path_factory, tiny_contract, digits):
     return folder, go(folder, digits)
 
 
-def test_the_space_is_what_optuna_draws_and_a_recipe_comes_of_it():
+def test_parameters_of_the_space_become_a_recipe():
     base = find_recipe("feather-4k")
     drawn = distributions(SPACE, "search")
     assert list(drawn) == [
@@ -110,11 +128,11 @@ def test_the_space_is_what_optuna_draws_and_a_recipe_comes_of_it():
         "layer 2 there": True,
         "layer 3 there": False,
     }
-    found = candidate(base, SPACE, values, "new")
+    found = make_candidate(base, SPACE, values, "new")
     assert found.model_args == base.model_args | {"layers": ["conv 8", "conv 12 m2", "sep 20"]}
     assert (found.name, found.lr, found.augmentation.rotation) == ("new", 0.15, 2)
     assert found.augmentation.shift == base.augmentation.shift
-    left_out = candidate(
+    left_out = make_candidate(
         base, SPACE, values | {"layer 2 there": False, "layer 3 there": True}, "new"
     )
     assert left_out.model_args["layers"] == ["conv 8", "conv 12 m2", "pool"]
@@ -171,18 +189,18 @@ def test_a_wrong_search_is_refused_with_its_plan(change, message, tmp_path, tiny
         ({"model_args": {"layers": ["conv 8 x3"]}}, "conv 8 x3"),
     ],
 )
-def test_what_breaks_the_contract_is_seen_untrained(
+def test_a_structural_violation_is_found_without_training(
     change, reason, tiny_recipe, tiny_contract, split
 ):
-    found = breaks(dataclasses.replace(tiny_recipe, **change), tiny_contract, split)
+    found = structural_violation(dataclasses.replace(tiny_recipe, **change), tiny_contract, split)
     assert found is None if reason is None else reason in found
 
 
-def test_a_search_trains_what_can_hold_the_contract_and_only_that(finished):
+def test_a_search_trains_only_what_can_meet_the_contract(finished):
     folder, found = finished
-    rows = read_table(folder / "rows.csv")
+    rows = read_rows(folder / "rows.csv")
     assert len(rows) == len(found.rows)
-    assert len(rows) + found.given_up == 5
+    assert len(rows) + found.stopped == 5
     assert len(list((folder / "runs").glob("*/config.json"))) == 5
     assert found.untrained["parameters"] > 0
     assert all(int(row["n_params"]) < 2000 for row in rows)
@@ -192,7 +210,7 @@ def test_a_search_trains_what_can_hold_the_contract_and_only_that(finished):
     assert found.best.name == found.rows[0]["recipe"]
 
 
-def test_what_is_found_can_be_pasted(finished, digits):
+def test_the_printed_plan_trains_the_best_recipe(finished, digits):
     folder, found = finished
     text = to_plan(found.best, "feather-1k", str(folder / "tiny.toml"))
     (folder / "pasted.toml").write_text(text)
@@ -200,7 +218,9 @@ def test_what_is_found_can_be_pasted(finished, digits):
     assert [task.recipe for task in tasks] == [found.best] * 10
 
 
-def test_again_it_trains_nothing_and_more_trials_go_on(finished, digits, tiny_contract):
+def test_a_finished_search_trains_nothing_and_more_trials_continue_it(
+    finished, digits, tiny_contract
+):
     folder, found = finished
     nobody = Here()
     assert go(folder, digits, nobody) == found
@@ -212,26 +232,28 @@ def test_again_it_trains_nothing_and_more_trials_go_on(finished, digits, tiny_co
     assert len({job.folder for job in one.done} | set((folder / "runs").glob("*-t*[!k]"))) == 6
 
 
-def test_a_search_in_which_nothing_can_hold_ends(tmp_path, digits, tiny_contract, monkeypatch):
+def test_a_search_in_which_nothing_can_meet_the_contract_ends(
+    tmp_path, digits, tiny_contract, monkeypatch
+):
     write(tmp_path, dataclasses.replace(tiny_contract, max_params=2000))
     (tmp_path / "tiny.toml").write_text(
         dataclasses.replace(tiny_contract, max_params=100).to_toml()
     )
-    monkeypatch.setattr(search, "VAIN", 20)
-    with pytest.raises(ValueError, match="none of 20 candidates can hold the contract: parameters"):
+    monkeypatch.setattr(search, "MAX_REJECTED", 20)
+    with pytest.raises(ValueError, match="none of 20 candidates can meet the contract: parameters"):
         go(tmp_path, digits)
 
 
-def test_a_candidate_worse_than_the_median_of_validation_is_given_up(tmp_path):
+def test_a_candidate_worse_than_the_median_validation_loss_is_stopped(tmp_path):
     journal = tmp_path / "search.journal"
     study = optuna.create_study(
         study_name="x", storage=search._storage(journal), direction="minimize"
     )
     space = {"lr": optuna.distributions.FloatDistribution(0, 1)}
-    for _ in range(search.STARTUP):
+    for _ in range(search.N_STARTUP_TRIALS):
         trial = study.ask(space)
         for epoch in range(1, 10):
-            search._report(
+            search._report_epoch(
                 journal,
                 "x",
                 trial.number,
@@ -241,16 +263,18 @@ def test_a_candidate_worse_than_the_median_of_validation_is_given_up(tmp_path):
         study.tell(trial, 1 / 9)
     good, bad = study.ask(space).number, study.ask(space).number
     for epoch in (1, 2, 3, 4):
-        search._report(
+        search._report_epoch(
             journal, "x", good, 9, {"epoch": epoch, "val_loss": 0.9 / epoch, "train_loss": 99.0}
         )
     for epoch in (1, 2):  # the first third says little
-        search._report(journal, "x", bad, 9, {"epoch": epoch, "val_loss": 5.0, "train_loss": 0.0})
-    with pytest.raises(Stopped):
-        search._report(journal, "x", bad, 9, {"epoch": 3, "val_loss": 5.0, "train_loss": 0.0})
+        search._report_epoch(
+            journal, "x", bad, 9, {"epoch": epoch, "val_loss": 5.0, "train_loss": 0.0}
+        )
+    with pytest.raises(StoppedError):
+        search._report_epoch(journal, "x", bad, 9, {"epoch": 3, "val_loss": 5.0, "train_loss": 0.0})
 
 
-def test_a_killed_search_goes_on_with_what_was_under_way(tmp_path, digits, tiny_contract):
+def test_a_killed_search_resumes_its_interrupted_trials(tmp_path, digits, tiny_contract):
     plan = write(tmp_path, tiny_contract, trials=3, epochs=9)
     command = [
         sys.executable,

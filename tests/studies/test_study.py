@@ -1,3 +1,5 @@
+"""Studies: what a row holds, what is repeated, and what survives a kill."""
+
 import json
 import math
 import os
@@ -13,16 +15,14 @@ import torch
 from helpers import PLAN
 from scipy import stats
 
-from featherweight.studies import study
+from featherweight.data import load_test
+from featherweight.run import open_run
 from featherweight.studies.plan import PLANS, load_plan
-from featherweight.studies.study import (
-    COLUMNS,
-    LocalProcesses,
-    read_table,
-    run_study,
-    spread,
-    summarise,
-)
+from featherweight.studies.rows import STUDY_COLUMNS, read_rows, row_key
+from featherweight.studies.study import run_study
+from featherweight.studies.summary import spread, summarise
+from featherweight.studies.workers import LocalProcesses
+from featherweight.tables import write_table
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def go(tmp_path, plan_file, digits):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_contract, digits):
-    """A folder in which the plan's four runs are done, and their rows."""
+    """Return a folder in which the plan's four runs are finished, and their rows."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.toml").write_text(tiny_contract.to_toml())
     (folder / "plan.toml").write_text(PLAN.format(contract=folder / "tiny.toml", test="true"))
@@ -51,17 +51,17 @@ def finished(tmp_path_factory, tiny_contract, digits):
 
 @pytest.fixture
 def done(finished, tmp_path, go):
-    """The same, for a test to spoil."""
+    """Copy the finished study to `tmp_path`, where a test may change it; return its rows."""
     folder, rows = finished
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return rows
 
 
-def test_rows_hold_what_is_needed_to_repeat_them(finished):
+def test_rows_have_what_is_needed_to_repeat_a_run(finished):
     folder, rows = finished
-    assert sorted(map(str, rows)) == sorted(map(str, read_table(folder / "rows.csv")))
+    assert sorted(map(str, rows)) == sorted(map(str, read_rows(folder / "rows.csv")))
     for row in rows:
-        assert tuple(row) == COLUMNS
+        assert tuple(row) == STUDY_COLUMNS
         assert json.loads(row["config"])["recipe"]["name"] == row["recipe"]
         assert int(row["test_total"]) == 90
         assert 0 <= int(row["test_correct"]) <= 90
@@ -71,11 +71,27 @@ def test_rows_hold_what_is_needed_to_repeat_them(finished):
     assert len(list((folder / "runs").glob("*/verdict.json"))) == 4
 
 
-def test_again_it_repeats_nothing(done, go, tmp_path, monkeypatch):
+def test_a_finished_study_submits_no_job(done, go, tmp_path, monkeypatch):
     content, told = (tmp_path / "rows.csv").read_bytes(), []
-    monkeypatch.setattr(study, "run_task", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        LocalProcesses, "submit", lambda *args, **kwargs: pytest.fail("a run is trained again")
+    )
     assert go(on_row=told.append) == done == told
     assert (tmp_path / "rows.csv").read_bytes() == content
+
+
+def test_test_counts_are_those_of_the_test_images(finished, digits):
+    folder, rows = finished
+    for task in load_plan(folder / "plan.toml", str(digits)).tasks:
+        row = next(row for row in rows if row_key(row) == task.key)
+        split = task.load_split()
+        mean, std = split.mean_std
+        test = load_test(split)
+        with torch.no_grad():
+            model = open_run(task.folder(folder / "runs")).load_model()
+            logits = model((test.pixels.float() / 255 - mean) / std)
+        assert int(row["test_total"]) == len(test.labels)
+        assert int(row["test_correct"]) == int((logits.argmax(1) == test.labels).sum())
 
 
 def test_a_finished_folder_becomes_its_row_without_training(done, go, tmp_path):
@@ -91,7 +107,7 @@ def test_a_finished_folder_becomes_its_row_without_training(done, go, tmp_path):
 
 def test_one_worker_gives_the_same_rows_as_two(finished, go):
     def strip(rows):
-        return [{key: row[key] for key in COLUMNS if key != "seconds"} for row in rows]
+        return [{key: row[key] for key in STUDY_COLUMNS if key != "seconds"} for row in rows]
 
     assert strip(go(workers=1)) == strip(finished[1])
 
@@ -117,33 +133,33 @@ def _command(tmp_path, digits, plan_file):
 def _wait_for(condition, seconds=90):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_study_goes_on_and_loses_no_row(how, tmp_path, digits, plan_file, go):
+def test_a_killed_study_continues_and_loses_no_row(how, tmp_path, digits, plan_file, go):
     table = tmp_path / "rows.csv"
     plan_file.write_text(plan_file.read_text().replace("epochs = 2", "epochs = 6"))
     process = subprocess.Popen(
         _command(tmp_path, digits, plan_file), stderr=subprocess.PIPE, text=True
     )
     _wait_for(lambda: table.exists() and any((tmp_path / "runs").glob("two*/resume.pt")))
-    before = read_table(table)
+    before = read_rows(table)
     process.send_signal(how)
     _, said = process.communicate()
     if how is signal.SIGINT:
         assert process.returncode == 130
-        assert "goes on" in said
+        assert "run the same command again to continue" in said
     rows = go()
-    assert len(rows) == len(read_table(table)) == 4
+    assert len(rows) == len(read_rows(table)) == 4
     for row in before:
         assert row | {"test_correct": "", "test_total": ""} in [
             r | {"test_correct": "", "test_total": ""} for r in rows
         ]
 
 
-def test_workers_end_with_their_study(tmp_path, digits, plan_file):
+def test_worker_processes_end_when_their_study_is_killed(tmp_path, digits, plan_file):
     text = plan_file.read_text()
     plan_file.write_text(
         text.replace("epochs = 2", "epochs = 900").replace("epochs = 1", "epochs = 901")
@@ -176,12 +192,12 @@ def test_two_studies_on_one_table_share_the_work(tmp_path, digits, plan_file):
     assert tables[0] == tables[1]
     assert "95 % of mean" in tables[0]
     assert "\N{HORIZONTAL ELLIPSIS}" not in tables[0]  # no figure is cut short
-    rows = read_table(tmp_path / "rows.csv")
+    rows = read_rows(tmp_path / "rows.csv")
     assert len(rows) == 4
     assert len({(row["recipe"], row["seed"]) for row in rows}) == 4
 
 
-def test_a_run_that_diverges_is_a_row_and_the_others_go_on(go, plan_file):
+def test_a_run_that_diverges_becomes_a_row_and_the_others_continue(go, plan_file):
     plan_file.write_text(
         plan_file.read_text().replace("epochs = 2", "epochs = 2\nlr = 1e30\nschedule = 'constant'")
     )
@@ -196,46 +212,52 @@ def test_test_images_are_read_only_if_the_plan_says_so_and_at_the_end(
 ):
     table, text = tmp_path / "rows.csv", plan_file.read_text()
     unread = [row | {"test_correct": "", "test_total": ""} for row in done]
-    study.write_table(table, unread)
+    write_table(table, unread, STUDY_COLUMNS)
     plan_file.write_text(text.replace("test = true", "test = false"))
-    assert go() == read_table(table) == unread
+    assert go() == read_rows(table) == unread
     plan_file.write_text(text)
     assert go() == done
-    study.write_table(table, unread)
+    write_table(table, unread, STUDY_COLUMNS)
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="gone"):
         go()
-    assert read_table(table) == unread
+    assert read_rows(table) == unread
 
 
 @pytest.mark.parametrize(
-    "content", [b"a,b\n1,2\n", b"", b"\xff\xfe\x00", ",".join(COLUMNS).encode() + b"\nfeather,1\n"]
+    "content",
+    [
+        b"a,b\n1,2\n",
+        b"",
+        b"\xff\xfe\x00",
+        ",".join(STUDY_COLUMNS).encode() + b"\nfeather,1\n",
+    ],
 )
-def test_a_table_that_is_no_studys_is_refused_and_kept(go, tmp_path, content):
+def test_another_table_is_refused_and_kept(go, tmp_path, content):
     (tmp_path / "rows.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"rows\.csv"):
         go()
     assert (tmp_path / "rows.csv").read_bytes() == content
 
 
-def test_a_table_that_a_spreadsheet_has_saved_is_read(finished, tmp_path):
+def test_a_table_with_a_byte_order_mark_is_read(finished, tmp_path):
     text = (finished[0] / "rows.csv").read_text(encoding="utf-8")
     (tmp_path / "rows.csv").write_text(text, encoding="utf-8-sig")
-    assert read_table(tmp_path / "rows.csv") == read_table(finished[0] / "rows.csv")
+    assert read_rows(tmp_path / "rows.csv") == read_rows(finished[0] / "rows.csv")
 
 
-def test_spread_is_scipys():
+def test_spread_equals_scipys_interval():
     values = [0.991, 0.994, 0.9935, 0.9952]
     found = spread(values)
     low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
     assert found.interval == pytest.approx((low, high))
-    assert (found.n, found.least) == (4, 0.991)
+    assert (found.n, found.minimum) == (4, 0.991)
     assert math.isnan(spread([0.5]).sd)
 
 
-def test_the_committed_rows_are_their_plans(request):
+def test_the_committed_rows_belong_to_their_plans(request):
     for name in PLANS:
         keys = {task.key for task in load_plan(name).tasks}
-        rows = read_table(request.config.rootpath / "results" / f"{name}.csv", must_exist=True)
+        rows = read_rows(request.config.rootpath / "results" / f"{name}.csv", must_exist=True)
         assert rows
-        assert {study.row_key(row) for row in rows} <= keys
+        assert {row_key(row) for row in rows} <= keys

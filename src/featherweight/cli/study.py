@@ -36,7 +36,7 @@ def cmd_study(
 ) -> int:
     """Train all runs of a plan and collect one row per run in a CSV file.
 
-    A plan lists recipes, overrides and seeds. A plan with a [search] table searches for a better
+    A plan lists recipes, overrides and seeds. A plan with a `[search]` table searches for a better
     recipe instead, and prints the plan to train it. The same command continues an interrupted
     study.
 
