@@ -166,7 +166,9 @@ def test_no_ink_and_no_picture(page):
     hand_over(page, "paste", picture())
     expect(page.locator("#state")).to_have_text("No ink found")
     hand_over(page, "drop", b"no picture", "image/png")
-    expect(page.locator("#state")).to_have_text("This file is not a picture that the browser can show")
+    expect(page.locator("#state")).to_have_text(
+        "This file is not a picture that the browser can show"
+    )
 
 
 def test_what_is_no_digit_is_unsure(page):
