@@ -1,4 +1,7 @@
-"""Load on the server: `python tests/load.py MODEL.onnx [seconds]`, 200 clients at once on loopback, none pauses."""
+"""Load the server with 200 clients that never pause.
+
+python tests/inference/load.py MODEL.onnx [seconds]
+"""
 
 import asyncio
 import sys
@@ -13,7 +16,7 @@ CLIENTS = 200
 
 
 async def load(url, seconds):
-    """Latencies in seconds of the answers within that time; raises where one is not 200."""
+    """Return the latencies of all responses in seconds; raise if one is not 200."""
     content, latencies = encoded(SHEET), []
     end = time.monotonic() + seconds
 
@@ -40,7 +43,7 @@ def main():
         server.stop()
     p50, p99 = np.percentile(found, (50, 99))
     print(
-        f"{CLIENTS} clients, {seconds:.0f} s: {len(found):,} answers, no error, "
+        f"{CLIENTS} clients, {seconds:.0f} s: {len(found):,} responses, no error, "
         f"{len(found) / seconds:,.0f} a second; p50 {p50:.0f} ms, p99 {p99:.0f} ms"
     )
 

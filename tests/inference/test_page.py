@@ -1,4 +1,4 @@
-"""The page in a real browser: drawn on, read, undone, pasted into, and what it says when things fail."""
+"""The page in a real browser: drawing, reading, undo, pasted pictures, and its error messages."""
 
 import base64
 import io
@@ -54,13 +54,13 @@ def page(browser, url):
     page.on("console", lambda message: message.type == "error" and said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(url)
-    expect(page.locator("#card")).to_contain_text("validation images right")
+    expect(page.locator("#card")).to_contain_text("validation images read correctly")
     yield page
     page.close()
     assert all(each.startswith((url, "data:", "blob:")) for each in asked)
     assert [
         each for each in said if not each.startswith("Failed to load resource")
-    ] == []  # tests make those
+    ] == []  # caused by the tests
 
 
 def draw(page, digit):
@@ -83,7 +83,7 @@ def is_read(page, label):
 
 
 def picture(digit=None, kind="PNG", ink=(20, 40, 120)):
-    """A photograph of a 1 or of nothing."""
+    """Return a photograph of a 1, or of an empty sheet."""
     sheet = np.full((300, 260, 3), 240, np.uint8)
     if digit is not None:
         sheet[60:240, 120:140] = ink
@@ -93,10 +93,11 @@ def picture(digit=None, kind="PNG", ink=(20, 40, 120)):
 
 
 def hand_over(page, event, content, kind="image/png"):
-    """As if pasted or dropped."""
+    """Paste or drop a file."""
     page.evaluate(
         """([event, content, kind]) => {
-        const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0)), files = new DataTransfer();
+        const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+        const files = new DataTransfer();
         files.items.add(new File([bytes], "file", { type: kind }));
         document.dispatchEvent(event === "paste"
             ? new ClipboardEvent("paste", { clipboardData: files, bubbles: true })
@@ -166,9 +167,11 @@ def test_an_upload(page):
 
 def test_no_ink_and_no_picture(page):
     hand_over(page, "paste", picture())
-    expect(page.locator("#state")).to_have_text("No ink to be seen")
+    expect(page.locator("#state")).to_have_text("No ink found")
     hand_over(page, "drop", b"no picture", "image/png")
-    expect(page.locator("#state")).to_have_text("This file is no picture that can be shown")
+    expect(page.locator("#state")).to_have_text(
+        "This file is not a picture that the browser can show"
+    )
 
 
 def test_what_is_no_digit_is_unsure(page):
@@ -193,7 +196,7 @@ def test_errors_of_the_server_are_told_and_pass(page):
     page.unroute("**/predict*")
     page.route("**/predict*", lambda route: route.abort())
     draw(page, 1)
-    expect(page.locator("#state")).to_have_text("The server does not answer. Draw on to try again.")
+    expect(page.locator("#state")).to_have_text("The server does not respond. Draw again to retry.")
     page.unroute("**/predict*")
     page.click("#undo")
     is_read(page, "1")
@@ -219,8 +222,9 @@ def test_a_pen_that_presses_harder_draws_wider(page):
         page.evaluate(
             """(pressure) => {
             const box = sheet.getBoundingClientRect();
-            const at = (type, y) => sheet.dispatchEvent(new PointerEvent(type, { pointerId: 1, pointerType: "pen",
-                pressure, button: 0, clientX: box.left + 200, clientY: box.top + y, bubbles: true }));
+            const at = (type, y) => sheet.dispatchEvent(new PointerEvent(type, {
+                pointerId: 1, pointerType: "pen", pressure, button: 0,
+                clientX: box.left + 200, clientY: box.top + y, bubbles: true }));
             at("pointerdown", 100); at("pointermove", 300); at("pointerup", 300);
         }""",
             pressure,
@@ -231,7 +235,7 @@ def test_a_pen_that_presses_harder_draws_wider(page):
         page.click("#clear")
         return count
 
-    # A pointer that is made up can't be captured; everything else is as with a real one.
+    # An artificial pointer cannot be captured; everything else is as with a real one.
     page.evaluate("sheet.setPointerCapture = () => {}")
     assert inked(1.0) > 2 * inked(0.1) > 0
 

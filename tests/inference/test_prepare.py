@@ -1,4 +1,4 @@
-"""Pictures made from real MNIST images: whatever is done to the picture, the same digit comes out."""
+"""Pictures made from real MNIST images: the same digit comes out of every kind of picture."""
 
 import io
 
@@ -21,7 +21,9 @@ from featherweight.inference.prepare import (
 )
 from featherweight.inference.stress import make_stress
 
-SAME = 6.0  # grey levels of 255, the mean difference of two images of one digit; of two digits it is over 30
+# Mean difference in grey levels below which two images show the same digit. Between two digits it
+# is over 30.
+SAME = 6.0
 CENTRE = np.arange(28)
 
 
@@ -31,7 +33,7 @@ def mnist():
 
 
 def drawing(image, side=200, canvas=(320, 320), at=(60, 60), ink=(0, 0, 0), paper=(255, 255, 255)):
-    """An MNIST image as a large smooth drawing, (h, w, 3) uint8."""
+    """Return an MNIST image as a large smooth drawing, (h, w, 3) uint8."""
     large = np.asarray(
         Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), np.float32
     )

@@ -31,8 +31,9 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_it_imports_no_torch():
-    code = "import sys, featherweight.inference.reader; assert 'torch' not in sys.modules"
+@pytest.mark.parametrize("module", ["prepare", "reader", "stress", "server"])
+def test_no_module_imports_torch(module):
+    code = f"import sys, featherweight.inference.{module}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The HTTP interface: what it answers, what it refuses, and that nothing brings it down."""
+"""The HTTP interface: what it returns, what it refuses, and that no request stops it."""
 
 import base64
 import contextlib
@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from featherweight.inference import server as serve
 from featherweight.inference.prepare import FORMATS, MEDIA_TYPES
 from featherweight.inference.reader import Reader
-from featherweight.inference.server import MOST_BYTES, create_app
+from featherweight.inference.server import MAX_BYTES, create_app
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def form(*parts, boundary="b"):
             "multipart/form-data; boundary=b",
             422,
         ),
-        (form(('name=a; filename="a"', bytes(MOST_BYTES))), "multipart/form-data; boundary=b", 413),
+        (form(('name=a; filename="a"', bytes(MAX_BYTES))), "multipart/form-data; boundary=b", 413),
     ],
 )
 def test_a_form_without_one_readable_file_is_refused_in_a_line(client, content, kind, status):
@@ -120,7 +120,7 @@ def test_a_picture_of_the_largest_size_fits_in_a_form(client):
     noise = np.random.default_rng(0).integers(0, 256, (1300, 1000, 3), dtype=np.uint8)
     content = encoded(noise, "BMP")
     assert (
-        MOST_BYTES - 400_000 < len(content) < MOST_BYTES
+        MAX_BYTES - 400_000 < len(content) < MAX_BYTES
     )  # over the part of it that is kept in memory
     assert client.post("/predict", files={"file": content}).status_code == 200
 
@@ -164,7 +164,7 @@ def test_an_empty_sheet_has_no_digit(client):
         (bomb(), "image/png", 422),
         (b"x", "text/plain", 415),
         (b"x", "", 415),
-        (bytes(MOST_BYTES + 1), "image/png", 413),
+        (bytes(MAX_BYTES + 1), "image/png", 413),
         (encoded(SHEET)[:-30], "image/jpeg", 422),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_wrong_query_is_refused(client):
 
 
 def test_a_request_that_takes_too_long_is_ended(client, monkeypatch):
-    monkeypatch.setattr(serve, "MOST_SECONDS", 0.2)
+    monkeypatch.setattr(serve, "MAX_SECONDS", 0.2)
     monkeypatch.setattr(
         serve, "open_picture", lambda content: time.sleep(1) or Image.fromarray(SHEET)
     )
@@ -211,13 +211,13 @@ def test_the_pages_name_no_outside_resource(client):
 
 
 def malformed(random):
-    """Bytes that are no picture, or nearly one."""
+    """Return bytes that are no picture, or nearly one."""
     kind = random.choice(list(FORMATS))
     content = bytearray(encoded(random.integers(0, 256, (30, 30), dtype=np.uint8), kind))
     how = random.integers(5)
     if how == 0:
         return bytes(content[: random.integers(len(content) // 2)])
-    if how == 1:  # its first bytes are another's
+    if how == 1:  # begins as another format
         return encoded(SHEET, "BMP")[:60] + bytes(content)
     if how == 2:
         return random.bytes(int(random.integers(3000)))
@@ -248,7 +248,7 @@ def test_it_keeps_to_its_openapi_document(app, method, path):
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy())
     def check(case):
-        # A schema has no words for "bytes of a picture": what it allows may be refused, as documented.
+        # A schema cannot say "the bytes of a picture": what it allows may be refused with 422.
         case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
     check()
@@ -292,7 +292,7 @@ def test_what_was_taken_is_finished_when_it_is_told_to_end(server):
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
-        with pytest.raises(ConnectionError):  # it takes no more
+        with pytest.raises(ConnectionError):  # it accepts no more connections
             stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
         for connection in taken:
             connection.sendall(content[1000:])

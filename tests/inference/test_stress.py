@@ -1,4 +1,4 @@
-"""The stress set: its pictures are what their category says, and the score counts them."""
+"""The stress set: each category has the pictures that its name says, and the score counts them."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def of(pictures, category):
 
 
 def ink(picture):
-    """Where a black and white picture is black."""
+    """Return where a black and white picture is black."""
     return picture[..., 0] < 128
 
 
@@ -63,7 +63,7 @@ def test_no_image_is_used_twice_in_a_category(mnist):
         label for category, _, label in make_stress(images, labels, 0, 30) if category == "large"
     ]
     assert sorted(found) == sorted(labels)
-    with pytest.raises(ValueError, match="got 31, expected at most 30"):
+    with pytest.raises(ValueError, match="got 31, expected at most the 30 images"):
         next(make_stress(images, labels, 0, 31))
 
 

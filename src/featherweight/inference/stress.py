@@ -1,11 +1,13 @@
-"""The stress set: pictures of digits as people draw, photograph and print them, harder than MNIST.
+"""Make the stress set: pictures of digits as people draw, photograph and print them.
 
-    for category, picture, label in make_stress(test.pixels[:, 0].numpy(), test.labels.numpy(), 0, 1000):
+    images, labels = val.pixels[:, 0].numpy(), val.labels.numpy()
+    for category, picture, label in make_stress(images, labels, seed=0, per_category=200):
         digit = prepare(picture)                    # picture (h, w, 3) uint8
-    scores = score_stress(reader, make_stress(...))
+    scores = score_stress(reader, make_stress(images, labels, seed=0, per_category=200))
 
-Ten categories are made from MNIST images handed in, two from nothing: digits of matplotlib's own text fonts
-(so that a seed means the same set everywhere) and digits drawn as strokes that are bent at random.
+Ten categories are made from given MNIST images. Two are made from nothing: digits of the fonts that
+Matplotlib ships, so that a seed gives the same set everywhere, and digits drawn as strokes that are
+distorted at random.
 """
 
 import itertools
@@ -24,8 +26,8 @@ from ..errors import InputError
 from .prepare import SIDE, prepare
 from .reader import Reader
 
-Coverage = NDArray[np.float32]  # (h, w), 0 paper to 1 ink
-Picture = NDArray[np.uint8]  # (h, w, 3)
+Coverage = NDArray[np.float32]  # (h, w), from 0 (paper) to 1 (ink)
+Picture = NDArray[np.uint8]  # (h, w, 3), RGB
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 FONTS = (
     "DejaVuSans[!D]*",
@@ -38,7 +40,8 @@ FONTS = (
     "cmti10*",
 )
 
-# Corners end a stroke, points within one are passed smoothly; x to the right, y down, in a unit square.
+# Strokes of each digit as points (x, y) of a unit square, x to the right and y down. A curve passes
+# smoothly through the points of a stroke; a corner is where one stroke ends and another begins.
 STROKES: dict[int, list[list[tuple[float, float]]]] = {
     0: [[(0.5, 0), (0.16, 0.2), (0.1, 0.6), (0.45, 1), (0.84, 0.75), (0.84, 0.25), (0.5, 0)]],
     1: [[(0.3, 0.22), (0.52, 0)], [(0.52, 0), (0.5, 1)]],
@@ -79,7 +82,7 @@ STROKES: dict[int, list[list[tuple[float, float]]]] = {
 
 
 def glyph(image: NDArray[np.uint8], side: float) -> Coverage:
-    """A 28x28 image with its strokes' edges made crisp, cropped, its longer side `side` pixels."""
+    """Return the coverage of a 28x28 image, with crisp edges and a longer side of `side` pixels."""
     rows, columns = np.flatnonzero(image.max(1) > 60), np.flatnonzero(image.max(0) > 60)
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     scale = side / max(box[2] - box[0], box[3] - box[1])
@@ -93,6 +96,7 @@ def glyph(image: NDArray[np.uint8], side: float) -> Coverage:
 
 
 def trim(coverage: Coverage) -> Coverage:
+    """Crop to the ink."""
     rows, columns = np.flatnonzero(coverage.max(1) > 0.1), np.flatnonzero(coverage.max(0) > 0.1)
     return coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -100,14 +104,14 @@ def trim(coverage: Coverage) -> Coverage:
 def paint(
     coverage: Coverage, paper: NDArray[np.float32] | tuple[int, ...], ink: tuple[int, ...]
 ) -> Picture:
-    """Ink of one colour on paper of one colour, or of a colour a pixel (h, w, 3)."""
+    """Return ink of one colour on paper of one colour, or of one for each pixel (h, w, 3)."""
     ground = np.asarray(paper, np.float32)
     rgb = ground + (np.asarray(ink, np.float32) - ground) * coverage[..., None]
     return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
 
 
 def on_canvas(coverage: Coverage, rng: Generator, margin: int = 10) -> Coverage:
-    """At random on a canvas of 300 to 500 pixels a side, at least `margin` from its border."""
+    """Place at random on a canvas of 300 to 500 pixels, at least `margin` from its border."""
     height, width = (int(max(rng.integers(300, 501), side + 2 * margin)) for side in coverage.shape)
     canvas = np.zeros((height, width), np.float32)
     y, x = (
@@ -119,7 +123,7 @@ def on_canvas(coverage: Coverage, rng: Generator, margin: int = 10) -> Coverage:
 
 
 def middle(coverage: Coverage, side: int = 320) -> Coverage:
-    """In the middle of a square canvas."""
+    """Place in the middle of a square canvas."""
     around = [(side - length) // 2 for length in coverage.shape]
     return np.pad(
         coverage, [(a, side - a - length) for a, length in zip(around, coverage.shape, strict=True)]
@@ -127,36 +131,36 @@ def middle(coverage: Coverage, side: int = 320) -> Coverage:
 
 
 def off_centre(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """Digit of 100 to 200 pixels anywhere on a canvas of 300 to 500."""
+    """Draw a digit of 100 to 200 pixels anywhere on a canvas of 300 to 500."""
     return paint(on_canvas(glyph(image, rng.uniform(100, 200)), rng), WHITE, BLACK)
 
 
 def small(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """Digit of 24 to 60 pixels anywhere on a canvas of 300 to 500."""
+    """Draw a digit of 24 to 60 pixels anywhere on a canvas of 300 to 500."""
     return paint(on_canvas(glyph(image, rng.uniform(24, 60)), rng), WHITE, BLACK)
 
 
 def large(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """Digit of 88 to 98 % of the canvas's side."""
+    """Draw a digit of 88 to 98 % of the canvas."""
     return paint(middle(glyph(image, rng.uniform(280, 315))), WHITE, BLACK)
 
 
 def thick(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """Strokes of MNIST (2 to 3 of its pixels) widened by 1 to 2 pixels."""
+    """Widen the strokes, which are 2 to 3 MNIST pixels wide, by 1 to 2 MNIST pixels."""
     outside = ndimage.distance_transform_edt(np.pad(glyph(image, 200), 60) < 0.5) / 10
     return paint(middle(trim((outside <= rng.uniform(0.5, 1)).astype(np.float32))), WHITE, BLACK)
 
 
 def skeleton(inked: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Lines of one pixel in the middle of the strokes, connected as they were (Zhang and Suen 1984)."""
-    inked, steps = (
-        np.pad(inked, 1),
-        ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)),
-    )
+    """Thin strokes to lines of one pixel, connected as before (Zhang and Suen 1984)."""
+    inked = np.pad(inked, 1)
+    # The eight neighbours (dy, dx), clockwise from above.
+    steps = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
     changed = True
     while changed:
         changed = False
         for first, second in (((0, 2, 4), (2, 4, 6)), ((0, 2, 6), (0, 4, 6))):
+            # (8, h, w)
             around = np.stack([np.roll(inked, (-dy, -dx), (0, 1)) for dy, dx in steps])
             count, entered = around.sum(0), (~around & np.roll(around, -1, 0)).sum(0)
             edge = ~around[list(first)].all(0) & ~around[list(second)].all(0)
@@ -166,7 +170,7 @@ def skeleton(inked: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def thin(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """A hairline of 0.2 to 0.6 of MNIST's pixels (2 to 6 of 200) in the middle of each stroke."""
+    """Replace each stroke by a hairline of 0.2 to 0.6 MNIST pixels (2 to 6 of 200)."""
     outside = ndimage.distance_transform_edt(~skeleton(np.pad(glyph(image, 80) > 0.5, 4)))
     outside = ndimage.zoom(outside, 2.5, order=1, mode="nearest") * 2.5
     return paint(
@@ -177,7 +181,7 @@ def thin(image: NDArray[np.uint8], rng: Generator) -> Picture:
 
 
 def slanted(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """Sheared by 10 to 25 degrees to either side."""
+    """Shear by 10 to 25 degrees to either side."""
     upright = np.pad(glyph(image, 180), ((0, 0), (100, 100)))
     slope = np.tan(np.deg2rad(rng.uniform(10, 25))) * rng.choice((-1, 1))
     matrix = np.array([[1, 0], [slope, 1]])  # output (y, x) -> input (y, x)
@@ -188,13 +192,16 @@ def slanted(image: NDArray[np.uint8], rng: Generator) -> Picture:
 
 
 def inverted(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """Chalk of 150 to 255 on a board of 0 to 70 grey levels."""
+    """Draw with chalk of grey level 150 to 255 on a board of 0 to 70."""
     ink, paper = int(rng.integers(150, 256)), int(rng.integers(0, 71))
     return paint(on_canvas(glyph(image, rng.uniform(120, 200)), rng), (paper,) * 3, (ink,) * 3)
 
 
 def paper_texture(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """Off-white paper with fibres (deviation 4), sensor noise (6), and a shadow that takes up to half the light."""
+    """Photograph off-white paper with fibres, sensor noise and a shadow.
+
+    The standard deviations are 4 and 6 grey levels; the shadow takes up to half of the light.
+    """
     coverage = on_canvas(glyph(image, rng.uniform(100, 200)), rng)
     y, x = (
         np.mgrid[: coverage.shape[0], : coverage.shape[1]] / np.array(coverage.shape)[:, None, None]
@@ -212,7 +219,7 @@ def paper_texture(image: NDArray[np.uint8], rng: Generator) -> Picture:
 
 
 def coloured_pen(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """A pen of any hue, yellow too, with a saturation of 0.6 to 1, on white to cream paper."""
+    """Draw with a pen of any hue, yellow included, of saturation 0.6 to 1, on white to cream."""
     hue = np.clip(np.abs((rng.uniform(0, 6) + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     ink = rng.uniform(150, 255) * (1 - rng.uniform(0.6, 1) * (1 - hue))
     paper = rng.uniform((240, 235, 210), 255)
@@ -221,7 +228,7 @@ def coloured_pen(image: NDArray[np.uint8], rng: Generator) -> Picture:
 
 
 def touching_border(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """Flush with one or two sides of the picture, with up to 3 % of the digit cut off there."""
+    """Place flush with one or two sides of the picture, which cut off up to 3 % of the digit."""
     coverage = glyph(image, rng.uniform(150, 250))
     cut = int(rng.uniform(0, 0.03) * max(coverage.shape))
     pads = [int(pad) for pad in rng.integers(20, 120, 4)]
@@ -234,7 +241,7 @@ def touching_border(image: NDArray[np.uint8], rng: Generator) -> Picture:
 
 
 def font(label: int, rng: Generator) -> Picture:
-    """A text font of matplotlib's, 60 to 200 pixels high, black on white."""
+    """Print in one of Matplotlib's text fonts, 60 to 200 pixels high, black on white."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     files = sorted(file for pattern in FONTS for file in folder.glob(f"{pattern}.ttf"))
     face = ImageFont.truetype(str(files[rng.integers(len(files))]), int(rng.integers(80, 270)))
@@ -246,28 +253,30 @@ def font(label: int, rng: Generator) -> Picture:
 
 
 def stroke(label: int, rng: Generator) -> Picture:
-    """A pen of 3 to 14 % of the height; points move by 3 %, 0.5 to 0.9 wide, sheared and turned by up to 12 degrees."""
+    """Draw the strokes of a digit with a pen of 3 to 14 % of the height.
+
+    Points are moved by 3 % of the height (one standard deviation). The digit is 0.5 to 0.9 times as
+    wide as high, and is sheared and rotated by up to 12 degrees.
+    """
     turn, shear = np.deg2rad(rng.uniform(-12, 12, 2))
     matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     matrix = matrix @ [[rng.uniform(0.5, 0.9), -np.tan(shear)], [0, 1]]
-    size, width = (
-        800,
-        int(800 * rng.uniform(0.03, 0.14)),
-    )  # drawn four times too large, for soft edges
+    # Drawn at four times the final size, for soft edges.
+    size, width = 800, int(800 * rng.uniform(0.03, 0.14))
     picture = Image.new("L", (2 * size, 2 * size))
     draw = ImageDraw.Draw(picture)
-    moved: dict[
-        tuple[float, float], NDArray[np.float64]
-    ] = {}  # strokes that share a point go on sharing it
+    # Moved points by their original, so that strokes which share a point still share it.
+    moved: dict[tuple[float, float], NDArray[np.float64]] = {}
     for points in STROKES[label]:
         for point in points:
             moved.setdefault(
                 point, (np.array(point) + rng.normal(0, 0.03, 2) - 0.5) @ matrix.T * size + size
             )
         p = np.array([moved[point] for point in points])
+        # A spline by Catmull and Rom (1974), with the end points extrapolated.
         p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
         t = np.linspace(0, 1, 30)[:, None]
-        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False):  # Catmull and Rom 1974
+        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False):
             curve = b + t / 2 * (
                 c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a))
             )
@@ -298,13 +307,22 @@ FROM_NOTHING: tuple[Callable[[int, Generator], Picture], ...] = (font, stroke)
 def make_stress(
     images: NDArray[np.uint8], labels: NDArray[np.integer], seed: int, per_category: int
 ) -> Iterator[tuple[str, Picture, int]]:
-    """images (n, 28, 28) uint8 and labels (n,) -> `per_category` times (category, picture, label) a category.
+    """Yield (category, picture, label), `per_category` pictures of each category in turn.
 
-    Each category draws its own images of the n, none twice. Raises ValueError where there are too few.
+    Each category draws its own images, none of them twice.
+
+    Args:
+        images: MNIST images (n, 28, 28) uint8.
+        labels: Their digits (n,).
+        seed: Seed of everything random.
+        per_category: Number of pictures of each category.
+
+    Raises:
+        InputError: There are fewer images than `per_category`.
     """
     if per_category > len(images):
         raise InputError(
-            f"per_category: got {per_category}, expected at most {len(images)}, one an image"
+            f"per_category: got {per_category}, expected at most the {len(images)} images"
         )
     for number, make in enumerate(FROM_MNIST):
         rng = np.random.default_rng([seed, number])
@@ -318,19 +336,22 @@ def make_stress(
 
 @dataclass(frozen=True)
 class Score:
-    """How many of a category's pictures are read right."""
+    """Number of a category's pictures that are read right."""
 
     category: str
+    "Name of the category."
     from_mnist: bool
+    "Whether its pictures are made from MNIST images."
     n: int
+    "Number of pictures."
     prepared: int
-    "By way of `prepare`."
+    "Pictures read right after `prepare`."
     resized: int
-    "By way of `shrink`, as most demonstrations do it."
+    "Pictures read right after `shrink`, which is what most demonstrations do."
 
 
 def shrink(picture: Picture) -> NDArray[np.uint8]:
-    """The whole picture resized to 28x28 greys, and inverted where its border is light."""
+    """Resize the whole picture to 28x28 grey levels; invert it if its border is light."""
     grey = np.asarray(
         Image.fromarray(picture).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     )
@@ -339,9 +360,14 @@ def shrink(picture: Picture) -> NDArray[np.uint8]:
 
 
 def score_stress(reader: Reader, pictures: Iterable[tuple[str, Picture, int]]) -> list[Score]:
-    """Pictures as `make_stress` makes them, a category after the other -> a score a category.
+    """Return one score for each category.
 
-    The reader's labels must be the digits; ValueError for others.
+    Args:
+        reader: A reader whose labels are the digits 0 to 9.
+        pictures: Pictures as `make_stress` yields them, one category after the other.
+
+    Raises:
+        InputError: The reader has other labels.
     """
     if reader.labels != [str(digit) for digit in range(10)]:
         raise InputError(

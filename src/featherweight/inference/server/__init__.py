@@ -1,9 +1,9 @@
-"""A web page on which anyone draws a digit, and the HTTP interface behind it.
+"""Serve a web page that reads drawn digits, and the HTTP interface behind it.
 
     app = create_app(Reader("model.onnx"))      # an ASGI application; `featherweight serve` runs it
 
-Everything comes from this server: the page, its script and the interface's documentation. A request may bring 4 MiB
-and take 10 seconds, its arrival included.
+The page, its script and the documentation of the interface all come from this server; nothing is
+loaded from another host. A request may have 4 MiB and take 10 seconds, including its upload.
 """
 
 import asyncio
@@ -29,78 +29,103 @@ from ...errors import InputError
 from ..prepare import MEDIA_TYPES, open_picture
 from ..reader import Reader
 
-MOST_BYTES = 4 * 1024 * 1024  # of a request's body
-MOST_SECONDS = 10.0  # of a request
+MAX_BYTES = 4 * 1024 * 1024  # of a request's body
+MAX_SECONDS = 10.0  # for a request
 STATIC = Path(__file__).parent / "static"
-DOCS = (
-    Path(fastapi_offline.__file__).parent / "static"
-)  # Swagger UI, which FastAPI itself takes from a CDN
+# Swagger UI, which FastAPI itself loads from a CDN.
+DOCS = Path(fastapi_offline.__file__).parent / "static"
 RAW, FORM = "application/octet-stream", "multipart/form-data"
-KINDS = (*MEDIA_TYPES, RAW, FORM)  # of a body
+CONTENT_TYPES = (*MEDIA_TYPES, RAW, FORM)  # of a body
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self' blob: data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
 
 
-class Map(BaseModel):
-    """What one stage makes of the image, each channel stretched to 0 to 255."""
+class FeatureMaps(BaseModel):
+    """Feature maps of one stage, each channel scaled to 0 to 255."""
 
     channels: int
     height: int
     width: int
-    pixels: str = Field(description="base64 of channels x height x width bytes")
+    pixels: str = Field(description="Base64 of channels x height x width bytes.")
 
 
-class Answer(BaseModel):
-    """What a picture is read as."""
+class Prediction(BaseModel):
+    """Reading of one picture."""
 
-    label: str | None = Field(description="null where there is no ink")
-    confidence: float = Field(ge=0, le=1)
-    unsure: bool
-    probabilities: list[float] | None = Field(description="one a label of the model, calibrated")
-    seen: str | None = Field(
-        description="base64 of the height x width bytes that the network was given"
+    label: str | None = Field(
+        description="Label of the most probable class; null if the picture has no ink."
     )
-    maps: list[Map] | None = Field(description="where they were asked for")
+    confidence: float = Field(ge=0, le=1, description="Probability of the label.")
+    unsure: bool = Field(description="Whether the reading should be checked.")
+    probabilities: list[float] | None = Field(
+        description="Calibrated probabilities, in the order of the model's labels."
+    )
+    seen: str | None = Field(
+        description="Base64 of the height x width bytes that the network was given."
+    )
+    maps: list[FeatureMaps] | None = Field(
+        description="Feature maps of every stage, if the query asked for them."
+    )
 
 
 class Card(BaseModel):
-    """The model's own account of itself."""
+    """Model card of the exported file."""
 
-    labels: list[str]
-    height: int
-    width: int
-    metadata: dict[str, str]
+    labels: list[str] = Field(description="Labels of the classes.")
+    height: int = Field(description="Height of the network's input in pixels.")
+    width: int = Field(description="Width of the network's input in pixels.")
+    metadata: dict[str, str] = Field(
+        description="Recipe, contract, validation result, calibration and commit."
+    )
 
 
 class Health(BaseModel):
+    """State of the server."""
+
     status: str
 
 
 class Problem(BaseModel):
+    """Reason why a request was refused."""
+
     detail: str
 
 
-async def _body(request: Request) -> bytes:
+async def _read_body(request: Request) -> bytes:
+    """Return the body; raise HTTPException 413 as soon as it exceeds MAX_BYTES."""
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
-        if len(content) > MOST_BYTES:
-            raise HTTPException(413, f"got over {MOST_BYTES:,} bytes, expected at most that")
+        if len(content) > MAX_BYTES:
+            raise HTTPException(413, f"got over {MAX_BYTES:,} bytes, expected at most that many")
     return bytes(content)
 
 
-def _kind(content_type: str) -> str:
-    """The media type without its parameters."""
+def _media_type(content_type: str) -> str:
+    """Return the media type of a Content-Type header, without parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
-def _file(content_type: str, body: bytes) -> bytes:
-    """The first file of a form, as browsers and `curl -F` send one; ValueError where there is none."""
+def _form_file(content_type: str, body: bytes) -> bytes:
+    """Return the first file of a form, as browsers and `curl -F` send it.
+
+    Raises InputError if there is none.
+    """
     files: list[bytes] = []
 
     def on_file(file: File) -> None:
@@ -114,8 +139,8 @@ def _file(content_type: str, body: bytes) -> bytes:
             None,
             on_file,
             boundary=options.get(b"boundary"),
-            config={"MAX_MEMORY_FILE_SIZE": MOST_BYTES},
-        )  # so never a file on the disk
+            config={"MAX_MEMORY_FILE_SIZE": MAX_BYTES},  # nothing is written to the disk
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
@@ -129,124 +154,120 @@ def _file(content_type: str, body: bytes) -> bytes:
     return files[0]
 
 
-def _bytes(array: np.ndarray) -> str:
+def _base64(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array, np.uint8).tobytes()).decode()
 
 
-def _map(maps: np.ndarray) -> Map:
-    """maps (channels, height, width) float."""
-    least, most = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
-    pixels = (maps - least) / np.maximum(most - least, 1e-6) * 255
-    return Map(
-        channels=maps.shape[0], height=maps.shape[1], width=maps.shape[2], pixels=_bytes(pixels)
-    )
+def _scale_maps(maps: np.ndarray) -> FeatureMaps:
+    """Scale each of the maps (channels, height, width) to 0 to 255."""
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    pixels = (maps - low) / np.maximum(high - low, 1e-6) * 255
+    channels, height, width = maps.shape
+    return FeatureMaps(channels=channels, height=height, width=width, pixels=_base64(pixels))
 
 
-def _answer(reader: Reader, content_type: str, content: bytes, maps: bool) -> Answer:
-    (height, width), kind = reader.shape, _kind(content_type)
-    if kind == RAW:
+def _predict(reader: Reader, content_type: str, content: bytes, *, maps: bool) -> Prediction:
+    """Read the picture in a request's body; raise InputError if there is none."""
+    (height, width), media_type = reader.shape, _media_type(content_type)
+    if media_type == RAW:
         if len(content) != height * width:
             raise InputError(
-                f"got {len(content):,} bytes, expected {height * width}, a byte a pixel"
+                f"got {len(content):,} bytes, expected {height * width}, one for each pixel"
             )
         pixels = np.frombuffer(content, np.uint8).reshape(height, width)
         reading = reader.read_prepared([pixels if pixels.any() else None])[0]
     else:
-        reading = reader.read(
-            open_picture(_file(content_type, content) if kind == FORM else content)
-        )
+        file = _form_file(content_type, content) if media_type == FORM else content
+        reading = reader.read(open_picture(file))
     seen = reading.seen
-    return Answer(
+    return Prediction(
         **reading.to_dict(),
-        seen=None if seen is None else _bytes(seen),
-        maps=[_map(each) for each in reader.maps(seen)] if maps and seen is not None else None,
+        seen=None if seen is None else _base64(seen),
+        maps=[_scale_maps(each) for each in reader.maps(seen)]
+        if maps and seen is not None
+        else None,
     )
 
 
-def create_app(reader: Reader) -> FastAPI:
-    """The application that reads with `reader`."""
-    app = FastAPI(
-        title="Featherweight",
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        description="Reads pictures of digits. The network and its accuracy: GET /model.",
-    )
+async def _limit(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """End a request after MAX_SECONDS, and add the security headers to every response."""
+    try:
+        response = await asyncio.wait_for(call_next(request), MAX_SECONDS)
+    except TimeoutError:
+        detail = '{"detail": "the request took too long"}'
+        response = Response(detail, 408, media_type="application/json")
+    response.headers.update(HEADERS)
+    return response
 
-    @app.middleware("http")
-    async def limited(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        try:
-            response = await asyncio.wait_for(call_next(request), MOST_SECONDS)
-        except TimeoutError:
-            response = Response(
-                '{"detail": "the request took too long"}', 408, media_type="application/json"
-            )
-        response.headers.update(HEADERS)
-        return response
 
-    @app.exception_handler(RequestValidationError)
-    async def wrong_query(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+async def _refuse_query(_: Request, error: Exception) -> JSONResponse:
+    """Describe a wrong query in one line."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": why}
-        for status, why in (
-            (408, "It took over 10 seconds"),
-            (413, "The body is over 4 MiB"),
-            (415, "The content type is none of those listed"),
-            (422, "No readable picture, or a wrong query"),
-        )
+
+def _document_predict() -> dict[str, Any]:
+    """Return what the OpenAPI document says of POST /predict beyond its signature."""
+    problems = {
+        408: "The request took over 10 seconds.",
+        413: "The body has over 4 MiB.",
+        415: "The content type is not one of those listed.",
+        422: "The body is no readable picture, or the query is wrong.",
     }
     file = {"type": "string", "format": "binary"}
     form = {"type": "object", "required": ["file"], "properties": {"file": file}}
-
-    @app.post(
-        "/predict",
-        responses=problems,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {kind: {"schema": form if kind == FORM else file} for kind in KINDS},
-            }
+    content = {kind: {"schema": form if kind == FORM else file} for kind in CONTENT_TYPES}
+    return {
+        "responses": {
+            status: {"model": Problem, "description": why} for status, why in problems.items()
         },
-    )
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+    }
+
+
+def _add_interface(app: FastAPI, reader: Reader) -> None:
+    """Add the routes that programs call."""
+
+    @app.post("/predict", **_document_predict())
     async def predict(
         request: Request,
         maps: Annotated[
-            bool, Query(description="whether to return the feature maps of every stage")
+            bool, Query(description="Whether to return the feature maps of every stage.")
         ] = False,
-    ) -> Answer:
-        """Read a picture, by itself or as the file of a form (multipart/form-data), or height x width raw bytes as
-        the training images are (application/octet-stream)."""
+    ) -> Prediction:
+        """Read a picture.
+
+        The body is the picture itself, a form with the picture as a file (multipart/form-data), or
+        height x width raw bytes in the form of the training images (application/octet-stream).
+        """
         content_type = request.headers.get("content-type", "")
-        kind = _kind(content_type)
-        if kind not in KINDS:
+        media_type = _media_type(content_type)
+        if media_type not in CONTENT_TYPES:
             raise HTTPException(
-                415, f"got content type {kind or 'none'!r}, expected {', '.join(KINDS)}"
+                415,
+                f"got content type {media_type or 'none'!r}, expected {', '.join(CONTENT_TYPES)}",
             )
-        content = await _body(request)
+        content = await _read_body(request)
         try:
-            return await run_in_threadpool(_answer, reader, content_type, content, maps)
-        except ValueError as error:
+            return await run_in_threadpool(_predict, reader, content_type, content, maps=maps)
+        except InputError as error:
             raise HTTPException(422, str(error)) from error
 
     @app.get("/model")
     def model() -> Card:
-        """Recipe, contract, validation figure, labels, commit."""
-        return Card(
-            labels=reader.labels,
-            height=reader.shape[0],
-            width=reader.shape[1],
-            metadata=reader.card,
-        )
+        """Return the model card: recipe, contract, validation result, labels and commit."""
+        height, width = reader.shape
+        return Card(labels=reader.labels, height=height, width=width, metadata=reader.card)
 
     @app.get("/healthz")
     def healthz() -> Health:
-        """Whether the server is up."""
+        """Return ok if the server is up."""
         return Health(status="ok")
+
+
+def _add_pages(app: FastAPI) -> None:
+    """Add the routes that browsers show."""
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
@@ -258,4 +279,19 @@ def create_app(reader: Reader) -> FastAPI:
 
     app.mount("/docs/assets", StaticFiles(directory=DOCS), name="docs")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+def create_app(reader: Reader) -> FastAPI:
+    """Return an ASGI application that reads pictures with `reader`."""
+    app = FastAPI(
+        title="Featherweight",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        description="Reads pictures of digits. GET /model describes the network and its accuracy.",
+    )
+    app.middleware("http")(_limit)
+    app.add_exception_handler(RequestValidationError, _refuse_query)
+    _add_interface(app, reader)
+    _add_pages(app)
     return app

@@ -1,16 +1,16 @@
-// The page: strokes on a sheet, read by the server while one draws.
+// The page: a drawing area whose content the server reads while it changes.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
 const sheet = byId("sheet"), pen = sheet.getContext("2d");
-const WAIT = 60; // ms between a movement and the reading of it
-const LINE = 0.055; // of the sheet's side, without pressure
-const STEP = 1 / 28; // of the sheet's side, an arrow key
-const SENT = 224; // pixels a side: eight of the network's to one, and little to send
+const WAIT = 60; // milliseconds from the last change to the request
+const LINE = 0.055; // width of a stroke relative to the drawing area, without pressure
+const STEP = 1 / 28; // distance that an arrow key moves, relative to the drawing area
+const SENT = 224; // pixels on a side of the picture that is sent: 8 for each of the network's
 
-let strokes = []; // each a list of points [x, y, width] in sides of the sheet
-let picture = null; // an opened picture: what it shows, and the blob that is read
-let cursor = null; // of the keyboard: where it is and whether the pen is down
+let strokes = []; // lists of points [x, y, width], relative to the side of the drawing area
+let picture = null; // an opened picture: the bitmap to show and the blob to send
+let cursor = null; // the keyboard's pen: its position and whether it is down
 
 function paint() {
   const side = sheet.width;
@@ -55,7 +55,7 @@ function changed() {
   showCursor();
 }
 
-// --- reading: one request at a time, the newest drawing last
+// --- reading: one request at a time; the last one has the newest drawing
 
 let timer = 0, busy = false, again = false, version = 0;
 
@@ -74,7 +74,7 @@ function drawn() {
   context.imageSmoothingQuality = "high";
   context.drawImage(sheet, 0, 0, SENT, SENT);
   showCursor();
-  // Not toBlob: Chromium leaves that for an idle moment, which may not come while one draws.
+  // Not toBlob: Chromium waits with it for an idle moment, which may not come during drawing.
   return new Blob([unpack(copy.toDataURL("image/png").split(",")[1])], { type: "image/png" });
 }
 
@@ -87,9 +87,10 @@ async function send() {
     const response = await fetch("/predict?maps=true", {
       method: "POST", body: blob, headers: { "Content-Type": blob.type } });
     const answer = await response.json();
-    if (asked === version) response.ok ? show(answer) : show(null, `Not read: ${answer.detail}`, "failed");
+    if (asked !== version) return;
+    response.ok ? show(answer) : show(null, `Not read: ${answer.detail}`, "failed");
   } catch (error) {
-    if (asked === version) show(null, "The server does not answer. Draw on to try again.", "failed");
+    if (asked === version) show(null, "The server does not respond. Draw again to retry.", "failed");
   } finally {
     busy = false;
     if (again) { again = false; send(); }
@@ -118,8 +119,11 @@ function show(answer, message = "", kind = "") {
   section.classList.remove("unsure", "failed");
   const label = answer ? answer.label : null;
   byId("digit").textContent = label ?? "–";
-  if (answer && label === null) message = "No ink to be seen";
-  else if (answer && answer.unsure) { message = `Unsure: ${percent(answer.confidence)}`; kind = "unsure"; }
+  if (answer && label === null) message = "No ink found";
+  else if (answer && answer.unsure) {
+    message = `Unsure: ${percent(answer.confidence)}`;
+    kind = "unsure";
+  }
   else if (answer) message = `Sure: ${percent(answer.confidence)}`;
   if (kind) section.classList.add(kind);
   byId("state").textContent = message;
@@ -165,7 +169,7 @@ function point(event) {
     LINE * (pressed ? 0.4 + 1.2 * event.pressure : 1)];
 }
 
-let drawing = null; // the pointer that draws
+let drawing = null; // id of the pointer that is drawing
 
 sheet.addEventListener("pointerdown", (event) => {
   if (drawing !== null || event.button !== 0) return;
@@ -216,7 +220,7 @@ function clear() {
   strokes = [];
   picture = null;
   if (cursor) cursor.down = false;
-  version++; // an answer still to come is about what is gone
+  version++; // the response of a pending request is about the cleared drawing
   again = false;
   clearTimeout(timer);
   changed();
@@ -226,8 +230,11 @@ byId("undo").addEventListener("click", undo);
 byId("clear").addEventListener("click", clear);
 document.addEventListener("keydown", (event) => {
   const z = event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey);
-  if (z || (event.key.toLowerCase() === "u" && !event.ctrlKey && !event.metaKey)) { event.preventDefault(); undo(); }
-  else if (event.key === "Delete") clear();
+  const u = event.key.toLowerCase() === "u" && !event.ctrlKey && !event.metaKey;
+  if (z || u) {
+    event.preventDefault();
+    undo();
+  } else if (event.key === "Delete") clear();
 });
 
 // --- pictures
@@ -241,17 +248,23 @@ async function take(blob) {
   } catch (error) {
     picture = null;
     paint();
-    show(null, "This file is no picture that can be shown", "failed");
+    show(null, "This file is not a picture that the browser can show", "failed");
   }
 }
 
 byId("open").addEventListener("click", () => byId("file").click());
-byId("file").addEventListener("change", (event) => { take(event.target.files[0]); event.target.value = ""; });
+byId("file").addEventListener("change", (event) => {
+  take(event.target.files[0]);
+  event.target.value = ""; // so that the same file can be opened again
+});
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((each) => each.type.startsWith("image/"));
   if (file) { event.preventDefault(); take(file); }
 });
-document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("drop"); });
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("drop");
+});
 document.addEventListener("dragleave", () => document.body.classList.remove("drop"));
 document.addEventListener("drop", (event) => {
   event.preventDefault();
@@ -265,8 +278,8 @@ let card = { labels: [..."0123456789"], width: 28, height: 28, metadata: {} };
 
 function bars() {
   byId("bars").replaceChildren(...card.labels.map((label) => {
-    const row = document.createElement("li"), name = document.createElement("span"), value = document.createElement("span");
-    const meter = document.createElement("meter");
+    const row = document.createElement("li"), meter = document.createElement("meter");
+    const name = document.createElement("span"), value = document.createElement("span");
     name.textContent = label;
     meter.max = 1;
     meter.setAttribute("aria-label", `Probability of ${label}`);
@@ -280,7 +293,8 @@ changed();
 fetch("/model").then((response) => response.json()).then((found) => {
   card = found;
   const { recipe, parameters, validation_correct: right, validation_total: total } = card.metadata;
-  byId("card").textContent = `${recipe}: ${Number(parameters).toLocaleString("en")} numbers read ` +
-    `${(100 * right / total).toFixed(2)} % of ${Number(total).toLocaleString("en")} validation images right.`;
+  const count = (text) => Number(text).toLocaleString("en");
+  byId("card").textContent = `${recipe}: ${count(parameters)} parameters, ` +
+    `${(100 * right / total).toFixed(2)} % of ${count(total)} validation images read correctly.`;
   bars();
-}).catch(() => { byId("card").textContent = "The server does not answer."; });
+}).catch(() => { byId("card").textContent = "The server does not respond."; });
