@@ -71,7 +71,7 @@ def test_the_command_adds_a_row_a_run_and_none_twice(finished, digits, tmp_path,
     table = tmp_path / "c99.csv"
     words = ("firmware", run.path, "--data", digits, "--results", table)
     assert featherweight(*words) == 0
-    assert "100 of 100 to the bit" in capsys.readouterr().err
+    assert "100 of 100 images equal to the bit" in capsys.readouterr().err
     first = table.read_text()
     assert featherweight(*words) == 0
     assert table.read_text() == first
