@@ -53,7 +53,8 @@ GIVEN = {
     "verdict": "featherweight.verdict.Verdict",
     **dict.fromkeys(("Net", "console", "content", "error", "folder", "function"), "typing.Any"),
     **dict.fromkeys(("n_images", "node", "path", "plan", "reader", "result"), "typing.Any"),
-    **dict.fromkeys(("pixels", "table", "text"), "typing.Any"),
+    **dict.fromkeys(("columns", "jobs", "rows"), "typing.Any"),
+    **dict.fromkeys(("pixels", "table", "text", "val"), "typing.Any"),
 }
 # What an example may use without importing it.
 KNOWN = {
@@ -215,7 +216,7 @@ def test_toml_of_a_docstring_is_accepted(example, tmp_path):
 
 def test_every_kind_of_block_is_tested():
     kinds = {match[2] for text in TEXTS.values() for match in FENCE.finditer(text)}
-    assert kinds <= {"sh", "toml", "python", "text", "c"}
+    assert kinds <= {"sh", "toml", "python", "text", "console", "c"}
     assert len(_blocks("sh")) > 30
     assert len(_blocks("python")) > 10
     assert len(_blocks("toml")) > 3
