@@ -53,7 +53,7 @@ GIVEN = {
     "verdict": "featherweight.verdict.Verdict",
     **dict.fromkeys(("Net", "console", "content", "error", "folder", "function"), "typing.Any"),
     **dict.fromkeys(("n_images", "node", "path", "plan", "reader", "result"), "typing.Any"),
-    **dict.fromkeys(("columns", "jobs", "rows"), "typing.Any"),
+    **dict.fromkeys(("columns", "jobs", "row", "rows"), "typing.Any"),
     **dict.fromkeys(("pixels", "table", "text", "val"), "typing.Any"),
 }
 # What an example may use without importing it.
