@@ -1,4 +1,4 @@
-"""Made digits: ten glyphs with noise, in the MNIST format, that a small network learns in seconds."""
+"""Fixtures: made digits in the MNIST format, small networks that were trained on them."""
 
 import dataclasses
 import os
@@ -66,7 +66,7 @@ def model(tmp_path_factory, tiny_recipe, tiny_contract, digits):
 
 @pytest.fixture(scope="session")
 def real_model(tmp_path_factory, tiny_contract):
-    """The path of an exported network that was trained for two epochs on MNIST, once for all test processes."""
+    """The exported file of two epochs on MNIST, trained once for all test processes."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent

@@ -1,4 +1,4 @@
-"""What several tests share: made digits, small runs, processes of the command line and of the server."""
+"""What several tests share: made digits, small runs, processes of commands and of the server."""
 
 import gzip
 import io

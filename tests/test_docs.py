@@ -53,7 +53,8 @@ GIVEN = {
     "verdict": "featherweight.verdict.Verdict",
     **dict.fromkeys(("Net", "console", "content", "error", "folder", "function"), "typing.Any"),
     **dict.fromkeys(("n_images", "node", "path", "plan", "reader", "result"), "typing.Any"),
-    **dict.fromkeys(("pixels", "table", "text"), "typing.Any"),
+    **dict.fromkeys(("columns", "jobs", "row", "rows"), "typing.Any"),
+    **dict.fromkeys(("pixels", "table", "text", "val"), "typing.Any"),
 }
 # What an example may use without importing it.
 KNOWN = {
@@ -208,12 +209,14 @@ def test_toml_of_a_page_is_accepted(block, tmp_path):
 
 @pytest.mark.parametrize("example", [text for _, text, kind in EXAMPLES if kind == "toml"])
 def test_toml_of_a_docstring_is_accepted(example, tmp_path):
+    if "recipes" not in example:  # a part of a plan
+        example = f'recipes = ["feather-20k"]\n{example}'
     _check_toml(example, tmp_path / "a.toml")
 
 
 def test_every_kind_of_block_is_tested():
     kinds = {match[2] for text in TEXTS.values() for match in FENCE.finditer(text)}
-    assert kinds <= {"sh", "toml", "python", "text", "c"}
+    assert kinds <= {"sh", "toml", "python", "text", "console", "c"}
     assert len(_blocks("sh")) > 30
     assert len(_blocks("python")) > 10
     assert len(_blocks("toml")) > 3
