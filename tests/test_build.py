@@ -365,7 +365,7 @@ def cut(split, n_val):
         (
             Locked,
             100,
-            "can't be copied, for the moving average of tiny: .*lock.*hint: .*baseline",
+            "can't be copied, for the EMA of tiny: .*lock.*hint: .*baseline",
         ),
     ],
 )

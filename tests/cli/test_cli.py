@@ -445,7 +445,7 @@ def test_weights_trained_elsewhere(workplace, options, command, split, monkeypat
         (("whole.pth",), "state_dict()"),
         (("nowhere.pth",), "no such file"),
         (("my_net.py",), "damaged"),
-        (("model.pth", "--mean", 0.5), "--std"),
+        (("model.pth", "--mean", 0.5), "expected mean and std both"),
         (("model.pth", "--mean", 0.5, "--std", 0), "above 0"),
     ):
         code, out, err = command(*judge, *words)
@@ -454,11 +454,6 @@ def test_weights_trained_elsewhere(workplace, options, command, split, monkeypat
         assert len(err.splitlines()) == 2
     for words in (("--mean", 0.5, "--std", 0.5), ("--std", 0.5)):
         assert command(*judge[:-1], *words)[0] == 2
-    (workplace / "folder").mkdir()
-    for words in (("--quick",), ("--weights", "model.pth")):
-        code, _, err = command("audit", "folder", *words)
-        assert code == 2
-        assert words[0] in err
 
 
 @pytest.mark.parametrize(
@@ -517,6 +512,10 @@ def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, co
     assert json.loads(out)["scope"] == "run"
     assert json.loads(out)["not_judged"] == []
     assert json.loads(command("evaluate", "run", "--json")[1])["total"] == 100
+    for words in (("--quick",), ("--weights", "model.pth")):
+        code, out, err = command("audit", "run", *words)
+        assert (code, out) == (2, "")
+        assert f"{words[0][2:]} with run: expected a network" in err
     monkeypatch.chdir(workplace / "nets")
     code, _, err = command("audit", "../run")
     assert code == 2
@@ -558,10 +557,15 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
     assert error.startswith("error: ")
     assert message in error
     assert hint.startswith("hint: ")
-    if "no_such_module:Net" in words:
-        assert "PYTHONPATH" in hint
-    elif words[0] in COMMANDS and not {"--resume", "--model", "audit"} & set(words):
-        # Networks and runs that cannot be used have hints of their own.
+    hints = {
+        "no_such_module:Net": "PYTHONPATH",
+        "missing:Net": "PYTHONPATH",
+        "missing.py:Net": f"starts at the working directory, {workplace}",
+        "my_net.py": "name it, as in my_net.py:Broken",
+    }
+    if words[-1] in hints:
+        assert hints[words[-1]] in hint
+    elif words[0] in COMMANDS and "--resume" not in words:
         assert hint == f"hint: featherweight {words[0]} --help"
     assert "Errno" not in error
     assert not (workplace / "runs").exists()
