@@ -2,9 +2,7 @@
 
 import dataclasses
 import os
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +12,6 @@ from helpers import PLAN, train_and_export, write_mnist
 from featherweight.contract import Contract
 from featherweight.data import load_split
 from featherweight.recipe import Recipe, find_recipe
-
-# As in an activated environment: the command line is found by its name.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 @pytest.fixture(autouse=True, scope="session")

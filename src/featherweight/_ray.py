@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 
+from .errors import InputError
+
 # Bytes of a local cluster's object store: MNIST takes 45 MiB, and /dev/shm may be small.
 OBJECT_STORE_BYTES = 200 * 2**20
 
@@ -37,7 +39,13 @@ def connected(address: str, cpus: int | None) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except ValueError as error:  # an address that is none
+        raise InputError(
+            f"Ray address {address!r}: {str(error).splitlines()[0]}",
+            hint="HOST:PORT, auto or local",
+        ) from error
     try:
         yield
     finally:

@@ -141,25 +141,16 @@ def model_file(model: str) -> Path:
 
     Raises InputError for a run folder without an exported file, and for pictures."""
     from ..inference.prepare import is_picture
+    from ..inference.reader import find_model
 
-    path = Path(model)
-    if path.is_dir():
-        if (path / "model.onnx").is_file():
-            return path / "model.onnx"
-        if (path / "config.json").is_file():
-            raise InputError(
-                f"{model}: got a run folder without model.onnx",
-                hint=f"featherweight export {shlex.quote(model)} --format onnx",
-            )
-        if not any(is_picture(file) for file in path.iterdir() if file.is_file()):
-            raise InputError(
-                f"{model}: got neither a run folder nor an exported file, expected one of them"
-            )
+    path, what = Path(model), "a picture"
+    if path.is_dir() and not any((path / name).is_file() for name in ("model.onnx", "config.json")):
         what = "a folder of pictures"
-    elif is_picture(path):
-        what = "a picture"
+        pictures = any(is_picture(file) for file in path.iterdir() if file.is_file())
     else:
-        return path
+        pictures = path.is_file() and is_picture(path)
+    if not pictures:
+        return find_model(path)
     raise InputError(
         f"{model} is {what}, expected a model first",
         hint=f"featherweight predict MODEL {shlex.quote(model)}",
