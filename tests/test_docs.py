@@ -83,6 +83,7 @@ def _paragraphs(path):
     """Yield the paragraphs of a module's docstring that follow the first, with their indent."""
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     for paragraph in re.split(r"\n(?: *\n)+", docstring)[1:]:
+        paragraph = paragraph.removeprefix("Example:\n")
         yield textwrap.dedent(paragraph), paragraph.startswith(" ")
 
 

@@ -1,8 +1,9 @@
 """Write files and folders completely or not at all, and describe errors in one line.
 
-write_atomic(Path("metrics.jsonl"), content)
-folder = new_folder(Path("runs"), ".new-")      # fill it, then rename it
-reason(error)                                   # "photo.jpg: no such file"
+Example:
+    write_atomic(Path("metrics.jsonl"), content)
+    folder = new_folder(Path("runs"), ".new-")      # fill it, then rename it
+    reason(error)                                   # "photo.jpg: no such file"
 """
 
 import errno

@@ -1,6 +1,7 @@
 """HTML fragments for notebooks. Every cell is escaped.
 
-html = html_table(["clause", "found"], [["parameters", "18,746"], ["head", "linear layer"]])
+Example:
+    html = html_table(["clause", "found"], [["parameters", "18,746"], ["head", "linear layer"]])
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,8 @@
 """Connect to a Ray cluster (Moritz et al. 2018). Imports no torch.
 
-with connected("local", cpus=2):
-    ray.get(ray.remote(function).remote())
+Example:
+    with connected("local", cpus=2):
+        ray.get(ray.remote(function).remote())
 """
 
 import contextlib

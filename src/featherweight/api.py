@@ -1,8 +1,9 @@
 """What a notebook, a script and the command line call: train, audit, export, load.
 
-run = train("feather-8k", seed=0)
-audit("my_net.py:Net", contract="era-v3-s6")
-model = load_model("runs/feather-8k-s0-1")
+Example:
+    run = train("feather-8k", seed=0)
+    audit("my_net.py:Net", contract="era-v3-s6")
+    model = load_model("runs/feather-8k-s0-1")
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """The model card of a run: Markdown with the YAML header that model hubs read.
 
-text = card(run, result, split, verdict.to_dict())
+Example:
+    text = card(run, result, split, verdict.to_dict())
 """
 
 import json

@@ -1,7 +1,8 @@
 """Contracts: the requirements that a network must meet, as data.
 
-contract = load_contract("era-v3-s6")          # a built-in contract
-contract = load_contract("my-contract.toml")   # a TOML file with the same keys
+Example:
+    contract = load_contract("era-v3-s6")          # a built-in contract
+    contract = load_contract("my-contract.toml")   # a TOML file with the same keys
 """
 
 import tomllib

@@ -1,8 +1,9 @@
 """Device, CPU threads and random seeds of a process.
 
-device = pick_device("auto")
-generator = seed_everything(seed=0, epoch=-1)
-with cpu_threads(2): ...
+Example:
+    device = pick_device("auto")
+    generator = seed_everything(seed=0, epoch=-1)
+    with cpu_threads(2): ...
 """
 
 import contextlib

@@ -1,7 +1,8 @@
 """Evaluate a network: counts, interval, confusion matrix, calibration.
 
-result = evaluate(model, split.val, split.mean_std)
-result.correct, result.total, result.interval       # 9956, 10000, (0.9941, 0.9967)
+Example:
+    result = evaluate(model, split.val, split.mean_std)
+    result.correct, result.total, result.interval       # 9956, 10000, (0.9941, 0.9967)
 """
 
 import math

@@ -1,7 +1,8 @@
 """The networks: the assignment's baseline and the Feather family.
 
-model = Feather(["conv 8", "pool", "conv 16"], dropout=0.02)
-log_probabilities = torch.log_softmax(model(images), 1)     # images (n, 1, 28, 28), normalised
+Example:
+    model = Feather(["conv 8", "pool", "conv 16"], dropout=0.02)
+    log_probabilities = torch.log_softmax(model(images), 1)     # images (n, 1, 28, 28), normalised
 """
 
 import re

@@ -1,8 +1,9 @@
 """Quantised weights: integers of a few bits times one scale per filter.
 
-integers, scale = round_filters(convolution.weight, bits=4)     # weight is about integers * scale
-quantise(model, bits=4)                                         # every convolution, in place
-with quantised(model, bits=4): loss(model(images)).backward()   # gradients for the float weights
+Example:
+    integers, scale = round_filters(convolution.weight, bits=4)  # weight is about integers * scale
+    quantise(model, bits=4)  # every convolution, in place
+    with quantised(model, bits=4): loss(model(images)).backward()  # gradients for the floats
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """Recipes: a network and its training hyper-parameters, as plain data. Imports no torch.
 
-recipe = find_recipe("feather-20k")
-assert Recipe.from_dict(recipe.to_dict()) == recipe
-shorter = dataclasses.replace(recipe, epochs=6, ema=0.99)
+Example:
+    recipe = find_recipe("feather-20k")
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    shorter = dataclasses.replace(recipe, epochs=6, ema=0.99)
 """
 
 import copy

@@ -1,7 +1,8 @@
 """The pictures of a run and its model card.
 
-report(run, result, split, verdict.to_dict())    # write all of them into the run folder
-save_picture(verdict_picture(verdict.to_dict(), "feather-20k, seed 0"), Path("verdict.svg"))
+Example:
+    report(run, result, split, verdict.to_dict())    # write all of them into the run folder
+    save_picture(verdict_picture(verdict.to_dict(), "feather-20k, seed 0"), Path("verdict.svg"))
 """
 
 import io

@@ -1,8 +1,9 @@
 """The run folder: everything about one training, each file whole or absent.
 
-run = open_run("runs/feather-20k-s0-1")
-run.verdict, run.evaluate("val").accuracy
-model = run.load_model()
+Example:
+    run = open_run("runs/feather-20k-s0-1")
+    run.verdict, run.evaluate("val").accuracy
+    model = run.load_model()
 """
 
 import base64

@@ -1,7 +1,8 @@
 """Tables in CSV files that are always complete: replaced as a whole, never half written.
 
-rows = read_table(Path("results/records.csv"), columns)
-write_table(Path("results/records.csv"), [*rows, row], columns)
+Example:
+    rows = read_table(Path("results/records.csv"), columns)
+    write_table(Path("results/records.csv"), [*rows, row], columns)
 """
 
 import csv

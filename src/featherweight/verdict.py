@@ -1,8 +1,9 @@
 """The result of an audit: one clause per requirement of the contract.
 
-verdict.passed, [clause.clause for clause in verdict.failed], verdict.to_dict()
-print(verdict)                                     # a table; a notebook shows it as HTML
-Verdict.from_dict(json.loads(text)) == verdict     # text: the run folder's verdict.json
+Example:
+    verdict.passed, [clause.clause for clause in verdict.failed], verdict.to_dict()
+    print(verdict)                                     # a table; a notebook shows it as HTML
+    Verdict.from_dict(json.loads(text)) == verdict     # text: the run folder's verdict.json
 """
 
 import textwrap

@@ -1,7 +1,8 @@
 """Measure a study on local processes and on Ray, and simulate it on a cluster.
 
-measured = measure("sprint", epochs=1, runs=8, workers=2)
-simulate(measured, runs=10_000, nodes=100, bandwidth=125e6)         # rows per hour
+Example:
+    measured = measure("sprint", epochs=1, runs=8, workers=2)
+    simulate(measured, runs=10_000, nodes=100, bandwidth=125e6)         # rows per hour
 """
 
 import dataclasses

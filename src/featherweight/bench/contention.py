@@ -1,6 +1,7 @@
 """Measure how long work takes on an idle machine and beside other busy processes.
 
-for load in bench_load(n_busy=2): print(load.work, load.threading, load.idle, load.busy)
+Example:
+    for load in bench_load(n_busy=2): print(load.work, load.threading, load.idle, load.busy)
 """
 
 import contextlib

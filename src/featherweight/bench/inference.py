@@ -1,6 +1,7 @@
 """Measure how fast a network reads: PyTorch eager, ONNX Runtime float and ONNX Runtime int8.
 
-for engine in bench_predict(run, split): print(engine.name, engine.rates[1].p50, engine.cold)
+Example:
+    for engine in bench_predict(run, split): print(engine.name, engine.rates[1].p50, engine.cold)
 """
 
 import statistics

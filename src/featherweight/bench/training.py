@@ -1,7 +1,8 @@
 """Measure recipes in turn in one process, so that a noisy machine affects them alike.
 
-speeds, ratio = bench_train(("baseline", "feather-20k"), split, device)     # training steps
-races = bench_sprint(("sprint", "baseline", "sprint"), split, device)       # whole trainings
+Example:
+    speeds, ratio = bench_train(("baseline", "feather-20k"), split, device)     # training steps
+    races = bench_sprint(("sprint", "baseline", "sprint"), split, device)       # whole trainings
 """
 
 import math

@@ -1,8 +1,9 @@
 """Compile an exported C folder, measure it, and compare it with the reference on every image.
 
-scores = read_c(folder, pixels)                                     # (n, classes)
-scores, instructions = read_on_chip(folder, pixels, CHIPS["m4"])    # a Cortex-M4 in QEMU
-row = make_row(export_c(run, split, 8), run, split, test=True, on_chip=40)
+Example:
+    scores = read_c(folder, pixels)                                     # (n, classes)
+    scores, instructions = read_on_chip(folder, pixels, CHIPS["m4"])    # a Cortex-M4 in QEMU
+    row = make_row(export_c(run, split, 8), run, split, test=True, on_chip=40)
 """
 
 import shutil

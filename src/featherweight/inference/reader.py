@@ -1,8 +1,9 @@
 """Read digits with an exported file. This uses ONNX Runtime; PyTorch is not needed.
 
-reader = Reader("runs/feather-20k-s0-1")    # a run folder, or an exported model.onnx
-reading = reader.read("photo.jpg")
-reading.label, reading.confidence           # "7", 0.998
+Example:
+    reader = Reader("runs/feather-20k-s0-1")    # a run folder, or an exported model.onnx
+    reading = reader.read("photo.jpg")
+    reading.label, reading.confidence           # "7", 0.998
 """
 
 import base64

@@ -1,8 +1,9 @@
 """Draw test accuracy against network size: the rows of studies beside published results.
 
-points = study_points(read_rows(Path("results/records.csv")), "n_params")
-points += read_published(Path("results/public.csv"), "n_params")
-save_picture(frontier_picture(points, "parameters"), Path("frontier.svg"))
+Example:
+    points = study_points(read_rows(Path("results/records.csv")), "n_params")
+    points += read_published(Path("results/public.csv"), "n_params")
+    save_picture(frontier_picture(points, "parameters"), Path("frontier.svg"))
 """
 
 import csv

@@ -1,8 +1,9 @@
 """The table of a study: one row per run, with everything that is needed to repeat the run.
 
-row = make_row(run, Outcome.PASS, verdict.n_params)
-add_row(Path("results/records.csv"), row)
-rows = read_rows(Path("results/records.csv"))
+Example:
+    row = make_row(run, Outcome.PASS, verdict.n_params)
+    add_row(Path("results/records.csv"), row)
+    rows = read_rows(Path("results/records.csv"))
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """Summarise the rows of a study: mean, standard deviation and interval over the seeds.
 
-for summary in summarise(rows): print(summary.recipe, summary.val.mean, summary.val.interval)
+Example:
+    for summary in summarise(rows): print(summary.recipe, summary.val.mean, summary.val.interval)
 """
 
 import math

@@ -1,7 +1,8 @@
 """Run a study's jobs side by side: one worker trains and audits one run at a time.
 
-with LocalProcesses(workers=2, threads=1, device=device) as workers:
-    for job, row in run_jobs(jobs, workers): print(row["recipe"], row["verdict"])
+Example:
+    with LocalProcesses(workers=2, threads=1, device=device) as workers:
+        for job, row in run_jobs(jobs, workers): print(row["recipe"], row["verdict"])
 
 `ray_workers.RayTasks` runs the same jobs on a Ray cluster and returns the same rows.
 """
