@@ -139,7 +139,7 @@ class Run:
             return Verdict.from_dict(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{file}: damaged: {error!r}", hint=f"featherweight report {self.path}"
+                f"{file}: damaged: {error}", hint=f"featherweight report {self.path}"
             ) from error
 
     def evaluate(

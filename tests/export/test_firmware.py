@@ -94,7 +94,7 @@ def test_bits_are_for_c_alone(finished, digits, capsys):
     said = capsys.readouterr()
     assert said.out.strip() == str(run.path / "c-int2")
     assert "integers: " in said.err
-    with pytest.raises(ValueError, match="--bits with --format onnx: got 2"):
+    with pytest.raises(ValueError, match="--bits with --format onnx: expected it"):
         featherweight("export", run.path, "--format", "onnx", "--bits", 2)
 
 

@@ -22,9 +22,16 @@ from featherweight.export.onnx import (
 )
 from featherweight.run import create_run, open_run
 from featherweight.train import train
+from featherweight.verdict import Clause, Verdict
 
 CPU = torch.device("cpu")
 LAYERS = ["conv 8 k5 m2", "sep 8 m2", "conv 8", "conv 8 p1 x2"]
+
+
+def verdict(**clauses):
+    """Return the JSON values of a verdict with clauses that passed or failed."""
+    found = tuple(Clause(name, "", "", "", passed) for name, passed in clauses.items())
+    return Verdict("tiny", found, None).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +50,7 @@ def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
 
 @pytest.fixture(scope="module")
 def exported(finished):
-    finished[0].write_json(
-        "verdict.json",
-        {
-            "passed": False,
-            "clauses": [
-                {"clause": "parameters", "passed": True},
-                {"clause": "accuracy", "passed": False},
-                {"clause": "log", "passed": False},
-            ],
-        },
-    )
+    finished[0].write_json("verdict.json", verdict(parameters=True, accuracy=False, log=False))
     return export_onnx(*finished, int8=False)
 
 
@@ -193,7 +190,7 @@ def test_what_the_last_audit_found_is_told(finished, tmp_path):
     )
     run = open_run(tmp_path / "run")
     assert run.read_verdict() == "not judged"
-    run.write_json("verdict.json", {"passed": True, "clauses": [{"clause": "log", "passed": True}]})
+    run.write_json("verdict.json", verdict(log=True))
     assert run.read_verdict() == "PASS"
     for damaged in ("{", "[]", "{}"):
         (run.path / "verdict.json").write_text(damaged)

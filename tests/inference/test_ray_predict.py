@@ -300,7 +300,8 @@ def test_a_reading_that_is_killed_and_then_interrupted_reads_none_twice(model, c
     )
     assert again.returncode == 0, again.stderr
     assert (
-        f"{200 * (300 - len(before)):,} images read, {200 * len(before):,} before" in again.stderr
+        f"{200 * (300 - len(before)):,} images read, {200 * len(before):,} read before"
+        in again.stderr
     )
     assert before == {path: path.stat().st_mtime_ns for path in before}
     rows = rows_of(out)

@@ -248,12 +248,12 @@ def test_pictures_of_every_format_are_found_in_a_folder_and_names_are_kept(
         (["void", "bar.png"], "void: got neither a run folder nor an exported file"),
         (
             ["bar.png", "run"],
-            "bar.png is a picture: the model comes first\n"
+            "bar.png is a picture, expected a model first\n"
             "hint: featherweight predict MODEL bar.png",
         ),
-        (["gone.JPG", "run"], "gone.JPG is a picture: the model comes first"),
-        (["photo", "run"], "photo is a picture: the model comes first"),
-        (["photos", "run"], "photos is a folder of pictures: the model comes first"),
+        (["gone.JPG", "run"], "gone.JPG is a picture, expected a model first"),
+        (["photo", "run"], "photo is a picture, expected a model first"),
+        (["photos", "run"], "photos is a folder of pictures, expected a model first"),
         (
             ["run/config.json", "bar.png"],
             "run/config.json: not an exported file, expected a model.onnx as "

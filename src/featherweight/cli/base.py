@@ -148,7 +148,7 @@ def model_file(model: str) -> Path:
         what = "a folder of pictures"
         pictures = any(is_picture(file) for file in path.iterdir() if file.is_file())
     else:
-        pictures = path.is_file() and is_picture(path)
+        pictures = is_picture(path)
     if not pictures:
         return find_model(path)
     raise InputError(

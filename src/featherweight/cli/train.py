@@ -115,13 +115,13 @@ def train(
     if resume is not None:
         refuse_with_resume(
             {
-                "recipe": recipe,
-                "model": model,
-                "contract": contract,
-                "seed": seed,
-                "epochs": epochs,
-                "threads": threads,
-                "out": out,
+                "--recipe": recipe,
+                "--model": model,
+                "--contract": contract,
+                "--seed": seed,
+                "--epochs": epochs,
+                "--threads": threads,
+                "--out": out,
             }
         )
         opened = load_run(resume) if group.is_main else None
