@@ -148,7 +148,7 @@ def model_file(model: str) -> Path:
         what = "a folder of pictures"
         pictures = any(is_picture(file) for file in path.iterdir() if file.is_file())
     else:
-        pictures = is_picture(path)
+        pictures = not path.is_dir() and is_picture(path)
     if not pictures:
         return find_model(path)
     raise InputError(
