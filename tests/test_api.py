@@ -175,6 +175,7 @@ fw.train("baseline", model=Net, data=sys.argv[1], contract="small.toml", epochs=
 """
 
 
+@pytest.mark.slow
 def test_a_class_of_a_script_is_kept_with_the_run_and_audited_elsewhere(
     data, tiny_contract, tmp_path
 ):

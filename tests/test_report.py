@@ -24,6 +24,8 @@ from featherweight.report import (
 )
 from featherweight.run import create_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def make_run(tmp_path, split, tiny_recipe, tiny_contract):

@@ -2,7 +2,11 @@
 
 import os
 
+import pytest
+
 from featherweight.bench import contention
+
+pytestmark = pytest.mark.slow
 
 
 def test_each_threading_is_measured_on_an_idle_and_a_busy_machine():

@@ -11,6 +11,8 @@ from featherweight.bench.inference import Timing, bench_predict
 from featherweight.run import create_run
 from featherweight.train import train
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_rate_is_computed_from_the_rounds():
     # Two calls of 50 images in each of three rounds: 100 images in 1, 2 and 4 seconds.

@@ -24,6 +24,8 @@ from featherweight.run import create_run, open_run
 from featherweight.train import train
 from featherweight.verdict import Clause, Verdict
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 LAYERS = ["conv 8 k5 m2", "sep 8 m2", "conv 8", "conv 8 p1 x2"]
 

@@ -287,6 +287,7 @@ def test_digits_side_by_side_are_counted_and_loose_strokes_are_none(mnist):
     assert prepare_and_count(dots)[1] <= 1
 
 
+@pytest.mark.slow
 def test_pictures_of_one_digit_are_hardly_ever_taken_for_numbers(mnist):
     labels = load_split(None, 50_000, 10_000).val.labels.numpy()
     counts = [prepare_and_count(picture)[1] for _, picture, _ in make_stress(mnist, labels, 3, 20)]

@@ -37,6 +37,7 @@ def test_no_module_imports_torch(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_probabilities_are_pytorchs_at_the_temperature(model, split):
     reader = Reader(model.path)
     pixels = split.val.pixels[:, 0].numpy()

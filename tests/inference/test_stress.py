@@ -16,6 +16,8 @@ from featherweight.inference.stress import (
     skeleton,
 )
 
+pytestmark = pytest.mark.slow
+
 CATEGORIES = [make.__name__ for make in (*FROM_MNIST, *FROM_NOTHING)]
 
 
