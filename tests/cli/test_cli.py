@@ -102,7 +102,7 @@ def test_help_and_listings_import_no_torch(tmp_path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_what_can_be_typed_and_nothing_else(command, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(app.console, "width", 80)
     assert run_main(monkeypatch, command, "--help") == 0
     shown = capsys.readouterr().out
     for name, argument in signature(app[command].default_command).parameters.items():
@@ -122,7 +122,7 @@ def test_help_shows_what_can_be_typed_and_nothing_else(command, monkeypatch, cap
 
 
 def test_the_help_lists_every_command_once_in_its_group(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(app.console, "width", 80)
     assert run_main(monkeypatch, "--help") == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
