@@ -9,7 +9,7 @@ def share_cores() -> None:
     By default GNU's threads spin a hundred times as long, and so take a core from the thread that
     they wait for when other programs are busy. Variables that the user has set stay as they are."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        # GNU's, on Linux. Chosen by `featherweight bench load`: 3,000 spins keep the speed of an
-        # idle machine, and beside two busy processes take half of what 10,000 spins take.
+        # GNU's, on Linux. Of 0 to 30,000 spins, 3,000 lost least time beside two busy processes
+        # (feather-20k on two threads; docs/experiments.md, 2026-11-26).
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds: LLVM's, on macOS, and Intel's
