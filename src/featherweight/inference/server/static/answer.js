@@ -21,7 +21,8 @@ export function showWords(state, title, sentence) {
 export function showAnswer(answer, labels, chosen, choose) {
   const [title, sentence] = words(answer, labels), number = isNumber(answer);
   const doubt = answer.unsure && !number;
-  document.body.dataset.state = answer.label === null ? "blank" : doubt ? "unsure" : "read";
+  document.body.dataset.state =
+    answer.label === null ? "blank" : number ? "number" : doubt ? "unsure" : "read";
   const digit = byId("digit");
   digit.textContent = number ? answer.number : answer.label ?? "";
   digit.style.setProperty("--length", digit.textContent.length || 1);

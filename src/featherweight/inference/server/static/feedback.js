@@ -28,7 +28,8 @@ export function takeFeedback(models, picture, say) {
   }
 
   wrong.addEventListener("click", () => {
-    truth.replaceChildren("It is a", ...models.labels.map((label) => {
+    const question = Object.assign(document.createElement("p"), { textContent: "It is a" });
+    truth.replaceChildren(question, ...models.labels.map((label) => {
       const button = Object.assign(document.createElement("button"),
         { type: "button", textContent: label });
       button.addEventListener("click", () => send(label));

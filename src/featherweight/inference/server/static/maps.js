@@ -1,7 +1,7 @@
 // The feature maps of every stage, and one of them enlarged with its filter.
 
 import { diverge, showGrey, token, unpack } from "./pixels.js";
-import { count, signed } from "./words.js";
+import { count, fixed, signed } from "./words.js";
 
 const FEW = 12; // maps of a stage that are shown before the rest is asked for
 
@@ -58,7 +58,7 @@ export class Maps {
 
   #enlarge({ stage, i, channel, bytes, evidence }, part) {
     const find = (id) => this.dialog.querySelector(`#${id}`);
-    const value = (byte) => (stage.low + byte / 255 * (stage.high - stage.low)).toFixed(2);
+    const value = (byte) => fixed(stage.low + byte / 255 * (stage.high - stage.low));
     const name = `Stage ${i + 1}, channel ${channel + 1}`;
     find("map-title").textContent = name;
     showGrey(find("map-large"), stage.width, stage.height, bytes);

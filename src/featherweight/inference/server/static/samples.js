@@ -5,7 +5,6 @@ import { token } from "./pixels.js";
 import { one } from "./words.js";
 
 const SECONDS = 0.9; // that a digit takes to be drawn
-const THUMB = 64; // CSS pixels on a side
 
 const strokesOf = ({ strokes, width }) =>
   strokes.map((points) => ({ points: points.map(([x, y]) => [x, y, width]), erase: false }));
@@ -22,8 +21,8 @@ export class Samples {
     const { model, samples } = await (await fetch("static/samples.json")).json();
     Object.assign(this, { model, samples });
     this.root.replaceChildren(...samples.map((sample) => this.#item(sample)));
+    new ResizeObserver(() => this.#paint()).observe(this.root);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
-    this.#paint();
   }
 
   #item(sample) {
@@ -41,7 +40,8 @@ export class Samples {
 
   #paint() {
     [...this.root.children].forEach((item, i) => {
-      const canvas = item.querySelector("canvas"), side = THUMB * devicePixelRatio;
+      const canvas = item.querySelector("canvas");
+      const side = Math.round(canvas.clientWidth * devicePixelRatio);
       canvas.width = canvas.height = side;
       const context = canvas.getContext("2d");
       context.lineCap = context.lineJoin = "round";

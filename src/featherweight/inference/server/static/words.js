@@ -14,7 +14,9 @@ export const bytes = (n) => (n < 1000 ? `${n} bytes` : `${count(Math.round(n / 1
 
 export const one = (label) => (/^8|^1[18]$/.test(label) ? `an ${label}` : `a ${label}`);
 
-export const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+// With a true minus sign, which is as wide as the plus.
+export const fixed = (value) => value.toFixed(2).replace("-", "−");
+export const signed = (value) => (value < 0 ? fixed(value) : `+${fixed(value)}`);
 
 const milliseconds = (value) => value.toFixed(value < 10 ? 1 : 0).replace(".0", "");
 
@@ -52,10 +54,10 @@ export function words(answer, labels) {
 export const isNumber = (answer) => answer.side_by_side > 1 && (answer.digits?.length ?? 0) > 1;
 
 function numberInWords({ digits }, labels) {
-  const title = `${COUNTS[digits.length] ?? digits.length} digits, read one by one`;
+  const title = `${COUNTS[digits.length] ?? digits.length} digits`;
   const doubts = digits.filter((digit) => digit.unsure).map((digit) => {
     const [first, second] = ranked(digit, labels);
     return `the ${first.label} (perhaps ${one(second.label)})`;
   });
-  return [title, doubts.length ? `Not sure of ${doubts.join(" and ")}.` : "Sure of every one."];
+  return [title, doubts.length ? `Not sure of ${doubts.join(" and ")}.` : "Read one by one, each for sure."];
 }
