@@ -1,4 +1,4 @@
-# make train:  set everything up, train the default recipe on the embedded MNIST, audit, report.
+# make train:  set everything up, train the default recipe on MNIST, audit, report.
 # make quick:  the quick tests, in under a minute.
 # make test:   every test.
 # make check:  lint, format and types.
@@ -40,10 +40,10 @@ clean:
 	rm -rf $(VENV) build dist
 
 # The output of pip is kept in a file, and shown if pip fails.
-install = $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt -e '.[$(1)]' \
+install = $(BIN)/pip install --disable-pip-version-check --no-input -c constraints.txt -e '.[$(1)]' -e packages/mnist \
 	> $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt packages/mnist/pyproject.toml
 	@echo "setting up $(VENV): PyTorch and what exporting, reading and serving need (a minute or more, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(call install,train$(comma)export$(comma)serve)

@@ -161,6 +161,7 @@ def command(path, port):
         "-c",
         "from featherweight.cli import main; main()",
         "serve",
+        "--model",
         str(path),
         "--port",
         str(port),

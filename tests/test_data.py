@@ -3,6 +3,7 @@
 import gzip
 import io
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from helpers import make_digits, write_idx, write_mnist
 
 from featherweight import data
-from featherweight.data import EMBEDDED, load_split, load_test
+from featherweight.data import load_split, load_test
+from featherweight.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -216,15 +218,22 @@ def test_a_truncated_gzip_is_refused(tmp_path):
         load_split(str(folder), 500, 100)
 
 
-def test_the_embedded_files_are_checked_against_their_sums(tmp_path, monkeypatch):
-    shutil.copytree(EMBEDDED, tmp_path / "mnist")
+def test_mnists_files_are_checked_against_their_sums(tmp_path, monkeypatch):
+    shutil.copytree(data.mnist_folder(), tmp_path / "mnist")
     labels = tmp_path / "mnist" / "train-labels-idx1-ubyte.gz"
     content = bytearray(gzip.decompress(labels.read_bytes()))
     content[-1] ^= 1
     labels.write_bytes(gzip.compress(content, 1))
-    monkeypatch.setattr(data, "EMBEDDED", tmp_path / "mnist")
+    monkeypatch.setattr(data, "mnist_folder", lambda: tmp_path / "mnist")
     with pytest.raises(ValueError, match="train-labels-idx1-ubyte: got SHA-256"):
         load_split(None, 50_000, 10_000)
+
+
+def test_without_its_package_mnist_is_named_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "featherweight_mnist", None)
+    with pytest.raises(InputError, match="MNIST's images are not installed") as caught:
+        load_split(None, 50_000, 10_000)
+    assert "packages/mnist" in caught.value.hint
 
 
 def test_nowhere():

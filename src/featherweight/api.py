@@ -145,7 +145,7 @@ def train(
         What must hold: a built-in contract's name, a TOML file, or a Contract. Default: the
         recipe's.
     data
-        A directory of MNIST-format files or an .npz file. Default: the embedded MNIST.
+        A directory of MNIST-format files or an .npz file. Default: MNIST.
     seed
         Seed of the initial weights and of every random draw. Default: 0.
     epochs

@@ -1,6 +1,6 @@
 """Load a data set: training and validation images as one split, and test images on request.
 
-    split = load_split(None, n_train=50_000, n_val=10_000)     # the embedded MNIST
+    split = load_split(None, n_train=50_000, n_val=10_000)     # MNIST, from packages/mnist
     split = load_split("fashion/", n_train=50_000, n_val=10_000)
     test = load_test(split)                                    # for the final evaluation only
 
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from .errors import InputError
 
-EMBEDDED = Path(__file__).parent / "mnist"
 STEMS = {"train": "train", "test": "t10k"}
 MAX_SIDE = 64  # pixels, of an image that is accepted
 
@@ -66,7 +65,7 @@ class Split:
     """Training and validation images of one data set."""
 
     source: str | None
-    "Absolute path of the data. None: the embedded MNIST."
+    "Absolute path of the data. None: MNIST."
     train: Images
     "Training images."
     val: Images
@@ -143,6 +142,18 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
+def mnist_folder() -> Path:
+    """Return the folder of MNIST's files. Raises InputError where they are not installed."""
+    try:
+        from featherweight_mnist import FOLDER
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "MNIST's images are not installed; expected the package featherweight-mnist",
+            hint="python -m pip install packages/mnist, in a checkout of Featherweight; or --data",
+        ) from error
+    return FOLDER
+
+
 def _find(folder: Path, stem: str) -> Path:
     for name in (f"{stem}-ubyte.gz", f"{stem}-ubyte", f"{stem.replace('-idx', '.idx')}-ubyte"):
         if (folder / name).is_file():
@@ -150,17 +161,17 @@ def _find(folder: Path, stem: str) -> Path:
     raise InputError(f"{folder}: got no {stem}-ubyte, expected this file, gzipped or not")
 
 
-def _read_idx_part(folder: Path, part: str) -> Images:
+def _read_idx_part(folder: Path, part: str, *, checked: bool = False) -> Images:
     images = _read_idx(_find(folder, f"{STEMS[part]}-images-idx3"), 3)
     labels = _read_idx(_find(folder, f"{STEMS[part]}-labels-idx1"), 1)
-    if folder == EMBEDDED:
+    if checked:
         _check_sums(part, images, labels)
     return _images(f"{folder} ({part})", images, labels)
 
 
 def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Compare the embedded files with SHA256SUMS, which holds sums of the uncompressed bytes."""
-    lines = (EMBEDDED / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    """Compare MNIST's files with SHA256SUMS, which holds sums of the uncompressed bytes."""
+    lines = (mnist_folder() / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     sums = {name: digest for digest, name in map(str.split, lines)}
     for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
         name = f"{STEMS[part]}-{kind}-ubyte"
@@ -170,7 +181,7 @@ def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
         if got.hexdigest() != sums[name]:
             raise InputError(
                 f"{name}: got SHA-256 {got.hexdigest()}, expected {sums[name]}",
-                hint="install featherweight again",
+                hint="install featherweight-mnist again",
             )
 
 
@@ -245,21 +256,21 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
     """Return the training and validation images of a data set.
 
     Args:
-        source: Directory of IDX files or .npz file. None: the embedded MNIST.
+        source: Directory of IDX files or .npz file. None: MNIST.
         n_train: Number of training images: the first ones of the training file.
         n_val: Number of validation images: the last ones of the training file. An .npz file has
             validation images of its own, and both of its numbers must match.
 
     Raises InputError if the data can't be read, or does not have these images.
     """
-    path = Path(source).resolve() if source is not None else EMBEDDED
+    path = Path(source).resolve() if source is not None else mnist_folder()
     wanted = f"expected {n_train:,} training and {n_val:,} validation images"
     if path.suffix == ".npz" and path.is_file():
         train, val = _read_npz_part(path, "train"), _read_npz_part(path, "val")
         if (len(train), len(val)) != (n_train, n_val):
             raise InputError(f"{path}: got {len(train):,} and {len(val):,}, {wanted}")
     elif path.is_dir():
-        both = _read_idx_part(path, "train")
+        both = _read_idx_part(path, "train", checked=source is None)
         if len(both) < n_train + n_val:
             raise InputError(f"{path}: got {len(both):,} images, {wanted}")
         train, val = _part(both, slice(n_train)), _part(both, slice(len(both) - n_val, None))
@@ -281,8 +292,9 @@ def load_test(split: Split) -> Images:
     For the final evaluation only: nothing may be chosen by a result on these images. Raises
     InputError if they can't be read, or are not like the training images.
     """
-    path = Path(split.source) if split.source is not None else EMBEDDED
-    read = _read_npz_part if path.suffix == ".npz" else _read_idx_part
-    return _same_kind(
-        f"{path} (test)", read(path, "test"), split.train.pixels.shape[1:], split.num_classes
-    )
+    path = Path(split.source) if split.source is not None else mnist_folder()
+    if path.suffix == ".npz":
+        test = _read_npz_part(path, "test")
+    else:
+        test = _read_idx_part(path, "test", checked=split.source is None)
+    return _same_kind(f"{path} (test)", test, split.train.pixels.shape[1:], split.num_classes)

@@ -182,7 +182,7 @@ class Run:
         split = load_split(source or data["source"], data["n_train"], data["n_val"])
         if split.sha256 != data["sha256"]:
             raise InputError(
-                f"{split.source or 'embedded MNIST'}: got a split with hash "
+                f"{split.source or 'MNIST'}: got a split with hash "
                 f"{split.sha256[:12]}, expected the run's {data['sha256'][:12]}"
             )
         return split

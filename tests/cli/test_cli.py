@@ -589,19 +589,14 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
             "export --help",
         ),
         (
-            ["predict", "photo.jpg"],
-            "got one argument, photo.jpg, expected a model and pictures",
-            "predict runs/feather-20k-s0-1 photo.jpg",
-        ),
-        (
-            ["predict", "run"],
-            "got one argument, run, expected a model and pictures",
-            "predict run photo.jpg",
-        ),
-        (
             ["predict"],
-            "got no MODEL, expected: featherweight predict MODEL IMAGES",
-            "predict --help",
+            "got no IMAGES, expected: featherweight predict IMAGES",
+            "predict photo.jpg",
+        ),
+        (
+            ["predict", "feather-4k", "photo.jpg"],
+            "feather-4k is a network, expected pictures",
+            "predict photo.jpg --model feather-4k",
         ),
         (["train", "--recipes", "x"], "Did you mean --recipe?", "train --help"),
         (["trian"], 'Did you mean "train"?', "--help"),

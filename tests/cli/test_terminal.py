@@ -155,9 +155,13 @@ def commands(out):
             (0, 1),
             "95 % of mean",
         ),
-        (["stress", "run", "--per-category", 2], (0,), "all from val"),
-        (["predict", "run", "scans"], (0,), "299.png"),
-        (["predict", "run", "scans", "--out", out / "readings", "--ray"], (0,), "300 images read"),
+        (["stress", "--model", "run", "--per-category", 2], (0,), "all from val"),
+        (["predict", "--model", "run", "scans"], (0,), "299.png"),
+        (
+            ["predict", "--model", "run", "scans", "--out", out / "readings", "--ray"],
+            (0,),
+            "300 images read",
+        ),
         (["bench", "train"], (0,), "epoch of feather-20k / epoch of baseline"),
         (["export", "run", "--format", "onnx"], (0,), "model.onnx"),
         (["export", "run", "--format", "c"], (0,), "c-int8"),
@@ -237,7 +241,9 @@ def test_ctrl_c_during_an_epoch_and_on_to_the_end(place, tmp_path, kind):
 
 
 def test_ctrl_c_ends_the_server(place):
-    terminal = Terminal([["serve", "run", "--port", "0"]], place, *TERMINALS["80 columns"])
+    terminal = Terminal(
+        [["serve", "--model", "run", "--port", "0"]], place, *TERMINALS["80 columns"]
+    )
     terminal.wait_for(r"http://127\.0\.0\.1:\d+")
     terminal.interrupt()
     code, text, _ = terminal.finish("serve")

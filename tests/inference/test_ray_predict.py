@@ -269,8 +269,9 @@ def test_a_reading_that_is_killed_and_then_interrupted_reads_none_twice(model, c
         "-m",
         "featherweight",
         "predict",
-        model,
         source,
+        "--model",
+        model,
         "--out",
         out,
         "--ray",
@@ -324,7 +325,16 @@ def test_a_reading_that_is_killed_and_then_interrupted_reads_none_twice(model, c
     ],
 )
 def test_wrong_words_are_one_line(words, message, model, mixed, tmp_path):
-    command = [sys.executable, "-m", "featherweight", "predict", model, str(mixed[0]), *words]
+    command = [
+        sys.executable,
+        "-m",
+        "featherweight",
+        "predict",
+        str(mixed[0]),
+        "--model",
+        model,
+        *words,
+    ]
     said = subprocess.run(
         command,
         cwd=tmp_path,

@@ -143,7 +143,9 @@ def test_several_digits_side_by_side_are_unsure(model, pictures):
 
 
 def test_predict_reads_files_folders_globs_and_standard_input(model, pictures):
-    listed = featherweight("predict", model.path, "bar.png", "*.png", ".", "--json", cwd=pictures)
+    listed = featherweight(
+        "predict", "--model", model.path, "bar.png", "*.png", ".", "--json", cwd=pictures
+    )
     assert listed.returncode == 0, listed.stderr
     rows = json.loads(listed.stdout)
     assert [row["file"] for row in rows] == [
@@ -154,7 +156,9 @@ def test_predict_reads_files_folders_globs_and_standard_input(model, pictures):
     assert rows[3]["label"] is None
     assert sum(rows[0]["probabilities"]) == pytest.approx(1, abs=1e-5)
     with (pictures / "bar.png").open("rb") as file:
-        piped = featherweight("predict", model.path.parent, "-", "--csv", cwd=pictures, stdin=file)
+        piped = featherweight(
+            "predict", "--model", model.path.parent, "-", "--csv", cwd=pictures, stdin=file
+        )
     assert piped.stdout.splitlines() == [
         "file,label,confidence,unsure",
         f"-,{rows[0]['label']},{rows[0]['confidence']},{rows[0]['unsure']}",
@@ -163,7 +167,9 @@ def test_predict_reads_files_folders_globs_and_standard_input(model, pictures):
 
 def test_predict_reads_numbers(model, pictures, tmp_path):
     Image.fromarray(pair(pictures, "bar", "block")).save(tmp_path / "pair.png")
-    number = featherweight("predict", model.path, "pair.png", "--number", "--json", cwd=tmp_path)
+    number = featherweight(
+        "predict", "--model", model.path, "pair.png", "--number", "--json", cwd=tmp_path
+    )
     (row,) = json.loads(number.stdout)
     assert row["label"] == "".join(digit["label"] for digit in row["digits"])
     assert len(row["digits"]) == 2
@@ -173,7 +179,7 @@ def test_predict_reads_numbers(model, pictures, tmp_path):
         (["pair.png", pictures / "bar.png"], "pair.png: 2 digits side by side"),
         (["pair.png", "pair.png"], "2 pictures: several digits side by side"),
     ):
-        digit = featherweight("predict", model.path, *words, "--json", cwd=tmp_path)
+        digit = featherweight("predict", "--model", model.path, *words, "--json", cwd=tmp_path)
         assert digit.returncode == 0
         assert digit.stderr == f"{said}; hint: --number reads them\n"
         assert json.loads(digit.stdout)[0]["unsure"]
@@ -183,6 +189,7 @@ def test_a_bad_file_is_named_and_the_others_are_read(model, pictures, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG")
     result = featherweight(
         "predict",
+        "--model",
         model.path,
         "bad.png",
         pictures / "bar.png",
@@ -210,7 +217,7 @@ def test_a_bad_file_is_named_and_the_others_are_read(model, pictures, tmp_path):
     ],
 )
 def test_one_file_that_is_not_there_is_one_line(form, printed, model, tmp_path):
-    result = featherweight("predict", model.path, "missing.jpg", *form, cwd=tmp_path)
+    result = featherweight("predict", "--model", model.path, "missing.jpg", *form, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (2, "error: missing.jpg: no such file\n")
     assert result.stdout == printed
 
@@ -225,13 +232,15 @@ def test_pictures_of_every_format_are_found_in_a_folder_and_names_are_kept(
     for name in names:
         drawing.save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not read")
-    rows = json.loads(featherweight("predict", model.path, ".", "--json", cwd=tmp_path).stdout)
+    rows = json.loads(
+        featherweight("predict", "--model", model.path, ".", "--json", cwd=tmp_path).stdout
+    )
     assert [row["file"] for row in rows] == names
     assert len({row["label"] for row in rows}) == 1
-    shown = featherweight("predict", model.path, ".", cwd=tmp_path).stdout
+    shown = featherweight("predict", "--model", model.path, ".", cwd=tmp_path).stdout
     assert all(f" {name} " in shown for name in names)
     (tmp_path / "empty").mkdir()
-    none = featherweight("predict", model.path, "empty", cwd=tmp_path)
+    none = featherweight("predict", "--model", model.path, "empty", cwd=tmp_path)
     assert none.returncode == 2
     assert none.stderr.startswith(
         "error: empty: got no picture, expected names that end in .bmp, .gif, "
@@ -241,33 +250,37 @@ def test_pictures_of_every_format_are_found_in_a_folder_and_names_are_kept(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere.onnx", "bar.png"], "nowhere.onnx: no such file"),
         (
-            ["run", "bar.png"],
+            ["bar.png", "--model", "nowhere"],
+            "model 'nowhere': neither pretrained (",
+        ),
+        (
+            ["bar.png", "--model", "run"],
             "run: got no model.onnx in it\nhint: featherweight export run --format onnx",
         ),
-        (["void", "bar.png"], "void: got neither a run folder nor an exported file"),
         (
-            ["bar.png", "run"],
-            "bar.png is a picture, expected a model first\n"
-            "hint: featherweight predict MODEL bar.png",
+            ["bar.png", "--model", "void"],
+            "void: got neither a run folder nor an exported file",
         ),
-        (["gone.JPG", "run"], "gone.JPG is a picture, expected a model first"),
-        (["photo", "run"], "photo is a picture, expected a model first"),
-        (["photos", "run"], "photos is a folder of pictures, expected a model first"),
         (
-            ["run/config.json", "bar.png"],
+            ["run", "bar.png"],
+            "run is a network, expected pictures\nhint: featherweight predict bar.png --model run",
+        ),
+        (["bar.png", "old.onnx"], "old.onnx is a network, expected pictures"),
+        (["feather-4k"], "feather-4k is a network, expected pictures"),
+        (["bar.png", "--model", "bar.png"], "bar.png: not an exported file"),
+        (
+            ["bar.png", "--model", "run/config.json"],
             "run/config.json: not an exported file, expected a model.onnx as "
             "`featherweight export RUN --format onnx` writes",
         ),
     ],
 )
 def test_predict_without_a_model_is_one_line(words, message, pictures, tmp_path):
-    for folder in ("run", "void", "photos"):
+    for folder in ("run", "void"):
         (tmp_path / folder).mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
-    for name in ("bar.png", "photo", "photos/1.png"):
-        (tmp_path / name).write_bytes((pictures / "bar.png").read_bytes())
+    (tmp_path / "bar.png").write_bytes((pictures / "bar.png").read_bytes())
     result = featherweight("predict", *words, cwd=tmp_path)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 2

@@ -310,7 +310,7 @@ def test_a_port_in_use_is_one_line(server, model):
     assert again.returncode == 2
     assert again.stderr.splitlines() == [
         f"error: port {port} of 127.0.0.1 is taken",
-        f"hint: featherweight serve {model.path} --port 0",
+        f"hint: featherweight serve --model {model.path} --port 0",
     ]
 
 

@@ -78,7 +78,7 @@ class _TimedRayTasks(RayTasks):
 
 
 def measure(recipe: str, epochs: int, runs: int, workers: int) -> Measured:
-    """Time a study of the first `epochs` of a preset on the embedded MNIST.
+    """Time a study of the first `epochs` of a preset on MNIST.
 
     It trains seeds 0 to `runs` - 1, first on `workers` local processes, then on Ray."""
     preset = find_recipe(recipe)

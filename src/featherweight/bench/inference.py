@@ -165,7 +165,7 @@ def bench_predict(
         Image.fromarray(pixels[0]).save(picture)
         programs = [
             [_EAGER, str(run.path), picture, *map(str, split.mean_std)],
-            *([_PREDICT, "predict", str(path), picture] for path in files.values()),
+            *([_PREDICT, "predict", "--model", str(path), picture] for path in files.values()),
         ]
         processes = [[_measure_process(program) for program in programs] for _ in range(starts)]
     engines = []

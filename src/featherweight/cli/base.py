@@ -129,32 +129,11 @@ def cores() -> int:
 
 
 def load_mnist() -> "Split":
-    """Load the embedded MNIST, split as the default contract says."""
+    """Load MNIST, split as the default contract says."""
     from ..data import load_split
 
     contract = load_contract(DEFAULT_CONTRACT)
     return load_split(None, contract.train_size, contract.val_size)
-
-
-def model_file(model: str) -> Path:
-    """Return the path of an exported file, or of the one in a run folder.
-
-    Raises InputError for a run folder without an exported file, and for pictures."""
-    from ..inference.prepare import is_picture
-    from ..inference.reader import find_model
-
-    path, what = Path(model), "a picture"
-    if path.is_dir() and not any((path / name).is_file() for name in ("model.onnx", "config.json")):
-        what = "a folder of pictures"
-        pictures = any(is_picture(file) for file in path.iterdir() if file.is_file())
-    else:
-        pictures = not path.is_dir() and is_picture(path)
-    if not pictures:
-        return find_model(path)
-    raise InputError(
-        f"{model} is {what}, expected a model first",
-        hint=f"featherweight predict MODEL {shlex.quote(model)}",
-    )
 
 
 def print_json(values: Any) -> None:

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from .._files import reason
 from ..errors import InputError
+from ..pretrained import DEFAULT_MODEL, find_pretrained
 from .base import (
     DONE,
     INTERRUPTED,
@@ -31,7 +32,6 @@ from .base import (
     app,
     cores,
     load_mnist,
-    model_file,
     print_json,
     stderr,
     stdout,
@@ -48,11 +48,10 @@ BACKLOG = 2048  # connections that wait while the server is busy
 SHUTDOWN_SECONDS = 15  # for requests that are being answered when the server is stopped
 
 
-@app.command(name="predict", usage="Usage: featherweight predict [OPTIONS] MODEL IMAGES...")
+@app.command(name="predict", usage="Usage: featherweight predict [OPTIONS] IMAGES...")
 def cmd_predict(
-    model: str,
-    /,
     *images: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    model: str = DEFAULT_MODEL,
     number: bool = False,
     json: bool = False,
     csv: bool = False,
@@ -63,10 +62,11 @@ def cmd_predict(
 
     Parameters
     ----------
-    model
-        ONNX file that `featherweight export` wrote, or the run folder that holds one.
     images
         Pictures, folders of pictures, or glob patterns; - is standard input.
+    model
+        Network that reads them: the name of a pretrained one (`featherweight models` lists them),
+        a run folder, or an ONNX file that `featherweight export` wrote.
     number
         Read all digits of each picture, from left to right, as one number.
     json
@@ -82,14 +82,14 @@ def cmd_predict(
         that it has readings of are not read again.
     """
     from ..inference.prepare import SUFFIXES
+    from ..inference.reader import Reader, find_model
 
     if not images:
-        is_picture = Path(model).suffix.lower() in SUFFIXES
-        example = ["runs/feather-20k-s0-1", model] if is_picture else [model, "photo.jpg"]
         raise InputError(
-            f"got one argument, {model}, expected a model and pictures",
-            hint=f"featherweight predict {shlex.join(example)}",
+            "got no IMAGES, expected: featherweight predict IMAGES",
+            hint="featherweight predict photo.jpg",
         )
+    _refuse_models(images)
     if json and csv:
         raise InputError("--json with --csv: expected one of them")
     if ray is not None:
@@ -99,12 +99,10 @@ def cmd_predict(
             )
         address = ray[0] if ray else "local"
         format = "csv" if csv else "parquet"
-        return _predict_on_ray(model_file(model), images[0], out, format, address)
+        return _predict_on_ray(find_model(model), images[0], out, format, address)
     if out is not None:
         raise InputError("--out without --ray: expected it with --ray only")
-    from ..inference.reader import Reader
-
-    reader, sources = Reader(model_file(model)), list(_sources(images))
+    reader, sources = Reader(model), list(_sources(images))
     if not sources:
         raise InputError(
             f"{', '.join(images)}: got no picture, expected names that end in "
@@ -120,6 +118,19 @@ def cmd_predict(
     if n_failed and len(sources) > 1:
         stderr.print(f"error: {n_failed:,} of {len(sources):,} could not be read")
     return USAGE if n_failed else DONE
+
+
+def _refuse_models(words: tuple[str, ...]) -> None:
+    """Raise InputError if one of the words that should name pictures names a network."""
+    for word in words:
+        is_run = (Path(word) / "config.json").is_file()
+        is_name = find_pretrained(word) is not None and not Path(word).exists()
+        if is_run or is_name or Path(word).suffix == ".onnx":
+            others = [other for other in words if other != word] or ["photo.jpg"]
+            raise InputError(
+                f"{word} is a network, expected pictures",
+                hint=f"featherweight predict {shlex.join(others)} --model {shlex.quote(word)}",
+            )
 
 
 def _sources(words: Iterable[str]) -> Iterator[str]:
@@ -239,13 +250,13 @@ def _predict_on_ray(model: Path, source: str, folder: str, format: str, address:
 
 
 @app.command(name="serve")
-def cmd_serve(model: str, /, *, host: str = "127.0.0.1", port: int = 8000) -> int:
+def cmd_serve(*, model: str = DEFAULT_MODEL, host: str = "127.0.0.1", port: int = 8000) -> int:
     """Serve a page for drawing digits, and the HTTP API behind it.
 
     Parameters
     ----------
     model
-        ONNX file that `featherweight export` wrote, or the run folder that holds one.
+        Network that reads: the name of a pretrained one, a run folder, or an exported file.
     host
         Address to listen on. With 0.0.0.0, other machines on the network can use the server.
     port
@@ -260,14 +271,14 @@ def cmd_serve(model: str, /, *, host: str = "127.0.0.1", port: int = 8000) -> in
 
     if not 0 <= port < 65536:
         raise InputError(f"--port: got {port}, expected 0 to 65535")
-    reader = Reader(model_file(model))
+    reader = Reader(model)
     try:
         listening = socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(
                 f"port {port} of {host} is taken",
-                hint=f"featherweight serve {shlex.quote(model)} --port 0",
+                hint=f"featherweight serve --model {shlex.quote(model)} --port 0",
             ) from error
         words = (error.strerror or str(error)).partition(" (")[0]
         raise InputError(f"port {port} of {host}: {words[:1].lower()}{words[1:]}") from error
@@ -283,9 +294,8 @@ def cmd_serve(model: str, /, *, host: str = "127.0.0.1", port: int = 8000) -> in
 
 @app.command(name="stress")
 def cmd_stress(
-    model: str,
-    /,
     *,
+    model: str = DEFAULT_MODEL,
     split: Literal["val", "test"] = "val",
     per_category: int = 200,
     seed: int = 0,
@@ -300,7 +310,7 @@ def cmd_stress(
     Parameters
     ----------
     model
-        ONNX file that `featherweight export` wrote, or the run folder that holds one.
+        Network that reads: the name of a pretrained one, a run folder, or an exported file.
     split
         MNIST images to make the pictures from: val, or test. Never choose anything by the result
         on test.
@@ -323,7 +333,7 @@ def cmd_stress(
         raise InputError(f"--per-category: got {per_category}, expected 1 or more")
     if seed < 0:
         raise InputError(f"--seed: got {seed}, expected 0 or more")
-    reader, mnist = Reader(model_file(model)), load_mnist()
+    reader, mnist = Reader(model), load_mnist()
     part = mnist.val if split == "val" else load_test(mnist)
     pictures = list(
         track(

@@ -80,7 +80,7 @@ def train(
     contract
         What must hold: one of `featherweight contracts`, or a TOML file. Default: the recipe's.
     data
-        A directory of MNIST-format files or an .npz file. Default: the embedded MNIST.
+        A directory of MNIST-format files or an .npz file. Default: MNIST.
     seed
         Seed of the initial weights and of every random draw. Default: 0.
     epochs

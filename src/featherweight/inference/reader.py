@@ -1,7 +1,8 @@
 """Read digits with an exported file. This uses ONNX Runtime; PyTorch is not needed.
 
 Example:
-    reader = Reader("runs/feather-20k-s0-1")    # a run folder, or an exported model.onnx
+    reader = Reader()                           # feather-20k, which comes with the package
+    reader = Reader("runs/feather-20k-s0-1")    # another name, a run folder, or an exported file
     reading = reader.read("photo.jpg")
     reading.label, reading.confidence           # "7", 0.998
 """
@@ -17,6 +18,7 @@ import onnxruntime
 
 from .._format import EXPORT_FORMAT
 from ..errors import InputError
+from ..pretrained import DEFAULT_MODEL, find_pretrained, pretrained
 from ._evidence import EvidenceHead
 from .prepare import Digit, PictureSource, Sheet
 from .reading import Reading as Reading
@@ -34,12 +36,23 @@ class RunFolder(Protocol):
 
 
 def find_model(model: str | Path | RunFolder) -> Path:
-    """Return the exported file that `model` names: a file, a run folder, or an object with one.
+    """Return the exported file that `model` names.
+
+    It is the name of a pretrained network, a file, a run folder, or an object with one. A
+    pretrained network comes before a file or folder of its name; write ./NAME for these.
 
     Raises:
-        InputError: A folder holds no model.onnx.
+        InputError: There is no such file, or a folder holds no model.onnx.
     """
+    if isinstance(model, str) and (shipped := find_pretrained(model)) is not None:
+        return shipped / "model.onnx"
     path = Path(model if isinstance(model, (str, Path)) else model.path)
+    if not path.exists():
+        raise InputError(
+            f"model {str(path)!r}: neither pretrained ({', '.join(pretrained())}) nor a run folder "
+            "nor an exported file",
+            hint="featherweight models",
+        )
     if not path.is_dir():
         return path
     if (path / "model.onnx").is_file():
@@ -56,8 +69,8 @@ class Reader:
     """A reader of pictures that runs an exported file.
 
     Args:
-        model: An exported file, a run folder that holds model.onnx, or an object whose `path` is
-            such a folder, as a `Run` is.
+        model: The name of a pretrained network, an exported file, a run folder that holds
+            model.onnx, or an object whose `path` is such a folder, as a `Run` is.
         threads: Number of threads for one batch. One image is too little work for two.
 
     Raises:
@@ -65,7 +78,7 @@ class Reader:
         OSError: The file cannot be read.
     """
 
-    def __init__(self, model: str | Path | RunFolder, threads: int = 1) -> None:
+    def __init__(self, model: str | Path | RunFolder = DEFAULT_MODEL, threads: int = 1) -> None:
         path = find_model(model)
         content = path.read_bytes()
         options = onnxruntime.SessionOptions()
