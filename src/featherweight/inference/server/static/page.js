@@ -15,12 +15,13 @@ import { unpack } from "./pixels.js";
 import { read, readMaps } from "./reading.js";
 import { Samples } from "./samples.js";
 import { Sheet } from "./sheet.js";
-import { isNumber, one } from "./words.js";
+import { COUNTS, isNumber, one } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const INVITATION = ["Draw a digit",
   "With a finger, a mouse or a pen. Several side by side make a number."];
-const KEPT = 1024; // pixels on a side of a picture that is kept as wrong, at most
+const REST = 600; // milliseconds after which a hand rests
+const KEPT = 512; // pixels on a side of an opened picture that is kept as wrong: what a reader looks at
 
 const drawing = new Drawing();
 const sheet = new Sheet(byId("sheet"), byId("marks"), drawing);
@@ -37,8 +38,16 @@ let chosen = 0; // which digit of a number has its details shown
 let settled = true; // whether the drawing rests, so that its answer may be said aloud
 let lifted = 0; // when the drawing came to rest, in milliseconds
 
-// The page's one live region. Said once, when the drawing rests.
-function say(text) { byId("said").textContent = text; }
+// The page's one live region. An answer is said once, when the hand has rested for a moment: a 4
+// has two or three strokes, and after each there is an answer to show, but none to say.
+let saying = 0;
+
+function say(text, delay = 0) {
+  clearTimeout(saying);
+  saying = setTimeout(() => { byId("said").textContent = text; }, delay);
+}
+
+const busy = (yes) => byId("verdict").setAttribute("aria-busy", yes);
 
 // --- reading
 
@@ -58,7 +67,10 @@ const latest = new Latest(ask, (found) => {
   }
 }, (error) => {
   forget("failed", "That did not work", error.message);
-  if (settled) say(error.message);
+  if (settled) {
+    say(error.message);
+    busy(false);
+  }
 });
 
 drawing.addEventListener("change", ({ detail }) => {
@@ -68,17 +80,32 @@ drawing.addEventListener("change", ({ detail }) => {
   byId("clear").disabled = drawing.empty;
   document.body.classList.toggle("inked", !drawing.empty);
   document.body.classList.toggle("pictured", drawing.picture !== null);
+  busy(!drawing.empty);
+  clearTimeout(saying);
   if (settled) lifted = performance.now();
   else evidence.show(null); // what is there is about another drawing
   if (drawing.empty) {
     latest.stop();
     forget("empty", ...INVITATION);
-    say("The sheet is empty.");
+    say("The sheet is empty.", REST);
   } else if (settled) latest.now();
   else latest.soon();
 });
 
-models.onchange = () => { if (!drawing.empty) latest.now(); };
+// The samples' mistakes are those of one network.
+function announce() {
+  byId("samples-title").textContent = models.name === samples.model
+    ? `Or let it read one of these. ${COUNTS[samples.mistakes]} are real mistakes.`
+    : "Or let it read one of these.";
+  document.body.classList.toggle("other", models.name !== samples.model);
+}
+
+models.onchange = () => {
+  announce();
+  if (drawing.empty) return;
+  busy(true);
+  latest.now();
+};
 
 // --- showing
 
@@ -98,8 +125,9 @@ function show() {
   const truth = sampleNote();
   sheet.mark(isNumber(answer) ? answer.digits : [], answer.area, chosen);
   if (settled) {
-    say(`${text} ${truth}`);
+    say(`${text} ${truth}`, REST);
     explain();
+    busy(false);
   }
   feedback.offer(settled && answer.label !== null && !isNumber(answer));
 }
@@ -201,7 +229,5 @@ byId("share").hidden = !canShare();
 
 showWhy(false);
 forget("empty", ...INVITATION);
-samples.load();
-models.load().then(() => {
-  document.body.dataset.model = models.name;
-}, () => { byId("facts").textContent = "The server does not respond."; });
+Promise.all([samples.load(), models.load()]).then(announce,
+  () => { byId("facts").textContent = "The server does not respond."; });

@@ -25,13 +25,16 @@ export class Samples {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
   }
 
+  get mistakes() { return this.samples.filter(({ digit, reads }) => digit !== reads).length; }
+
   #item(sample) {
     const item = document.createElement("li"), button = document.createElement("button");
     const canvas = document.createElement("canvas"), note = document.createElement("span");
-    const { digit, reads } = sample;
-    note.textContent = digit === reads ? one(digit) : `${one(digit)} that it reads as ${one(reads)}`;
+    const { digit, reads } = sample, mistake = document.createElement("i");
+    note.textContent = one(digit);
+    mistake.textContent = digit === reads ? "" : `, read as ${one(reads)}`;
+    note.append(mistake);
     button.type = "button";
-    item.classList.toggle("mistake", digit !== reads);
     button.append(canvas, note);
     button.addEventListener("click", () => this.play(sample));
     item.append(button);

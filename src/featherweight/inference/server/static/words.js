@@ -1,6 +1,6 @@
 // Numbers and answers in words.
 
-const COUNTS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"];
+export const COUNTS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"];
 
 export const count = (n) => Number(n).toLocaleString("en");
 
@@ -48,7 +48,7 @@ export function words(answer, labels) {
   const both = `${percent(first.p)} for ${first.label}, ${percent(second.p)} for ${second.label}.`;
   return second.p > 0.1 * first.p
     ? [`Not sure: ${one(first.label)}, or perhaps ${one(second.label)}`, `A close second: ${both}`]
-    : [`Not sure: perhaps ${one(first.label)}`, `Not sure enough to rely on it: ${both}`];
+    : [`Not sure: perhaps ${one(first.label)}`, `Too little to rely on: ${both}`];
 }
 
 export const isNumber = (answer) => answer.side_by_side > 1 && (answer.digits?.length ?? 0) > 1;
@@ -59,5 +59,5 @@ function numberInWords({ digits }, labels) {
     const [first, second] = ranked(digit, labels);
     return `the ${first.label} (perhaps ${one(second.label)})`;
   });
-  return [title, doubts.length ? `Not sure of ${doubts.join(" and ")}.` : "Read one by one, each for sure."];
+  return [title, doubts.length ? `Not sure of ${doubts.join(" and ")}.` : "Sure of each."];
 }
