@@ -1,5 +1,6 @@
-"""Where a server's pages may be: below a path of another server, and in frames of other pages."""
+"""Who reaches a server's pages: below a path of another server, in frames of other pages."""
 
+import ipaddress
 import re
 from collections.abc import Sequence
 
@@ -10,6 +11,16 @@ from ...errors import InputError
 
 ORIGIN = re.compile(r"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on is reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False
 
 
 def frame_ancestors(origins: Sequence[str]) -> str:
