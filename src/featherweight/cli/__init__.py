@@ -8,7 +8,7 @@ PyTorch takes seconds to load, so a command imports the modules that need it whe
 
 from cyclopts import Group
 
-from . import bench, export, predict, presets, study, train  # noqa: F401  # adds the commands
+from . import bench, export, predict, presets, serve, study, train  # noqa: F401  # adds the commands
 from .base import app, main
 
 __all__ = ["app", "main"]
