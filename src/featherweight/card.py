@@ -19,6 +19,13 @@ FILES = {
     "model.onnx": "ONNX, 32-bit floats",
     "model-int8.onnx": "ONNX, 8-bit integers",
 }
+# Pictures of the run folder that the card shows if they exist.
+PICTURES = {
+    "verdict.svg": "verdict",
+    "curves.png": "loss and mistakes over epochs",
+    "confusion.png": "confusion matrix",
+    "mistakes.png": "every mistake",
+}
 VERDICTS = {True: "pass", False: "**FAIL**", None: "not judged"}
 
 
@@ -50,7 +57,14 @@ def _count(n: int, word: str) -> str:
     return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
-def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) -> str:
+def card(
+    run: Run,
+    result: Evaluation,
+    split: Split,
+    verdict: dict[str, Any],
+    test: Evaluation | None = None,
+    chosen: str = "",
+) -> str:
     """Return the text of a model card.
 
     It says what the network is, its measured accuracy, how to use it, how it was trained, and its
@@ -61,6 +75,8 @@ def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) ->
         result: Its evaluation on `split.val`.
         split: Its images.
         verdict: Its verdict, as `Verdict.to_dict` returns it.
+        test: Its evaluation on the test images, if they were read.
+        chosen: How the run was chosen among others, if it was.
     """
     environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
     rows, recipe, embedded = run.read_metrics(), run.recipe, split.source is None
@@ -97,6 +113,15 @@ def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) ->
             "photographed in other ways"
         )
     seconds = sum(row["seconds"] for row in rows)
+    tested = ""
+    if test is not None:
+        tested = f"Test, stated and not chosen by: **{percent(test.correct, test.total)}**.\n"
+    if chosen:
+        tested += f"Seed {run.seed} is the {chosen}.\n"
+    pictures = {
+        name: f"![{what}]({name})\n" if (run.path / name).is_file() else ""
+        for name, what in PICTURES.items()
+    }
     module = recipe.model.partition(":")[0]
     needed = "" if module.startswith("featherweight.") else f" and `{module}` on Python's path"
     licence = (
@@ -111,20 +136,19 @@ Contract `{verdict["contract"]}`: **{"PASS" if verdict["passed"] else "FAIL"}**.
 Validation: **{percent(result.correct, result.total)}**,
 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
 expected calibration error {100 * result.calibration_error:.2f} %.
-
+{tested}
 | clause | required | found | how | verdict |
 |---|---|---|---|---|
 {clauses}
 
-![verdict](verdict.svg)
-
+{pictures["verdict.svg"]}
 ## Use
 In this folder, with `featherweight` installed{needed}:
 
 ```sh
 featherweight evaluate .                      # measure the validation accuracy again
 featherweight export . --format onnx          # write model.onnx, which needs no PyTorch
-featherweight predict . photo.jpg             # read a picture with model.onnx
+featherweight predict photo.jpg --model .     # read a picture with model.onnx
 ```
 
 `featherweight audit .` checks the contract again.
@@ -141,7 +165,7 @@ featherweight predict . photo.jpg             # read a picture with model.onnx
 - training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
   torch {environment["torch"]}, featherweight {environment["featherweight"]}{commit}
 - weights: the last epoch's{" (moving average)" if recipe.ema else ""};
-  the test images were not read
+  {"the test images were not read" if test is None else "the test images decided nothing"}
 
 ## Limits
 - The input is one grey image with the size, polarity and centring of the training
@@ -153,7 +177,4 @@ featherweight predict . photo.jpg             # read a picture with model.onnx
 ## Licence
 Apache-2.0. {licence}
 
-![loss and mistakes over epochs](curves.png)
-![confusion matrix](confusion.png)
-![every mistake](mistakes.png)
-"""
+{pictures["curves.png"]}{pictures["confusion.png"]}{pictures["mistakes.png"]}"""

@@ -18,7 +18,7 @@ COMMAND_GROUPS = {
     "Train and judge": ("train", "audit", "evaluate", "report"),
     "Export and read": ("export", "firmware", "predict", "serve", "stress"),
     "Compare": ("study", "frontier", "bench"),
-    "Presets": ("recipes", "contracts"),
+    "Presets": ("models", "recipes", "contracts"),
     "Options": ("--help", "--version", "--install-completion"),
 }
 for _group_number, (_title, _commands) in enumerate(COMMAND_GROUPS.items()):
