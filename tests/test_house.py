@@ -52,8 +52,15 @@ ON_TOP = ("bench", "api", "cli", "__main__")
 # `import featherweight` runs it first, so every module may import it.
 INIT = "__init__"
 PLAIN_DATA = (
-    *("errors", "_files", "_html", "tables", "counts"),
-    *("contract", "recipe", "pretrained", "verdict"),
+    "errors",
+    "_files",
+    "_html",
+    "tables",
+    "counts",
+    "contract",
+    "recipe",
+    "pretrained",
+    "verdict",
 )
 
 
