@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbclient
 import nbformat
@@ -12,6 +13,7 @@ from helpers import featherweight, write_mnist
 from torch import nn
 
 import featherweight as fw
+from featherweight import api
 from featherweight.errors import InputError
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
@@ -224,6 +226,92 @@ def test_an_interrupt_leaves_a_run_that_resumes_to_the_same_bits(
     assert (run.path / "model.safetensors").read_bytes() == (
         whole.path / "model.safetensors"
     ).read_bytes()
+
+
+def test_a_function_gets_each_epochs_row_and_may_end_the_training(
+    data, tiny_recipe, tiny_contract, tmp_path
+):
+    given = {"contract": tiny_contract, "data": data}
+    rows = []
+    whole = fw.train(tiny_recipe, **given, out=str(tmp_path / "whole"), on_epoch=rows.append)
+    assert rows == whole.read_metrics()
+
+    def stop(row):
+        row["val_loss"] = "spoilt"
+        if row["epoch"] == 2:
+            raise RuntimeError("the tracker is gone")
+
+    with pytest.raises(RuntimeError, match="tracker is gone"):
+        fw.train(tiny_recipe, **given, out=str(tmp_path / "stopped"), on_epoch=stop)
+    rows.clear()
+    run = fw.train(resume=tmp_path / "stopped", data=data, on_epoch=rows.append)
+    assert [row["epoch"] for row in rows] == [3, 4]
+    assert [{**row, "seconds": 0} for row in run.read_metrics()] == [
+        {**row, "seconds": 0} for row in whole.read_metrics()
+    ]
+    weights = "model.safetensors"
+    assert (run.path / weights).read_bytes() == (whole.path / weights).read_bytes()
+
+
+class _Tracker:
+    """A stand-in for a tracking library; it records what is logged, while it is open."""
+
+    def __init__(self):
+        self.calls, self.is_open = [], False
+
+    def __enter__(self):
+        self.is_open = True
+        return self
+
+    def __exit__(self, *_):
+        self.is_open = False
+
+    def record(self, *values, **named):
+        assert self.is_open
+        self.calls.append((values, named))
+
+
+# A library, the module that stands in for it, and the calls that it must get for one row.
+TRACKERS = {
+    "TensorBoard": (
+        "torch.utils.tensorboard",
+        lambda tracker: {"SummaryWriter": lambda folder: tracker},
+        lambda row: [((key, row[key], row["epoch"]), {}) for key in row],
+    ),
+    "Weights & Biases": (
+        "wandb",
+        lambda tracker: {"init": lambda project: tracker},
+        lambda row: [((row,), {})],
+    ),
+    "MLflow": (
+        "mlflow",
+        lambda tracker: {"start_run": lambda: tracker, "log_metrics": tracker.record},
+        lambda row: [((row,), {"step": row["epoch"]})],
+    ),
+}
+
+
+@pytest.mark.parametrize("library", TRACKERS)
+def test_the_guides_lines_log_each_epoch(
+    library, data, tiny_recipe, tiny_contract, tmp_path, monkeypatch
+):
+    page = (Path(__file__).parent.parent / "docs/guides/log-a-training.md").read_text()
+    code = page.partition(f"## {library}\n")[2].split("```")[1].removeprefix("python\n")
+    module, attributes, expected = TRACKERS[library]
+    tracker = _Tracker()
+    tracker.log = tracker.add_scalar = tracker.record
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**attributes(tracker)))
+    original = api.train
+    arguments = {"contract": tiny_contract, "data": data, "out": str(tmp_path / "run")}
+    monkeypatch.setattr(
+        api, "train", lambda _, on_epoch: original(tiny_recipe, **arguments, on_epoch=on_epoch)
+    )
+    names = {}
+    exec(code, names)
+    rows = names["run"].read_metrics()
+    assert tracker.calls == [call for row in rows for call in expected(row)]
+    assert len(rows) == 4
+    assert not tracker.is_open
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from ._openmp import share_cores
 if TYPE_CHECKING:
     from .api import audit as audit
     from .api import export_run as export_run
+    from .api import from_pretrained as from_pretrained
     from .api import load_model as load_model
     from .api import load_run as load_run
     from .api import train as train
@@ -40,6 +41,7 @@ _HOMES = {
     "export_run": "api",
     "load_run": "api",
     "load_model": "api",
+    "from_pretrained": "api",
     "Reader": "inference.reader",
     "Reading": "inference.reader",
     "Recipe": "recipe",
