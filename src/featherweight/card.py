@@ -73,7 +73,7 @@ def _use(run: Run, split: Split, needed: str) -> str:
 ```sh
 featherweight evaluate .                      # measure the validation accuracy again
 featherweight export . --format onnx          # write model.onnx, which needs no PyTorch
-featherweight predict . photo.jpg             # read a picture with model.onnx
+featherweight predict photo.jpg --model .     # read a picture with model.onnx
 ```
 
 `featherweight audit .` checks the contract again."""
