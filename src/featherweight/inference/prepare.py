@@ -2,6 +2,7 @@
 
     image = prepare("photo.jpg")            # (28, 28) uint8, white ink on black; None if no ink
     digits = split_number("1905.png")       # a list of such images, from left to right
+    Sheet("1905.png").digits()              # the same, each with its place in the picture
 
 This uses NumPy and Pillow only. Ink is whatever differs from the paper, darker or lighter; `_ink`
 finds it.
@@ -10,8 +11,10 @@ finds it.
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
+from ._fit import FIT, SIDE, Box, Bytes, extent, fit
 from ._ink import THRESHOLDS, Floats, Labels, find_ink
 
 MAX_PIXELS = 16_000_000  # larger pictures are refused before they are decoded
@@ -39,13 +43,7 @@ MODES = {
     *("I", "F", "I;16", "I;16L", "I;16B"),
 }
 MAX_SIDE = 512  # pixels; larger pictures are reduced to it, since strokes stay wide enough there
-SIDE, FIT = 28, 20  # pixels: an MNIST image, and the box that holds a digit (LeCun et al. 1998)
-FINE = 8  # subpixels of an MNIST pixel while a digit is placed, so that rounding does not show
-# MNIST pixels; thinner strokes are thickened to it. MNIST's strokes have a median of 2.3, and 98 %
-# are between 1.5 and 4.1.
-STROKE = 2.0
 
-Bytes = NDArray[np.uint8]
 PictureSource = str | Path | bytes | Bytes | Image.Image
 "A picture: the path of a file, its bytes, an array, or a Pillow image."
 _quiet_lock = threading.Lock()
@@ -130,7 +128,8 @@ def prepare(picture: PictureSource) -> Bytes | None:
         InputError: The file is no readable picture, or the array has another shape or type.
         OSError: The file cannot be read.
     """
-    return prepare_and_count(picture)[0]
+    digit = Sheet(picture).whole()
+    return None if digit is None else digit.image
 
 
 def prepare_and_count(picture: PictureSource) -> tuple[Bytes | None, int]:
@@ -139,23 +138,9 @@ def prepare_and_count(picture: PictureSource) -> tuple[Bytes | None, int]:
     Loose strokes and noise are not counted. A count above 1 means a number, which `split_number`
     splits; 0 means no ink.
     """
-    image = _upright(picture)
-    as_mnist = _as_mnist(image)
-    if as_mnist is not None:
-        return as_mnist, 1
-    found = find_ink(_planes(image))
-    if found is None:
-        return None, 0
-    ink, components = found
-    masks = [np.isin(components, group) for group in _group_digits(components)]
-    heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in masks])
-    masses = np.array([ink[mask].sum() for mask in masks])
-    limits = THRESHOLDS
-    if heights.max() < max(limits.min_number_pixels, limits.min_number * max(components.shape)):
-        return _fit(ink), 1
-    tall = heights >= limits.min_height * heights.max()
-    heavy = masses >= limits.min_digit_mass * masses.max()
-    return _fit(ink), int((tall & heavy).sum())
+    sheet = Sheet(picture)
+    digit = sheet.whole()
+    return (None if digit is None else digit.image), sheet.count()
 
 
 def split_number(picture: PictureSource) -> list[Bytes]:
@@ -164,11 +149,96 @@ def split_number(picture: PictureSource) -> list[Bytes]:
     A digit is a connected component with the fragments above and below it, so digits that touch
     are returned as one. The list is empty if there is no ink.
     """
-    found = find_ink(_planes(_upright(picture)))
-    if found is None:
-        return []
-    ink, components = found
-    return [_fit(ink * np.isin(components, group)) for group in _group_digits(components)]
+    return [digit.image for digit in Sheet(picture).digits()]
+
+
+@dataclass(frozen=True, eq=False)
+class Digit:
+    """A digit as an MNIST image, and its place in the picture."""
+
+    image: Bytes
+    "The image (28, 28) uint8."
+    box: Box
+    "Sides of the ink."
+    frame: Box
+    "Sides of the image as a whole, which may lie outside of the picture."
+
+
+class Sheet:
+    """The ink of one picture: all of it as one digit, or as the digits of a number.
+
+    Args:
+        picture: As in `prepare`, which says what is raised too.
+    """
+
+    def __init__(self, picture: PictureSource) -> None:
+        self._picture = _upright(picture)
+        self._as_mnist = _as_mnist(self._picture)
+
+    @cached_property
+    def _ink(self) -> tuple[Floats, Labels] | None:
+        return find_ink(_planes(self._picture))
+
+    @cached_property
+    def _masks(self) -> list[NDArray[np.bool_]]:
+        """The pixels (height, width) of each digit of a number, from left to right."""
+        if self._ink is None:
+            return []
+        components = self._ink[1]
+        return [np.isin(components, group) for group in _group_digits(components)]
+
+    def whole(self) -> Digit | None:
+        """Return all of the ink as one digit, or None if there is no ink."""
+        if self._as_mnist is not None:
+            return as_digit(self._as_mnist)
+        return None if self._ink is None else self._place(self._ink[0])
+
+    def digits(self) -> list[Digit]:
+        """Return the digits of a number, from left to right; see `split_number`."""
+        return [] if self._ink is None else [self._place(self._ink[0] * m) for m in self._masks]
+
+    def number(self) -> list[Digit]:
+        """Return the digits of a number; a digit and its loose strokes are one."""
+        whole = self.whole()
+        return [whole] if whole is not None and self.count() == 1 else self.digits()
+
+    def count(self) -> int:
+        """Return the number of digits that stand side by side; see `prepare_and_count`."""
+        if self._as_mnist is not None:
+            return 1
+        if self._ink is None:
+            return 0
+        ink, limits = self._ink[0], THRESHOLDS
+        heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in self._masks])
+        masses = np.array([ink[mask].sum() for mask in self._masks])
+        if heights.max() < max(limits.min_number_pixels, limits.min_number * max(ink.shape)):
+            return 1
+        tall = heights >= limits.min_height * heights.max()
+        heavy = masses >= limits.min_digit_mass * masses.max()
+        return int((tall & heavy).sum())
+
+    def _place(self, ink: Floats) -> Digit:
+        """Fit the ink (h, w) of one digit, and give its place as fractions of the picture."""
+        image, (left, top, right, bottom) = fit(ink)
+        rows, columns = extent(ink)
+        # Pixels of the ink are `_reduction` pixels of the picture; the last ones may be fewer.
+        x, y = (_reduction(self._picture) / side for side in self._picture.size)
+        box = columns[0] * x, rows[0] * y, (columns[-1] + 1) * x, (rows[-1] + 1) * y
+        frame = left * x, top * y, right * x, bottom * y
+        return Digit(image, _floats(min(side, 1.0) for side in box), _floats(frame))
+
+
+def as_digit(image: Bytes) -> Digit:
+    """Return an image (height, width) with ink, which is a digit as it is, as its own picture."""
+    height, width = image.shape
+    rows, columns = extent(np.float32(1 / 255) * image)
+    box = columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
+    return Digit(image, _floats(box), (0.0, 0.0, 1.0, 1.0))
+
+
+def _floats(sides: Iterable[float]) -> Box:
+    left, top, right, bottom = map(float, sides)
+    return left, top, right, bottom
 
 
 def _group_digits(components: Labels) -> list[list[int]]:
@@ -251,69 +321,11 @@ def _planes(picture: Image.Image) -> Floats:
         ground = Image.new("RGBA", picture.size, (*paper, 255))
         picture = Image.alpha_composite(ground, picture)
     picture = picture.convert("RGB")
-    picture = picture.reduce(-(-max(picture.size) // MAX_SIDE))
+    picture = picture.reduce(_reduction(picture))
     # (height, width, 3) -> (3, height, width)
     return np.ascontiguousarray(np.moveaxis(np.asarray(picture), 2, 0), np.float32)
 
 
-def _fit(ink: Floats) -> Bytes:
-    """Scale, thicken and centre the ink (h, w) of one digit into an MNIST image (28, 28)."""
-    ink = _crop(ink, FIT * FINE, margin=3 * FINE)
-    gy, gx = np.diff(ink, axis=0)[:, :-1], np.diff(ink, axis=1)[:-1]
-    width = 2 * ink.sum() / np.hypot(gy, gx).sum() / FINE  # area divided by half the outline
-    if width < STROKE:
-        blurred = _box_blur(ink, round(STROKE * FINE))
-        thick = np.minimum(1, blurred * STROKE / width)
-        ink = ink + (thick - ink) * min(1.0, 2 * (STROKE - width))  # without a jump at STROKE
-        ink = _crop(ink, FIT * FINE, margin=3 * FINE)
-    y, x = np.indices(ink.shape) + 0.5
-    cy, cx = (ink * y).sum() / ink.sum(), (ink * x).sum() / ink.sum()
-    rows, columns = _extent(ink)
-    # The centre of mass goes to (14, 14), whose middle is at 14.5, unless that cuts off ink.
-    top, left = (
-        min(max(c - 14.5 * FINE, span[-1] + 1 - SIDE * FINE), span[0])
-        for c, span in ((cy, rows), (cx, columns))
-    )
-    pad = SIDE * FINE
-    large = Image.fromarray(np.pad(ink, pad))
-    small = large.resize(
-        (SIDE, SIDE), Image.Resampling.BOX, (left + pad, top + pad, left + 2 * pad, top + 2 * pad)
-    )
-    image = np.asarray(small)
-    return np.asarray(np.clip(image * (255 / image.max()) + 0.5, 0, 255), np.uint8)
-
-
-def _extent(ink: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the rows and the columns that have ink.
-
-    Ink is at least half of full ink, or half of the strongest pixel if thickening has made a speck
-    paler than that.
-    """
-    inked = ink > min(0.5, 0.5 * float(ink.max()))
-    return np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
-
-
-def _crop(ink: Floats, side: int, margin: int) -> Floats:
-    """Crop to the ink, scale its longer side to `side` pixels, and add a margin on all sides."""
-    rows, columns = _extent(ink)
-    height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
-    scale = side / max(height, width)
-    around = int(np.ceil(margin / scale))
-    size = (round((width + 2 * around) * scale), round((height + 2 * around) * scale))
-    large = Image.fromarray(np.pad(ink, around))
-    box = (columns[0], rows[0], columns[-1] + 1 + 2 * around, rows[-1] + 1 + 2 * around)
-    how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-    return np.asarray(np.clip(np.asarray(large.resize(size, how, box)), 0, 1), np.float32)
-
-
-def _box_blur(ink: Floats, side: int) -> Floats:
-    """Return the mean over a square of `side` pixels around each pixel."""
-    for axis in (0, 1):
-        pads = [(side, side) if a == axis else (0, 0) for a in (0, 1)]
-        total = np.cumsum(np.pad(ink, pads), axis, np.float32)
-        first, n = side // 2, ink.shape[axis]
-        ink = (
-            np.take(total, range(first + side, first + side + n), axis)
-            - np.take(total, range(first, first + n), axis)
-        ) / np.float32(side)
-    return ink
+def _reduction(picture: Image.Image) -> int:
+    """Return how many pixels of a picture, along each axis, become one."""
+    return -(-max(picture.size) // MAX_SIDE)

@@ -42,7 +42,8 @@ from ray.exceptions import RayError
 from .._files import reason, write_atomic
 from .._ray import connected
 from ..errors import InputError
-from .prepare import Bytes, prepare_and_count
+from ._fit import Bytes
+from .prepare import prepare_and_count
 from .reader import Reader
 
 CHUNK = 100  # images in an actor's memory; larger chunks are not faster

@@ -7,26 +7,24 @@ Example:
     reading.label, reading.confidence           # "7", 0.998
 """
 
-import base64
-import io
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from html import escape
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
-from PIL import Image
 
 from .._format import EXPORT_FORMAT
 from ..errors import InputError
 from ..pretrained import DEFAULT_MODEL, find_pretrained, pretrained
-from .prepare import PictureSource, prepare_and_count
+from ._evidence import EvidenceHead
+from .prepare import Digit, PictureSource, Sheet
+from .reading import Reading as Reading
+from .reading import Stage
 
 MAX_BATCH = 1000  # images in one call of ONNX Runtime; it bounds the memory for activations
-ENLARGED = 4  # screen pixels of a network's pixel in a notebook
 
 
 class RunFolder(Protocol):
@@ -35,81 +33,6 @@ class RunFolder(Protocol):
     @property
     def path(self) -> Path:
         """Return the run folder."""
-
-
-@dataclass(frozen=True, repr=False)
-class Reading:
-    """The result of reading one picture."""
-
-    label: str | None
-    "Label of the most probable class, or None if the picture has no ink."
-    probabilities: np.ndarray | None
-    "Calibrated probabilities (classes,) float32, or None if the picture has no ink."
-    seen: np.ndarray | None
-    "Image (height, width) uint8 that the network was given, or None if the picture has no ink."
-    unsure: bool
-    """Whether the reading should be checked: the confidence is below the reader's `sure_from`,
-    there is no ink, or several digits stand side by side."""
-    side_by_side: int = 1
-    "Number of digits side by side in the picture. `split_number` returns each digit of a number."
-    labels: tuple[str, ...] = ()
-    "Labels of all classes, in the order of the probabilities."
-
-    @property
-    def confidence(self) -> float:
-        """Return the probability of `label`; 0 if the picture has no ink."""
-        return 0.0 if self.probabilities is None else float(self.probabilities.max())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return label, confidence, unsure and probabilities as JSON values."""
-        return {
-            "label": self.label,
-            "confidence": self.confidence,
-            "unsure": self.unsure,
-            "probabilities": None if self.probabilities is None else self.probabilities.tolist(),
-        }
-
-    def __repr__(self) -> str:
-        """Return one line, such as `7 (99.8 %)`."""
-        if self.label is None:
-            return "no digit found"
-        doubt = ", unsure" if self.unsure else ""
-        if self.side_by_side > 1:
-            doubt += f", {self.side_by_side} digits side by side"
-        return f"{self.label} ({100 * self.confidence:.1f} %{doubt})"
-
-    def _repr_html_(self) -> str:
-        """Return the reading for a notebook: what the network saw, and bars of the probabilities.
-
-        The image is inline, enlarged without smoothing.
-        """
-        head = f"<div><b>{escape(repr(self))}</b></div>"
-        if self.seen is None or self.probabilities is None:
-            return head
-        height, width = self.seen.shape
-        large = Image.fromarray(self.seen).resize(
-            (ENLARGED * width, ENLARGED * height), Image.Resampling.NEAREST
-        )
-        file = io.BytesIO()
-        large.save(file, "PNG")
-        image = (
-            f'<img alt="What the network saw" width="{large.width}" height="{large.height}" '
-            'style="image-rendering: pixelated" '
-            f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
-        )
-        names = self.labels or tuple(str(k) for k in range(len(self.probabilities)))
-        bars = "".join(
-            f'<div style="display: flex; gap: 8px; align-items: center">'
-            f'<span style="width: 3em; text-align: right">{escape(name)}</span>'
-            f'<span style="width: 150px"><span style="display: block; height: 8px; '
-            f'width: {100 * p:.1f}%; background: #1f5fa8"></span></span>'
-            f"<span>{100 * p:.1f} %</span></div>"
-            for name, p in zip(names, self.probabilities.tolist(), strict=True)
-        )
-        return (
-            f'{head}<div style="display: flex; gap: 16px; align-items: center">{image}'
-            f'<div style="font-size: 85%; line-height: 1.3">{bars}</div></div>'
-        )
 
 
 def find_model(model: str | Path | RunFolder) -> Path:
@@ -179,10 +102,11 @@ class Reader:
         self.labels = self.card["labels"].split()
         self.sure_from = float(self.card["sure_from"])
         self._temperature = float(self.card["temperature"])
-        self._stages = [
-            out.name for out in self._session.get_outputs() if out.name.startswith("maps_")
-        ]
+        self.size = len(content)  # bytes
+        self._outputs = [out.name for out in self._session.get_outputs()]
+        self._stages = [name for name in self._outputs if name.startswith("maps_")]
         self.shape: tuple[int, int] = tuple(self._session.get_inputs()[0].shape[1:])
+        self._head = EvidenceHead.load(self._session, self.card, self.labels, self.shape)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities (n, classes) float32.
@@ -194,20 +118,27 @@ class Reader:
         Raises:
             InputError: The array has another shape or type.
         """
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[1:] != self.shape:
-            raise InputError(
-                f"images: got {pixels.dtype} {pixels.shape}, expected uint8 (n, {self.shape[0]}, "
-                f"{self.shape[1]})"
-            )
+        self._check(pixels)
         if not len(pixels):
             return np.zeros((0, len(self.labels)), np.float32)
         parts = [
             self._session.run(["log_probabilities"], {"pixels": pixels[i : i + MAX_BATCH]})[0]
             for i in range(0, len(pixels), MAX_BATCH)
         ]
-        # Temperature scaling (Guo et al. 2017). The largest log-probability of an image is at
-        # least -log(classes), so that its exponential does not underflow.
-        odds = np.exp((np.concatenate(parts) if len(parts) > 1 else parts[0]) / self._temperature)
+        return self._calibrate(np.concatenate(parts) if len(parts) > 1 else parts[0])
+
+    def _check(self, pixels: np.ndarray) -> None:
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[1:] != self.shape:
+            raise InputError(
+                f"images: got {pixels.dtype} {pixels.shape}, expected uint8 (n, {self.shape[0]}, "
+                f"{self.shape[1]})"
+            )
+
+    def _calibrate(self, log_probabilities: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities (n, classes) by temperature scaling (Guo et al. 2017)."""
+        # The largest log-probability of an image is at least -log(classes), so that its
+        # exponential does not underflow.
+        odds = np.exp(log_probabilities / self._temperature)
         return np.asarray(odds / odds.sum(1, keepdims=True), np.float32)
 
     def read(self, picture: PictureSource) -> Reading:
@@ -226,30 +157,62 @@ class Reader:
 
     def read_many(self, pictures: Sequence[PictureSource]) -> list[Reading]:
         """Read several pictures, each as `read` does; return one reading for each, in order."""
-        prepared = [prepare_and_count(picture) for picture in pictures]
-        readings = self.read_prepared([image for image, _ in prepared])
+        digits, counts = [], []
+        for picture in pictures:  # one by one: a decoded photograph takes 36 MB
+            sheet = Sheet(picture)
+            digits.append(sheet.whole())
+            counts.append(sheet.count())
         return [
             replace(reading, side_by_side=count, unsure=reading.unsure or count > 1)
-            for reading, (_, count) in zip(readings, prepared, strict=True)
+            for reading, count in zip(self.read_digits(digits), counts, strict=True)
+        ]
+
+    def read_number(self, picture: PictureSource) -> list[Reading]:
+        """Read the digits of a number from left to right; the list is empty without ink.
+
+        Args:
+            picture: As in `read`, which says what is raised too.
+        """
+        return self.read_digits(Sheet(picture).number())
+
+    def read_digits(self, digits: Sequence[Digit | None]) -> list[Reading]:
+        """Read digits as a `Sheet` returns them. None stands for a picture without ink."""
+        readings = self.read_prepared([None if digit is None else digit.image for digit in digits])
+        return [
+            reading if digit is None else replace(reading, box=digit.box, frame=digit.frame)
+            for reading, digit in zip(readings, digits, strict=True)
         ]
 
     def read_prepared(self, images: Sequence[np.ndarray | None]) -> list[Reading]:
         """Read images (height, width) uint8 as `prepare` and `split_number` return them.
 
-        None stands for a picture without ink.
+        None stands for a picture without ink. The readings have no box and no frame, because
+        nothing is known of the pictures.
         """
         inked = [image for image in images if image is not None]
-        rows = iter(self.probabilities(np.array(inked, np.uint8).reshape(-1, *self.shape)))
-        names = tuple(self.labels)
-        readings = []
-        for image in images:
-            if image is None:
-                readings.append(Reading(None, None, None, unsure=True, labels=names))
-            else:
-                row = next(rows)
-                unsure = bool(row.max() < self.sure_from)
-                label = self.labels[int(row.argmax())]
-                readings.append(Reading(label, row, image, unsure=unsure, labels=names))
+        blank = Reading(None, None, None, unsure=True, side_by_side=0, labels=tuple(self.labels))
+        if not inked:
+            return [blank for _ in images]
+        rows = iter(self._read_inked(np.array(inked, np.uint8)))
+        return [blank if image is None else next(rows) for image in images]
+
+    def _read_inked(self, pixels: np.ndarray) -> list[Reading]:
+        """Read images (n, height, width) uint8 that have ink."""
+        self._check(pixels)
+        readings: list[Reading] = []
+        names = ["log_probabilities", *([self._head.maps] if self._head else [])]
+        for i in range(0, len(pixels), MAX_BATCH):
+            batch = pixels[i : i + MAX_BATCH]
+            log_probabilities, *maps = self._session.run(names, {"pixels": batch})
+            rows = self._calibrate(log_probabilities)
+            why = (
+                self._head.explain(maps[0], log_probabilities) if self._head else [None] * len(rows)
+            )
+            for seen, row, evidence in zip(batch, rows, why, strict=True):
+                label, unsure = self.labels[int(row.argmax())], bool(row.max() < self.sure_from)
+                readings.append(
+                    Reading(label, row, seen, unsure, labels=tuple(self.labels), evidence=evidence)
+                )
         return readings
 
     def maps(self, seen: np.ndarray) -> list[np.ndarray]:
@@ -258,6 +221,31 @@ class Reader:
         Args:
             seen: The image (height, width) uint8, as in `Reading.seen`.
         """
-        # In dense evaluation the first max-pool turns one image into several, one for each offset
-        # of its grid. Their maps are in the batch dimension: return those of the first offset.
-        return [maps[0] for maps in self._session.run(self._stages, {"pixels": seen[None]})]
+        return [stage.maps for stage in self.stages(seen)]
+
+    def stages(self, seen: np.ndarray) -> list[Stage]:
+        """Return what each stage of the network computes for one image.
+
+        Args:
+            seen: The image (height, width) uint8, as in `Reading.seen`.
+        """
+        outputs = dict(
+            zip(self._outputs, self._session.run(None, {"pixels": seen[None]}), strict=True)
+        )
+        stages = []
+        for name in self._stages:
+            filters = outputs.get(name.replace("maps", "filters"))
+            deep = outputs.get(name.replace("maps", "depthwise"))
+            if filters is not None and deep is not None:
+                # (channels, inputs, 1, 1) times (1, inputs, h, w): nothing lies between the two
+                filters = filters * deep.swapaxes(0, 1)
+            # In dense evaluation the first max-pool turns one image into several, one for each
+            # offset of its grid. Their maps are in the batch dimension: take the first offset's.
+            stages.append(Stage(outputs[name][0], filters))
+        if self._head is not None:
+            contributions = self._head.contributions(
+                outputs[self._head.maps], outputs["log_probabilities"]
+            )
+            if stages and len(contributions) == len(stages[-1].maps):
+                stages[-1] = replace(stages[-1], contributions=contributions)
+        return stages

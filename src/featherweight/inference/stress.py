@@ -23,7 +23,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from ..errors import InputError
-from .prepare import SIDE, prepare
+from ._fit import SIDE
+from .prepare import prepare
 from .reader import Reader
 
 Coverage = NDArray[np.float32]  # (h, w), from 0 (paper) to 1 (ink)

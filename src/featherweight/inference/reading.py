@@ -1,0 +1,158 @@
+"""The result of reading a picture, and why the network read it so.
+
+reading = Reader("model.onnx").read("photo.jpg")
+reading.label, reading.confidence           # "7", 0.998
+reading.evidence.values.sum()               # reading.evidence.difference
+"""
+
+import base64
+import io
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ._fit import Box
+
+ENLARGED = 4  # screen pixels of a network's pixel in a notebook
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What each place of the image adds to the most probable class's lead over the second.
+
+    It is exact: the head of the network is a mean over places and a linear layer, which can be
+    exchanged, so that each place has logits of its own (class activation mapping, Zhou et al.
+    2016).
+    """
+
+    first: str
+    "Label of the most probable class."
+    second: str
+    "Label of the second most probable class."
+    difference: float
+    "The first class's logit less the second's."
+    values: np.ndarray
+    "Part of the difference that each place adds, (rows, columns) float32. They sum to it."
+    extent: Box
+    """Sides of that grid (left, top, right, bottom) in pixels of `Reading.seen`. A place lies at
+    the centre of the part of the image that it depends on."""
+    field: tuple[float, float]
+    "Width and height of that part in pixels."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "difference": self.difference,
+            "extent": list(self.extent),
+            "field": list(self.field),
+            "values": self.values.tolist(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What a stage of the network computes for one image."""
+
+    maps: np.ndarray
+    "Feature maps (channels, height, width) float32."
+    filters: np.ndarray | None
+    "Filters (channels, inputs, height, width) float32, scaled as batch norm does, if known."
+    contributions: np.ndarray | None = None
+    """Part of `Evidence.difference` that each channel adds, (channels,) float32; the difference of
+    the two biases is the rest. Of the last stage only."""
+
+    def order(self) -> list[int]:
+        """Return the channels, those that decide most first.
+
+        Of stages without contributions these are the channels that vary most over the image.
+        """
+        weight = self.maps.std((1, 2)) if self.contributions is None else abs(self.contributions)
+        return [int(channel) for channel in np.argsort(-weight, kind="stable")]
+
+
+@dataclass(frozen=True, repr=False)
+class Reading:
+    """The result of reading one picture."""
+
+    label: str | None
+    "Label of the most probable class, or None if the picture has no ink."
+    probabilities: np.ndarray | None
+    "Calibrated probabilities (classes,) float32, or None if the picture has no ink."
+    seen: np.ndarray | None
+    "Image (height, width) uint8 that the network was given, or None if the picture has no ink."
+    unsure: bool
+    """Whether the reading should be checked: the confidence is below the reader's `sure_from`,
+    there is no ink, or several digits stand side by side."""
+    side_by_side: int = 1
+    "Number of digits side by side, 0 without ink. `Reader.read_number` reads each of them."
+    labels: tuple[str, ...] = ()
+    "Labels of all classes, in the order of the probabilities."
+    box: Box | None = None
+    """Sides of the ink (left, top, right, bottom) as fractions of the upright picture. None without
+    ink or if the picture is not known."""
+    frame: Box | None = None
+    "Sides of `seen` likewise, which may lie outside of the picture."
+    evidence: Evidence | None = None
+    """Why the network says this and not the second most probable label. None without ink, or if
+    the network's head is not a mean and a linear layer."""
+
+    @property
+    def confidence(self) -> float:
+        """Return the probability of `label`; 0 if the picture has no ink."""
+        return 0.0 if self.probabilities is None else float(self.probabilities.max())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return label, confidence, unsure and probabilities as JSON values."""
+        return {
+            "label": self.label,
+            "confidence": self.confidence,
+            "unsure": self.unsure,
+            "probabilities": None if self.probabilities is None else self.probabilities.tolist(),
+        }
+
+    def __repr__(self) -> str:
+        """Return one line, such as `7 (99.8 %)`."""
+        if self.label is None:
+            return "no digit found"
+        doubt = ", unsure" if self.unsure else ""
+        if self.side_by_side > 1:
+            doubt += f", {self.side_by_side} digits side by side"
+        return f"{self.label} ({100 * self.confidence:.1f} %{doubt})"
+
+    def _repr_html_(self) -> str:
+        """Return the reading for a notebook: what the network saw, and bars of the probabilities.
+
+        The image is inline, enlarged without smoothing.
+        """
+        head = f"<div><b>{escape(repr(self))}</b></div>"
+        if self.seen is None or self.probabilities is None:
+            return head
+        height, width = self.seen.shape
+        large = Image.fromarray(self.seen).resize(
+            (ENLARGED * width, ENLARGED * height), Image.Resampling.NEAREST
+        )
+        file = io.BytesIO()
+        large.save(file, "PNG")
+        image = (
+            f'<img alt="What the network saw" width="{large.width}" height="{large.height}" '
+            'style="image-rendering: pixelated" '
+            f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+        )
+        names = self.labels or tuple(str(k) for k in range(len(self.probabilities)))
+        bars = "".join(
+            f'<div style="display: flex; gap: 8px; align-items: center">'
+            f'<span style="width: 3em; text-align: right">{escape(name)}</span>'
+            f'<span style="width: 150px"><span style="display: block; height: 8px; '
+            f'width: {100 * p:.1f}%; background: #1f5fa8"></span></span>'
+            f"<span>{100 * p:.1f} %</span></div>"
+            for name, p in zip(names, self.probabilities.tolist(), strict=True)
+        )
+        return (
+            f'{head}<div style="display: flex; gap: 16px; align-items: center">{image}'
+            f'<div style="font-size: 85%; line-height: 1.3">{bars}</div></div>'
+        )
