@@ -40,6 +40,8 @@ FORMAT = 1  # of the folder; another one is refused
 SOURCE = "model.py"  # the source of a network that was defined in a notebook
 # What config.json says about the data.
 DATA_KEYS = ("source", "sha256", "n_train", "n_val", "num_classes", "shape", "mean", "std")
+# Pictures of the folder that a notebook shows, and their widths in pixels; two stand side by side.
+PICTURE_WIDTHS = {"curves.png": 450, "confusion.png": 420, "mistakes.png": 870}
 Row = dict[str, Any]
 
 
@@ -169,12 +171,13 @@ class Run:
         verdict = self.verdict
         found = verdict._repr_html_() if verdict is not None else ""
         pictures = "".join(
-            f'<img alt="{name}" style="max-width: 100%" src="data:image/png;base64,'
+            f'<img alt="{name}" style="max-width: 100%; width: {width}px; vertical-align: top" '
+            f'src="data:image/png;base64,'
             f'{base64.b64encode((self.path / name).read_bytes()).decode()}">'
-            for name in ("curves.png", "confusion.png", "mistakes.png")
+            for name, width in PICTURE_WIDTHS.items()
             if (self.path / name).is_file()
         )
-        return f"<p>{html.escape(repr(self)[1:-1])}</p>{found}{pictures}"
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{found}<div>{pictures}</div>"
 
     def load_split(self, source: str | None = None) -> Split:
         """Return the images that the run is trained on, from `source` if they have moved.
