@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .contract import Contract as Contract
     from .contract import load_contract as load_contract
     from .evaluate import Evaluation as Evaluation
+    from .inference.draw import draw as draw
     from .inference.reader import Reader as Reader
     from .inference.reader import Reading as Reading
     from .recipe import Recipe as Recipe
@@ -42,6 +43,7 @@ _HOMES = {
     "load_run": "api",
     "load_model": "api",
     "from_pretrained": "api",
+    "draw": "inference.draw",
     "Reader": "inference.reader",
     "Reading": "inference.reader",
     "Recipe": "recipe",
