@@ -1,7 +1,10 @@
 """The public names, as a script and a notebook use them."""
 
+import importlib.util
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,13 +13,21 @@ import nbformat
 import pytest
 import torch
 from helpers import featherweight, write_mnist
+from IPython.core.inputtransformer2 import TransformerManager
+from packaging.requirements import Requirement
 from torch import nn
 
 import featherweight as fw
 from featherweight import api
 from featherweight.errors import InputError
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+def _trains(notebook):
+    """Return whether a notebook trains a network."""
+    return any("fw.train(" in cell.source for cell in notebook.cells if cell.cell_type == "code")
 
 
 @pytest.fixture
@@ -321,8 +332,9 @@ def test_notebooks_run_from_start_to_end(path, tiny_contract, tmp_path):
     (tmp_path / "small.toml").write_text(tiny_contract.to_toml())
     notebook = nbformat.read(path, 4)
     parameters = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    assert len(parameters) == 1
-    parameters[0].source = "DATA, EPOCHS, CONTRACT = 'digits', 2, 'small.toml'"
+    assert len(parameters) == _trains(notebook)
+    for cell in parameters:
+        cell.source = "DATA, EPOCHS, CONTRACT = 'digits', 2, 'small.toml'"
     nbclient.NotebookClient(
         notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
@@ -336,4 +348,35 @@ def test_committed_notebooks_hold_the_outputs_of_a_real_run(path):
     notebook = nbformat.read(path, 4)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     text = path.read_text(encoding="utf-8")
-    assert "runs/" in text
+    assert ("runs/" in text) == _trains(notebook)
+    assert '"text/html"' in text
+
+
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_the_first_cell_of_a_notebook_installs_what_is_missing(path, installed, monkeypatch):
+    notebook = nbformat.read(path, 4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    commands = []
+    shell = SimpleNamespace(run_line_magic=lambda name, line: commands.append((name, line)))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
+    names = {"get_ipython": lambda: shell}
+    exec(TransformerManager().transform_cell(first.source), names)
+    assert "YOU" in names["SOURCE"]
+    if installed:
+        assert not commands
+        return
+    ((magic, line),) = commands
+    program, option, *words = shlex.split(line.replace("{SOURCE}", "https://host/fork.git"))
+    assert (magic, program, option) == ("pip", "install", "--quiet")
+    found = {each.name: each for each in map(Requirement, words)}
+    assert set(found) == {"featherweight", *(["featherweight-mnist"] if _trains(notebook) else [])}
+    extras = {"train", "export"} if _trains(notebook) else {"notebook"}
+    assert found["featherweight"].extras == extras
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extras <= set(project["optional-dependencies"])
+    for name, requirement in found.items():
+        address, _, folder = requirement.url.partition("#subdirectory=")
+        assert address == "git+https://host/fork.git"
+        text = (ROOT / folder / "pyproject.toml").read_text()
+        assert tomllib.loads(text)["project"]["name"] == name

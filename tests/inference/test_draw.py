@@ -42,6 +42,7 @@ def drawing(model):
 
 def test_a_drawing_is_read_when_it_arrives(drawing):
     assert drawing.reading is None
+    assert repr(drawing) == "drawing: empty"
     seen = []
     drawing.observe(lambda change: seen.append(drawing.reading), "shown")
     drawing.picture = module.PNG + base64.b64encode(encoded(SHEET)).decode()
@@ -49,6 +50,7 @@ def test_a_drawing_is_read_when_it_arrives(drawing):
     assert drawing.reading.label == expected.label
     assert np.array_equal(drawing.reading.probabilities, expected.probabilities)
     assert drawing.shown == expected._repr_html_()
+    assert repr(drawing) == f"drawing: {expected}"
     assert len(seen) == 1
     assert seen[0] is drawing.reading
     drawing.picture = ""

@@ -39,6 +39,10 @@ class Drawing(anywidget.AnyWidget):
         self.reading: Reading | None = None
         super().__init__(**traits)
 
+    def __repr__(self) -> str:
+        """Return one line, such as `drawing: 7 (99.8 %)`."""
+        return f"drawing: {'empty' if self.reading is None else repr(self.reading)}"
+
     @traitlets.observe("picture")
     def _read(self, change: dict[str, Any]) -> None:
         """Read the picture that the page has sent, and send the reading."""
