@@ -107,6 +107,7 @@ def start_run(
 
 def judge(run: Run, data: str | None = None, device: "torch.device | None" = None) -> Verdict:
     """Audit a finished run, and write its verdict, pictures and model card into its folder."""
+    run.refuse_pretrained()
     split = run.load_split(data)
     verdict, result = audit_run(run, split, device=device)
     run.write_json("verdict.json", verdict.to_dict())
@@ -233,6 +234,7 @@ def finish_run(
 
     `progress`, given the number of training images, returns the context that gives the functions
     that show an epoch and a batch. `on_epoch` is the caller's own function for an epoch."""
+    run.refuse_pretrained()
     split = run.load_split(data)
     show_epoch: OnEpoch
     on_batch: OnBatch
@@ -269,7 +271,8 @@ def audit(
     Parameters
     ----------
     target
-        A run or its folder; or a network: MODULE:CLASS, FILE.py:CLASS, a torch.nn.Module class or
+        A run or its folder; the name of a pretrained network, which is judged like a network with
+        weights; or a network: MODULE:CLASS, FILE.py:CLASS, a torch.nn.Module class or
         instance.
     contract
         A built-in contract's name, a TOML file, or a Contract. Default: the run's own; of a
@@ -299,9 +302,10 @@ def audit(
                 f"{named[0]} with {target.path}: expected a network, MODULE:CLASS or "
                 "FILE.py:CLASS; a run is audited with its own weights, on every image"
             )
-        return audit_run(
-            target, target.load_split(data), _find_contract(contract) if contract else None
-        )[0]
+        split, held = target.load_split(data), _find_contract(contract or target.contract)
+        if target.pretrained:  # without its training's state
+            return audit_weights(target.load_model(), split, held, None, everything=True)[0]
+        return audit_run(target, split, held)[0]
     if (mean is None) != (std is None) or (mean is not None and weights is None):
         raise InputError(
             f"mean {mean}, std {std}, weights {weights}: expected mean and std both, and with "
@@ -342,12 +346,14 @@ def _is_network(target: str) -> bool:
 
 
 def load_run(run: str | Path | Run) -> Run:
-    """Return the run in a folder. Raises InputError where there is none."""
+    """Return the run in a folder, or a pretrained network as one, by its name.
+
+    Raises InputError where there is none."""
     return run if isinstance(run, Run) else open_run(run)
 
 
 def load_model(run: str | Path | Run) -> nn.Module:
-    """Return a finished run's network, with its weights and in evaluation mode.
+    """Return the network of a finished run or of a pretrained one's name, in evaluation mode.
 
     It takes images (n, 1, height, width), normalised by the run's mean and standard deviation, and
     returns logits or log-probabilities (n, classes)."""
@@ -403,7 +409,8 @@ def export_run(
     Parameters
     ----------
     run
-        A finished run or its folder, into which the file is written.
+        A finished run or its folder, into which the file is written; or a pretrained network's
+        name, whose file is written to the working directory.
     format
         onnx: 32-bit floats; onnx-int8: weights and activations of 8 bits; c: a folder of C99 for a
         microcontroller, in integers; hub: a folder for a model hub, RUN/hub.

@@ -21,10 +21,19 @@ FILES = {
     SOURCE: "the network's source",
     "use.py": "reads a picture with ONNX Runtime",
 }
+# Pictures of the run folder that the card shows if they exist.
+PICTURES = {
+    "verdict.svg": "verdict",
+    "curves.png": "loss and mistakes over epochs",
+    "confusion.png": "confusion matrix",
+    "mistakes.png": "every mistake",
+}
 VERDICTS = {True: "pass", False: "**FAIL**", None: "not judged"}
 
 
-def _header(run: Run, result: Evaluation, split: Split, data: str) -> str:
+def _header(
+    run: Run, result: Evaluation, split: Split, data: str, test: tuple[int, int] | None
+) -> str:
     """Return the YAML header that Hugging Face's hub reads; JSON strings are valid YAML."""
     embedded = split.source is None
     dataset = "ylecun/mnist" if embedded else data
@@ -34,6 +43,19 @@ def _header(run: Run, result: Evaluation, split: Split, data: str) -> str:
     # Only the author of a network can say its licence.
     licence = "other\nlicense_name: unstated" if run.has_own_code else "apache-2.0"
     name = f"accuracy on {_validation_images(split)}, last epoch's weights"
+    kind = {"type": dataset, "name": data}
+    tested = ""
+    if test is not None:
+        value = {
+            "type": "accuracy",
+            "value": float(f"{test[0] / test[1]:.6g}"),
+            "name": f"accuracy on the {test[1]:,} test images, which decided nothing",
+        }
+        tested = f"""  - task: {{"type": "image-classification"}}
+    dataset: {json.dumps(kind | {"split": "test"})}
+    metrics:
+    - {json.dumps(value)}
+"""
     return f"""---
 license: {licence}
 library_name: featherweight
@@ -44,10 +66,10 @@ model-index:
 - name: {json.dumps(run.recipe.name)}
   results:
   - task: {{"type": "image-classification"}}
-    dataset: {{"type": {json.dumps(dataset)}, "name": {json.dumps(data)}, "split": "validation"}}
+    dataset: {json.dumps(kind | {"split": "validation"})}
     metrics:
     - {{"type": "accuracy", "value": {result.accuracy:.6g}, "name": {json.dumps(name)}}}
----
+{tested}---
 """
 
 
@@ -67,6 +89,9 @@ def _count(n: int, word: str) -> str:
 def _use(run: Run, split: Split, needed: str) -> str:
     """Return how to use the files of the run folder; one for a hub has a script of its own."""
     moved = "" if split.source is None else " --data DATA"
+    # Its audit needs the training state.
+    state = (run.path / "resume.pt").is_file()
+    audit = "\n\n`featherweight audit .` checks the contract again." if state else ""
     if not (run.path / "use.py").is_file():
         return f"""In this folder, with `featherweight` installed{needed}:
 
@@ -74,9 +99,7 @@ def _use(run: Run, split: Split, needed: str) -> str:
 featherweight evaluate .                      # measure the validation accuracy again
 featherweight export . --format onnx          # write model.onnx, which needs no PyTorch
 featherweight predict photo.jpg --model .     # read a picture with model.onnx
-```
-
-`featherweight audit .` checks the contract again."""
+```{audit}"""
     (height, width), (mean, std) = split.shape[1:], split.mean_std
     source = ""
     if run.has_own_code:
@@ -106,7 +129,14 @@ model = fw.from_pretrained("."{", trust_code=True" if run.has_own_code else ""})
 labels, the normalisation, the network and every hyper-parameter of its training."""
 
 
-def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) -> str:
+def card(
+    run: Run,
+    result: Evaluation,
+    split: Split,
+    verdict: dict[str, Any],
+    test: tuple[int, int] | None = None,
+    chosen: str = "",
+) -> str:
     """Return the text of a model card, of a run folder or a hub's.
 
     It says what the network is, its measured accuracy, how to use it, how it was trained, and its
@@ -117,6 +147,8 @@ def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) ->
         result: Its evaluation on `split.val`.
         split: Its images.
         verdict: Its verdict, as `Verdict.to_dict` returns it.
+        test: Test images that it reads right, and all of them, if they were read.
+        chosen: How the run was chosen among others, if it was.
     """
     environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
     rows, recipe, embedded = run.read_metrics(), run.recipe, split.source is None
@@ -153,6 +185,15 @@ def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) ->
             "photographed in other ways"
         )
     seconds = sum(row["seconds"] for row in rows)
+    tested = ""
+    if test is not None:
+        tested = f"Test, stated and not chosen by: **{percent(*test)}**.\n"
+    if chosen:
+        tested += f"Seed {run.seed} is the {chosen}.\n"
+    pictures = {
+        name: f"![{what}]({name})\n" if (run.path / name).is_file() else ""
+        for name, what in PICTURES.items()
+    }
     module = recipe.model.partition(":")[0]
     carried = not run.has_own_code or (run.path / module).is_file()
     needed = "" if carried else f" and `{module}` on Python's path"
@@ -168,7 +209,7 @@ def card(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) ->
     )
     n_params = verdict.get("n_params")
     size = f" with {_count(n_params, 'parameter')}" if n_params else ""
-    return f"""{_header(run, result, split, data)}
+    return f"""{_header(run, result, split, data, test)}
 # {recipe.name}, seed {run.seed}
 
 A network{size} that sorts grey images of {width}x{height} pixels into
@@ -180,13 +221,12 @@ Validation: **{percent(result.correct, result.total)}**,
 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
 expected calibration error {100 * result.calibration_error:.2f} %;
 measured on {_validation_images(split)}, with the last epoch's weights.
-
+{tested}
 | clause | required | found | how | verdict |
 |---|---|---|---|---|
 {clauses}
 
-![verdict](verdict.svg)
-
+{pictures["verdict.svg"]}
 ## Use
 {_use(run, split, needed)}
 
@@ -202,7 +242,7 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 - training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
   torch {environment["torch"]}, featherweight {environment["featherweight"]}{commit}
 - weights: the last epoch's{" (moving average)" if recipe.ema else ""};
-  the test images were not read
+  {"the test images were not read" if test is None else "the test images decided nothing"}
 
 ## Limits
 - The input is one grey image with the size, polarity and centring of the training
@@ -214,7 +254,4 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 ## Licence
 {licence}
 
-![loss and mistakes over epochs](curves.png)
-![confusion matrix](confusion.png)
-![every mistake](mistakes.png)
-"""
+{pictures["curves.png"]}{pictures["confusion.png"]}{pictures["mistakes.png"]}"""

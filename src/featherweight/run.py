@@ -32,6 +32,8 @@ from .contract import Contract
 from .data import Split, load_split, load_test
 from .errors import InputError
 from .evaluate import Evaluation, evaluate
+from .pretrained import FOLDER as PRETRAINED_FOLDER
+from .pretrained import find_pretrained
 from .recipe import Recipe
 from .verdict import Verdict
 from .weights import load_weights
@@ -127,6 +129,26 @@ class Run:
             (self.path / "environment.json").read_text(encoding="utf-8")
         )
         return values
+
+    @property
+    def pretrained(self) -> bool:
+        """Return whether it is a network that comes with the package, which nothing changes."""
+        return self.path.parent == PRETRAINED_FOLDER
+
+    def export_path(self, name: str) -> Path:
+        """Return where an exported file or folder goes: into the run folder.
+
+        What is exported from a pretrained network goes to the working directory, with the network's
+        name before its own."""
+        return Path(f"{self.path.name}-{name}") if self.pretrained else self.path / name
+
+    def refuse_pretrained(self) -> None:
+        """Raise InputError if the run is a pretrained network, which nothing changes."""
+        if self.pretrained:
+            raise InputError(
+                f"{self.path.name}: a pretrained network, which is not changed; expected a run",
+                hint=f"featherweight train --recipe {self.path.name}",
+            )
 
     @property
     def complete(self) -> bool:
@@ -359,11 +381,18 @@ def create_run(
 
 
 def open_run(path: str | Path) -> Run:
-    """Return the run in a folder. Raises InputError where it is none, or one of another version."""
-    path = Path(path)
+    """Return the run in a folder, or the pretrained network of a name.
+
+    Raises InputError where it is none, or one of another version."""
+    shipped = find_pretrained(path) if isinstance(path, str) else None
+    path = shipped or Path(path)
     file = path / "config.json"
     if not file.is_file():
-        raise InputError(f"{path}: not a run folder: got no config.json in it, expected one")
+        raise InputError(
+            f"{path}: not a run folder: got no config.json in it, expected one, or the name of a "
+            "pretrained network",
+            hint="featherweight models",
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         found = config["format"]

@@ -25,11 +25,12 @@ def cmd_export(
 
     The exported network is compared with PyTorch on every validation image. The file is written
     into the run folder: model.onnx, model-int8.onnx, or the folder c-int8 (c-int4, c-int2) or hub.
+    That of a pretrained network is written to the working directory, as feather-20k-model.onnx.
 
     Parameters
     ----------
     run
-        Run folder.
+        Run folder, or the name of a pretrained network.
     format
         onnx: float32. onnx-int8: 8-bit weights and activations. c: integer C99 for
         microcontrollers. hub: a folder to upload to a model hub, with a model card, the weights

@@ -18,8 +18,10 @@ from typing import Any
 
 from .._files import new_folder
 from ..audit import audit_run
+from ..card import card
 from ..data import Split
 from ..errors import InputError
+from ..pretrained import pretrained
 from ..report import report
 from ..run import SOURCE, Run
 from .onnx import Exported, export_onnx
@@ -42,7 +44,7 @@ def export_hub(
     Args:
         run: A finished run.
         split: The run's data set.
-        out: The new folder. None: RUN/hub.
+        out: The new folder. None: RUN/hub, or NAME-hub of a pretrained network.
         on_step: Called with a description of each step before it starts.
 
     Returns:
@@ -53,7 +55,7 @@ def export_hub(
             can't be carried.
         UnfaithfulError: The ONNX file does not read the validation images as the run does.
     """
-    out = out or run.path / "hub"
+    out = out or run.export_path("hub")
     if out.exists():
         raise InputError(f"{out}: exists, expected a new folder: none is ever overwritten")
     model = run.load_model()  # raises InputError if the run is not finished
@@ -75,6 +77,11 @@ def export_hub(
         hub.write_json("config.json", config | _facts(hub, exported.metadata))
         shutil.copyfile(USE, temporary / USE.name)
         report(hub, exported.float_result, split, verdict.to_dict())
+        if run.pretrained:  # its test images were read, and its card says so
+            shipped = pretrained()[run.path.name]
+            test = shipped.test_correct, shipped.test_total
+            told = card(hub, exported.float_result, split, verdict.to_dict(), test, shipped.chosen)
+            (hub.path / "README.md").write_text(told, encoding="utf-8")
         temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

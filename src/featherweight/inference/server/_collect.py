@@ -1,0 +1,65 @@
+"""Pictures that were read wrong, kept on the user's disk as a test set of their own.
+
+collection = Collection(Path("my-digits"))
+collection.keep("7", content)           # my-digits/7/20260102-030405-1a2b.png
+"""
+
+import io
+import secrets
+import threading
+import time
+from pathlib import Path
+
+from ..._files import write_atomic
+from ...errors import InputError
+from ..prepare import open_picture
+
+MAX_PICTURES = 10_000  # in a collection
+MAX_PICTURE_BYTES = 1024 * 1024  # of one
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class FullError(Exception):
+    """A collection has as many pictures as it may have."""
+
+
+class Collection:
+    """A folder with a folder of PNG files for each label. It is made with the first picture."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return sum(1 for _ in self.folder.glob("*/*.png"))
+
+    def keep(self, label: str, content: bytes) -> int:
+        """Keep a PNG file, without metadata, and return how many pictures there are now.
+
+        Args:
+            label: What the picture shows, one of the model's labels: it becomes a folder's name.
+            content: The file.
+
+        Raises:
+            InputError: It is no PNG file that can be read.
+            FullError: There are MAX_PICTURES already.
+            OSError: It can't be written.
+        """
+        if not content.startswith(PNG):
+            raise InputError("picture: got another format, expected PNG")
+        picture, file = open_picture(content), io.BytesIO()
+        picture.info = {}  # comments and the like, which would be written again
+        picture.save(file, "PNG")
+        with self._lock:
+            count = len(self)
+            if count >= MAX_PICTURES:
+                raise FullError(f"got {count:,} pictures already, expected fewer")
+            folder = self.folder / label
+            folder.mkdir(parents=True, exist_ok=True)
+            while True:
+                name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.png"
+                if not (folder / name).exists():
+                    break
+            write_atomic(folder / name, file.getvalue())
+            return count + 1
