@@ -16,7 +16,7 @@ import pytest
 from helpers import Server
 
 from featherweight.cli import app
-from featherweight.cli.predict import cmd_serve
+from featherweight.cli.serve import cmd_serve
 
 ROOT = Path(__file__).parent.parent
 # Python that refuses to open a file for writing, or to change a folder, as a read-only file system

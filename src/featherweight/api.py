@@ -23,6 +23,7 @@ from .data import load_split, normalise
 from .device import pick_device, seed_everything
 from .distributed import SINGLE_PROCESS, Group
 from .errors import InputError
+from .pretrained import find_pretrained
 from .progress import OnBatch, OnEpoch, show
 from .recipe import Recipe, find_recipe
 from .report import report
@@ -370,7 +371,7 @@ def from_pretrained(folder: str | Path, *, trust_code: bool = False) -> nn.Modul
     Parameters
     ----------
     folder
-        What `export --format hub` wrote, or any run folder.
+        What `export --format hub` wrote, any run folder, or the name of a pretrained network.
     trust_code
         Whether to run the folder's `model.py`, which defines a network that is not this package's.
         It may do anything that you may do: read it first.
@@ -381,7 +382,8 @@ def from_pretrained(folder: str | Path, *, trust_code: bool = False) -> nn.Modul
         Where the folder holds no network, is damaged or incomplete, or has code that is not
         trusted.
     """
-    path = Path(folder)
+    shipped = find_pretrained(folder) if isinstance(folder, str) else None
+    path = shipped or Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (path / name).is_file():
             raise InputError(

@@ -22,6 +22,7 @@ from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.export import hub as module
 from featherweight.export.hub import export_hub
+from featherweight.pretrained import pretrained
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 
@@ -300,6 +301,30 @@ def test_no_module_is_imported_for_a_folder_of_others(damaged, network, monkeypa
     monkeypatch.chdir(damaged)
     with pytest.raises(InputError, match="trust_code=True"):
         fw.from_pretrained(damaged)
+
+
+@pytest.mark.slow
+def test_a_pretrained_network_goes_to_a_hub_with_its_test_figure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "int4-1kb"
+    folder = fw.export_run(name, "hub")
+    assert folder == Path("int4-1kb-hub")
+    shipped = pretrained()[name]
+    card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    assert f"Seed {shipped.seed} is the {shipped.chosen}." in card.text
+    validation, test = card.data.eval_results
+    assert validation.metric_value == shipped.validation_correct / shipped.validation_total
+    assert (test.dataset_split, test.metric_value) == (
+        "test",
+        shipped.test_correct / shipped.test_total,
+    )
+    assert "which decided nothing" in test.metric_name
+    assert card.data.datasets == ["ylecun/mnist"]
+    weights = fw.from_pretrained(folder).state_dict()
+    assert all(
+        torch.equal(value, weights[key])
+        for key, value in fw.from_pretrained(name).state_dict().items()
+    )
 
 
 def test_the_command_writes_the_folder_once(run, split, tmp_path, capfd):
