@@ -5,11 +5,12 @@
 # make format: format the code, and mend what ruff can mend.
 # make docs:   the documentation site, into build/site.
 # make bench:  the speed of training on this machine.
+# make models: the pretrained networks of the package, from results/ and runs/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train quick test check format docs bench clean
+.PHONY: train quick test check format docs bench models clean
 
 train: $(VENV)/installed
 	@$(BIN)/featherweight train
@@ -30,11 +31,14 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format
 
 docs: $(VENV)/installed-dev
-	$(if $(wildcard docs/make_cli.py),$(BIN)/python docs/make_cli.py)
+	$(BIN)/python tools/make_cli.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/installed
 	$(BIN)/featherweight bench train
+
+models: $(VENV)/installed
+	$(BIN)/python tools/make_models.py
 
 clean:
 	rm -rf $(VENV) build dist

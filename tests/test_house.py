@@ -20,6 +20,7 @@ TRUNK = (
     "_openmp",
     "device",
     "tables",
+    "counts",
     "contract",
     "recipe",
     "pretrained",
@@ -50,7 +51,17 @@ ON_TOP = ("bench", "api", "cli", "__main__")
 # `__init__` holds the version and the public names, which it imports when they are first used.
 # `import featherweight` runs it first, so every module may import it.
 INIT = "__init__"
-PLAIN_DATA = ("errors", "_files", "_html", "tables", "contract", "recipe", "pretrained", "verdict")
+PLAIN_DATA = (
+    "errors",
+    "_files",
+    "_html",
+    "tables",
+    "counts",
+    "contract",
+    "recipe",
+    "pretrained",
+    "verdict",
+)
 
 
 def _modules(package):

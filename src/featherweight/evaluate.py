@@ -5,7 +5,6 @@ Example:
     result.correct, result.total, result.interval       # 9956, 10000, (0.9941, 0.9967)
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,8 @@ from torch.nn import functional as F
 
 from ._html import html_table, html_text
 from .build import forward
+from .counts import percent as percent
+from .counts import wilson as wilson
 from .data import Images
 from .data import normalise as normalise
 
@@ -22,22 +23,6 @@ from .data import normalise as normalise
 # and the counts of two evaluations agree.
 EVAL_BATCH_SIZE = 500
 N_CALIBRATION_BINS = 15  # as in Guo et al. 2017
-
-
-def wilson(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a fraction (Wilson 1927), 95 % by default.
-
-    Near an accuracy of 1 it covers better than the normal approximation.
-    """
-    p, n = correct / total, total
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def percent(correct: int, total: int) -> str:
-    """Return an accuracy as text, such as `99.43 % (57 wrong of 10,000)`."""
-    return f"{100 * correct / total:.2f} % ({total - correct:,} wrong of {total:,})"
 
 
 @dataclass(frozen=True, repr=False)

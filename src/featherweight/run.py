@@ -32,12 +32,18 @@ from .contract import Contract
 from .data import Split, load_split, load_test
 from .errors import InputError
 from .evaluate import Evaluation, evaluate
+from .pretrained import FOLDER as PRETRAINED_FOLDER
+from .pretrained import find_pretrained
 from .recipe import Recipe
 from .verdict import Verdict
 from .weights import load_weights
 
 FORMAT = 1  # of the folder; another one is refused
 SOURCE = "model.py"  # the source of a network that was defined in a notebook
+# What config.json says about the data.
+DATA_KEYS = ("source", "sha256", "n_train", "n_val", "num_classes", "shape", "mean", "std")
+# Pictures of the folder that a notebook shows, and their widths in pixels; two stand side by side.
+PICTURE_WIDTHS = {"curves.png": 450, "confusion.png": 420, "mistakes.png": 870}
 Row = dict[str, Any]
 
 
@@ -125,6 +131,26 @@ class Run:
         return values
 
     @property
+    def pretrained(self) -> bool:
+        """Return whether it is a network that comes with the package, which nothing changes."""
+        return self.path.parent == PRETRAINED_FOLDER
+
+    def export_path(self, name: str) -> Path:
+        """Return where an exported file or folder goes: into the run folder.
+
+        What is exported from a pretrained network goes to the working directory, with the network's
+        name before its own."""
+        return Path(f"{self.path.name}-{name}") if self.pretrained else self.path / name
+
+    def refuse_pretrained(self) -> None:
+        """Raise InputError if the run is a pretrained network, which nothing changes."""
+        if self.pretrained:
+            raise InputError(
+                f"{self.path.name}: a pretrained network, which is not changed; expected a run",
+                hint=f"featherweight train --recipe {self.path.name}",
+            )
+
+    @property
     def complete(self) -> bool:
         """Return whether the training has come to its last epoch."""
         return (self.path / "model.safetensors").is_file()
@@ -167,12 +193,13 @@ class Run:
         verdict = self.verdict
         found = verdict._repr_html_() if verdict is not None else ""
         pictures = "".join(
-            f'<img alt="{name}" style="max-width: 100%" src="data:image/png;base64,'
+            f'<img alt="{name}" style="max-width: 100%; width: {width}px; vertical-align: top" '
+            f'src="data:image/png;base64,'
             f'{base64.b64encode((self.path / name).read_bytes()).decode()}">'
-            for name in ("curves.png", "confusion.png", "mistakes.png")
+            for name, width in PICTURE_WIDTHS.items()
             if (self.path / name).is_file()
         )
-        return f"<p>{html.escape(repr(self)[1:-1])}</p>{found}{pictures}"
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{found}<div>{pictures}</div>"
 
     def load_split(self, source: str | None = None) -> Split:
         """Return the images that the run is trained on, from `source` if they have moved.
@@ -186,6 +213,11 @@ class Run:
                 f"{split.sha256[:12]}, expected the run's {data['sha256'][:12]}"
             )
         return split
+
+    @property
+    def has_own_code(self) -> bool:
+        """Return whether building the network runs code that is not this package's."""
+        return not self.recipe.model.startswith("featherweight.model:")
 
     def build_model(self) -> nn.Module:
         """Return the run's network, with initial weights."""
@@ -349,11 +381,18 @@ def create_run(
 
 
 def open_run(path: str | Path) -> Run:
-    """Return the run in a folder. Raises InputError where it is none, or one of another version."""
-    path = Path(path)
+    """Return the run in a folder, or the pretrained network of a name.
+
+    Raises InputError where it is none, or one of another version."""
+    shipped = find_pretrained(path) if isinstance(path, str) else None
+    path = shipped or Path(path)
     file = path / "config.json"
     if not file.is_file():
-        raise InputError(f"{path}: not a run folder: got no config.json in it, expected one")
+        raise InputError(
+            f"{path}: not a run folder: got no config.json in it, expected one, or the name of a "
+            "pretrained network",
+            hint="featherweight models",
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         found = config["format"]
@@ -363,7 +402,13 @@ def open_run(path: str | Path) -> Run:
         raise InputError(f"{path}: got a run folder of version {found}, expected version {FORMAT}")
     run = Run(path, config)
     try:
-        _ = run.recipe, run.contract, run.seed, run.config["data"]["n_val"]
-    except (KeyError, TypeError) as error:
+        _ = run.recipe, run.contract, [config["data"][key] for key in DATA_KEYS]
+        whole_numbers = [config["seed"], config["data"]["num_classes"], *config["data"]["shape"]]
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{file}: incomplete: {error!r}") from error
+    if not all(type(value) is int for value in whole_numbers):
+        raise InputError(
+            f"{file}: got {whole_numbers}, expected whole numbers for the seed, the number of "
+            "classes and the shape of an image"
+        )
     return run

@@ -20,6 +20,7 @@ from featherweight.export.onnx import (
     sure_from,
     temperature,
 )
+from featherweight.model import Pool
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 from featherweight.verdict import Clause, Verdict
@@ -75,7 +76,8 @@ def test_the_file_alone_gives_what_pytorch_gives_at_any_batch(finished, exported
 def test_the_maps_are_those_of_the_stages(finished, exported):
     run, split = finished
     session = onnxruntime.InferenceSession(str(exported.path))
-    found = session.run(None, {"pixels": split.val.pixels[:2, 0].numpy()})[1:]
+    names = [f"maps_{i}" for i in range(1, 5)]
+    found = session.run(names, {"pixels": split.val.pixels[:2, 0].numpy()})
     model, x = (
         run.load_model(),
         torch.nn.functional.pad(
@@ -85,6 +87,56 @@ def test_the_maps_are_those_of_the_stages(finished, exported):
     for stage, maps in zip(model.features, found, strict=True):
         x = stage(x)
         torch.testing.assert_close(torch.from_numpy(maps), x.detach(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_filters_are_those_that_made_the_maps(finished, exported):
+    _, split = finished
+    session = onnxruntime.InferenceSession(str(exported.path))
+    names = ["maps_1", "maps_2", "maps_3", "filters_3", "filters_2", "depthwise_2"]
+    one, two, three, third, pointwise, depthwise = map(
+        torch.from_numpy, session.run(names, {"pixels": split.val.pixels[:1, 0].numpy()})
+    )
+    # A constant for each channel is left: the bias.
+    found = torch.nn.functional.conv2d(two, third)
+    assert largest_beyond_bias(three, found) < 1e-4
+    # A separable convolution is one with the products of its two filters.
+    found = torch.nn.functional.conv2d(one, pointwise * depthwise.swapaxes(0, 1))
+    pooled = Pool(2, dense=True).eval()(found)
+    assert largest_beyond_bias(two, pooled) < 1e-4
+
+
+def largest_beyond_bias(maps, sums):
+    """Return by how much maps differ from hardswish(sums + bias), with the best bias.
+
+    Where an activation is above 3, hardswish changes nothing."""
+    worst = 0.0
+    for channel in range(maps.shape[1]):
+        linear = maps[:, channel] > 3
+        if linear.any():
+            bias = (maps[:, channel] - sums[:, channel])[linear]
+            worst = max(worst, float(bias.max() - bias.min()))
+    assert worst > 0
+    return worst
+
+
+def test_the_outputs_that_explain_cost_no_time_and_little_space(finished, exported):
+    """They are stored arrays: no node computes them, and nothing is stored twice."""
+    graph = onnx.load(exported.path).graph
+    made = {name for node in graph.node for name in node.output}
+    named = {tensor.name for tensor in graph.initializer}
+    explaining = {
+        output.name for output in graph.output if not output.name.startswith(("maps_", "log_"))
+    }
+    assert explaining == {
+        *("filters_1", "filters_2", "depthwise_2", "filters_3", "filters_4", "head", "bias")
+    }
+    assert explaining <= named
+    assert not explaining & made
+    run, split = finished
+    plain = export._to_graph(run.load_model(), split, evidence=False)
+    assert sum(map(onnx.TensorProto.ByteSize, graph.initializer)) <= sum(
+        map(onnx.TensorProto.ByteSize, plain.graph.initializer)
+    )
 
 
 def test_batch_norm_is_folded_where_it_can_be(exported):
@@ -112,6 +164,11 @@ def test_folding_behind_a_maximum_changes_nothing(sign):
     assert left == (0 if sign > 0 else 1)  # a falling batch norm turns the maximum into a minimum
 
 
+def card(path):
+    """Return the metadata of a file."""
+    return {item.key: item.value for item in onnx.load(path).metadata_props}
+
+
 def stored(path):
     """Return the arrays that a file stores."""
     return [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
@@ -124,6 +181,7 @@ def test_eight_bits_are_smaller_and_read_as_well(finished, exported):
     # Each filter and the head: a byte for each weight instead of four. The file as a whole also
     # holds a node for each quantisation, which outweighs that in a network as tiny as this one.
     small, large = stored(eight.path), stored(exported.path)
+    assert "evidence_maps" not in card(eight.path)
     shapes = [(8, 1, 5, 5), (8, 1, 3, 3), (8, 8, 1, 1), (8, 8, 3, 3), (8, 8, 3, 3)]
     for shape in shapes:
         assert shape in {array.shape for array in small if array.dtype == np.uint8}
@@ -144,11 +202,14 @@ def test_the_assignments_network_is_exported_too(tmp_path, split, tiny_recipe, t
     )
     run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, CPU, "")
     train(run, split, CPU)
-    session = onnxruntime.InferenceSession(str(export_onnx(run, split, int8=False).path))
+    exported = export_onnx(run, split, int8=False)
+    session = onnxruntime.InferenceSession(str(exported.path))
     assert [out.name for out in session.get_outputs()] == [
         "log_probabilities",
         *(f"maps_{i}" for i in range(1, 5)),
+        *(f"filters_{i}" for i in range(1, 5)),
     ]
+    assert "evidence_maps" not in card(exported.path)  # its head is no mean over places
 
 
 def test_a_file_that_reads_otherwise_is_not_written(finished, monkeypatch, tmp_path):
@@ -177,13 +238,13 @@ def test_what_has_no_onnx_is_refused(finished, monkeypatch):
 
 
 def test_the_file_tells_what_it_is(finished, exported):
-    card = {item.key: item.value for item in onnx.load(exported.path).metadata_props}
-    assert card["recipe"] == "tiny"
-    assert card["labels"] == "0 1 2 3 4 5 6 7 8 9"
-    assert int(card["validation_correct"]) == exported.result.correct
-    assert float(card["temperature"]) > 0
-    assert card["verdict"] == "FAIL (accuracy, log)"
-    assert int(card["parameters"]) == sum(p.numel() for p in finished[0].load_model().parameters())
+    told = card(exported.path)
+    assert told["recipe"] == "tiny"
+    assert told["labels"] == "0 1 2 3 4 5 6 7 8 9"
+    assert int(told["validation_correct"]) == exported.result.correct
+    assert float(told["temperature"]) > 0
+    assert told["verdict"] == "FAIL (accuracy, log)"
+    assert int(told["parameters"]) == sum(p.numel() for p in finished[0].load_model().parameters())
 
 
 def test_what_the_last_audit_found_is_told(finished, tmp_path):

@@ -8,7 +8,7 @@ PyTorch takes seconds to load, so a command imports the modules that need it whe
 
 from cyclopts import Group
 
-from . import bench, export, predict, presets, study, train  # noqa: F401  # adds the commands
+from . import bench, export, predict, presets, serve, study, train  # noqa: F401  # adds the commands
 from .base import app, main
 
 __all__ = ["app", "main"]
@@ -18,7 +18,7 @@ COMMAND_GROUPS = {
     "Train and judge": ("train", "audit", "evaluate", "report"),
     "Export and read": ("export", "firmware", "predict", "serve", "stress"),
     "Compare": ("study", "frontier", "bench"),
-    "Presets": ("recipes", "contracts"),
+    "Presets": ("models", "recipes", "contracts"),
     "Options": ("--help", "--version", "--install-completion"),
 }
 for _group_number, (_title, _commands) in enumerate(COMMAND_GROUPS.items()):

@@ -1,6 +1,5 @@
-"""The commands that read digits: predict, serve, stress."""
+"""The commands that read digits: predict, stress."""
 
-import errno
 import glob
 import io
 import shlex
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from ..inference.stress import Score
 
 PROGRESS_FROM = 200  # pictures; fewer are read before a progress bar would help
-BACKLOG = 2048  # connections that wait while the server is busy
-SHUTDOWN_SECONDS = 15  # for requests that are being answered when the server is stopped
 
 
 @app.command(name="predict", usage="Usage: featherweight predict [OPTIONS] IMAGES...")
@@ -247,49 +244,6 @@ def _predict_on_ray(model: Path, source: str, folder: str, format: str, address:
     )
     stdout.write(f"{folder}\n")
     return USAGE if totals.bad else DONE
-
-
-@app.command(name="serve")
-def cmd_serve(*, model: str = DEFAULT_MODEL, host: str = "127.0.0.1", port: int = 8000) -> int:
-    """Serve a page for drawing digits, and the HTTP API behind it.
-
-    Parameters
-    ----------
-    model
-        Network that reads: the name of a pretrained one, a run folder, or an exported file.
-    host
-        Address to listen on. With 0.0.0.0, other machines on the network can use the server.
-    port
-        Port to listen on; 0 picks a free one.
-    """
-    import socket
-
-    import uvicorn
-
-    from ..inference.reader import Reader
-    from ..inference.server import create_app
-
-    if not 0 <= port < 65536:
-        raise InputError(f"--port: got {port}, expected 0 to 65535")
-    reader = Reader(model)
-    try:
-        listening = socket.create_server((host, port), backlog=BACKLOG)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise InputError(
-                f"port {port} of {host} is taken",
-                hint=f"featherweight serve --model {shlex.quote(model)} --port 0",
-            ) from error
-        words = (error.strerror or str(error)).partition(" (")[0]
-        raise InputError(f"port {port} of {host}: {words[:1].lower()}{words[1:]}") from error
-    with listening:
-        port = listening.getsockname()[1]
-        stderr.print(f"http://{host}:{port} (Ctrl-C ends it)", markup=False)
-        config = uvicorn.Config(
-            create_app(reader), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
-        )
-        uvicorn.Server(config).run(sockets=[listening])
-    return DONE
 
 
 @app.command(name="stress")

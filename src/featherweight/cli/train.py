@@ -2,16 +2,19 @@
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 from rich.table import Table
 
 from ..errors import InputError
+from ..pretrained import DEFAULT_MODEL
 from .base import (
     BROKEN,
     DONE,
     INTERRUPTED,
+    USAGE,
     app,
     cores,
     networks_apart,
@@ -235,40 +238,73 @@ def audit(
 
 @app.command
 def evaluate(
-    run: str,
+    model: str = DEFAULT_MODEL,
     /,
     *,
-    split: Literal["val", "test"] = "val",
+    split: Literal["val", "test"] | None = None,
     data: str | None = None,
     device: str = "auto",
     json: bool = False,
 ) -> int:
     """Print loss, accuracy with its interval, calibration, each class and the confusion matrix.
 
+    For a folder of pictures it prints accuracy and confusion, as `predict` reads them.
+
     Parameters
     ----------
-    run
-        A run folder.
+    model
+        A run folder, or a pretrained network; for pictures an exported file too.
     split
-        val, or test: the official test images, which must decide nothing.
+        val, which is the default, or test: the official test images, which must decide nothing.
     data
-        Where the run's data set is now.
+        Where the run's data set is now; or a folder of your own pictures, each in a folder of its
+        label, as `featherweight serve` collects them.
     device
         cpu, cuda, mps, or auto, which takes the first GPU there is.
     json
         Print the figures as JSON.
     """
+    from ..inference.labelled import is_labelled
+
+    if data is not None and is_labelled(Path(data)):
+        if split is not None:
+            raise InputError("--split with a folder of pictures: expected one of them")
+        return _evaluate_pictures(model, data, json)
     from ..api import load_run
     from ..device import pick_device
 
-    where = pick_device(device)
+    where, split = pick_device(device), split or "val"
     with networks_apart():
-        result = load_run(run).evaluate(split, data=data, device=str(where))
+        result = load_run(model).evaluate(split, data=data, device=str(where))
     if json:
         print_json({"split": split, **result.to_dict()})
     else:
         _print_evaluation(split, result)
     return DONE
+
+
+def _evaluate_pictures(model: str, folder: str, json: bool) -> int:
+    """Print what is read right in a folder of pictures; files that are none are named."""
+    from ..inference.labelled import score_folder
+    from ..inference.reader import Reader
+
+    score = score_folder(
+        Reader(model), Path(folder), lambda why: stderr.print(f"error: {why}", markup=False)
+    )
+    values = score.to_dict()
+    if json:
+        print_json({"data": folder, **values})
+    elif score.total:
+        low, high = score.interval
+        stdout.print(
+            f"{folder}: {score}, 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson)",
+            markup=False,
+        )
+        stdout.print(f"{score.unsure:,} unsure, {values['no_ink']:,} without a digit")
+        _print_confusion(list(score.labels), values["confusion"], [*score.labels, "none"])
+    if n_failed := len(score.unreadable):
+        stderr.print(f"error: {n_failed:,} of {score.total + n_failed:,} could not be read")
+    return USAGE if score.unreadable else DONE
 
 
 def _print_evaluation(split: str, result: "Evaluation") -> None:
@@ -296,12 +332,15 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
             ),
         )
     stdout.print(table)
-    confusion = Table(
-        "true \\ read", *map(str, range(len(values["confusion"]))), title="confusion matrix"
-    )
-    for label, counts in enumerate(values["confusion"]):
-        confusion.add_row(str(label), *(str(n) if n else "." for n in counts))
-    stdout.print(confusion)
+    names = list(map(str, range(len(values["confusion"]))))
+    _print_confusion(names, values["confusion"], names)
+
+
+def _print_confusion(true: list[str], confusion: list[list[int]], read: list[str]) -> None:
+    table = Table("true \\ read", *map(escape, read), title="confusion matrix")
+    for label, counts in zip(true, confusion, strict=True):
+        table.add_row(escape(label), *(str(n) if n else "." for n in counts))
+    stdout.print(table)
 
 
 @app.command

@@ -232,7 +232,7 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
     expected = evaluate(model, split.val, split.mean_std)
     scores = network.scores(split.val.pixels)
     firmware = Firmware(
-        path=run.path / f"c-int{bits}",
+        path=run.export_path(f"c-int{bits}"),
         network=network,
         float_correct=expected.correct,
         correct=int((scores.argmax(1) == split.val.labels).sum()),

@@ -408,7 +408,8 @@ def export_onnx(
     }
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=value)
+    metadata = {item.key: item.value for item in graph.metadata_props}  # with the evidence's
     onnx.checker.check_model(graph)
-    path = run.path / ("model-int8.onnx" if int8 else "model.onnx")
+    path = run.export_path("model-int8.onnx" if int8 else "model.onnx")
     write_atomic(path, graph.SerializeToString())
     return Exported(path, expected, calibrated, difference, metadata)

@@ -21,6 +21,7 @@ from ..reader import Reader
 from ._body import MAX_BYTES as MAX_BYTES
 from ._collect import Collection
 from ._embed import BelowPath, check_root_path, frame_ancestors
+from ._embed import is_loopback as is_loopback
 from ._interface import TAGS, add_interface
 from ._models import Models
 

@@ -1,5 +1,6 @@
-"""Where a server's pages may be: below a path of another server, and in frames of other pages."""
+"""Who reaches a server's pages: below a path of another server, in frames of other pages."""
 
+import ipaddress
 import re
 from collections.abc import Sequence
 
@@ -12,6 +13,16 @@ ORIGIN = re.compile(r"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on is reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False
+
+
 def frame_ancestors(origins: Sequence[str]) -> str:
     """Return the value of the directive frame-ancestors for the origins that may show the pages.
 
@@ -20,7 +31,7 @@ def frame_ancestors(origins: Sequence[str]) -> str:
     for origin in origins:
         if origin != "self" and not ORIGIN.fullmatch(origin):
             raise InputError(
-                f"origin: got {origin!r}, expected one such as https://example.org, "
+                f"embed: got {origin!r}, expected one such as https://example.org, "
                 "http://localhost:8888 or self"
             )
     return " ".join("'self'" if each == "self" else each for each in origins) or "'none'"
@@ -53,5 +64,5 @@ def check_root_path(path: str) -> None:
     """Raise InputError for what is no path of a proxy, such as /digits, and not empty either."""
     if not ROOT_PATH.fullmatch(path):
         raise InputError(
-            f"root path: got {path!r}, expected one such as /digits, without a slash at its end"
+            f"root_path: got {path!r}, expected one such as /digits, without a slash at its end"
         )

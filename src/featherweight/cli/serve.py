@@ -1,0 +1,99 @@
+"""The command that serves a page for drawing digits: serve."""
+
+import errno
+import shlex
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..pretrained import DEFAULT_MODEL, pretrained
+from .base import DONE, app, stderr
+
+if TYPE_CHECKING:
+    from ..inference.reader import Reader
+
+BACKLOG = 2048  # connections that wait while the server is busy
+SHUTDOWN_SECONDS = 15  # for requests that are being answered when the server is stopped
+
+
+@app.command(name="serve")
+def cmd_serve(
+    *,
+    model: str = DEFAULT_MODEL,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    collect: str | None = None,
+    root_path: str | None = None,
+    allow_embedding: list[str] | None = None,
+) -> int:
+    """Serve a page for drawing digits, and the HTTP API behind it.
+
+    Parameters
+    ----------
+    model
+        Network that reads first: the name of a pretrained one, a run folder, or an exported file.
+        The page offers the pretrained ones too.
+    host
+        Address to listen on. With 0.0.0.0, other machines on the network can use the server.
+    port
+        Port to listen on; 0 picks a free one.
+    collect
+        Folder for digits of which somebody says on the page that they were read wrong, a folder for
+        each label; `evaluate --data` reads it. Default: my-digits, or none with another host.
+    root_path
+        Path at which a proxy shows the server, such as /digits.
+    allow_embedding
+        Origin whose pages may show this one in a frame, such as https://example.org, or self. May
+        be given several times.
+    """
+    import socket
+
+    import uvicorn
+
+    from ..inference.server import create_app, is_loopback
+
+    if not 0 <= port < 65536:
+        raise InputError(f"--port: got {port}, expected 0 to 65535")
+    if collect is None and is_loopback(host):
+        collect = "my-digits"
+    served = create_app(
+        _offer(model),
+        collect=None if collect is None else Path(collect),
+        root_path=root_path or "",
+        embed=allow_embedding or (),
+    )
+    try:
+        listening = socket.create_server((host, port), backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"port {port} of {host} is taken",
+                hint=f"featherweight serve --model {shlex.quote(model)} --port 0",
+            ) from error
+        words = (error.strerror or str(error)).partition(" (")[0]
+        raise InputError(f"port {port} of {host}: {words[:1].lower()}{words[1:]}") from error
+    with listening:
+        port = listening.getsockname()[1]
+        stderr.print(f"http://{host}:{port} (Ctrl-C ends it)", markup=False)
+        config = uvicorn.Config(
+            served, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+    return DONE
+
+
+def _offer(model: str) -> "dict[str, Reader | Callable[[], Reader]]":
+    """Return the models that a server offers by name: the one asked for, and the pretrained ones.
+
+    Another model is named after its recipe or, where a pretrained one has that name, its file or
+    folder."""
+    from ..inference.reader import Reader
+
+    reader = Reader(model)  # it is loaded at once, so that the command fails if it can't be
+    name = model if model in pretrained() else reader.card["recipe"]
+    if name in pretrained() and name != model:
+        name = Path(model).resolve().name
+    others = {other: partial(Reader, other) for other in pretrained() if other != name}
+    return {name: reader, **others}

@@ -1,0 +1,127 @@
+"""Build the pretrained networks of the package: make models.
+
+For each recipe the seed is taken that is the median of the rows in results/ by validation loss, so
+that nobody gets a lucky run. Its run folder is found in runs/, or trained again, exported, and
+evaluated on all validation and test images; what ships goes to inference/pretrained/RECIPE. The
+same run folders give the same bytes.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from featherweight._files import new_folder
+from featherweight.card import card
+from featherweight.contract import load_contract
+from featherweight.data import Images, Split, load_split, load_test
+from featherweight.evaluate import Evaluation
+from featherweight.export.onnx import export_onnx
+from featherweight.inference.reader import Reader
+from featherweight.pretrained import FOLDER
+from featherweight.recipe import RECIPES, Recipe
+from featherweight.run import Run, open_run
+from featherweight.studies.plan import Task, default_table
+from featherweight.studies.rows import read_rows, row_key
+from featherweight.studies.workers import run_task
+
+PLANS = ("records", "int4", "baseline")  # whose rows the seeds are chosen from
+FILES = (
+    "model.onnx",
+    "model.safetensors",
+    "config.json",
+    "environment.json",
+    "metrics.jsonl",
+    "verdict.json",
+)
+
+
+def choose_seed(recipe: Recipe, split: Split) -> tuple[Task, str]:
+    """Return the run of the recipe's median seed, and how it was chosen.
+
+    Rows that are older than the column val_loss are ordered by their validation errors. Of an even
+    number of seeds it is the worse of the two in the middle.
+    """
+    contract = load_contract(recipe.contract)
+    tasks = {}
+    rows = []
+    for row in (row for plan in PLANS for row in read_rows(default_table(plan))):
+        task = Task(recipe, contract, int(row["seed"]), None, split.sha256)
+        if row["val_correct"] and row_key(row) == task.key:
+            tasks[row["seed"]] = task
+            rows.append(row)
+    if not rows:
+        sys.exit(f"error: {recipe.name}: no row of it in the tables of {', '.join(PLANS)}")
+    by_loss = all(row["val_loss"] for row in rows)
+    rows.sort(
+        key=lambda row: (
+            float(row["val_loss"]) if by_loss else -int(row["val_correct"]),
+            int(row["seed"]),
+        )
+    )
+    seed = rows[len(rows) // 2]["seed"]
+    measure = "loss" if by_loss else "errors"
+    return tasks[seed], f"median of {len(rows)} seeds by validation {measure}"
+
+
+def evaluate_file(file: Path, images: Images) -> Evaluation:
+    """Return the evaluation of an exported file on labelled images."""
+    probabilities = torch.from_numpy(Reader(file).probabilities(images.pixels[:, 0].numpy()))
+    loss = torch.nn.functional.nll_loss(probabilities.log(), images.labels)
+    return Evaluation(float(loss), probabilities, images.labels)
+
+
+def ship(run: Run, split: Split, chosen: str) -> None:
+    """Export a run, evaluate its file, and put what ships into the package, whole or not at all."""
+    exported = export_onnx(run, split, int8=False)
+    val = evaluate_file(exported.path, split.val)
+    test = evaluate_file(exported.path, load_test(split))
+    verdict = run.verdict
+    assert verdict is not None
+    FOLDER.mkdir(exist_ok=True)
+    folder = new_folder(FOLDER, ".new-")
+    for name in FILES:
+        shutil.copyfile(run.path / name, folder / name)
+    evaluation = {
+        "parameters": int(exported.metadata["parameters"]),
+        "validation_correct": val.correct,
+        "validation_total": val.total,
+        "test_correct": test.correct,
+        "test_total": test.total,
+        "seed": run.seed,
+        "chosen": chosen,
+    }
+    (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+    text = card(
+        Run(folder, run.config), val, split, verdict.to_dict(), (test.correct, test.total), chosen
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    place = FOLDER / run.recipe.name
+    shutil.rmtree(place, ignore_errors=True)
+    folder.rename(place)
+
+
+def main() -> None:
+    """Build the networks that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipes", nargs="*", help="default: every recipe")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # as studies train
+    for recipe in RECIPES:
+        if arguments.recipes and recipe.name not in arguments.recipes:
+            continue
+        contract = load_contract(recipe.contract)
+        split = load_split(None, contract.train_size, contract.val_size)
+        task, chosen = choose_seed(recipe, split)
+        folder = task.folder(arguments.runs)
+        print(f"{recipe.name}: seed {task.seed}, the {chosen}", flush=True)
+        run_task(task, split, folder, torch.device("cpu"), block=True)
+        ship(open_run(folder), split, chosen)
+
+
+if __name__ == "__main__":
+    main()
