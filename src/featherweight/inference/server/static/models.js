@@ -1,6 +1,6 @@
 // Which network reads, and what it is.
 
-import { describeModel, findModels } from "./reading.js";
+import { findModels } from "./reading.js";
 import { bytes, count } from "./words.js";
 
 export class Models {
