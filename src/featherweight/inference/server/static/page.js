@@ -27,7 +27,12 @@ const KEPT = 512; // pixels on a side of a kept photograph, which is all that a 
 const drawing = new Drawing();
 const sheet = new Sheet(byId("sheet"), byId("marks"), drawing);
 const pen = new Pen(sheet, drawing);
-const models = new Models(byId("model"), byId("facts"), byId("card"));
+const models = new Models(() => {
+  samples.tell(models.name);
+  if (drawing.empty) return;
+  busy(true);
+  latest.now();
+});
 const samples = new Samples(byId("samples"), byId("samples-title"), drawing);
 const maps = new Maps(byId("stages"), byId("map"));
 const evidence = new Evidence({ sheet: byId("sheet"), overlay: byId("overlay"),
@@ -84,13 +89,6 @@ drawing.addEventListener("change", ({ detail }) => {
   else latest.soon();
 });
 
-models.onchange = () => {
-  samples.tell(models.name);
-  if (drawing.empty) return;
-  busy(true);
-  latest.now();
-};
-
 // --- showing
 
 function forget(state, title, sentence) {
@@ -106,7 +104,7 @@ function forget(state, title, sentence) {
 const details = () => (isNumber(answer) ? answer.digits[chosen] : answer);
 
 function show() {
-  const text = showAnswer(answer, models.labels, chosen, choose);
+  const text = showAnswer(answer, models, chosen, choose);
   const truth = sampleNote();
   sheet.mark(isNumber(answer) ? answer.digits : [], answer.area, chosen);
   if (settled) {
@@ -130,6 +128,7 @@ function explain() {
   const reading = details(), why = reading.evidence;
   evidence.show(reading, answer.area);
   byId("why").hidden = !why;
+  byId("legend").hidden = !why || !evidence.on;
   if (why) {
     byId("why").textContent = `Why ${one(why.first)}, not ${one(why.second)}?`;
     byId("for-first").textContent = `for ${why.first}`;
@@ -146,7 +145,7 @@ function choose(i) {
 function showWhy(on) {
   evidence.on = on;
   byId("why").setAttribute("aria-pressed", on);
-  byId("legend").hidden = !on;
+  byId("legend").hidden = !on || !answer;
   evidence.paint();
 }
 

@@ -41,6 +41,8 @@ export async function readMaps(seen, model) {
 
 export const findModels = () => ask("models");
 
+export const describeModel = (name) => ask(`model?${query({ name })}`);
+
 export const findSamples = () => ask("static/samples.json");
 
 // Keep a picture (a PNG Blob) with its true label on this computer; return how many there are.

@@ -29,7 +29,7 @@ export class Samples {
   // Say how many are mistakes; they are those of one network.
   tell(model) {
     const mistakes = this.samples.filter(({ digit, reads }) => digit !== reads).length;
-    this.title.textContent = "Or let it read one of these."
+    this.title.textContent = "Or try one of these."
       + (model === this.model ? ` ${COUNTS[mistakes]} are real mistakes.` : "");
     this.root.classList.toggle("other", model !== this.model);
   }
