@@ -31,7 +31,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format
 
 docs: $(VENV)/installed-dev
-	$(if $(wildcard docs/make_cli.py),$(BIN)/python docs/make_cli.py)
+	$(BIN)/python tools/make_cli.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/installed

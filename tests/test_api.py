@@ -1,20 +1,33 @@
 """The public names, as a script and a notebook use them."""
 
+import importlib.util
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbclient
 import nbformat
 import pytest
 import torch
 from helpers import featherweight, write_mnist
+from IPython.core.inputtransformer2 import TransformerManager
+from packaging.requirements import Requirement
 from torch import nn
 
 import featherweight as fw
+from featherweight import api
 from featherweight.errors import InputError
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.ipynb"))
+
+
+def _trains(notebook):
+    """Return whether a notebook trains a network."""
+    return any("fw.train(" in cell.source for cell in notebook.cells if cell.cell_type == "code")
 
 
 @pytest.fixture
@@ -226,6 +239,92 @@ def test_an_interrupt_leaves_a_run_that_resumes_to_the_same_bits(
     ).read_bytes()
 
 
+def test_a_function_gets_each_epochs_row_and_may_end_the_training(
+    data, tiny_recipe, tiny_contract, tmp_path
+):
+    given = {"contract": tiny_contract, "data": data}
+    rows = []
+    whole = fw.train(tiny_recipe, **given, out=str(tmp_path / "whole"), on_epoch=rows.append)
+    assert rows == whole.read_metrics()
+
+    def stop(row):
+        row["val_loss"] = "spoilt"
+        if row["epoch"] == 2:
+            raise RuntimeError("the tracker is gone")
+
+    with pytest.raises(RuntimeError, match="tracker is gone"):
+        fw.train(tiny_recipe, **given, out=str(tmp_path / "stopped"), on_epoch=stop)
+    rows.clear()
+    run = fw.train(resume=tmp_path / "stopped", data=data, on_epoch=rows.append)
+    assert [row["epoch"] for row in rows] == [3, 4]
+    assert [{**row, "seconds": 0} for row in run.read_metrics()] == [
+        {**row, "seconds": 0} for row in whole.read_metrics()
+    ]
+    weights = "model.safetensors"
+    assert (run.path / weights).read_bytes() == (whole.path / weights).read_bytes()
+
+
+class _Tracker:
+    """A stand-in for a tracking library; it records what is logged, while it is open."""
+
+    def __init__(self):
+        self.calls, self.is_open = [], False
+
+    def __enter__(self):
+        self.is_open = True
+        return self
+
+    def __exit__(self, *_):
+        self.is_open = False
+
+    def record(self, *values, **named):
+        assert self.is_open
+        self.calls.append((values, named))
+
+
+# A library, the module that stands in for it, and the calls that it must get for one row.
+TRACKERS = {
+    "TensorBoard": (
+        "torch.utils.tensorboard",
+        lambda tracker: {"SummaryWriter": lambda folder: tracker},
+        lambda row: [((key, row[key], row["epoch"]), {}) for key in row],
+    ),
+    "Weights & Biases": (
+        "wandb",
+        lambda tracker: {"init": lambda project: tracker},
+        lambda row: [((row,), {})],
+    ),
+    "MLflow": (
+        "mlflow",
+        lambda tracker: {"start_run": lambda: tracker, "log_metrics": tracker.record},
+        lambda row: [((row,), {"step": row["epoch"]})],
+    ),
+}
+
+
+@pytest.mark.parametrize("library", TRACKERS)
+def test_the_guides_lines_log_each_epoch(
+    library, data, tiny_recipe, tiny_contract, tmp_path, monkeypatch
+):
+    page = (Path(__file__).parent.parent / "docs/guides/log-a-training.md").read_text()
+    code = page.partition(f"## {library}\n")[2].split("```")[1].removeprefix("python\n")
+    module, attributes, expected = TRACKERS[library]
+    tracker = _Tracker()
+    tracker.log = tracker.add_scalar = tracker.record
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**attributes(tracker)))
+    original = api.train
+    arguments = {"contract": tiny_contract, "data": data, "out": str(tmp_path / "run")}
+    monkeypatch.setattr(
+        api, "train", lambda _, on_epoch: original(tiny_recipe, **arguments, on_epoch=on_epoch)
+    )
+    names = {}
+    exec(code, names)
+    rows = names["run"].read_metrics()
+    assert tracker.calls == [call for row in rows for call in expected(row)]
+    assert len(rows) == 4
+    assert not tracker.is_open
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_notebooks_run_from_start_to_end(path, tiny_contract, tmp_path):
@@ -233,8 +332,9 @@ def test_notebooks_run_from_start_to_end(path, tiny_contract, tmp_path):
     (tmp_path / "small.toml").write_text(tiny_contract.to_toml())
     notebook = nbformat.read(path, 4)
     parameters = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    assert len(parameters) == 1
-    parameters[0].source = "DATA, EPOCHS, CONTRACT = 'digits', 2, 'small.toml'"
+    assert len(parameters) == _trains(notebook)
+    for cell in parameters:
+        cell.source = "DATA, EPOCHS, CONTRACT = 'digits', 2, 'small.toml'"
     nbclient.NotebookClient(
         notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
@@ -248,4 +348,35 @@ def test_committed_notebooks_hold_the_outputs_of_a_real_run(path):
     notebook = nbformat.read(path, 4)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     text = path.read_text(encoding="utf-8")
-    assert "runs/" in text
+    assert ("runs/" in text) == _trains(notebook)
+    assert '"text/html"' in text
+
+
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_the_first_cell_of_a_notebook_installs_what_is_missing(path, installed, monkeypatch):
+    notebook = nbformat.read(path, 4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    commands = []
+    shell = SimpleNamespace(run_line_magic=lambda name, line: commands.append((name, line)))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
+    names = {"get_ipython": lambda: shell}
+    exec(TransformerManager().transform_cell(first.source), names)
+    assert "YOU" in names["SOURCE"]
+    if installed:
+        assert not commands
+        return
+    ((magic, line),) = commands
+    program, option, *words = shlex.split(line.replace("{SOURCE}", "https://host/fork.git"))
+    assert (magic, program, option) == ("pip", "install", "--quiet")
+    found = {each.name: each for each in map(Requirement, words)}
+    assert set(found) == {"featherweight", *(["featherweight-mnist"] if _trains(notebook) else [])}
+    extras = {"train", "export"} if _trains(notebook) else {"notebook"}
+    assert found["featherweight"].extras == extras
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extras <= set(project["optional-dependencies"])
+    for name, requirement in found.items():
+        address, _, folder = requirement.url.partition("#subdirectory=")
+        assert address == "git+https://host/fork.git"
+        text = (ROOT / folder / "pyproject.toml").read_text()
+        assert tomllib.loads(text)["project"]["name"] == name

@@ -76,7 +76,11 @@ def test_the_header_is_what_hubs_read(make_card, split, tiny_recipe):
     (found,) = model["results"]
     assert found["task"]["type"] == "image-classification"
     assert set(found["dataset"]) == {"type", "name", "split"}
-    assert found["metrics"] == [{"type": "accuracy", "value": 0.93, "name": "validation accuracy"}]
+    (metric,) = found["metrics"]
+    assert (metric["type"], metric["value"]) == ("accuracy", 0.93)
+    assert metric["name"] == (
+        "accuracy on the last 100 images of the training file (validation), last epoch's weights"
+    )
 
 
 def test_the_embedded_data_are_named_with_their_licence(make_card, split):
@@ -128,6 +132,9 @@ def test_a_network_that_is_not_the_recipes_own(make_card, split, tiny_recipe):
     )
     assert "network: `my_net:Net` {}, in place of the recipe's network" in text
     assert "and `my_net` on Python's path" in text
+    # Its licence is its author's to say.
+    assert header(text)["license"] == "other"
+    assert "Apache-2.0" not in text
 
 
 def test_its_commands_work_in_its_folder(model, split, tmp_path, monkeypatch, capsys):

@@ -36,7 +36,7 @@ SPAN = re.compile(r"`(featherweight [^`\n]+)`")
 RULE = re.compile(r"^([\w. -]+):(?!=)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Other programs that the pages call; their arguments are not checked.
-PROGRAMS = {"curl", "git", "python", "python3", "ray", "sudo", "."}
+PROGRAMS = {"curl", "docker", "git", "python", "python3", "ray", "sudo", "."}
 # Names that an example takes for granted, and their types.
 GIVEN = {
     "contract": "featherweight.contract.Contract",

@@ -95,7 +95,9 @@ def ship(run: Run, split: Split, chosen: str) -> None:
         "chosen": chosen,
     }
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
-    text = card(Run(folder, run.config), val, split, verdict.to_dict(), test, chosen)
+    text = card(
+        Run(folder, run.config), val, split, verdict.to_dict(), (test.correct, test.total), chosen
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
     place = FOLDER / run.recipe.name
     shutil.rmtree(place, ignore_errors=True)

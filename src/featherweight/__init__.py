@@ -20,12 +20,14 @@ from ._openmp import share_cores
 if TYPE_CHECKING:
     from .api import audit as audit
     from .api import export_run as export_run
+    from .api import from_pretrained as from_pretrained
     from .api import load_model as load_model
     from .api import load_run as load_run
     from .api import train as train
     from .contract import Contract as Contract
     from .contract import load_contract as load_contract
     from .evaluate import Evaluation as Evaluation
+    from .inference.draw import draw as draw
     from .inference.reader import Reader as Reader
     from .inference.reader import Reading as Reading
     from .recipe import Recipe as Recipe
@@ -40,6 +42,8 @@ _HOMES = {
     "export_run": "api",
     "load_run": "api",
     "load_model": "api",
+    "from_pretrained": "api",
+    "draw": "inference.draw",
     "Reader": "inference.reader",
     "Reading": "inference.reader",
     "Recipe": "recipe",

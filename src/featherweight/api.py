@@ -23,6 +23,7 @@ from .data import load_split, normalise
 from .device import pick_device, seed_everything
 from .distributed import SINGLE_PROCESS, Group
 from .errors import InputError
+from .pretrained import find_pretrained
 from .progress import OnBatch, OnEpoch, show
 from .recipe import Recipe, find_recipe
 from .report import report
@@ -128,6 +129,7 @@ def train(
     threads: int | None = None,
     out: str | None = None,
     resume: str | Path | Run | None = None,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
 ) -> Run:
     """Train a network under a contract, audit it, and report it.
 
@@ -159,6 +161,10 @@ def train(
         The run folder, which must not exist yet. Default: runs/NAME-sSEED-N.
     resume
         A run folder or Run whose training is to be finished; it keeps all of the above.
+    on_epoch
+        Called after each epoch with its row of metrics.jsonl: epoch, seconds, lr, train_loss,
+        val_loss, val_correct, val_total. The epoch is saved before, so that `resume` goes on after
+        it if the function raises.
 
     Returns
     -------
@@ -203,6 +209,7 @@ def train(
         where,
         data,
         lambda n_images: show(run, n_images, Console(stderr=True, highlight=False)),
+        on_epoch=on_epoch,
     )
     judge(run, data, where)
     return run
@@ -222,18 +229,25 @@ def finish_run(
     data: str | None,
     progress: Callable[[int], Any],
     group: Group = SINGLE_PROCESS,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
 ) -> None:
     """Train a run to its last epoch; an interrupt gets a note of how to resume.
 
-    `progress`, given the number of training images, returns the context that gives `on_epoch` and
-    `on_batch`."""
+    `progress`, given the number of training images, returns the context that gives the functions
+    that show an epoch and a batch. `on_epoch` is the caller's own function for an epoch."""
     run.refuse_pretrained()
     split = run.load_split(data)
-    on_epoch: OnEpoch
+    show_epoch: OnEpoch
     on_batch: OnBatch
+
+    def after_epoch(row: dict[str, Any]) -> None:
+        show_epoch(row)
+        if on_epoch is not None:
+            on_epoch(dict(row))  # a copy: what the function does to it stays outside of the log
+
     try:
-        with progress(len(split.train)) as (on_epoch, on_batch):
-            train_run(run, split, device, on_epoch, on_batch, group)
+        with progress(len(split.train)) as (show_epoch, on_batch):
+            train_run(run, split, device, after_epoch, on_batch, group)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"resume with featherweight.train(resume={str(run.path)!r})")
         raise
@@ -347,9 +361,47 @@ def load_model(run: str | Path | Run) -> nn.Module:
     return load_run(run).load_model()
 
 
+def from_pretrained(folder: str | Path, *, trust_code: bool = False) -> nn.Module:
+    """Return the network of a folder from a model hub, with its weights and in evaluation mode.
+
+    It returns the same logits as the run's, bit for bit, for images that are normalised as those
+    of `load_model`; `load_run(folder).config["data"]` has their mean and standard deviation.
+    Nothing is unpickled.
+
+    Parameters
+    ----------
+    folder
+        What `export --format hub` wrote, any run folder, or the name of a pretrained network.
+    trust_code
+        Whether to run the folder's `model.py`, which defines a network that is not this package's.
+        It may do anything that you may do: read it first.
+
+    Raises
+    ------
+    InputError
+        Where the folder holds no network, is damaged or incomplete, or has code that is not
+        trusted.
+    """
+    shipped = find_pretrained(folder) if isinstance(folder, str) else None
+    path = shipped or Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (path / name).is_file():
+            raise InputError(
+                f"{path}: got no {name} in it, expected a folder that "
+                "`featherweight export RUN --format hub` wrote"
+            )
+    run = open_run(path)
+    if run.has_own_code and not trust_code:
+        raise InputError(
+            f"{path}: its network is {run.recipe.model}, code from outside of this package",
+            hint=f"read it; if you trust it: from_pretrained({str(folder)!r}, trust_code=True)",
+        )
+    return run.load_model()
+
+
 def export_run(
     run: str | Path | Run,
-    format: Literal["onnx", "onnx-int8", "c"] = "onnx",
+    format: Literal["onnx", "onnx-int8", "c", "hub"] = "onnx",
     *,
     bits: Literal[2, 4, 8] | None = None,
     data: str | None = None,
@@ -363,7 +415,7 @@ def export_run(
         name, whose file is written to the working directory.
     format
         onnx: 32-bit floats; onnx-int8: weights and activations of 8 bits; c: a folder of C99 for a
-        microcontroller, in integers.
+        microcontroller, in integers; hub: a folder for a model hub, RUN/hub.
     bits
         Bits of a weight, in C. Default: what the run was trained for, else 8.
     data
@@ -372,7 +424,7 @@ def export_run(
     Returns
     -------
     Path
-        The file, or in C the folder.
+        The file, or for C and a hub the folder.
     """
     opened = load_run(run)
     split = opened.load_split(data)
@@ -380,6 +432,10 @@ def export_run(
         from .export.c import export_c
 
         return export_c(opened, split, bits or opened.recipe.weight_bits or 8).path
+    if format == "hub":
+        from .export.hub import export_hub
+
+        return export_hub(opened, split).path
     from .export.onnx import export_onnx
 
     return export_onnx(opened, split, int8=format == "onnx-int8").path

@@ -11,13 +11,15 @@ from typing import Any
 from .data import Split
 from .evaluate import Evaluation, percent
 from .recipe import RECIPES
-from .run import Run
+from .run import SOURCE, Run
 
 # Files of the run folder that the card lists if they exist.
 FILES = {
     "model.safetensors": "weights for PyTorch",
     "model.onnx": "ONNX, 32-bit floats",
     "model-int8.onnx": "ONNX, 8-bit integers",
+    SOURCE: "the network's source",
+    "use.py": "reads a picture with ONNX Runtime",
 }
 # Pictures of the run folder that the card shows if they exist.
 PICTURES = {
@@ -29,14 +31,33 @@ PICTURES = {
 VERDICTS = {True: "pass", False: "**FAIL**", None: "not judged"}
 
 
-def _header(run: Run, result: Evaluation, data: str, embedded: bool) -> str:
+def _header(
+    run: Run, result: Evaluation, split: Split, data: str, test: tuple[int, int] | None
+) -> str:
     """Return the YAML header that Hugging Face's hub reads; JSON strings are valid YAML."""
+    embedded = split.source is None
     dataset = "ylecun/mnist" if embedded else data
     # The hub refuses the names of data sets that it does not have.
     known = f"datasets: {json.dumps([dataset])}\n" if embedded else ""
-    tags = ["featherweight", "image-classification", *(["mnist"] if embedded else [])]
+    tags = ["featherweight", "image-classification", *(["mnist"] if embedded else []), "onnx"]
+    # Only the author of a network can say its licence.
+    licence = "other\nlicense_name: unstated" if run.has_own_code else "apache-2.0"
+    name = f"accuracy on {_validation_images(split)}, last epoch's weights"
+    kind = {"type": dataset, "name": data}
+    tested = ""
+    if test is not None:
+        value = {
+            "type": "accuracy",
+            "value": float(f"{test[0] / test[1]:.6g}"),
+            "name": f"accuracy on the {test[1]:,} test images, which decided nothing",
+        }
+        tested = f"""  - task: {{"type": "image-classification"}}
+    dataset: {json.dumps(kind | {"split": "test"})}
+    metrics:
+    - {json.dumps(value)}
+"""
     return f"""---
-license: apache-2.0
+license: {licence}
 library_name: featherweight
 pipeline_tag: image-classification
 tags: {json.dumps(tags)}
@@ -45,11 +66,19 @@ model-index:
 - name: {json.dumps(run.recipe.name)}
   results:
   - task: {{"type": "image-classification"}}
-    dataset: {{"type": {json.dumps(dataset)}, "name": {json.dumps(data)}, "split": "validation"}}
+    dataset: {json.dumps(kind | {"split": "validation"})}
     metrics:
-    - {{"type": "accuracy", "value": {result.accuracy:.6g}, "name": "validation accuracy"}}
----
+    - {{"type": "accuracy", "value": {result.accuracy:.6g}, "name": {json.dumps(name)}}}
+{tested}---
 """
+
+
+def _validation_images(split: Split) -> str:
+    """Return which images validate."""
+    n = f"{len(split.val):,}"
+    if split.source is not None and split.source.endswith(".npz"):
+        return f"the {n} validation images of the file"
+    return f"the last {n} images of the training file (validation)"
 
 
 def _count(n: int, word: str) -> str:
@@ -57,15 +86,58 @@ def _count(n: int, word: str) -> str:
     return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
+def _use(run: Run, split: Split, needed: str) -> str:
+    """Return how to use the files of the run folder; one for a hub has a script of its own."""
+    moved = "" if split.source is None else " --data DATA"
+    # Its audit needs the training state.
+    state = (run.path / "resume.pt").is_file()
+    audit = "\n\n`featherweight audit .` checks the contract again." if state else ""
+    if not (run.path / "use.py").is_file():
+        return f"""In this folder, with `featherweight` installed{needed}:
+
+```sh
+featherweight evaluate .                      # measure the validation accuracy again
+featherweight export . --format onnx          # write model.onnx, which needs no PyTorch
+featherweight predict photo.jpg --model .     # read a picture with model.onnx
+```{audit}"""
+    (height, width), (mean, std) = split.shape[1:], split.mean_std
+    source = ""
+    if run.has_own_code:
+        source = f"""
+The network is defined in `{SOURCE}`, which PyTorch needs and ONNX Runtime does not. It is code:
+read it before you run it. `from_pretrained` runs it only with `trust_code=True`.
+"""
+    return f"""Without `featherweight`, a picture of {width}x{height} pixels, light on black as the
+training images are:
+
+```sh
+pip install onnxruntime numpy pillow
+python use.py picture.png
+```
+
+With `featherweight` installed, any picture, such as a photograph, and the network for PyTorch:
+
+```python
+import featherweight as fw
+
+fw.Reader(".").read("photo.jpg")
+model = fw.from_pretrained("."{", trust_code=True" if run.has_own_code else ""})
+# It takes images (n, 1, {height}, {width}) in [0, 1], less {mean:.4f}, divided by {std:.4f}.
+```
+{source}
+`featherweight evaluate .{moved}` measures the validation accuracy again. `config.json` has the
+labels, the normalisation, the network and every hyper-parameter of its training."""
+
+
 def card(
     run: Run,
     result: Evaluation,
     split: Split,
     verdict: dict[str, Any],
-    test: Evaluation | None = None,
+    test: tuple[int, int] | None = None,
     chosen: str = "",
 ) -> str:
-    """Return the text of a model card.
+    """Return the text of a model card, of a run folder or a hub's.
 
     It says what the network is, its measured accuracy, how to use it, how it was trained, and its
     limits.
@@ -75,7 +147,7 @@ def card(
         result: Its evaluation on `split.val`.
         split: Its images.
         verdict: Its verdict, as `Verdict.to_dict` returns it.
-        test: Its evaluation on the test images, if they were read.
+        test: Test images that it reads right, and all of them, if they were read.
         chosen: How the run was chosen among others, if it was.
     """
     environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
@@ -115,7 +187,7 @@ def card(
     seconds = sum(row["seconds"] for row in rows)
     tested = ""
     if test is not None:
-        tested = f"Test, stated and not chosen by: **{percent(test.correct, test.total)}**.\n"
+        tested = f"Test, stated and not chosen by: **{percent(*test)}**.\n"
     if chosen:
         tested += f"Seed {run.seed} is the {chosen}.\n"
     pictures = {
@@ -123,19 +195,32 @@ def card(
         for name, what in PICTURES.items()
     }
     module = recipe.model.partition(":")[0]
-    needed = "" if module.startswith("featherweight.") else f" and `{module}` on Python's path"
+    carried = not run.has_own_code or (run.path / module).is_file()
+    needed = "" if carried else f" and `{module}` on Python's path"
     licence = (
-        "The training images are MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0."
-        if embedded
-        else "The training images have their own licence."
+        "The author of the network has stated none: do so here, and as `license` in the header."
+        if run.has_own_code
+        else "Apache-2.0."
     )
-    return f"""{_header(run, result, data, embedded)}
+    licence += (
+        " The training images are MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0."
+        if embedded
+        else " The training images have their own licence."
+    )
+    n_params = verdict.get("n_params")
+    size = f" with {_count(n_params, 'parameter')}" if n_params else ""
+    return f"""{_header(run, result, split, data, test)}
 # {recipe.name}, seed {run.seed}
+
+A network{size} that sorts grey images of {width}x{height} pixels into
+{split.num_classes} classes{", handwritten digits" if embedded else ""}.
+Featherweight trained it on {data} and checked it against the contract below.
 
 Contract `{verdict["contract"]}`: **{"PASS" if verdict["passed"] else "FAIL"}**.
 Validation: **{percent(result.correct, result.total)}**,
 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
-expected calibration error {100 * result.calibration_error:.2f} %.
+expected calibration error {100 * result.calibration_error:.2f} %;
+measured on {_validation_images(split)}, with the last epoch's weights.
 {tested}
 | clause | required | found | how | verdict |
 |---|---|---|---|---|
@@ -143,15 +228,7 @@ expected calibration error {100 * result.calibration_error:.2f} %.
 
 {pictures["verdict.svg"]}
 ## Use
-In this folder, with `featherweight` installed{needed}:
-
-```sh
-featherweight evaluate .                      # measure the validation accuracy again
-featherweight export . --format onnx          # write model.onnx, which needs no PyTorch
-featherweight predict photo.jpg --model .     # read a picture with model.onnx
-```
-
-`featherweight audit .` checks the contract again.
+{_use(run, split, needed)}
 
 | file | bytes | what |
 |---|---|---|
@@ -175,6 +252,6 @@ featherweight predict photo.jpg --model .     # read a picture with model.onnx
 - The accuracy above holds for images like the training images{stress}.
 
 ## Licence
-Apache-2.0. {licence}
+{licence}
 
 {pictures["curves.png"]}{pictures["confusion.png"]}{pictures["mistakes.png"]}"""

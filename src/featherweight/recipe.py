@@ -116,6 +116,10 @@ class Recipe:
     "Strengths of the random changes to training images."
 
     def __post_init__(self) -> None:
+        for key, kind in (("name", str), ("model", str), ("model_args", dict)):
+            if not isinstance(value := getattr(self, key), kind):
+                expected = "a table of arguments" if kind is dict else "a text"
+                raise InputError(f"{key}: got {value!r}, expected {expected}")
         # A copy, so that a recipe and one derived from it share no mutable object.
         object.__setattr__(self, "model_args", copy.deepcopy(self.model_args))
         for key, least in (("epochs", 1), ("batch_size", 2)):

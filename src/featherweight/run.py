@@ -40,6 +40,10 @@ from .weights import load_weights
 
 FORMAT = 1  # of the folder; another one is refused
 SOURCE = "model.py"  # the source of a network that was defined in a notebook
+# What config.json says about the data.
+DATA_KEYS = ("source", "sha256", "n_train", "n_val", "num_classes", "shape", "mean", "std")
+# Pictures of the folder that a notebook shows, and their widths in pixels; two stand side by side.
+PICTURE_WIDTHS = {"curves.png": 450, "confusion.png": 420, "mistakes.png": 870}
 Row = dict[str, Any]
 
 
@@ -189,12 +193,13 @@ class Run:
         verdict = self.verdict
         found = verdict._repr_html_() if verdict is not None else ""
         pictures = "".join(
-            f'<img alt="{name}" style="max-width: 100%" src="data:image/png;base64,'
+            f'<img alt="{name}" style="max-width: 100%; width: {width}px; vertical-align: top" '
+            f'src="data:image/png;base64,'
             f'{base64.b64encode((self.path / name).read_bytes()).decode()}">'
-            for name in ("curves.png", "confusion.png", "mistakes.png")
+            for name, width in PICTURE_WIDTHS.items()
             if (self.path / name).is_file()
         )
-        return f"<p>{html.escape(repr(self)[1:-1])}</p>{found}{pictures}"
+        return f"<p>{html.escape(repr(self)[1:-1])}</p>{found}<div>{pictures}</div>"
 
     def load_split(self, source: str | None = None) -> Split:
         """Return the images that the run is trained on, from `source` if they have moved.
@@ -208,6 +213,11 @@ class Run:
                 f"{split.sha256[:12]}, expected the run's {data['sha256'][:12]}"
             )
         return split
+
+    @property
+    def has_own_code(self) -> bool:
+        """Return whether building the network runs code that is not this package's."""
+        return not self.recipe.model.startswith("featherweight.model:")
 
     def build_model(self) -> nn.Module:
         """Return the run's network, with initial weights."""
@@ -392,7 +402,13 @@ def open_run(path: str | Path) -> Run:
         raise InputError(f"{path}: got a run folder of version {found}, expected version {FORMAT}")
     run = Run(path, config)
     try:
-        _ = run.recipe, run.contract, run.seed, run.config["data"]["n_val"]
-    except (KeyError, TypeError) as error:
+        _ = run.recipe, run.contract, [config["data"][key] for key in DATA_KEYS]
+        whole_numbers = [config["seed"], config["data"]["num_classes"], *config["data"]["shape"]]
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{file}: incomplete: {error!r}") from error
+    if not all(type(value) is int for value in whole_numbers):
+        raise InputError(
+            f"{file}: got {whole_numbers}, expected whole numbers for the seed, the number of "
+            "classes and the shape of an image"
+        )
     return run

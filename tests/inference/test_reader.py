@@ -14,10 +14,11 @@ import onnx
 import onnxruntime
 import pytest
 from helpers import featherweight, train_and_export
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from featherweight.data import load_split
 from featherweight.errors import InputError
+from featherweight.inference._picture import FIRST, SECOND, evidence_picture, spread
 from featherweight.inference.prepare import split_number
 from featherweight.inference.reader import Reader, Reading
 
@@ -265,6 +266,27 @@ def test_a_notebook_shows_what_the_network_saw_and_all_probabilities():
     assert "&lt;7&gt; (75.0 %)" in html
     assert "<7>" not in html
     assert "no digit found" in Reading(None, None, None, unsure=True)._repr_html_()
+    assert html.count("<img") == 1  # there is no evidence
+
+
+def test_a_notebook_shows_the_evidence_in_the_two_answers_colours(model):
+    sheet = Image.new("L", (60, 90), "white")
+    ImageDraw.Draw(sheet).line([(30, 10), (30, 80)], fill="black", width=8)
+    reading = Reader(model.path).read(sheet)
+    html = reading._repr_html_()
+    assert html.count("<img") == 2
+    evidence = reading.evidence
+    assert f'<b style="color: {FIRST}">{evidence.first}</b>' in html
+    assert f'<b style="color: {SECOND}">{evidence.second}</b>' in html
+    pixels = spread(evidence, *reading.seen.shape)
+    assert pixels.sum() == pytest.approx(evidence.difference, rel=1e-4)
+    picture = np.asarray(evidence_picture(reading.seen, evidence), int)
+    scale = len(picture) // 28
+    ink = reading.seen.repeat(scale, 0).repeat(scale, 1)
+    assert (picture[ink == 255] == 255).all()  # the ink stays white
+    y, x = np.unravel_index(abs(pixels * (reading.seen == 0)).argmax(), pixels.shape)
+    red, _, blue = picture[scale * y + scale // 2, scale * x + scale // 2]
+    assert (red > blue) == (pixels[y, x] > 0)
 
 
 def pair(pictures, *names):

@@ -17,15 +17,15 @@ def cmd_export(
     run: str,
     /,
     *,
-    format: Literal["onnx", "onnx-int8", "c"],
+    format: Literal["onnx", "onnx-int8", "c", "hub"],
     bits: Literal[2, 4, 8] | None = None,
     data: str | None = None,
 ) -> int:
-    """Write the network of a finished run as an ONNX file or as C code.
+    """Write the network of a finished run as an ONNX file, as C code, or for a model hub.
 
     The exported network is compared with PyTorch on every validation image. The file is written
-    into the run folder: model.onnx, model-int8.onnx, or the folder c-int8 (c-int4, c-int2). That of
-    a pretrained network is written to the working directory, as feather-20k-model.onnx.
+    into the run folder: model.onnx, model-int8.onnx, or the folder c-int8 (c-int4, c-int2) or hub.
+    That of a pretrained network is written to the working directory, as feather-20k-model.onnx.
 
     Parameters
     ----------
@@ -33,7 +33,8 @@ def cmd_export(
         Run folder, or the name of a pretrained network.
     format
         onnx: float32. onnx-int8: 8-bit weights and activations. c: integer C99 for
-        microcontrollers.
+        microcontrollers. hub: a folder to upload to a model hub, with a model card, the weights
+        and a script that reads a picture without this package.
     bits
         Bits per weight in C (the recipe's weight_bits, else 8).
     data
@@ -46,23 +47,30 @@ def cmd_export(
         return _export_c(opened, data, bits)
     if bits is not None:
         raise InputError(f"--bits with --format {format}: expected it with --format c only")
-    return _export_onnx(opened, data, int8=format == "onnx-int8")
+    return _export_onnx(opened, data, format)
 
 
-def _export_onnx(run: "Run", data: str | None, *, int8: bool) -> int:
+def _export_onnx(run: "Run", data: str | None, format: Literal["onnx", "onnx-int8", "hub"]) -> int:
     from ..evaluate import percent
     from ..export.onnx import CHECKED_BATCHES, UnfaithfulError, export_onnx
 
     split = run.load_split(data)
     try:
         with progress_line() as show:
-            exported = export_onnx(run, split, int8, show)
+            if format == "hub":
+                from ..export.hub import export_hub
+
+                exported = export_hub(run, split, on_step=show)
+            else:
+                exported = export_onnx(run, split, int8=format == "onnx-int8", on_step=show)
     except UnfaithfulError as error:
         stderr.print(f"error: {error}; nothing was written", markup=False)
         return BROKEN
     before, after, metadata = exported.float_result, exported.result, exported.metadata
+    files = [exported.path] if exported.path.is_file() else exported.path.iterdir()
+    size = sum(file.stat().st_size for file in files)
     stderr.print(
-        f"{exported.path.stat().st_size:,} bytes, {metadata['parameters']} parameters\n"
+        f"{size:,} bytes, {metadata['parameters']} parameters\n"
         f"PyTorch:      {percent(before.correct, before.total)}\n"
         f"ONNX Runtime: {percent(after.correct, after.total)} "
         f"in batches of {', '.join(map(str, CHECKED_BATCHES))}; "

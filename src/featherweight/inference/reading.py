@@ -8,6 +8,7 @@ Example:
 
 import base64
 import io
+import re
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from ._fit import Box
+from ._picture import FIRST, SECOND, evidence_picture, large
 
-ENLARGED = 4  # screen pixels of a network's pixel in a notebook
+LEAST_SHOWN = 0.0005  # a probability that shows as 0.1 %; the bars of smaller ones are pale
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,34 +128,47 @@ class Reading:
         return f"{self.label} ({100 * self.confidence:.1f} %{doubt})"
 
     def _repr_html_(self) -> str:
-        """Return the reading for a notebook: what the network saw, and bars of the probabilities.
+        """Return the reading for a notebook: what the network saw, why it says so, and bars.
 
-        The image is inline, enlarged without smoothing.
+        The pictures are inline, enlarged without smoothing.
         """
-        head = f"<div><b>{escape(repr(self))}</b></div>"
+        head = f'<div style="font-size: 120%"><b>{escape(repr(self))}</b></div>'
         if self.seen is None or self.probabilities is None:
             return head
-        height, width = self.seen.shape
-        large = Image.fromarray(self.seen).resize(
-            (ENLARGED * width, ENLARGED * height), Image.Resampling.NEAREST
-        )
-        file = io.BytesIO()
-        large.save(file, "PNG")
-        image = (
-            f'<img alt="What the network saw" width="{large.width}" height="{large.height}" '
-            'style="image-rendering: pixelated" '
-            f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
-        )
+        pictures = _figure(large(self.seen), "what the network saw")
+        if self.evidence is not None:
+            first, second = escape(self.evidence.first), escape(self.evidence.second)
+            pictures += _figure(
+                evidence_picture(self.seen, self.evidence),
+                f'why: for <b style="color: {FIRST}">{first}</b>, '
+                f'for <b style="color: {SECOND}">{second}</b>',
+            )
         names = self.labels or tuple(str(k) for k in range(len(self.probabilities)))
+        order = self.probabilities.argsort()[::-1]
+        colours = {int(order[0]): FIRST, int(order[1]): SECOND}
         bars = "".join(
-            f'<div style="display: flex; gap: 8px; align-items: center">'
+            f'<div style="display: flex; gap: 8px; align-items: center'
+            f'{"" if k in colours and p >= LEAST_SHOWN else "; opacity: 0.55"}">'
             f'<span style="width: 3em; text-align: right">{escape(name)}</span>'
-            f'<span style="width: 150px"><span style="display: block; height: 8px; '
-            f'width: {100 * p:.1f}%; background: #1f5fa8"></span></span>'
-            f"<span>{100 * p:.1f} %</span></div>"
-            for name, p in zip(names, self.probabilities.tolist(), strict=True)
+            f'<span style="width: 150px; background: #8883"><span style="display: block; '
+            f'height: 8px; width: {100 * p:.1f}%; background: {colours.get(k, "#888")}"></span>'
+            f"</span><span>{100 * p:.1f} %</span></div>"
+            for k, (name, p) in enumerate(zip(names, self.probabilities.tolist(), strict=True))
         )
         return (
-            f'{head}<div style="display: flex; gap: 16px; align-items: center">{image}'
-            f'<div style="font-size: 85%; line-height: 1.3">{bars}</div></div>'
+            f'{head}<div style="display: flex; flex-wrap: wrap; gap: 16px; align-items: center">'
+            f'{pictures}<div style="font-size: 85%; line-height: 1.3">{bars}</div></div>'
         )
+
+
+def _figure(picture: Image.Image, caption: str) -> str:
+    """Return an inline picture with a caption, which is HTML."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    words = re.sub("<.*?>", "", caption)
+    return (
+        f'<figure style="margin: 0"><img alt="{words}" width="{picture.width}" '
+        f'height="{picture.height}" style="image-rendering: pixelated" '
+        f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+        f'<figcaption style="font-size: 85%">{caption}</figcaption></figure>'
+    )

@@ -1,6 +1,6 @@
 """Write the command reference, docs/reference/cli.md, from the command line's own parser.
 
-python docs/make_cli.py
+python tools/make_cli.py
 """
 
 import re
@@ -10,7 +10,7 @@ from cyclopts.help import format_usage
 
 from featherweight.cli import COMMAND_GROUPS, app
 
-PAGE = Path(__file__).parent / "reference" / "cli.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
 INTRODUCTION = """\
 # Command line
 
@@ -18,7 +18,7 @@ Every command has a page of help, which needs no PyTorch: `featherweight train -
 to standard output, everything else to standard error. [Exit codes](exit-codes.md) are listed on
 their own page.
 
-<!-- Below this line the page is generated: python docs/make_cli.py -->
+<!-- Below this line the page is generated: python tools/make_cli.py -->
 """
 
 

@@ -1,0 +1,66 @@
+"""Draw what the network saw, and why it read that, for a notebook.
+
+large(seen), evidence_picture(seen, reading.evidence)       # Pillow images
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from .reading import Evidence
+
+FIRST, SECOND = "#e07a1f", "#2a74b8"  # colours of the two most probable classes
+ENLARGED = 4  # screen pixels of a network's pixel
+STRONGEST = 0.88  # opacity of the strongest evidence
+GAMMA = 0.65  # below 1, so that weak evidence shows beside strong
+
+
+def large(seen: NDArray[np.uint8]) -> Image.Image:
+    """Return the image that the network saw (height, width), enlarged without smoothing."""
+    height, width = seen.shape
+    size = ENLARGED * width, ENLARGED * height
+    return Image.fromarray(seen).resize(size, Image.Resampling.NEAREST)
+
+
+def _weights(n: int, low: float, high: float, field: float, side: int) -> NDArray[np.float64]:
+    """Return how much of each of `n` places belongs to each row, or column, of the image.
+
+    The shape is (n, side), and each row sums to 1. The middle of a place's field counts more than
+    its rim, because more paths through the network lead there (Luo et al. 2016).
+    """
+    middles = low + (np.arange(n) + 0.5) * (high - low) / n
+    off = (np.arange(side) + 0.5 - middles[:, None]) / (max(field, 2) / 2)
+    hann = np.where(abs(off) < 1, 0.5 + 0.5 * np.cos(np.pi * off), 0)
+    return np.asarray(hann / hann.sum(1, keepdims=True))
+
+
+def spread(evidence: "Evidence", height: int, width: int) -> NDArray[np.float64]:
+    """Return the evidence of each pixel (height, width), each place's spread over its field.
+
+    It sums to the difference of the logits, as the evidence of the places does.
+    """
+    rows, columns = evidence.values.shape
+    left, top, right, bottom = evidence.extent
+    down = _weights(rows, top, bottom, evidence.field[1], height)
+    across = _weights(columns, left, right, evidence.field[0], width)
+    return np.asarray(down.T @ evidence.values @ across)
+
+
+def evidence_picture(seen: NDArray[np.uint8], evidence: "Evidence") -> Image.Image:
+    """Return the image that the network saw with the evidence behind the ink.
+
+    The first class's colour is where the image speaks for it, the second's where for that.
+    """
+    shown = spread(evidence, *seen.shape)
+    shown = np.sign(shown) * abs(shown) ** GAMMA
+    ink = large(seen)
+    fine = Image.fromarray(shown.astype(np.float32)).resize(ink.size, Image.Resampling.BILINEAR)
+    strength = np.asarray(fine) / max(float(abs(shown).max()), 1e-9)
+    first, second = (np.array(list(bytes.fromhex(colour[1:]))) for colour in (FIRST, SECOND))
+    colour = np.where(strength[..., None] > 0, first, second)
+    behind = colour * STRONGEST * abs(strength[..., None])
+    white = np.asarray(ink, np.float64)[..., None]  # 0 to 255
+    return Image.fromarray((behind * (1 - white / 255) + white).astype(np.uint8))
