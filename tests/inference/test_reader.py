@@ -139,6 +139,19 @@ def test_evidence_sums_to_the_difference_of_the_log_probabilities(network, split
         np.testing.assert_allclose(alone.values, readings[i].evidence.values, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_evidence_sums_for_pictures_of_real_digits(real_model):
+    reader = Reader(real_model)
+    session = onnxruntime.InferenceSession(str(real_model))
+    images = load_split(None, 50_000, 10_000).val.pixels[:500, 0].numpy()
+    expected = session.run(["log_probabilities"], {"pixels": images})[0]
+    for image, row in zip(images, expected, strict=True):
+        why = reader.read(image).evidence
+        first, second = np.argsort(-row)[:2]
+        assert (why.first, why.second) == (str(first), str(second))
+        assert why.values.sum() == pytest.approx(row[first] - row[second], abs=1e-4)
+
+
 def test_evidence_of_a_picture_is_that_of_what_the_network_saw(model, pictures):
     reader = Reader(model.path)
     reading = reader.read(pictures / "bar.png")
