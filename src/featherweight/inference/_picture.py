@@ -1,7 +1,7 @@
 """Draw what the network saw, and why it read that, for a notebook.
 
-    reading = Reader().read("photo.jpg")
-    evidence_picture(reading.seen, reading.evidence)        # a Pillow image
+reading = Reader().read("photo.jpg")
+evidence_picture(reading.seen, reading.evidence)        # a Pillow image
 """
 
 from typing import TYPE_CHECKING
