@@ -1,5 +1,6 @@
 """Pictures made from real MNIST images: the same digit comes out of every kind of picture."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -13,6 +14,7 @@ from featherweight.data import load_split
 from featherweight.inference.prepare import (
     FORMATS,
     MAX_PIXELS,
+    Sheet,
     is_picture,
     open_picture,
     prepare,
@@ -308,3 +310,159 @@ def test_specks_are_no_crash(seed):
         sheet[y : y + side, x : x + side] = 60
     image = prepare(sheet)
     assert image is None or (image.shape == (28, 28) and image.max() == 255)
+
+
+BLOCK = (30, 50, 90, 150)  # left, top, right, bottom of a rectangle of ink
+
+
+def block(width=200, height=240, side=1):
+    """Return a sheet (height, width) with BLOCK on it, enlarged `side` times."""
+    sheet = np.full((height, width), 255, np.uint8)
+    left, top, right, bottom = BLOCK
+    sheet[top:bottom, left:right] = 0
+    return sheet.repeat(side, 0).repeat(side, 1)
+
+
+def fractions(width=200, height=240):
+    left, top, right, bottom = BLOCK
+    return left / width, top / height, right / width, bottom / height
+
+
+def seen_at(image, frame, shape):
+    """Return where the ink of an MNIST image lies in a picture (h, w) by its frame, in pixels."""
+    rows, columns = np.flatnonzero((image > 127).any(1)), np.flatnonzero((image > 127).any(0))
+    (left, top, right, bottom), (height, width) = frame, shape
+    x, y = (right - left) * width / 28, (bottom - top) * height / 28
+    return (
+        left * width + columns[0] * x,
+        top * height + rows[0] * y,
+        left * width + (columns[-1] + 1) * x,
+        top * height + (rows[-1] + 1) * y,
+    )
+
+
+def test_the_box_is_that_of_the_ink_and_the_frame_that_of_the_image():
+    digit = Sheet(block()).whole()
+    assert digit.box == pytest.approx(fractions(), abs=1e-9)
+    # 100 pixels are 20 of the 28; the centre of mass is at (14, 14), whose middle is at 14.5.
+    left, top, right, bottom = digit.frame
+    assert (right - left) * 200 == pytest.approx(140, abs=0.5)
+    assert (bottom - top) * 240 == pytest.approx(140, abs=0.5)
+    assert left * 200 + 14.5 * 5 == pytest.approx(60, abs=0.7)
+    assert top * 240 + 14.5 * 5 == pytest.approx(100, abs=0.7)
+
+
+def test_a_frame_may_stick_out_of_the_picture():
+    sheet = block()[50:150, 30:90]
+    digit = Sheet(np.pad(sheet, 2, constant_values=255)).whole()
+    left, top, right, bottom = digit.frame
+    assert min(left, top) < 0
+    assert max(right, bottom) > 1
+
+
+def test_a_thin_stroke_that_is_thickened_has_its_own_box():
+    sheet = np.full((300, 300), 255, np.uint8)
+    sheet[60:240, 140:144] = 0
+    digit = Sheet(sheet).whole()
+    assert digit.box == pytest.approx((140 / 300, 0.2, 144 / 300, 0.8), abs=1e-9)
+    left, top, right, bottom = seen_at(digit.image, digit.frame, sheet.shape)
+    assert (left + right) / 2 == pytest.approx(142, abs=9)  # a pixel of the image is 9 of these
+    assert (top, bottom) == pytest.approx((60, 240), abs=9)
+    assert digit.frame[2] - digit.frame[0] == pytest.approx(28 / 20 * 0.6, rel=0.05)
+
+
+@pytest.mark.parametrize("side", [3, 7])
+def test_boxes_of_large_pictures_that_are_reduced(side):
+    """1,400 x 1,680 pixels are reduced 4 times, and the last of them alone."""
+    digit, small = Sheet(block(side=side)).whole(), Sheet(block()).whole()
+    assert digit.box == pytest.approx(fractions(), abs=4 / (200 * side))
+    assert digit.frame == pytest.approx(small.frame, abs=0.02)
+
+
+def test_the_last_pixels_of_a_reduced_picture_may_be_fewer():
+    sheet = np.full((1025, 1025), 255, np.uint8)  # reduced 3 times, to 342: two thirds are missing
+    sheet[500:1025, 800:1025] = 0
+    left, top, right, bottom = Sheet(sheet).whole().box
+    assert (right, bottom) == (1, 1)
+    assert (left, top) == pytest.approx((800 / 1025, 500 / 1025), abs=3 / 1025)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_are_those_of_the_picture_put_upright(orientation):
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    picture, exif = Image.fromarray(block()), Image.Exif()
+    exif[0x0112] = orientation
+    if orientation > 1:
+        picture = picture.transpose(turns[orientation])
+    digit = Sheet(encoded(picture, "PNG", exif=exif)).whole()
+    assert digit.box == pytest.approx(fractions(), abs=1e-9)
+
+
+def test_an_image_in_mnists_form_is_its_own_frame(mnist):
+    for image in mnist[:50]:
+        digit = Sheet(image).whole()
+        assert digit.frame == (0, 0, 1, 1)
+        rows, columns = np.flatnonzero((image > 127).any(1)), np.flatnonzero((image > 127).any(0))
+        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert digit.box == pytest.approx(np.array(box) / 28, abs=1e-6)
+
+
+def test_each_digit_of_a_number_has_a_box_and_a_frame(mnist):
+    pictures = [drawing(mnist[i], 100, (140, 120), (20, 10)) for i in range(4)]
+    whole = np.concatenate(pictures, 1)
+    sheet = Sheet(whole)
+    digits = sheet.number()
+    assert sheet.count() == len(digits) == 4
+    for i, (digit, picture) in enumerate(zip(digits, pictures, strict=True)):
+        ink = (picture < 128).any(2)
+        rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0)) + 120 * i
+        box = columns[0] / 480, rows[0] / 140, (columns[-1] + 1) / 480, (rows[-1] + 1) / 140
+        assert digit.box == pytest.approx(box, abs=1e-6)
+        # What the network saw, put back by its frame, lies on the ink.
+        found = seen_at(digit.image, digit.frame, (140, 480))
+        expected = np.array(box) * (480, 140, 480, 140)
+        assert found == pytest.approx(expected, abs=5)  # a pixel of the image is 4 to 5 of these
+    image, count = prepare_and_count(whole)
+    assert np.array_equal(image, sheet.whole().image)
+    assert count == 4
+    assert all(map(np.array_equal, split_number(whole), (digit.image for digit in digits)))
+
+
+def test_a_loose_stroke_makes_no_number():
+    five = np.full((200, 200), 255, np.uint8)
+    five[60:180, 50:66] = five[100:116, 50:110] = five[100:180, 100:116] = five[164:180, 50:116] = 0
+    five[40:52, 120:170] = 0  # its bar, to the right of it
+    sheet = Sheet(five)
+    assert sheet.count() == 1
+    assert len(sheet.digits()) == 2
+    (digit,) = sheet.number()
+    assert digit.box == pytest.approx((0.25, 0.2, 0.85, 0.9), abs=1e-9)
+    assert Sheet(np.full((50, 50), 255, np.uint8)).number() == []
+
+
+# Of `prepare_and_count` and `split_number` for pictures of every category, before boxes were added.
+HASHES = (
+    "a5391a53b9f1ad0bd0b130d5e68a3ff01dce2c4b92e1d2a1796fc5ff0a00747bacbe4e7e8950989bd5ef2770"
+    "81aebbc5f4c1809dba2aba242e8ba7d42a4ec4b3df1136c6e14648cd9d4c8116bfa7f0cf08116c446ee0c21f"
+    "d779230226476dad"
+)
+
+
+def test_images_stay_the_same_to_the_bit(mnist):
+    labels = load_split(None, 50_000, 10_000).val.labels.numpy()
+    pictures = [picture for _, picture, _ in make_stress(mnist, labels, 11, 4)]
+    found = ""
+    for picture in pictures:
+        image, count = prepare_and_count(picture)
+        parts = [image, *split_number(picture)]
+        content = b"".join(b"-" if each is None else each.tobytes() for each in parts)
+        found += hashlib.sha256(content + bytes([count])).hexdigest()[:4]
+    assert found == HASHES

@@ -1,6 +1,7 @@
 """The reader: what it reads, what its readings show, and the command `predict`."""
 
 import base64
+import dataclasses
 import io
 import json
 import os
@@ -11,10 +12,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from helpers import featherweight
+from helpers import featherweight, train_and_export
 from PIL import Image, ImageDraw
 
+from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.inference._picture import FIRST, SECOND, evidence_picture, spread
 from featherweight.inference.prepare import split_number
@@ -139,6 +142,142 @@ def test_a_model_may_be_a_file_a_run_folder_or_a_run(model, pictures, tmp_path):
     assert caught.value.hint == f"featherweight export '{tmp_path / 'my run'}' --format onnx"
     with pytest.raises(InputError, match="neither a run folder nor an exported file"):
         Reader(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory, tiny_recipe, tiny_contract, digits):
+    """Return an exported network with dense evaluation over two max-pools, and its run."""
+    layers = ["conv 8 k5 m2", "sep 8 m2", "conv 8 p1"]
+    recipe = dataclasses.replace(
+        tiny_recipe, model_args={"layers": layers, "dense": True}, epochs=1
+    )
+    split = load_split(str(digits), 500, 100)
+    return train_and_export(tmp_path_factory.mktemp("dense"), recipe, tiny_contract, split)
+
+
+@pytest.mark.parametrize("network", ["model", "dense"])
+def test_evidence_sums_to_the_difference_of_the_log_probabilities(network, split, request):
+    exported = request.getfixturevalue(network)
+    reader = Reader(exported.path)
+    session = onnxruntime.InferenceSession(str(exported.path))
+    pixels = np.concatenate([split.val.pixels[:, 0], split.train.pixels[:300, 0]])
+    log_probabilities = session.run(["log_probabilities"], {"pixels": pixels})[0]
+    readings = reader.read_prepared(list(pixels))
+    for row, reading in zip(log_probabilities, readings, strict=True):
+        best, second = np.argsort(-row)[:2]
+        why = reading.evidence
+        assert (why.first, why.second) == (str(best), str(second))
+        assert why.first == reading.label
+        assert why.difference == pytest.approx(row[best] - row[second], abs=1e-4)
+        assert why.values.sum() == pytest.approx(why.difference, abs=1e-4)
+        assert why.values.dtype == np.float32
+    for i in range(0, 400, 40):  # one by one, as a batch
+        alone = reader.read_prepared([pixels[i]])[0].evidence
+        np.testing.assert_allclose(alone.values, readings[i].evidence.values, atol=1e-4)
+
+
+def test_evidence_of_a_picture_is_that_of_what_the_network_saw(model, pictures):
+    reader = Reader(model.path)
+    reading = reader.read(pictures / "bar.png")
+    seen = reader.read_prepared([reading.seen])[0]
+    np.testing.assert_array_equal(reading.evidence.values, seen.evidence.values)
+    assert reading.evidence.values.shape == (12, 12)
+    assert reading.evidence.extent == (2, 2, 26, 26)
+    assert reading.evidence.field == (10, 10)
+    values = json.loads(json.dumps(reading.evidence.to_dict()))["values"]
+    np.testing.assert_allclose(values, reading.evidence.values, rtol=1e-6)
+
+
+def test_evidence_lies_where_the_change_is(dense, split):
+    """The grid of dense evaluation is in order: a change moves the evidence of nearby places."""
+    reader = Reader(dense.path)
+    left, top, right, bottom = reader.read_prepared([split.val.pixels[0, 0].numpy()])[
+        0
+    ].evidence.extent
+    for row, column in ((9, 17), (18, 10)):
+        total = 0
+        for image in split.val.pixels[:40, 0].numpy():
+            changed = image.copy()
+            changed[row - 2 : row + 3, column - 2 : column + 3] = 255
+            before, after = (each.evidence for each in reader.read_prepared([image, changed]))
+            if (before.first, before.second) == (after.first, after.second):
+                total = total + abs(after.values - before.values)
+        rows, columns = total.shape
+        y = top + (np.arange(rows) + 0.5) * (bottom - top) / rows
+        x = left + (np.arange(columns) + 0.5) * (right - left) / columns
+        centre = (total.sum(1) @ y / total.sum(), total.sum(0) @ x / total.sum())
+        middle = (top + bottom) / 2, (left + right) / 2
+        # Fields are wide, so that the centre of the change is only drawn towards the pixel.
+        for found, at, mid in zip(centre, (row + 0.5, column + 0.5), middle, strict=True):
+            assert (found - mid) * (at - mid) > 0
+            assert abs(found - mid) > 0.1 * abs(at - mid)
+
+
+def test_networks_with_another_head_have_no_evidence(tmp_path, split, tiny_recipe, tiny_contract):
+    recipe = dataclasses.replace(
+        tiny_recipe, model="featherweight.model:BaselineNet", model_args={}, epochs=1, lr=0.02
+    )
+    exported = train_and_export(tmp_path, recipe, tiny_contract, split)
+    reader = Reader(exported.path)
+    image = split.val.pixels[0, 0].numpy()
+    assert reader.read_prepared([image])[0].evidence is None
+    stages = reader.stages(image)
+    assert [stage.filters.shape for stage in stages] == [
+        *((16, 1, 3, 3), (32, 16, 3, 3), (32, 32, 3, 3), (16, 32, 1, 1))
+    ]
+    assert all(stage.contributions is None for stage in stages)
+
+
+@pytest.mark.parametrize("network", ["model", "dense"])
+def test_channels_and_bias_sum_to_the_difference(network, split, request):
+    reader = Reader(request.getfixturevalue(network).path)
+    session = onnxruntime.InferenceSession(str(request.getfixturevalue(network).path))
+    for image in split.val.pixels[:50, 0].numpy():
+        why = reader.read_prepared([image])[0].evidence
+        bias = session.run(["bias"], {"pixels": image[None]})[0]
+        *others, last = reader.stages(image)
+        rest = bias[int(why.first)] - bias[int(why.second)]
+        assert last.contributions.sum() + rest == pytest.approx(why.difference, abs=1e-4)
+        assert all(stage.contributions is None for stage in others)
+        assert (np.diff(abs(last.contributions[last.order()])) <= 0).all()
+
+
+def test_separable_filters_are_shown_as_the_product_of_both(dense, split):
+    reader = Reader(dense.path)
+    stage = reader.stages(split.val.pixels[0, 0].numpy())[1]
+    session = onnxruntime.InferenceSession(str(dense.path))
+    narrow, deep = session.run(
+        ["filters_2", "depthwise_2"], {"pixels": split.val.pixels[:1, 0].numpy()}
+    )
+    assert (narrow.shape, deep.shape) == ((8, 8, 1, 1), (8, 1, 3, 3))
+    for channel in range(8):
+        for i in range(8):
+            np.testing.assert_allclose(
+                stage.filters[channel, i], narrow[channel, i] * deep[i, 0], rtol=1e-6
+            )
+
+
+def test_places_in_the_picture_are_in_the_reading(model, pictures):
+    reader = Reader(model.path)
+    bar, empty = reader.read_many([pictures / "bar.png", pictures / "empty.png"])
+    assert bar.box == pytest.approx((0.45, 0.2, 0.55, 0.8))
+    assert bar.frame[3] - bar.frame[1] == pytest.approx(0.6 * 28 / 20, abs=0.01)
+    assert (empty.box, empty.frame, empty.evidence, empty.side_by_side) == (None, None, None, 0)
+    (prepared,) = reader.read_prepared([bar.seen])
+    assert (prepared.box, prepared.frame) == (None, None)
+
+
+def test_a_number_is_read_digit_by_digit(model, pictures):
+    reader = Reader(model.path)
+    picture = pair(pictures, "bar", "block", "wide")
+    readings = reader.read_number(picture)
+    expected = reader.read_prepared(split_number(picture))
+    assert [each.to_dict() for each in readings] == [each.to_dict() for each in expected]
+    lefts = [reading.box[0] for reading in readings]
+    assert lefts == pytest.approx([90 / 600, 260 / 600, 420 / 600])
+    (one,) = reader.read_number(pictures / "bar.png")
+    assert one.to_dict() == reader.read(pictures / "bar.png").to_dict()
+    assert reader.read_number(pictures / "empty.png") == []
 
 
 def test_a_reading_is_shown_in_one_line():

@@ -13,23 +13,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2 as httpx
 import numpy as np
+import onnxruntime
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
 from helpers import SHEET, Server, bomb, command, encoded
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from featherweight.errors import InputError
 from featherweight.inference import server as serve
-from featherweight.inference.prepare import FORMATS, MEDIA_TYPES
+from featherweight.inference.prepare import FORMATS, MEDIA_TYPES, split_number
 from featherweight.inference.reader import Reader
-from featherweight.inference.server import MAX_BYTES, create_app
+from featherweight.inference.server import MAX_BYTES, _collect, _interface, create_app, is_loopback
 
 
 @pytest.fixture(scope="module")
-def app(model):
-    return create_app(Reader(model.path))
+def app(model, tmp_path_factory):
+    return create_app(Reader(model.path), collect=tmp_path_factory.mktemp("kept") / "digits")
 
 
 @pytest.fixture
@@ -60,13 +63,22 @@ def test_pictures_are_read_as_the_reader_reads_them(client, model, kind):
 
 def test_a_form_is_read_as_its_file(client):
     content = encoded(SHEET)
-    alone = post(client, content, maps=True).json()
+    alone = without_times(post(client, content, maps=True))
     for name in ("file", "picture"):
         answer = client.post(
             "/predict", files={name: ("photo.jpg", content)}, data={"a": "b"}, params={"maps": 1}
         )
         assert answer.status_code == 200
-        assert answer.json() == alone
+        assert without_times(answer) == alone
+
+
+def without_times(answer):
+    """Return the body, and check the times, which differ."""
+    body = answer.json()
+    times = body.pop("milliseconds")
+    assert times.keys() == {"prepare", "network"}
+    assert all(time > 0 for time in times.values())
+    return body
 
 
 def form(*parts, boundary="b"):
@@ -130,8 +142,272 @@ def test_the_page_offers_every_format_that_a_browser_shows(client):
     assert accepted == [media_type for media_type in MEDIA_TYPES if media_type != "image/tiff"]
 
 
-def test_several_digits_are_unsure(client):
-    assert post(client, encoded(np.concatenate([SHEET] * 3, 1))).json()["unsure"]
+def test_several_digits_are_unsure_and_read_one_by_one(client, model):
+    sheet = np.concatenate([SHEET] * 3, 1)
+    plain = post(client, encoded(sheet)).json()
+    assert plain["unsure"]
+    assert plain["side_by_side"] == 3
+    assert (plain["number"], plain["digits"], plain["evidence"]) == (None, None, None)
+    body = post(client, encoded(sheet), digits=True).json()
+    readings = Reader(model.path).read_prepared(split_number(sheet))
+    assert body["number"] == "".join(reading.label for reading in readings)
+    for i, (digit, reading) in enumerate(zip(body["digits"], readings, strict=True)):
+        assert digit["label"] == reading.label
+        assert base64.b64decode(digit["seen"]) == reading.seen.tobytes()
+        # The strokes are at columns 90 to 110 and rows 40 to 160 of each 200 x 200 pixels.
+        box = [(200 * i + 90) / 600, 0.2, (200 * i + 110) / 600, 0.8]
+        assert digit["box"] == pytest.approx(box, abs=0.004)
+    one = post(client, encoded(SHEET), digits=True).json()
+    assert one["number"] == one["label"]
+    assert [digit["box"] for digit in one["digits"]] == [one["box"]]
+
+
+def test_the_evidence_sums_to_the_difference_of_the_log_probabilities(client, model, split):
+    reader = Reader(model.path)
+    temperature = float(reader.card["temperature"])
+    for pixels in split.val.pixels[:100, 0].numpy():
+        body = post(client, pixels.tobytes(), "application/octet-stream", evidence=True).json()
+        why, p = body["evidence"], dict(zip(reader.labels, body["probabilities"], strict=True))
+        best = sorted(p, key=p.get, reverse=True)
+        assert [why["first"], why["second"]] == best[:2]
+        # Probabilities are those of the logits divided by the temperature.
+        expected = temperature * np.log(p[best[0]] / p[best[1]])
+        assert np.sum(why["values"]) == pytest.approx(expected, abs=1e-4)
+        assert why["difference"] == pytest.approx(expected, abs=1e-4)
+        assert np.shape(why["values"]) == (12, 12)
+
+
+def test_maps_have_one_range_a_stage_and_the_channels_that_decide_first(client, model):
+    reader = Reader(model.path)
+    body = post(client, encoded(SHEET), maps=True, evidence=True).json()
+    seen = np.frombuffer(base64.b64decode(body["seen"]), np.uint8).reshape(28, 28)
+    for shown, stage in zip(body["maps"], reader.stages(seen), strict=True):
+        maps, pixels = stage.maps, np.frombuffer(base64.b64decode(shown["pixels"]), np.uint8)
+        low, high = shown["low"], shown["high"]
+        assert (low, high) == pytest.approx((maps.min(), maps.max()))
+        assert (pixels.min(), pixels.max()) == (0, 255)
+        back = low + pixels.reshape(maps.shape) * (high - low) / 255
+        np.testing.assert_allclose(back, maps, atol=(high - low) / 255 / 2 * 1.01)
+        filters = shown["filters"]
+        shape = shown["channels"], filters["inputs"], filters["height"], filters["width"]
+        found = np.frombuffer(base64.b64decode(filters["values"]), "<f4").reshape(shape)
+        np.testing.assert_array_equal(found, stage.filters)
+        assert sorted(shown["order"]) == list(range(shown["channels"]))
+    first, last = body["maps"]
+    assert first["contributions"] is None
+    spread = reader.stages(seen)[0].maps.std((1, 2))[first["order"]]
+    assert (np.diff(spread) <= 0).all()
+    parts = np.array(last["contributions"])
+    assert (np.diff(abs(parts[last["order"]])) <= 0).all()
+    bias = stored_bias(model.path)
+    one, two = int(body["evidence"]["first"]), int(body["evidence"]["second"])
+    total = parts.sum() + bias[one] - bias[two]
+    assert total == pytest.approx(body["evidence"]["difference"], abs=1e-4)
+
+
+def stored_bias(path):
+    session = onnxruntime.InferenceSession(str(path))
+    return session.run(["bias"], {"pixels": np.zeros((1, 28, 28), np.uint8)})[0]
+
+
+def test_a_model_is_loaded_when_it_is_asked_for_and_then_kept(model):
+    loaded = []
+
+    def load():
+        loaded.append(1)
+        return Reader(model.path)
+
+    with TestClient(create_app({"one": Reader(model.path), "two": load})) as client:
+        assert post(client, encoded(SHEET)).json()["model"] == "one"
+        assert client.get("/model").json()["metadata"] == model.metadata
+        assert not loaded
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: post(client, encoded(SHEET), model="two"), range(8)))
+        assert {answer.json()["model"] for answer in answers} == {"two"}
+        offer = client.get("/models").json()
+        assert len(loaded) == 1
+        for answer in (
+            post(client, encoded(SHEET), model="three"),
+            client.get("/model", params={"name": "../two"}),
+        ):
+            assert answer.status_code == 404
+            assert answer.json()["detail"].endswith("expected one of one, two")
+    card = {
+        "parameters": int(model.metadata["parameters"]),
+        "bytes": model.path.stat().st_size,
+        "validation_correct": int(model.metadata["validation_correct"]),
+        "validation_total": 100,
+        "labels": [str(k) for k in range(10)],
+    }
+    assert offer == {
+        "default": "one",
+        "collects": False,
+        "models": [{"name": name, **card} for name in ("one", "two")],
+    }
+
+
+@pytest.fixture
+def collecting(model, tmp_path):
+    with TestClient(create_app(Reader(model.path), collect=tmp_path / "deep" / "kept")) as client:
+        yield client, tmp_path / "deep" / "kept"
+
+
+def keep(client, label="7", content=None, kind="image/png"):
+    content = encoded(SHEET) if content is None else content
+    return client.post(
+        "/feedback", params={"label": label}, content=content, headers={"content-type": kind}
+    )
+
+
+def test_mistakes_are_kept_as_pictures_in_folders_of_their_labels(collecting):
+    client, folder = collecting
+    assert client.get("/models").json()["collects"]
+    assert not folder.exists()
+    commented = PngInfo()
+    commented.add_text("Comment", "who drew it")
+    file = io.BytesIO()
+    Image.fromarray(SHEET).save(file, "PNG", pnginfo=commented)
+    answer = keep(client, "7", file.getvalue())
+    assert answer.status_code == 201
+    assert answer.json() == {"label": "7", "pictures": 1}
+    (kept,) = folder.rglob("*.*")
+    assert re.fullmatch(r"7/\d{8}-\d{6}-[0-9a-f]{4}\.png", kept.relative_to(folder).as_posix())
+    assert np.array_equal(np.asarray(Image.open(kept)), SHEET)
+    assert b"who drew it" not in kept.read_bytes()
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda i: keep(client, str(i % 10)).json(), range(40)))
+    assert sorted(answer["pictures"] for answer in answers) == list(range(2, 42))
+    assert len(list(folder.glob("[0-9]/*.png"))) == len(list(folder.glob("*/*"))) == 41
+
+
+@pytest.mark.parametrize(
+    ("label", "content", "kind", "status"),
+    [
+        ("10", None, "image/png", 422),
+        ("", None, "image/png", 422),
+        ("..", None, "image/png", 422),
+        ("../7", None, "image/png", 422),
+        ("7/../../7", None, "image/png", 422),
+        ("/7", None, "image/png", 422),
+        ("7\0", None, "image/png", 422),
+        ("7", b"", "image/png", 422),
+        ("7", b"\x89PNG\r\n\x1a\n", "image/png", 422),
+        ("7", bomb(), "image/png", 422),
+        ("7", encoded(SHEET, "JPEG"), "image/png", 422),
+        ("7", encoded(SHEET, "GIF"), "image/gif", 415),
+        ("7", None, "text/plain", 415),
+        ("7", None, "multipart/form-data; boundary=b", 415),
+        ("7", bytes(_collect.MAX_PICTURE_BYTES + 1), "image/png", 413),
+    ],
+)
+def test_what_is_no_picture_or_no_label_is_not_kept(
+    collecting, tmp_path, label, content, kind, status
+):
+    client, _ = collecting
+    answer = keep(client, label, content, kind)
+    assert answer.status_code == status, answer.text
+    assert "expected" in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+    assert str(tmp_path) not in answer.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_collection_and_a_full_disk_are_one_line(collecting, tmp_path, monkeypatch):
+    client, folder = collecting
+    monkeypatch.setattr(_collect, "MAX_PICTURES", 2)
+    assert [keep(client).status_code for _ in range(3)] == [201, 201, 507]
+    assert keep(client).json() == {"detail": "got 2 pictures already, expected fewer"}
+    assert len(list(folder.rglob("*.png"))) == 2
+    monkeypatch.setattr(_collect, "MAX_PICTURES", 10)
+
+    def fail(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(_collect, "write_atomic", fail)
+    answer = keep(client)
+    assert answer.status_code == 507
+    assert answer.json() == {"detail": "the picture can't be written: no space left on device"}
+
+
+def test_pictures_are_kept_only_where_that_is_asked_for(model):
+    with TestClient(create_app(Reader(model.path))) as client:
+        assert keep(client).status_code == 404
+        assert not client.get("/models").json()["collects"]
+    assert [host for host in ("localhost", "127.0.0.1", "127.8.0.1", "::1") if is_loopback(host)]
+    for host in ("0.0.0.0", "::", "192.168.1.1", "example.org", ""):
+        assert not is_loopback(host)
+
+
+def test_another_page_can_not_post_without_being_asked(collecting):
+    client, _ = collecting
+    asked = client.options(
+        "/feedback",
+        headers={
+            "Origin": "https://example.org",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "content-type",
+        },
+    )
+    assert asked.status_code == 405
+    assert not [name for name in asked.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("below", ["", "/digits"])
+def test_it_is_served_below_a_path_that_a_proxy_may_remove(model, below):
+    app = create_app(Reader(model.path), root_path="/digits")
+    with TestClient(app, follow_redirects=False) as client:
+        for path in ("/", "/docs", "/static/page.js", "/docs/assets/swagger-ui.css", "/models"):
+            assert client.get(below + path).status_code == 200
+        assert client.get(f"{below}/openapi.json").json()["servers"] == [{"url": "/digits"}]
+        answer = client.post(
+            f"{below}/predict", content=encoded(SHEET), headers={"content-type": "image/png"}
+        )
+        assert answer.status_code == 200
+        assert client.get("/digits").headers["location"] == "/digits/"
+        assert client.get(f"{below}/nothing").status_code == 404
+
+
+def test_pages_that_may_show_it_are_named(model):
+    reader = Reader(model.path)
+    for embed, ancestors in (
+        ([], "frame-ancestors 'none'"),
+        (["self"], "frame-ancestors 'self'"),
+        (
+            ["https://example.org", "http://localhost:8888"],
+            "frame-ancestors https://example.org http://localhost:8888",
+        ),
+    ):
+        with TestClient(create_app(reader, embed=embed)) as client:
+            policy = client.get("/").headers["content-security-policy"]
+        assert policy.split("; ")[-1] == ancestors
+        assert policy.startswith("default-src 'none'; script-src 'self'; ")
+    for origin in (
+        *("example.org", "https://", "ftp://example.org", "https://example.org/path", "*"),
+        *("https://a b", "https://a;script-src *", "https://a\nb", "'self'", "", "https://a,b"),
+    ):
+        with pytest.raises(InputError, match="embed: got"):
+            create_app(reader, embed=[origin])
+    for path in ("digits", "/", "/digits/", "//digits", "/a b", "/a?b", "https://a", "/a\n"):
+        with pytest.raises(InputError, match="root_path: got"):
+            create_app(reader, root_path=path)
+
+
+def test_the_document_has_tags_and_examples(client):
+    document = client.get("/openapi.json").json()
+    tags = {tag["name"] for tag in document["tags"]}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert set(operation["tags"]) <= tags
+            assert operation["description"], path
+    fields = document["components"]["schemas"]["Prediction"]["properties"]
+    assert all("description" in field or "$ref" in field for field in fields.values())
+    assert fields["label"]["examples"] == ["7"]
+    choice = next(
+        parameter
+        for parameter in document["paths"]["/predict"]["post"]["parameters"]
+        if parameter["name"] == "model"
+    )
+    assert choice["schema"]["enum"] == ["tiny"]
 
 
 def test_raw_pixels_are_read_as_they_are(client, model, split):
@@ -147,13 +423,14 @@ def test_an_empty_sheet_has_no_digit(client):
         (encoded(np.full((50, 50), 255, np.uint8)), "image/png"),
         (bytes(784), "application/octet-stream"),
     ):
-        answer = post(client, content, kind, maps=True).json()
-        assert (answer["label"], answer["probabilities"], answer["seen"], answer["maps"]) == (
-            None,
-            None,
-            None,
-            None,
-        )
+        answer = post(client, content, kind, maps=True, digits=True, evidence=True).json()
+        for name in (
+            *("label", "probabilities", "seen", "maps", "box", "frame", "evidence", "number"),
+            "digits",
+        ):
+            assert answer[name] is None
+        assert answer["side_by_side"] == 0
+        assert answer["unsure"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +459,7 @@ def test_a_wrong_query_is_refused(client):
 def test_a_request_that_takes_too_long_is_ended(client, monkeypatch):
     monkeypatch.setattr(serve, "MAX_SECONDS", 0.2)
     monkeypatch.setattr(
-        serve, "open_picture", lambda content: time.sleep(1) or Image.fromarray(SHEET)
+        _interface, "open_picture", lambda content: time.sleep(1) or Image.fromarray(SHEET)
     )
     assert post(client, encoded(SHEET)).status_code == 408
 
@@ -239,8 +516,23 @@ def test_a_thousand_malformed_bodies_are_refused_and_memory_stays(client):
     assert post(client, encoded(SHEET)).status_code == 200
 
 
+def test_malformed_pictures_are_not_kept(collecting):
+    client, folder = collecting
+    random = np.random.default_rng(1)
+    for _ in range(200):
+        assert keep(client, "7", malformed(random)).status_code == 422
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/predict"), ("GET", "/model"), ("GET", "/healthz")]
+    ("method", "path"),
+    [
+        ("POST", "/predict"),
+        ("GET", "/model"),
+        ("GET", "/models"),
+        ("POST", "/feedback"),
+        ("GET", "/healthz"),
+    ],
 )
 def test_it_keeps_to_its_openapi_document(app, method, path):
     operation = schemathesis.openapi.from_asgi("/openapi.json", app)[path][method]

@@ -25,7 +25,7 @@ def cmd_serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     collect: str | None = None,
-    root_path: str = "",
+    root_path: str | None = None,
     allow_embedding: list[str] | None = None,
 ) -> int:
     """Serve a page for drawing digits, and the HTTP API behind it.
@@ -61,7 +61,7 @@ def cmd_serve(
     served = create_app(
         _offer(model),
         collect=None if collect is None else Path(collect),
-        root_path=root_path,
+        root_path=root_path or "",
         embed=allow_embedding or (),
     )
     try:

@@ -408,6 +408,7 @@ def export_onnx(
     }
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=value)
+    metadata = {item.key: item.value for item in graph.metadata_props}  # with the evidence's
     onnx.checker.check_model(graph)
     path = run.export_path("model-int8.onnx" if int8 else "model.onnx")
     write_atomic(path, graph.SerializeToString())
