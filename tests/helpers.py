@@ -171,9 +171,13 @@ def command(path, port):
 class Server:
     """`featherweight serve` as a process, on a port of its own."""
 
-    def __init__(self, path, *options):
+    def __init__(self, path, *options, cwd=None):
         self.process = subprocess.Popen(
-            [*command(path, 0), *options], env=os.environ | {"NO_COLOR": "1"}, stderr=subprocess.PIPE, text=True
+            [*command(path, 0), *options],
+            env=os.environ | {"NO_COLOR": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=cwd,
         )
         self.url = self.process.stderr.readline().split()[0]
         end = time.monotonic() + 60

@@ -1,7 +1,8 @@
 """How many of a number of images were read right, as text and with its uncertainty.
 
-percent(9943, 10_000)       # "99.43 % (57 wrong of 10,000)"
-wilson(9943, 10_000)        # (0.9926, 0.9956)
+Example:
+    percent(9943, 10_000)       # "99.43 % (57 wrong of 10,000)"
+    wilson(9943, 10_000)        # (0.9926, 0.9956)
 """
 
 import math

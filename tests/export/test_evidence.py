@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from featherweight.build import build
 from featherweight.evaluate import normalise
-from featherweight.export import onnx as export
+from featherweight.export import graph as graphs
 from featherweight.export.evidence import find_head, measure_grid
-from featherweight.export.onnx import UnfaithfulError
+from featherweight.export.graph import UnfaithfulError, to_graph
 from featherweight.recipe import RECIPES
 
 FEATHERS = {recipe.name: recipe.model_args for recipe in RECIPES if recipe.model_args}
@@ -142,7 +142,7 @@ def outputs(model, head, x):
 @pytest.mark.parametrize("arguments", NETWORKS, ids=IDS)
 def test_the_file_holds_what_the_evidence_is_made_of(arguments, split):
     model = random_feather(split, **arguments)
-    graph = export._to_graph(model, split, evidence=True)
+    graph = to_graph(model, split, evidence=True)
     told = {item.key: item.value for item in graph.metadata_props}
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     pixels = split.val.pixels[:50, 0].numpy()
@@ -156,7 +156,7 @@ def test_the_file_holds_what_the_evidence_is_made_of(arguments, split):
 def test_a_stride_between_two_pools_gives_no_even_grid(split):
     model = random_feather(split, ["conv 4 m2", "conv 4 s2 p1", "conv 4 p1 m2"], dense=True)
     assert measure_grid(model, find_head(model, images(split)), (28, 28)) is None
-    graph = export._to_graph(model, split, evidence=True)
+    graph = to_graph(model, split, evidence=True)
     assert not [item for item in graph.metadata_props if item.key.startswith("evidence")]
 
 
@@ -176,9 +176,9 @@ def test_a_network_for_images_of_one_size_has_no_grid(split):
 
 def test_evidence_that_does_not_sum_to_the_logits_is_not_written(split, monkeypatch):
     model = build("featherweight.model:Feather", {"layers": ["conv 4 m2"]}, 10).eval()
-    monkeypatch.setattr(export, "find_head", lambda *given: _wrong(find_head(*given)))
+    monkeypatch.setattr(graphs, "find_head", lambda *given: _wrong(find_head(*given)))
     with pytest.raises(UnfaithfulError, match="the evidence differs from the logits by"):
-        export._to_graph(model, split, evidence=True)
+        to_graph(model, split, evidence=True)
 
 
 def _wrong(head):

@@ -13,13 +13,8 @@ from onnx import numpy_helper
 from featherweight.build import build
 from featherweight.evaluate import Evaluation, normalise
 from featherweight.export import onnx as export
-from featherweight.export.onnx import (
-    UnfaithfulError,
-    export_onnx,
-    fold_batch_norm,
-    sure_from,
-    temperature,
-)
+from featherweight.export.graph import fold_batch_norm, to_graph
+from featherweight.export.onnx import UnfaithfulError, export_onnx, sure_from, temperature
 from featherweight.model import Pool
 from featherweight.run import create_run, open_run
 from featherweight.train import train
@@ -133,7 +128,7 @@ def test_the_outputs_that_explain_cost_no_time_and_little_space(finished, export
     assert explaining <= named
     assert not explaining & made
     run, split = finished
-    plain = export._to_graph(run.load_model(), split, evidence=False)
+    plain = to_graph(run.load_model(), split, evidence=False)
     assert sum(map(onnx.TensorProto.ByteSize, graph.initializer)) <= sum(
         map(onnx.TensorProto.ByteSize, plain.graph.initializer)
     )

@@ -1,4 +1,4 @@
-"""The page in a real browser: drawing, answers, evidence, files, keyboard, screen reader, layouts."""
+"""The page in a real browser: drawing, answers, evidence, files, keyboard, layouts."""
 
 import base64
 import io
@@ -71,7 +71,10 @@ def new_page(browser, url):
     pages, asked, said = [], [], []
 
     def open_page(path="/", **settings):
-        settings = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce"} | settings
+        settings = {
+            "viewport": {"width": 1280, "height": 800},
+            "reduced_motion": "reduce",
+        } | settings
         page = browser.new_page(**settings)
         pages.append(page)
         page.on("request", lambda request: asked.append(request.url))
@@ -324,7 +327,9 @@ def test_a_phone_offers_its_camera(new_page):
     assert page.locator("#photo").get_attribute("capture") == "environment"
     with page.expect_file_chooser() as chooser:
         page.click("#camera")
-    chooser.value.set_files({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": picture(1, "JPEG")})
+    chooser.value.set_files(
+        {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": picture(1, "JPEG")}
+    )
     is_read(page, "1")
 
 
@@ -458,7 +463,9 @@ def test_errors_of_the_server_are_told_and_pass(page):
     page.unroute("**/predict?*")
     page.route("**/predict?*", lambda route: route.abort())
     draw(page, 1)
-    expect(page.locator("#why-so")).to_have_text("The server does not respond. Draw again to retry.")
+    expect(page.locator("#why-so")).to_have_text(
+        "The server does not respond. Draw again to retry."
+    )
     page.unroute("**/predict?*")
     page.click("#undo")
     page.click("#undo")
@@ -553,8 +560,10 @@ def test_evidence_is_coloured_where_the_network_looked(page):
     colours = page.evaluate(
         """() => { const { width } = overlay;
         const all = overlay.getContext("2d").getImageData(0, 0, width, width).data;
-        const at = (x, y) => [...all.slice(4 * (Math.round(y * width) * width
-            + Math.round(x * width)), 4 * (Math.round(y * width) * width + Math.round(x * width)) + 4)];
+        const at = (x, y) => {
+            const first = 4 * (Math.round(y * width) * width + Math.round(x * width));
+            return [...all.slice(first, first + 4)];
+        };
         return [at(0.5, 0.5), at(0.005, 0.995)]; }"""
     )
     (red, _, blue, alpha), (_, _, _, corner) = colours
@@ -579,7 +588,9 @@ def test_the_picture_of_evidence_sums_to_the_difference(page, url):
 
 def test_places_tell_their_number_to_mouse_and_keyboard(page):
     shown_evidence(page)
-    number = re.compile(r"^[+−]\d+\.\d\d for 4 against \d here; all \d+ places sum to \d+\.\d\d")
+    number = re.compile(
+        r"^[+\u2212]\d+\.\d\d for 4 against \d here; all \d+ places sum to \d+\.\d\d"
+    )
     box = page.locator("#sheet").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(page.locator("#readout")).to_have_text(number)
@@ -602,7 +613,7 @@ def test_feature_maps_are_folded_away_until_asked_for(page):
     expect(page.locator(".stage").first).to_be_visible()
     last = page.locator(".stage").last
     parts = [
-        float(text.replace("−", "-").replace("+", ""))
+        float(text.replace("\u2212", "-").replace("+", ""))
         for text in last.locator(".grid span").all_text_contents()
     ]
     assert [abs(each) for each in parts] == sorted(map(abs, parts), reverse=True)
@@ -821,7 +832,8 @@ def test_it_works_with_forced_colours(new_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    ("width", "height"), [(320, 640), (390, 844), (844, 390), (1280, 800), (1920, 1080), (2560, 1440)]
+    ("width", "height"),
+    [(320, 640), (390, 844), (844, 390), (1280, 800), (1920, 1080), (2560, 1440)],
 )
 def test_the_sheet_and_the_answer_are_on_the_first_screen(new_page, width, height, scheme):
     page = new_page(viewport={"width": width, "height": height}, color_scheme=scheme)

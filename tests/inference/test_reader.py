@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -39,6 +40,42 @@ def pictures(tmp_path_factory):
 def test_no_module_imports_torch(module):
     code = f"import sys, featherweight.inference.{module}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["inference.reader", "export.onnx", "inference.server"])
+def test_onnx_runtime_reports_nothing_and_leaves_no_identifier(module, model, tmp_path):
+    code = (
+        f"import featherweight.{module}, onnxruntime, os, sys\n"
+        "onnxruntime.InferenceSession(sys.argv[1])\n"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    # Nothing that would make ONNX Runtime silent by itself, as it is in tests and CI.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    environment |= {key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", code, model.path],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "1\n"
+    assert not [path for path in tmp_path.rglob("*") if "onnx" in path.name.lower()]
+
+
+def test_who_wants_onnx_runtimes_reports_may_have_them():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import featherweight, os; print(os.environ['ORT_DISABLE_TELEMETRY'])",
+        ],
+        env=os.environ | {"ORT_DISABLE_TELEMETRY": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "0\n"
 
 
 @pytest.mark.slow
@@ -137,6 +174,19 @@ def test_evidence_sums_to_the_difference_of_the_log_probabilities(network, split
     for i in range(0, 400, 40):  # one by one, as a batch
         alone = reader.read_prepared([pixels[i]])[0].evidence
         np.testing.assert_allclose(alone.values, readings[i].evidence.values, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_evidence_sums_for_pictures_of_real_digits(real_model):
+    reader = Reader(real_model)
+    session = onnxruntime.InferenceSession(str(real_model))
+    images = load_split(None, 50_000, 10_000).val.pixels[:500, 0].numpy()
+    expected = session.run(["log_probabilities"], {"pixels": images})[0]
+    for image, row in zip(images, expected, strict=True):
+        why = reader.read(image).evidence
+        first, second = np.argsort(-row)[:2]
+        assert (why.first, why.second) == (str(first), str(second))
+        assert why.values.sum() == pytest.approx(row[first] - row[second], abs=1e-4)
 
 
 def test_evidence_of_a_picture_is_that_of_what_the_network_saw(model, pictures):

@@ -1,6 +1,7 @@
 """Place the ink of one digit in an MNIST image: its size, its thickness, its centre of mass.
 
-image, (left, top, right, bottom) = fit(ink)    # ink (height, width) from 0 to 1
+Example:
+    image, (left, top, right, bottom) = fit(ink)    # ink (height, width) from 0 to 1
 """
 
 import numpy as np

@@ -1,8 +1,9 @@
 """The result of reading a picture, and why the network read it so.
 
-reading = Reader("model.onnx").read("photo.jpg")
-reading.label, reading.confidence           # "7", 0.998
-reading.evidence.values.sum()               # reading.evidence.difference
+Example:
+    reading = Reader("model.onnx").read("photo.jpg")
+    reading.label, reading.confidence           # "7", 0.998
+    reading.evidence.values.sum()               # reading.evidence.difference
 """
 
 import base64

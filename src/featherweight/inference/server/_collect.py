@@ -1,7 +1,8 @@
 """Pictures that were read wrong, kept on the user's disk as a test set of their own.
 
-collection = Collection(Path("my-digits"))
-collection.keep("7", content)           # my-digits/7/20260102-030405-1a2b.png
+Example:
+    collection = Collection(Path("my-digits"))
+    collection.keep("7", content)           # my-digits/7/20260102-030405-1a2b.png
 """
 
 import io

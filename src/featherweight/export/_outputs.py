@@ -1,9 +1,10 @@
 """Changes of an ONNX graph that PyTorch exported: what is stripped, and outputs that are added.
 
-strip_source(graph)
-add_filters(graph)                  # filters_1, filters_2, ... beside maps_1, maps_2, ...
-add_output(graph, "head", array)
-drop_copy(graph, "last_maps")       # "maps_7" if it is the same
+Example:
+    strip_source(graph)
+    add_filters(graph)                  # filters_1, filters_2, ... beside maps_1, maps_2, ...
+    add_output(graph, "head", weights)
+    drop_copy(graph, "last_maps")       # "maps_7" if it is the same
 """
 
 from collections import deque

@@ -1,0 +1,86 @@
+"""The command `serve`: what it offers, what it keeps, where it may be shown, what it refuses."""
+
+import contextlib
+
+import httpx2 as httpx
+import pytest
+from helpers import SHEET, Server, command, encoded, featherweight
+
+from featherweight.cli.serve import _offer
+from featherweight.inference.reader import Reader
+from featherweight.pretrained import DEFAULT_MODEL, pretrained
+
+
+@contextlib.contextmanager
+def serving(*words, **kwargs):
+    server = Server(*words, **kwargs)
+    try:
+        yield server.url
+    finally:
+        server.stop()
+        server.process.stderr.close()
+
+
+def keep(url):
+    return httpx.post(
+        f"{url}/feedback?label=7", content=encoded(SHEET), headers={"content-type": "image/png"}
+    )
+
+
+def test_the_pretrained_networks_are_offered_beside_the_one_asked_for(model, tmp_path):
+    names = set(pretrained())
+    offered = _offer(DEFAULT_MODEL)
+    assert next(iter(offered)) == DEFAULT_MODEL
+    assert set(offered) == names
+    offered = _offer(str(model.path))
+    assert next(iter(offered)) == "tiny"
+    assert set(offered) == {"tiny", *names}
+    assert [isinstance(each, Reader) for each in offered.values()] == [True] + [False] * len(names)
+    assert offered["sprint"]().card["recipe"] == "sprint"
+    # A file of a pretrained network's recipe has its file's name.
+    (tmp_path / "mine.onnx").write_bytes(
+        (pretrained()["sprint"].folder / "model.onnx").read_bytes()
+    )
+    assert set(_offer(str(tmp_path / "mine.onnx"))) == {"mine.onnx", *names}
+
+
+@pytest.mark.slow
+def test_pictures_are_kept_where_only_this_machine_can_post_them(model, tmp_path):
+    with serving(model.path, cwd=tmp_path) as url:
+        assert httpx.get(f"{url}/models").json()["collects"]
+        assert keep(url).status_code == 201
+    assert len(list((tmp_path / "my-digits" / "7").iterdir())) == 1
+    with serving(model.path, "--host", "0.0.0.0", cwd=tmp_path) as url:
+        assert keep(url).status_code == 404
+    with serving(model.path, "--host", "0.0.0.0", "--collect", "kept", cwd=tmp_path) as url:
+        assert keep(url).status_code == 201
+    assert len(list((tmp_path / "kept" / "7").iterdir())) == 1
+    found = featherweight("evaluate", model.path, "--data", "kept", "--json", cwd=tmp_path)
+    assert found.returncode == 0
+    assert '"total": 1' in found.stdout
+
+
+@pytest.mark.slow
+def test_it_is_embedded_and_below_a_path_where_asked(model, tmp_path):
+    words = ("--root-path", "/digits", "--allow-embedding", "self")
+    words += ("--allow-embedding", "https://example.org")
+    with serving(model.path, *words, cwd=tmp_path) as url:
+        answer = httpx.get(f"{url}/digits/")
+        policy = answer.headers["content-security-policy"]
+        assert policy.endswith("frame-ancestors 'self' https://example.org")
+        assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--root-path", "digits"], "root_path: got 'digits', expected one such as /digits"),
+        (["--allow-embedding", "example.org"], "embed: got 'example.org', expected one such as "),
+        (["--allow-embedding", "https://a; script-src *"], "embed: got "),
+    ],
+)
+def test_what_is_no_path_and_no_origin_is_one_line(words, message, model, tmp_path):
+    said = featherweight(*command(model.path, 0)[3:], *words, cwd=tmp_path)
+    assert said.returncode == 2
+    assert said.stderr.startswith(f"error: {message}")
+    assert len(said.stderr.splitlines()) == 2
