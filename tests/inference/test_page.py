@@ -446,6 +446,22 @@ def test_digits_side_by_side_are_read_as_a_number(page):
     expect(page.locator("#wrong")).to_be_hidden()
 
 
+def test_the_boxes_lie_on_a_photograph_that_is_no_square(page):
+    photograph = np.full((200, 400, 3), 230, np.uint8)
+    photograph[60:140, 100:108] = 20
+    photograph[60:140, 300:308] = 20
+    file = io.BytesIO()
+    Image.fromarray(photograph).save(file, "PNG")
+    hand_over(page, "drop", file.getvalue())
+    is_read(page, "11")
+    sheet = page.locator("#sheet").bounding_box()
+    for i, middle in enumerate((104 / 400, 304 / 400)):
+        box = page.locator("#marks div").nth(i).bounding_box()
+        x = (box["x"] + box["width"] / 2 - sheet["x"]) / sheet["width"]
+        y = (box["y"] + box["height"] / 2 - sheet["y"]) / sheet["height"]
+        assert (x, y) == (pytest.approx(middle, abs=0.01), pytest.approx(0.5, abs=0.01))
+
+
 def test_the_answer_says_how_long_it_took(page):
     draw(page, 1)
     expect(page.locator("#timing")).to_have_text(

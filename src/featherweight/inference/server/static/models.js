@@ -1,6 +1,6 @@
 // Which network reads, and what it is.
 
-import { describeModel, findModels } from "./reading.js";
+import { describeModel, findModels, ReadingError } from "./reading.js";
 import { bytes, count } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
@@ -53,7 +53,12 @@ export class Models {
   async #tell() {
     byId("facts").textContent = this.line;
     byId("card").href = byId("card-json").href = `model?${new URLSearchParams({ name: this.name })}`;
-    this.#card = (await describeModel(this.name)).metadata;
+    try {
+      this.#card = (await describeModel(this.name)).metadata;
+    } catch (error) {
+      if (!(error instanceof ReadingError)) throw error;
+      this.#card = {}; // the next drawing will say that the server is away
+    }
   }
 
   #showCard(event) {

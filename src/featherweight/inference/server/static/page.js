@@ -106,10 +106,12 @@ const details = () => (isNumber(answer) ? answer.digits[chosen] : answer);
 function show() {
   const text = showAnswer(answer, models, chosen, choose);
   const truth = sampleNote();
+  nameWhy();
   sheet.mark(isNumber(answer) ? answer.digits : [], answer.area, chosen);
   if (settled) {
     sayAtRest(`${text} ${truth}`);
-    explain();
+    evidence.show(details(), answer.area);
+    showMaps();
     busy(false);
   }
   feedback.offer(settled && answer.label !== null && !isNumber(answer));
@@ -124,17 +126,15 @@ function sampleNote() {
   return note;
 }
 
-function explain() {
-  const reading = details(), why = reading.evidence;
-  evidence.show(reading, answer.area);
+// Name the question that the evidence answers.
+function nameWhy() {
+  const why = details().evidence;
   byId("why").hidden = !why;
   byId("legend").hidden = !why || !evidence.on;
-  if (why) {
-    byId("why").textContent = `Why ${one(why.first)}, not ${one(why.second)}?`;
-    byId("for-first").textContent = `for ${why.first}`;
-    byId("for-second").textContent = `for ${why.second}`;
-  }
-  showMaps();
+  if (!why) return;
+  byId("why").textContent = `Why ${one(why.first)}, not ${one(why.second)}?`;
+  byId("for-first").textContent = `for ${why.first}`;
+  byId("for-second").textContent = `for ${why.second}`;
 }
 
 function choose(i) {
@@ -153,8 +153,13 @@ function showWhy(on) {
 async function showMaps() {
   if (!byId("inside").open || !answer || answer.label === null || !settled) return;
   const about = answer, reading = details();
-  const found = await readMaps(unpack(reading.seen), models.name);
-  if (about === answer && reading === details()) maps.show(found.maps, found.evidence);
+  try {
+    const found = await readMaps(unpack(reading.seen), models.name);
+    if (about === answer && reading === details()) maps.show(found.maps, found.evidence);
+  } catch (error) {
+    if (!(error instanceof ReadingError)) throw error;
+    maps.clear(); // the next drawing will say that the server is away
+  }
 }
 
 byId("inside").addEventListener("toggle", showMaps);
