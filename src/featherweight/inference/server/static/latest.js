@@ -2,12 +2,14 @@
 
 import { ReadingError } from "./reading.js";
 
-const APART = 80; // milliseconds between two requests while a stroke grows
+// While a stroke grows, the server rests twice as long as it has worked, so that it is most likely
+// free at pen-up, when the answer counts.
+const RESTS = 2;
 
 export class Latest {
   #busy = null; // aborts the request under way
   #timer = 0;
-  #last = 0;
+  #free = 0; // when the next request may start while a stroke grows
   #again = false; // whether the drawing has changed since the request under way
 
   // `ask(signal)` returns a promise of an answer, `show(answer)` and `fail(error)` take the end.
@@ -25,7 +27,7 @@ export class Latest {
   soon() {
     this.#again = this.#busy !== null;
     if (this.#again || this.#timer) return;
-    const wait = Math.max(0, this.#last + APART - performance.now());
+    const wait = Math.max(0, this.#free - performance.now());
     this.#timer = setTimeout(() => { this.#timer = 0; this.#send(); }, wait);
   }
 
@@ -40,7 +42,7 @@ export class Latest {
 
   async #send() {
     const mine = this.#busy = new AbortController();
-    this.#last = performance.now();
+    const start = performance.now();
     try {
       const answer = await this.ask(mine.signal);
       if (mine === this.#busy) this.show(answer);
@@ -51,6 +53,7 @@ export class Latest {
     } finally {
       if (mine === this.#busy) {
         this.#busy = null;
+        this.#free = performance.now() + RESTS * (performance.now() - start);
         if (this.#again) this.soon();
       }
     }

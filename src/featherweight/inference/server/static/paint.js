@@ -1,6 +1,6 @@
 // Paint a drawing: on the screen, for the network, and into the picture that is saved.
 
-const SENT = 280; // pixels on a side of the picture that is read: 10 for each of the network's
+const SENT = 224; // pixels on a side of the picture that is read: 8 for each of the network's
 
 // Where a picture lies on a square sheet, as [left, top, right, bottom] from 0 to 1.
 export function areaOf(picture) {
