@@ -43,7 +43,7 @@ GIVEN = {
     "convolution": "torch.nn.Conv2d",
     "device": "torch.device",
     "images": "torch.Tensor",
-    "labels": "torch.Tensor",
+    "labels": "typing.Any",
     "loss": "torch.nn.Module",
     "model": "torch.nn.Module",
     "recipe": "featherweight.recipe.Recipe",
@@ -53,7 +53,8 @@ GIVEN = {
     "verdict": "featherweight.verdict.Verdict",
     **dict.fromkeys(("Net", "console", "content", "error", "folder", "function"), "typing.Any"),
     **dict.fromkeys(("n_images", "node", "path", "plan", "reader", "result"), "typing.Any"),
-    **dict.fromkeys(("columns", "jobs", "row", "rows"), "typing.Any"),
+    **dict.fromkeys(("columns", "jobs", "log_probabilities", "maps", "row", "rows"), "typing.Any"),
+    **dict.fromkeys(("content_type", "graph", "ink", "weights"), "typing.Any"),
     **dict.fromkeys(("pixels", "table", "text", "val"), "typing.Any"),
 }
 # What an example may use without importing it.

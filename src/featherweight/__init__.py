@@ -10,6 +10,7 @@
 Importing the package is cheap: a name loads what it needs, PyTorch included, when it is first used.
 """
 
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from .recipe import find_recipe as find_recipe
     from .run import Run as Run
     from .verdict import Verdict as Verdict
+
+# ONNX Runtime 1.29 and later report their use to Microsoft, unless this is set before they are
+# imported, which may happen in any module below.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 _HOMES = {

@@ -561,6 +561,7 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
         "missing:Net": "PYTHONPATH",
         "missing.py:Net": f"starts at the working directory, {workplace}",
         "my_net.py": "name it, as in my_net.py:Broken",
+        "nowhere": "featherweight models" if words[0] == "audit" else "",
     }
     if words[-1] in hints:
         assert hints[words[-1]] in hint

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -39,6 +40,42 @@ def pictures(tmp_path_factory):
 def test_no_module_imports_torch(module):
     code = f"import sys, featherweight.inference.{module}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["inference.reader", "export.onnx", "inference.server"])
+def test_onnx_runtime_reports_nothing_and_leaves_no_identifier(module, model, tmp_path):
+    code = (
+        f"import featherweight.{module}, onnxruntime, os, sys\n"
+        "onnxruntime.InferenceSession(sys.argv[1])\n"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    # Nothing that would make ONNX Runtime silent by itself, as it is in tests and CI.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    environment |= {key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", code, model.path],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "1\n"
+    assert not [path for path in tmp_path.rglob("*") if "onnx" in path.name.lower()]
+
+
+def test_who_wants_onnx_runtimes_reports_may_have_them():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import featherweight, os; print(os.environ['ORT_DISABLE_TELEMETRY'])",
+        ],
+        env=os.environ | {"ORT_DISABLE_TELEMETRY": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "0\n"
 
 
 @pytest.mark.slow

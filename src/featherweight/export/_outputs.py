@@ -3,7 +3,7 @@
 Example:
     strip_source(graph)
     add_filters(graph)                  # filters_1, filters_2, ... beside maps_1, maps_2, ...
-    add_output(graph, "head", array)
+    add_output(graph, "head", weights)
     drop_copy(graph, "last_maps")       # "maps_7" if it is the same
 """
 

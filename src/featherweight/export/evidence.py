@@ -1,7 +1,7 @@
 """Where in the image a network finds the evidence for its answer.
 
     head = find_head(model, images)         # None if the head is not a mean and a linear layer
-    grid = head.evidence(head.maps(x))      # (n, classes, rows, columns); sums to the logits
+    grid = head.evidence(maps)              # (n, classes, rows, columns); sums to the logits
     measure_grid(model, head, (28, 28))     # where that grid lies in the image
 
 If a network's last step is the mean over the places of its last maps and one linear layer, the

@@ -8,10 +8,10 @@ training images. Its outputs are `log_probabilities` (n, classes), and the featu
 stage: `maps_1`, `maps_2`, ... A file in floating point has more outputs, which are stored arrays
 and cost no time:
 
-    filters_1, ...  the filters (channels, inputs, height, width) of each stage. A separable
-                    convolution has its 1x1 filters there, and its 3x3 ones in depthwise_1, ...
-    head, bias      weights (classes, channels) and bias (classes,) of the linear layer, if the
-                    network's head is the mean of its last maps and that layer
+- `filters_1`, ...: the filters (channels, inputs, height, width) of each stage. A separable
+  convolution has its 1x1 filters there, and its 3x3 ones in `depthwise_1`, ...
+- `head`, `bias`: weights (classes, channels) and bias (classes,) of the linear layer, if the
+  network's head is the mean of its last maps and that layer
 
 From the last two and the last maps, a reader finds what each place of the image adds to each logit
 (`evidence.py`). Which maps these are, and where their places lie, stands in the metadata.

@@ -1,6 +1,6 @@
 """Evidence of a network whose head is a mean over places and a linear layer.
 
-    head = EvidenceHead.load(session, card, labels, (28, 28))   # None for any other network
+    head = EvidenceHead.load(session, reader.card, labels, (28, 28))   # None for any other network
     head.explain(maps, log_probabilities)                       # an Evidence for each image
 
 `featherweight.export` finds such heads and stores what is read here.

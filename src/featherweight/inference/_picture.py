@@ -1,6 +1,7 @@
 """Draw what the network saw, and why it read that, for a notebook.
 
-large(seen), evidence_picture(seen, reading.evidence)       # Pillow images
+reading = Reader().read("photo.jpg")
+evidence_picture(reading.seen, reading.evidence)        # a Pillow image
 """
 
 from typing import TYPE_CHECKING

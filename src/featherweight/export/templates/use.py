@@ -4,8 +4,11 @@ pip install onnxruntime numpy pillow
 python use.py picture.png
 """
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would report its use
 
 import numpy as np
 import onnxruntime

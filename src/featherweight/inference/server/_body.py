@@ -1,8 +1,7 @@
 """The body of a request: how much of it is read, and the picture in it.
 
 Example:
-    content = await read_body(request, MAX_BYTES)
-    content = file_in(content_type, content)        # the file of a form, otherwise the body itself
+    picture = file_in(content_type, content)        # the file of a form, otherwise the body itself
 """
 
 from fastapi import HTTPException, Request

@@ -1,300 +1,233 @@
-// The page: a drawing area whose content the server reads while it changes.
-"use strict";
+// The page: what happens when the drawing, the model or an answer changes.
+
+import { showAnswer, showWords } from "./answer.js";
+import { Drawing } from "./drawing.js";
+import { Evidence } from "./evidence.js";
+import { takeFeedback } from "./feedback.js";
+import { takeFiles } from "./files.js";
+import { canShare, keepsake, save, share } from "./keepsake.js";
+import { Latest } from "./latest.js";
+import { Maps } from "./maps.js";
+import { Models } from "./models.js";
+import { pictureOf, toPng } from "./paint.js";
+import { Pen } from "./pen.js";
+import { unpack } from "./pixels.js";
+import { read, readMaps } from "./reading.js";
+import { Samples } from "./samples.js";
+import { Sheet } from "./sheet.js";
+import { COUNTS, isNumber, one } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const sheet = byId("sheet"), pen = sheet.getContext("2d");
-const WAIT = 60; // milliseconds from the last change to the request
-const LINE = 0.055; // width of a stroke relative to the drawing area, without pressure
-const STEP = 1 / 28; // distance that an arrow key moves, relative to the drawing area
-const SENT = 224; // pixels on a side of the picture that is sent: 8 for each of the network's
+const INVITATION = ["Draw a digit",
+  "With a finger, a mouse or a pen. Several side by side make a number."];
+const REST = 600; // milliseconds after which a hand rests
+const KEPT = 512; // pixels on a side of an opened picture that is kept as wrong: what a reader looks at
 
-let strokes = []; // lists of points [x, y, width], relative to the side of the drawing area
-let picture = null; // an opened picture: the bitmap to show and the blob to send
-let cursor = null; // the keyboard's pen: its position and whether it is down
+const drawing = new Drawing();
+const sheet = new Sheet(byId("sheet"), byId("marks"), drawing);
+const pen = new Pen(sheet, drawing);
+const models = new Models(byId("model"), byId("facts"), byId("card"));
+const samples = new Samples(byId("samples"), drawing);
+const maps = new Maps(byId("stages"), byId("map"));
+const evidence = new Evidence({ sheet: byId("sheet"), overlay: byId("overlay"),
+  seen: byId("seen-overlay"), places: byId("places"), readout: byId("readout") }, say);
+const feedback = takeFeedback(models, () => toPng(drawing, drawing.picture ? KEPT : undefined), say);
 
-function paint() {
-  const side = sheet.width;
-  pen.fillStyle = "#fff";
-  pen.fillRect(0, 0, side, side);
-  if (picture) {
-    const scale = Math.min(side / picture.shown.width, side / picture.shown.height);
-    const w = picture.shown.width * scale, h = picture.shown.height * scale;
-    pen.drawImage(picture.shown, (side - w) / 2, (side - h) / 2, w, h);
+let answer = null; // the newest one, with the area of the sheet that it is about
+let chosen = 0; // which digit of a number has its details shown
+let settled = true; // whether the drawing rests, so that its answer may be said aloud
+let lifted = 0; // when the drawing came to rest, in milliseconds
+
+// The page's one live region. An answer is said once, when the hand has rested for a moment: a 4
+// has two or three strokes, and after each there is an answer to show, but none to say.
+let saying = 0;
+
+function say(text, delay = 0) {
+  clearTimeout(saying);
+  saying = setTimeout(() => { byId("said").textContent = text; }, delay);
+}
+
+const busy = (yes) => byId("verdict").setAttribute("aria-busy", yes);
+
+// --- reading
+
+async function ask(signal) {
+  const { blob, area } = pictureOf(drawing);
+  return { ...await read(blob, models.name, signal), area };
+}
+
+const latest = new Latest(ask, (found) => {
+  answer = found;
+  chosen = 0;
+  show();
+  // For tools/page_latency.py, and for the browser's own tools.
+  if (settled) {
+    requestAnimationFrame(() => performance.measure("answer",
+      { start: lifted, detail: { ...found.milliseconds, took: found.took } }));
   }
-  pen.lineCap = pen.lineJoin = "round";
-  pen.strokeStyle = pen.fillStyle = "#111";
-  for (const points of strokes) {
-    const [x, y, width] = points[0];
-    pen.beginPath();
-    pen.arc(x * side, y * side, width * side / 2, 0, 2 * Math.PI);
-    pen.fill();
-    for (let i = 1; i < points.length; i++) {
-      pen.lineWidth = (points[i - 1][2] + points[i][2]) / 2 * side;
-      pen.beginPath();
-      pen.moveTo(points[i - 1][0] * side, points[i - 1][1] * side);
-      pen.lineTo(points[i][0] * side, points[i][1] * side);
-      pen.stroke();
-    }
+}, (error) => {
+  forget("failed", "That did not work", error.message);
+  if (settled) {
+    say(error.message);
+    busy(false);
   }
-  byId("undo").disabled = byId("clear").disabled = !strokes.length && !picture;
+});
+
+drawing.addEventListener("change", ({ detail }) => {
+  settled = detail.settled;
+  byId("undo").disabled = !drawing.canUndo;
+  byId("redo").disabled = !drawing.canRedo;
+  byId("clear").disabled = drawing.empty;
+  document.body.classList.toggle("inked", !drawing.empty);
+  document.body.classList.toggle("pictured", drawing.picture !== null);
+  busy(!drawing.empty);
+  clearTimeout(saying);
+  if (settled) lifted = performance.now();
+  else evidence.show(null); // what is there is about another drawing
+  if (drawing.empty) {
+    latest.stop();
+    forget("empty", ...INVITATION);
+    say("The sheet is empty.", REST);
+  } else if (settled) latest.now();
+  else latest.soon();
+});
+
+// The samples' mistakes are those of one network.
+function announce() {
+  byId("samples-title").textContent = models.name === samples.model
+    ? `Or let it read one of these. ${COUNTS[samples.mistakes]} are real mistakes.`
+    : "Or let it read one of these.";
+  document.body.classList.toggle("other", models.name !== samples.model);
 }
 
-function showCursor() {
-  if (!cursor) return;
-  const side = sheet.width;
-  pen.strokeStyle = cursor.down ? "#c0392b" : "#1f5fa8";
-  pen.lineWidth = 4;
-  pen.beginPath();
-  pen.arc(cursor.x * side, cursor.y * side, 16, 0, 2 * Math.PI);
-  pen.stroke();
-}
-
-function changed() {
-  paint();
-  strokes.length || picture ? read() : show(null, "Nothing drawn yet");
-  showCursor();
-}
-
-// --- reading: one request at a time; the last one has the newest drawing
-
-let timer = 0, busy = false, again = false, version = 0;
-
-function read() {
-  version++;
-  clearTimeout(timer);
-  timer = setTimeout(send, WAIT);
-}
-
-const copy = document.createElement("canvas");
-copy.width = copy.height = SENT;
-
-function drawn() {
-  paint(); // without the keyboard's cursor
-  const context = copy.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(sheet, 0, 0, SENT, SENT);
-  showCursor();
-  // Not toBlob: Chromium waits with it for an idle moment, which may not come during drawing.
-  return new Blob([unpack(copy.toDataURL("image/png").split(",")[1])], { type: "image/png" });
-}
-
-async function send() {
-  if (busy) { again = true; return; }
-  busy = true;
-  const asked = version;
-  try {
-    const blob = picture && !strokes.length ? picture.blob : drawn();
-    const response = await fetch("/predict?maps=true", {
-      method: "POST", body: blob, headers: { "Content-Type": blob.type } });
-    const answer = await response.json();
-    if (asked !== version) return;
-    response.ok ? show(answer) : show(null, `Not read: ${answer.detail}`, "failed");
-  } catch (error) {
-    if (asked === version) show(null, "The server does not respond. Draw again to retry.", "failed");
-  } finally {
-    busy = false;
-    if (again) { again = false; send(); }
-  }
-}
+models.onchange = () => {
+  announce();
+  if (drawing.empty) return;
+  busy(true);
+  latest.now();
+};
 
 // --- showing
 
-const percent = (p) => `${(100 * p).toFixed(1)} %`;
+function forget(state, title, sentence) {
+  answer = null;
+  showWords(state, title, sentence);
+  sheet.mark([], [], 0);
+  evidence.show(null);
+  maps.clear();
+  feedback.offer(false);
+}
 
-function pixels(canvas, width, height, bytes) {
-  canvas.width = width;
-  canvas.height = height;
-  const context = canvas.getContext("2d"), image = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    image.data.fill(bytes[i], 4 * i, 4 * i + 3);
-    image.data[4 * i + 3] = 255;
+const details = () => (isNumber(answer) ? answer.digits[chosen] : answer);
+
+function show() {
+  const text = showAnswer(answer, models.labels, chosen, choose);
+  const truth = sampleNote();
+  sheet.mark(isNumber(answer) ? answer.digits : [], answer.area, chosen);
+  if (settled) {
+    say(`${text} ${truth}`, REST);
+    explain();
+    busy(false);
   }
-  context.putImageData(image, 0, 0);
+  feedback.offer(settled && answer.label !== null && !isNumber(answer));
 }
 
-const unpack = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+// Say what a sample is where the network reads something else.
+function sampleNote() {
+  const digit = settled ? samples.chosen?.digit : undefined;
+  const note = digit === undefined || digit === answer.label || isNumber(answer) ? ""
+    : `It reads this ${digit} as ${one(answer.label)}: a real mistake.`;
+  byId("note").textContent = note;
+  return note;
+}
 
-function show(answer, message = "", kind = "") {
-  const section = document.querySelector(".answer");
-  section.classList.remove("unsure", "failed");
-  const label = answer ? answer.label : null;
-  byId("digit").textContent = label ?? "–";
-  if (answer && label === null) message = "No ink found";
-  else if (answer && answer.unsure) {
-    message = `Unsure: ${percent(answer.confidence)}`;
-    kind = "unsure";
+function explain() {
+  const reading = details(), why = reading.evidence;
+  evidence.show(reading, answer.area);
+  byId("why").hidden = !why;
+  if (why) {
+    byId("why").textContent = `Why ${one(why.first)}, not ${one(why.second)}?`;
+    byId("for-first").textContent = `for ${why.first}`;
+    byId("for-second").textContent = `for ${why.second}`;
   }
-  else if (answer) message = `Sure: ${percent(answer.confidence)}`;
-  if (kind) section.classList.add(kind);
-  byId("state").textContent = message;
-  [...byId("bars").children].forEach((row, i) => {
-    const p = answer && answer.probabilities ? answer.probabilities[i] : 0;
-    row.querySelector("meter").value = p;
-    row.lastChild.textContent = answer && answer.probabilities ? percent(p) : "";
-    row.classList.toggle("best", label !== null && row.firstChild.textContent === label);
-  });
-  if (answer && answer.seen) pixels(byId("seen"), card.width, card.height, unpack(answer.seen));
-  else pixels(byId("seen"), 28, 28, new Uint8Array(784));
-  stages(answer ? answer.maps : null);
+  showMaps();
 }
 
-function stages(maps) {
-  const root = byId("stages");
-  if (!maps) { root.replaceChildren(); return; }
-  maps.forEach((stage, i) => {
-    let box = root.children[i];
-    if (!box) {
-      box = document.createElement("div");
-      box.className = "stage";
-      const title = document.createElement("h3"), size = document.createElement("span");
-      title.append(`Stage ${i + 1} `, size);
-      size.textContent = `${stage.channels} channels of ${stage.height} × ${stage.width}`;
-      const grid = document.createElement("div");
-      for (let c = 0; c < stage.channels; c++) grid.append(document.createElement("canvas"));
-      box.append(title, grid);
-      root.append(box);
-    }
-    const bytes = unpack(stage.pixels), size = stage.width * stage.height;
-    [...box.lastChild.children].forEach((canvas, c) =>
-      pixels(canvas, stage.width, stage.height, bytes.subarray(c * size, (c + 1) * size)));
-  });
+function choose(i) {
+  chosen = i;
+  show();
 }
 
-// --- mouse, finger, pen
-
-function point(event) {
-  const box = sheet.getBoundingClientRect();
-  const pressed = event.pointerType === "pen" && event.pressure > 0;
-  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height,
-    LINE * (pressed ? 0.4 + 1.2 * event.pressure : 1)];
+function showWhy(on) {
+  evidence.on = on;
+  byId("why").setAttribute("aria-pressed", on);
+  byId("legend").hidden = !on;
+  evidence.paint();
 }
 
-let drawing = null; // id of the pointer that is drawing
-
-sheet.addEventListener("pointerdown", (event) => {
-  if (drawing !== null || event.button !== 0) return;
-  drawing = event.pointerId;
-  sheet.setPointerCapture(drawing);
-  cursor = null;
-  strokes.push([point(event)]);
-  changed();
-});
-sheet.addEventListener("pointermove", (event) => {
-  if (event.pointerId !== drawing) return;
-  const events = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
-  strokes.at(-1).push(...(events.length ? events : [event]).map(point));
-  changed();
-});
-for (const end of ["pointerup", "pointercancel"])
-  sheet.addEventListener(end, (event) => { if (event.pointerId === drawing) drawing = null; });
-
-// --- keyboard
-
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-
-sheet.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key in ARROWS) {
-    cursor ??= { x: 0.5, y: 0.5, down: false };
-    const [dx, dy] = ARROWS[event.key];
-    cursor.x = Math.min(0.96, Math.max(0.04, cursor.x + dx * STEP));
-    cursor.y = Math.min(0.96, Math.max(0.04, cursor.y + dy * STEP));
-    if (cursor.down && strokes.length) strokes.at(-1).push([cursor.x, cursor.y, LINE]);
-  } else if (event.key === " ") {
-    cursor ??= { x: 0.5, y: 0.5, down: false };
-    cursor.down = !cursor.down;
-    if (cursor.down) strokes.push([[cursor.x, cursor.y, LINE]]);
-  } else return;
-  event.preventDefault();
-  changed();
-});
-sheet.addEventListener("blur", () => { if (cursor) { cursor = null; paint(); } });
-
-function undo() {
-  strokes.length ? strokes.pop() : picture = null;
-  if (cursor) cursor.down = false;
-  changed();
+// The feature maps cost more than the rest, so they are only asked for where they are seen.
+async function showMaps() {
+  if (!byId("inside").open || !answer || answer.label === null || !settled) return;
+  const about = answer, reading = details();
+  const found = await readMaps(unpack(reading.seen), models.name);
+  if (about === answer && reading === details()) maps.show(found.maps, found.evidence);
 }
 
-function clear() {
-  strokes = [];
-  picture = null;
-  if (cursor) cursor.down = false;
-  version++; // the response of a pending request is about the cleared drawing
-  again = false;
-  clearTimeout(timer);
-  changed();
+byId("inside").addEventListener("toggle", showMaps);
+byId("why").addEventListener("click", () => showWhy(!evidence.on));
+
+// --- tools
+
+function erase(on) {
+  pen.erase = on;
+  byId("eraser").setAttribute("aria-pressed", on);
 }
 
-byId("undo").addEventListener("click", undo);
-byId("clear").addEventListener("click", clear);
+function go(step) {
+  samples.stop();
+  pen.lift();
+  drawing[step]();
+}
+
+for (const step of ["undo", "redo", "clear"]) byId(step).addEventListener("click", () => go(step));
+byId("eraser").addEventListener("click", () => erase(!pen.erase));
+byId("sheet").addEventListener("pointerdown", () => samples.stop(), { capture: true });
+
+const KEYS = { u: () => go("undo"), r: () => go("redo"), e: () => erase(!pen.erase),
+  delete: () => go("clear"), w: () => showWhy(!evidence.on) };
+
 document.addEventListener("keydown", (event) => {
-  const z = event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey);
-  const u = event.key.toLowerCase() === "u" && !event.ctrlKey && !event.metaKey;
-  if (z || u) {
-    event.preventDefault();
-    undo();
-  } else if (event.key === "Delete") clear();
-});
-
-// --- pictures
-
-async function take(blob) {
-  if (!blob) return;
-  strokes = [];
-  try {
-    picture = { shown: await createImageBitmap(blob), blob };
-    changed();
-  } catch (error) {
-    picture = null;
-    paint();
-    show(null, "This file is not a picture that the browser can show", "failed");
-  }
-}
-
-byId("open").addEventListener("click", () => byId("file").click());
-byId("file").addEventListener("change", (event) => {
-  take(event.target.files[0]);
-  event.target.value = ""; // so that the same file can be opened again
-});
-document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((each) => each.type.startsWith("image/"));
-  if (file) { event.preventDefault(); take(file); }
-});
-document.addEventListener("dragover", (event) => {
+  // A key that means something where the focus is must not also change the drawing.
+  if (![document.body, byId("sheet")].includes(document.activeElement) || event.altKey) return;
+  const key = event.key.toLowerCase(), z = key === "z" && (event.ctrlKey || event.metaKey);
+  const y = key === "y" && event.ctrlKey;
+  if (!z && !y && (event.ctrlKey || event.metaKey || !(key in KEYS))) return;
   event.preventDefault();
-  document.body.classList.add("drop");
-});
-document.addEventListener("dragleave", () => document.body.classList.remove("drop"));
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  document.body.classList.remove("drop");
-  take(event.dataTransfer.files[0]);
+  if (z || y) go(y || event.shiftKey ? "redo" : "undo");
+  else KEYS[key]();
 });
 
-// --- the model's card, and the first paint
+takeFiles((picture) => {
+  samples.stop();
+  drawing.open(picture);
+}, (message) => {
+  byId("note").textContent = message;
+  say(message);
+});
 
-let card = { labels: [..."0123456789"], width: 28, height: 28, metadata: {} };
+// --- a picture to keep
 
-function bars() {
-  byId("bars").replaceChildren(...card.labels.map((label) => {
-    const row = document.createElement("li"), meter = document.createElement("meter");
-    const name = document.createElement("span"), value = document.createElement("span");
-    name.textContent = label;
-    meter.max = 1;
-    meter.setAttribute("aria-label", `Probability of ${label}`);
-    row.append(name, meter, value);
-    return row;
-  }));
-}
+const keep = () => keepsake(drawing, evidence, { digit: byId("digit").textContent,
+  title: byId("title").textContent, sentence: byId("why-so").textContent, line: models.line });
+const name = () => `featherweight-${byId("digit").textContent || "drawing"}.png`;
 
-bars();
-changed();
-fetch("/model").then((response) => response.json()).then((found) => {
-  card = found;
-  const { recipe, parameters, validation_correct: right, validation_total: total } = card.metadata;
-  const count = (text) => Number(text).toLocaleString("en");
-  byId("card").textContent = `${recipe}: ${count(parameters)} parameters, ` +
-    `${(100 * right / total).toFixed(2)} % of ${count(total)} validation images read correctly.`;
-  bars();
-}).catch(() => { byId("card").textContent = "The server does not respond."; });
+byId("save").addEventListener("click", async () => save(await keep(), name()));
+byId("share").addEventListener("click", async () => share(await keep(), name(), document.title));
+byId("share").hidden = !canShare();
+
+// --- the start
+
+showWhy(false);
+forget("empty", ...INVITATION);
+Promise.all([samples.load(), models.load()]).then(announce,
+  () => { byId("facts").textContent = "The server does not respond."; });

@@ -1,0 +1,75 @@
+// Show an answer: large, in words, as bars, and what the network saw.
+
+import { showGrey, unpack } from "./pixels.js";
+import { isNumber, percent, ranked, timing, words } from "./words.js";
+
+const byId = (id) => document.getElementById(id);
+
+const span = (className, textContent = "") =>
+  Object.assign(document.createElement("span"), { className, textContent });
+
+// Show a title and a sentence instead of an answer. `state` is "empty" or "failed".
+export function showWords(state, title, sentence) {
+  document.body.dataset.state = state;
+  byId("digit").textContent = "";
+  byId("title").textContent = title;
+  byId("why-so").textContent = sentence;
+  byId("chips").replaceChildren();
+}
+
+// Show an answer and, of a number, the chosen digit's details. Return what is to be said aloud.
+export function showAnswer(answer, labels, chosen, choose) {
+  const [title, sentence] = words(answer, labels), number = isNumber(answer);
+  const doubt = answer.unsure && !number;
+  document.body.dataset.state =
+    answer.label === null ? "blank" : number ? "number" : doubt ? "unsure" : "read";
+  const digit = byId("digit");
+  digit.textContent = number ? answer.number : answer.label ?? "";
+  digit.style.setProperty("--length", digit.textContent.length || 1);
+  byId("title").textContent = title;
+  byId("why-so").textContent = sentence;
+  byId("timing").textContent = timing(answer);
+  showChips(number ? answer.digits : [], chosen, choose);
+  const details = number ? answer.digits[chosen] : answer;
+  if (answer.label !== null) {
+    showBars(details, labels);
+    showGrey(byId("seen"), 28, 28, unpack(details.seen));
+  }
+  return `${number ? `${answer.number}. ` : ""}${title}. ${sentence}`;
+}
+
+// One button for each digit of a number, to choose whose details are shown.
+function showChips(digits, chosen, choose) {
+  const chips = byId("chips"), focused = [...chips.children].indexOf(document.activeElement);
+  chips.replaceChildren(...digits.map((digit, i) => {
+    const chip = document.createElement("button");
+    chip.type = "button";
+    chip.setAttribute("aria-pressed", i === chosen);
+    chip.classList.toggle("doubt", digit.unsure);
+    chip.append(span("name", digit.unsure ? `${digit.label}?` : digit.label),
+      span("part", percent(digit.confidence)));
+    chip.addEventListener("click", () => choose(i));
+    return chip;
+  }));
+  chips.children[focused]?.focus();
+}
+
+function showBars(reading, labels) {
+  const [first, second] = ranked(reading, labels), bars = byId("bars");
+  if (bars.children.length !== labels.length) {
+    bars.replaceChildren(...labels.map((label) => {
+      const row = document.createElement("li"), bar = span("bar");
+      bar.append(span("fill"));
+      row.append(span("name", label), bar, span("part"));
+      return row;
+    }));
+  }
+  labels.forEach((label, i) => {
+    const row = bars.children[i], p = reading.probabilities[i];
+    row.className = label === first.label ? "first" : label === second.label ? "second" : "";
+    row.querySelector(".name").textContent = label;
+    row.querySelector(".part").textContent = percent(p);
+    // What the text rounds to ">99.9 %" fills the bar, and what it leaves out is not drawn.
+    row.querySelector(".fill").style.width = `${p > 0.999 ? 100 : p < 0.001 ? 0 : 100 * p}%`;
+  });
+}

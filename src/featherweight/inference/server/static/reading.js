@@ -1,0 +1,46 @@
+// Read a picture. The rest of the page knows nothing of where the network runs: another version of
+// this file may run it in the page.
+
+export class ReadingError extends Error {}
+
+async function post(url, blob, signal) {
+  let response;
+  try {
+    response = await fetch(url, {
+      method: "POST", body: blob, signal, headers: { "Content-Type": blob.type } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ReadingError("The server does not respond. Draw again to retry.");
+  }
+  const content = await response.json();
+  if (!response.ok) throw new ReadingError(`Not read: ${content.detail}`);
+  return content;
+}
+
+const query = (parameters) => new URLSearchParams(
+  Object.entries(parameters).filter(([, value]) => value));
+
+// Return the answer for a picture (a Blob), as POST predict describes it, with `took`: the
+// milliseconds until it was there.
+export async function read(picture, model, signal) {
+  const start = performance.now();
+  const options = query({ digits: true, evidence: true, model });
+  const answer = await post(`predict?${options}`, picture, signal);
+  return { ...answer, took: performance.now() - start };
+}
+
+// Return every stage's feature maps of one digit, given the bytes that the network saw.
+export async function readMaps(seen, model) {
+  const blob = new Blob([seen], { type: "application/octet-stream" });
+  const options = query({ maps: true, evidence: true, model });
+  return post(`predict?${options}`, blob);
+}
+
+export const findModels = async () => (await fetch("models")).json();
+
+export const describeModel = async (name) => (await fetch(`model?${query({ name })}`)).json();
+
+// Keep a picture (a PNG Blob) with its true label on this computer; return how many there are.
+export async function keep(picture, label) {
+  return (await post(`feedback?${query({ label })}`, picture)).pictures;
+}

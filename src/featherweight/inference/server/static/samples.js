@@ -1,0 +1,91 @@
+// Digits to try: stroke by stroke onto the sheet. Some are real mistakes of the default network.
+
+import { paintStroke } from "./paint.js";
+import { token } from "./pixels.js";
+import { one } from "./words.js";
+
+const SECONDS = 0.9; // that a digit takes to be drawn
+
+const strokesOf = ({ strokes, width }) =>
+  strokes.map((points) => ({ points: points.map(([x, y]) => [x, y, width]), erase: false }));
+
+export class Samples {
+  #playing = 0;
+
+  constructor(root, drawing) {
+    Object.assign(this, { root, drawing });
+    this.chosen = null; // the sample whose strokes are on the sheet
+  }
+
+  async load() {
+    const { model, samples } = await (await fetch("static/samples.json")).json();
+    Object.assign(this, { model, samples });
+    this.root.replaceChildren(...samples.map((sample) => this.#item(sample)));
+    new ResizeObserver(() => this.#paint()).observe(this.root);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
+  }
+
+  get mistakes() { return this.samples.filter(({ digit, reads }) => digit !== reads).length; }
+
+  #item(sample) {
+    const item = document.createElement("li"), button = document.createElement("button");
+    const canvas = document.createElement("canvas"), note = document.createElement("span");
+    const { digit, reads } = sample, mistake = document.createElement("i");
+    note.textContent = one(digit);
+    mistake.textContent = digit === reads ? "" : `, read as ${one(reads)}`;
+    note.append(mistake);
+    button.type = "button";
+    button.append(canvas, note);
+    button.addEventListener("click", () => this.play(sample));
+    item.append(button);
+    return item;
+  }
+
+  #paint() {
+    [...this.root.children].forEach((item, i) => {
+      const canvas = item.querySelector("canvas");
+      const side = Math.round(canvas.clientWidth * devicePixelRatio);
+      canvas.width = canvas.height = side;
+      const context = canvas.getContext("2d");
+      context.lineCap = context.lineJoin = "round";
+      context.strokeStyle = token("--pen");
+      for (const stroke of strokesOf(this.samples[i])) paintStroke(context, stroke, side);
+    });
+  }
+
+  play(sample) {
+    this.stop();
+    const strokes = strokesOf(sample);
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+      this.drawing.replace(strokes);
+      this.chosen = sample;
+      return;
+    }
+    // One state, whose strokes grow: a single undo takes the whole sample back.
+    const shown = [{ points: [strokes[0].points[0]], erase: false }];
+    this.drawing.replace(shown, false);
+    this.chosen = sample;
+    const total = strokes.reduce((sum, stroke) => sum + stroke.points.length, 0);
+    const start = performance.now();
+    const step = (now) => {
+      let left = Math.ceil(Math.min(1, (now - start) / 1000 / SECONDS) * total);
+      const done = left >= total;
+      strokes.forEach(({ points }, i) => {
+        if (left > 0) {
+          shown[i] ??= { points: [], erase: false };
+          shown[i].points = points.slice(0, left);
+        }
+        left -= points.length;
+      });
+      this.#playing = done ? 0 : requestAnimationFrame(step);
+      this.drawing.changed(done);
+    };
+    this.#playing = requestAnimationFrame(step);
+  }
+
+  stop() {
+    cancelAnimationFrame(this.#playing);
+    this.#playing = 0;
+    this.chosen = null;
+  }
+}
