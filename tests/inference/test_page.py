@@ -380,6 +380,13 @@ def test_doubt_is_said_in_words(page):
     expect(page.locator("#title")).to_have_text("Not sure: a 4, or perhaps a 9")
     expect(page.locator("#why-so")).to_have_text("A close second: 58.0 % for 4, 41.2 % for 9.")
     expect(page.locator("#bars li.second .name")).to_have_text("9")
+    probabilities = [0.9, 0.02] + [0.01] * 8
+    change_answers(page, label="0", confidence=0.9, unsure=True, probabilities=probabilities)
+    page.click("#undo")
+    expect(page.locator("#title")).to_have_text("Not sure: perhaps a 0")
+    expect(page.locator("#why-so")).to_have_text(
+        re.compile(r"Sure only from 9\d\.\d\s%: 90\.0\s% for 0, 2\.0\s% for 1\.")
+    )
 
 
 def test_percentages_never_claim_certainty(page):
@@ -481,7 +488,13 @@ def test_the_model_is_named_and_can_be_chosen(page):
         page.select_option("#model", "sprint")
     expect(page.locator("#facts")).to_contain_text("sprint: 16,302 parameters")
     is_read(page, "1")
-    assert page.locator("#card").get_attribute("href") == "model?name=sprint"
+    page.click("#card")
+    expect(page.locator("#card-title")).to_have_text("sprint")
+    expect(page.locator("#card-facts")).to_contain_text("era-v3-s6: PASS")
+    assert page.locator("#card-json").get_attribute("href") == "model?name=sprint"
+    assert violations(page) == []
+    page.keyboard.press("Escape")
+    expect(page.locator("#card-dialog")).to_be_hidden()
 
 
 # --- samples

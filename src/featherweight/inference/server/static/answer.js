@@ -18,8 +18,8 @@ export function showWords(state, title, sentence) {
 }
 
 // Show an answer and, of a number, the chosen digit's details. Return what is to be said aloud.
-export function showAnswer(answer, labels, chosen, choose) {
-  const [title, sentence] = words(answer, labels), number = isNumber(answer);
+export function showAnswer(answer, { labels, sureFrom }, chosen, choose) {
+  const [title, sentence] = words(answer, labels, sureFrom), number = isNumber(answer);
   const doubt = answer.unsure && !number;
   document.body.dataset.state =
     answer.label === null ? "blank" : number ? "number" : doubt ? "unsure" : "read";

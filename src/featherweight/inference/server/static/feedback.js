@@ -1,6 +1,12 @@
 // "That was wrong, it is a ...": keep the picture with its true label on this computer.
 
-import { keep } from "./reading.js";
+import { keep, ReadingError } from "./reading.js";
+import { one } from "./words.js";
+
+// The server does not tell strangers the names of its folders; whoever runs it knows them.
+const WHERE = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)
+  ? "on this computer, in my-digits or the folder that --collect names"
+  : "on the computer that runs this page";
 
 const byId = (id) => document.getElementById(id);
 
@@ -17,8 +23,9 @@ export function takeFeedback(models, picture, say) {
     let text;
     try {
       const kept = await keep(picture(), label);
-      text = `Kept as ${label} in my-digits on this computer, ${kept} so far.`;
+      text = `Kept as ${one(label)} ${WHERE}: ${kept} so far.`;
     } catch (error) {
+      if (!(error instanceof ReadingError)) throw error;
       text = error.message;
     }
     open(false);

@@ -15,7 +15,7 @@ function write(context, text, x, y, size, { weight = 400, colour = INK, width })
   return context.measureText(text).width;
 }
 
-export function keepsake(drawing, evidence, { digit, title, sentence, line }) {
+export function keepsake(drawing, evidence, { digit, title, sentence, note, line }) {
   const canvas = Object.assign(document.createElement("canvas"), { width: WIDTH, height: HEIGHT });
   const context = canvas.getContext("2d"), sheet = document.createElement("canvas");
   context.fillStyle = PAPER;
@@ -36,8 +36,10 @@ export function keepsake(drawing, evidence, { digit, title, sentence, line }) {
   const top = EDGE + SIDE;
   const taken = write(context, digit, EDGE, top + 190, 190, { weight: 650, width: 420 });
   const left = EDGE + taken + (digit ? 40 : 0), width = WIDTH - EDGE - left;
-  write(context, title, left, top + 110, 44, { weight: 600, width });
-  write(context, sentence, left, top + 170, 32, { colour: SOFT, width });
+  const up = note ? 25 : 0;
+  write(context, title, left, top + 110 - up, 44, { weight: 600, width });
+  write(context, sentence, left, top + 165 - up, 32, { colour: SOFT, width });
+  write(context, note, left, top + 210 - up, 32, { width });
   write(context, line, EDGE, HEIGHT - EDGE, 28, { colour: SOFT, width: SIDE });
   return new Promise((done) => { canvas.toBlob(done, "image/png"); });
 }

@@ -3,7 +3,7 @@
 import { diverge, showGrey, token, unpack } from "./pixels.js";
 import { count, fixed, signed } from "./words.js";
 
-const FEW = 12; // maps of a stage that are shown before the rest is asked for
+const FEW = 10; // maps of a stage that are shown before the rest is asked for
 
 const make = (tag, parts = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), parts);

@@ -6,28 +6,34 @@ import { Evidence } from "./evidence.js";
 import { takeFeedback } from "./feedback.js";
 import { takeFiles } from "./files.js";
 import { canShare, keepsake, save, share } from "./keepsake.js";
+import { takeKeys } from "./keys.js";
 import { Latest } from "./latest.js";
 import { Maps } from "./maps.js";
 import { Models } from "./models.js";
 import { pictureOf, toPng } from "./paint.js";
 import { Pen } from "./pen.js";
 import { unpack } from "./pixels.js";
-import { read, readMaps } from "./reading.js";
+import { read, ReadingError, readMaps } from "./reading.js";
+import { hush, say, sayAtRest } from "./said.js";
 import { Samples } from "./samples.js";
 import { Sheet } from "./sheet.js";
-import { COUNTS, isNumber, one } from "./words.js";
+import { isNumber, one } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const INVITATION = ["Draw a digit",
   "With a finger, a mouse or a pen. Several side by side make a number."];
-const REST = 600; // milliseconds after which a hand rests
-const KEPT = 512; // pixels on a side of an opened picture that is kept as wrong: what a reader looks at
+const KEPT = 512; // pixels on a side of a kept photograph, which is all that a reader looks at
 
 const drawing = new Drawing();
 const sheet = new Sheet(byId("sheet"), byId("marks"), drawing);
 const pen = new Pen(sheet, drawing);
-const models = new Models(byId("model"), byId("facts"), byId("card"));
-const samples = new Samples(byId("samples"), drawing);
+const models = new Models(() => {
+  samples.tell(models.name);
+  if (drawing.empty) return;
+  busy(true);
+  latest.now();
+});
+const samples = new Samples(byId("samples"), byId("samples-title"), drawing);
 const maps = new Maps(byId("stages"), byId("map"));
 const evidence = new Evidence({ sheet: byId("sheet"), overlay: byId("overlay"),
   seen: byId("seen-overlay"), places: byId("places"), readout: byId("readout") }, say);
@@ -37,15 +43,6 @@ let answer = null; // the newest one, with the area of the sheet that it is abou
 let chosen = 0; // which digit of a number has its details shown
 let settled = true; // whether the drawing rests, so that its answer may be said aloud
 let lifted = 0; // when the drawing came to rest, in milliseconds
-
-// The page's one live region. An answer is said once, when the hand has rested for a moment: a 4
-// has two or three strokes, and after each there is an answer to show, but none to say.
-let saying = 0;
-
-function say(text, delay = 0) {
-  clearTimeout(saying);
-  saying = setTimeout(() => { byId("said").textContent = text; }, delay);
-}
 
 const busy = (yes) => byId("verdict").setAttribute("aria-busy", yes);
 
@@ -81,37 +78,23 @@ drawing.addEventListener("change", ({ detail }) => {
   document.body.classList.toggle("inked", !drawing.empty);
   document.body.classList.toggle("pictured", drawing.picture !== null);
   busy(!drawing.empty);
-  clearTimeout(saying);
+  hush();
   if (settled) lifted = performance.now();
   else evidence.show(null); // what is there is about another drawing
   if (drawing.empty) {
     latest.stop();
     forget("empty", ...INVITATION);
-    say("The sheet is empty.", REST);
+    sayAtRest("The sheet is empty.");
   } else if (settled) latest.now();
   else latest.soon();
 });
-
-// The samples' mistakes are those of one network.
-function announce() {
-  byId("samples-title").textContent = models.name === samples.model
-    ? `Or let it read one of these. ${COUNTS[samples.mistakes]} are real mistakes.`
-    : "Or let it read one of these.";
-  document.body.classList.toggle("other", models.name !== samples.model);
-}
-
-models.onchange = () => {
-  announce();
-  if (drawing.empty) return;
-  busy(true);
-  latest.now();
-};
 
 // --- showing
 
 function forget(state, title, sentence) {
   answer = null;
   showWords(state, title, sentence);
+  byId("note").textContent = "";
   sheet.mark([], [], 0);
   evidence.show(null);
   maps.clear();
@@ -121,11 +104,11 @@ function forget(state, title, sentence) {
 const details = () => (isNumber(answer) ? answer.digits[chosen] : answer);
 
 function show() {
-  const text = showAnswer(answer, models.labels, chosen, choose);
+  const text = showAnswer(answer, models, chosen, choose);
   const truth = sampleNote();
   sheet.mark(isNumber(answer) ? answer.digits : [], answer.area, chosen);
   if (settled) {
-    say(`${text} ${truth}`, REST);
+    sayAtRest(`${text} ${truth}`);
     explain();
     busy(false);
   }
@@ -135,7 +118,7 @@ function show() {
 // Say what a sample is where the network reads something else.
 function sampleNote() {
   const digit = settled ? samples.chosen?.digit : undefined;
-  const note = digit === undefined || digit === answer.label || isNumber(answer) ? ""
+  const note = !answer || digit === undefined || digit === answer.label || isNumber(answer) ? ""
     : `It reads this ${digit} as ${one(answer.label)}: a real mistake.`;
   byId("note").textContent = note;
   return note;
@@ -145,6 +128,7 @@ function explain() {
   const reading = details(), why = reading.evidence;
   evidence.show(reading, answer.area);
   byId("why").hidden = !why;
+  byId("legend").hidden = !why || !evidence.on;
   if (why) {
     byId("why").textContent = `Why ${one(why.first)}, not ${one(why.second)}?`;
     byId("for-first").textContent = `for ${why.first}`;
@@ -161,7 +145,7 @@ function choose(i) {
 function showWhy(on) {
   evidence.on = on;
   byId("why").setAttribute("aria-pressed", on);
-  byId("legend").hidden = !on;
+  byId("legend").hidden = !on || !answer;
   evidence.paint();
 }
 
@@ -191,21 +175,15 @@ function go(step) {
 
 for (const step of ["undo", "redo", "clear"]) byId(step).addEventListener("click", () => go(step));
 byId("eraser").addEventListener("click", () => erase(!pen.erase));
+// What is drawn on a sample is no longer the sample.
 byId("sheet").addEventListener("pointerdown", () => samples.stop(), { capture: true });
+byId("sheet").addEventListener("keydown", ({ key }) => { if (key === " ") samples.stop(); },
+  { capture: true });
 
-const KEYS = { u: () => go("undo"), r: () => go("redo"), e: () => erase(!pen.erase),
-  delete: () => go("clear"), w: () => showWhy(!evidence.on) };
+const undo = () => go("undo"), redo = () => go("redo");
 
-document.addEventListener("keydown", (event) => {
-  // A key that means something where the focus is must not also change the drawing.
-  if (![document.body, byId("sheet")].includes(document.activeElement) || event.altKey) return;
-  const key = event.key.toLowerCase(), z = key === "z" && (event.ctrlKey || event.metaKey);
-  const y = key === "y" && event.ctrlKey;
-  if (!z && !y && (event.ctrlKey || event.metaKey || !(key in KEYS))) return;
-  event.preventDefault();
-  if (z || y) go(y || event.shiftKey ? "redo" : "undo");
-  else KEYS[key]();
-});
+takeKeys(byId("sheet"), { undo, redo, u: undo, r: redo, e: () => erase(!pen.erase),
+  delete: () => go("clear"), w: () => showWhy(!evidence.on) });
 
 takeFiles((picture) => {
   samples.stop();
@@ -218,7 +196,8 @@ takeFiles((picture) => {
 // --- a picture to keep
 
 const keep = () => keepsake(drawing, evidence, { digit: byId("digit").textContent,
-  title: byId("title").textContent, sentence: byId("why-so").textContent, line: models.line });
+  title: byId("title").textContent, sentence: byId("why-so").textContent,
+  note: sampleNote(), line: models.line });
 const name = () => `featherweight-${byId("digit").textContent || "drawing"}.png`;
 
 byId("save").addEventListener("click", async () => save(await keep(), name()));
@@ -229,5 +208,10 @@ byId("share").hidden = !canShare();
 
 showWhy(false);
 forget("empty", ...INVITATION);
-Promise.all([samples.load(), models.load()]).then(announce,
-  () => { byId("facts").textContent = "The server does not respond."; });
+try {
+  await Promise.all([samples.load(), models.load()]);
+  samples.tell(models.name);
+} catch (error) {
+  if (!(error instanceof ReadingError)) throw error;
+  byId("facts").textContent = "The server does not respond.";
+}

@@ -11,20 +11,24 @@ export function areaOf(picture) {
 }
 
 // Join a stroke's points by quadratic curves through the middles between them, which hides the
-// corners that a pointer's samples leave. Each piece has the width of its point.
+// corners that a pointer's samples leave. Points of one width are one path; where the pressure
+// changes, each piece is a path with the width of its point.
 export function paintStroke(context, { points, erase }, side) {
   context.globalCompositeOperation = erase ? "destination-out" : "source-over";
-  let [x, y] = points[0];
-  points.forEach(([px, py, width], i) => {
-    const next = points[i + 1] ?? points[i];
-    const [mx, my] = [(px + next[0]) / 2, (py + next[1]) / 2];
-    context.lineWidth = width * side;
-    context.beginPath();
-    context.moveTo(x * side, y * side);
-    context.quadraticCurveTo(px * side, py * side, mx * side, my * side);
-    context.stroke();
-    [x, y] = [mx, my];
+  let [x, y] = points[0], width = null;
+  points.forEach((point, i) => {
+    if (point[2] !== width) {
+      if (width !== null) context.stroke();
+      width = point[2];
+      context.lineWidth = width * side;
+      context.beginPath();
+      context.moveTo(x * side, y * side);
+    }
+    const next = points[i + 1] ?? point;
+    [x, y] = [(point[0] + next[0]) / 2, (point[1] + next[1]) / 2];
+    context.quadraticCurveTo(point[0] * side, point[1] * side, x * side, y * side);
   });
+  context.stroke();
 }
 
 const layer = document.createElement("canvas");

@@ -1,21 +1,24 @@
 // Read a picture. The rest of the page knows nothing of where the network runs: another version of
 // this file may run it in the page.
 
+// What a user can be told: the server is away, or it refuses.
 export class ReadingError extends Error {}
 
-async function post(url, blob, signal) {
-  let response;
+async function ask(url, options) {
+  let response, content;
   try {
-    response = await fetch(url, {
-      method: "POST", body: blob, signal, headers: { "Content-Type": blob.type } });
+    response = await fetch(url, options);
+    content = await response.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ReadingError("The server does not respond. Draw again to retry.");
   }
-  const content = await response.json();
   if (!response.ok) throw new ReadingError(`Not read: ${content.detail}`);
   return content;
 }
+
+const post = (url, blob, signal) => ask(url, {
+  method: "POST", body: blob, signal, headers: { "Content-Type": blob.type } });
 
 const query = (parameters) => new URLSearchParams(
   Object.entries(parameters).filter(([, value]) => value));
@@ -36,9 +39,11 @@ export async function readMaps(seen, model) {
   return post(`predict?${options}`, blob);
 }
 
-export const findModels = async () => (await fetch("models")).json();
+export const findModels = () => ask("models");
 
-export const describeModel = async (name) => (await fetch(`model?${query({ name })}`)).json();
+export const describeModel = (name) => ask(`model?${query({ name })}`);
+
+export const findSamples = () => ask("static/samples.json");
 
 // Keep a picture (a PNG Blob) with its true label on this computer; return how many there are.
 export async function keep(picture, label) {

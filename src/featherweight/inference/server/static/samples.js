@@ -2,7 +2,8 @@
 
 import { paintStroke } from "./paint.js";
 import { token } from "./pixels.js";
-import { one } from "./words.js";
+import { findSamples } from "./reading.js";
+import { COUNTS, one } from "./words.js";
 
 const SECONDS = 0.9; // that a digit takes to be drawn
 
@@ -12,20 +13,26 @@ const strokesOf = ({ strokes, width }) =>
 export class Samples {
   #playing = 0;
 
-  constructor(root, drawing) {
-    Object.assign(this, { root, drawing });
+  constructor(root, title, drawing) {
+    Object.assign(this, { root, title, drawing });
     this.chosen = null; // the sample whose strokes are on the sheet
   }
 
   async load() {
-    const { model, samples } = await (await fetch("static/samples.json")).json();
+    const { model, samples } = await findSamples();
     Object.assign(this, { model, samples });
     this.root.replaceChildren(...samples.map((sample) => this.#item(sample)));
     new ResizeObserver(() => this.#paint()).observe(this.root);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
   }
 
-  get mistakes() { return this.samples.filter(({ digit, reads }) => digit !== reads).length; }
+  // Say how many are mistakes; they are those of one network.
+  tell(model) {
+    const mistakes = this.samples.filter(({ digit, reads }) => digit !== reads).length;
+    this.title.textContent = "Or try one of these."
+      + (model === this.model ? ` ${COUNTS[mistakes]} are real mistakes.` : "");
+    this.root.classList.toggle("other", model !== this.model);
+  }
 
   #item(sample) {
     const item = document.createElement("li"), button = document.createElement("button");

@@ -29,8 +29,9 @@ export function ranked({ probabilities }, labels) {
   return probabilities.map((p, i) => ({ label: labels[i], p })).sort((a, b) => b.p - a.p);
 }
 
-// The answer in a title and a sentence that says why.
-export function words(answer, labels) {
+// The answer in a title and a sentence that says why. `sureFrom` is the confidence from which the
+// network's answers count as sure, null if that isn't known.
+export function words(answer, labels, sureFrom = null) {
   if (answer.label === null) {
     return ["No ink found", "Nothing here is darker or lighter than the paper."];
   }
@@ -48,7 +49,7 @@ export function words(answer, labels) {
   const both = `${percent(first.p)} for ${first.label}, ${percent(second.p)} for ${second.label}.`;
   return second.p > 0.1 * first.p
     ? [`Not sure: ${one(first.label)}, or perhaps ${one(second.label)}`, `A close second: ${both}`]
-    : [`Not sure: perhaps ${one(first.label)}`, `Too little to rely on: ${both}`];
+    : [`Not sure: perhaps ${one(first.label)}`, `${sureFrom ? `Sure only from ${percent(sureFrom)}` : "Too little to be sure"}: ${both}`];
 }
 
 export const isNumber = (answer) => answer.side_by_side > 1 && (answer.digits?.length ?? 0) > 1;
