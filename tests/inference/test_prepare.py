@@ -448,6 +448,14 @@ def test_a_loose_stroke_makes_no_number():
     assert Sheet(np.full((50, 50), 255, np.uint8)).number() == []
 
 
+def test_ink_is_at_least_one_digit():
+    """Neither is as tall as the tallest and as heavy as the heaviest: a stroke, and a blot."""
+    sheet = np.full((300, 300), 255, np.uint8)
+    sheet[50:250, 60:63] = 0
+    sheet[100:210, 120:220] = 0
+    assert Sheet(sheet).count() == len(Sheet(sheet).number()) == 1
+
+
 # Of `prepare_and_count` and `split_number` for pictures of every category, before boxes were added.
 HASHES = (
     "a5391a53b9f1ad0bd0b130d5e68a3ff01dce2c4b92e1d2a1796fc5ff0a00747bacbe4e7e8950989bd5ef2770"

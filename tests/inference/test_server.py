@@ -23,6 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.inference import server as serve
 from featherweight.inference.prepare import FORMATS, MEDIA_TYPES, split_number
@@ -175,6 +176,18 @@ def test_the_evidence_sums_to_the_difference_of_the_log_probabilities(client, mo
         assert np.sum(why["values"]) == pytest.approx(expected, abs=1e-4)
         assert why["difference"] == pytest.approx(expected, abs=1e-4)
         assert np.shape(why["values"]) == (12, 12)
+
+
+@pytest.mark.slow
+def test_the_evidence_of_real_digits_sums_too(real_model):
+    reader = Reader(real_model)
+    images = load_split(None, 50_000, 10_000).val.pixels[:300, 0].numpy()
+    session = onnxruntime.InferenceSession(str(real_model))
+    expected = np.sort(session.run(["log_probabilities"], {"pixels": images})[0], 1)
+    with TestClient(create_app(reader)) as client:
+        for image, row in zip(images, expected, strict=True):
+            why = post(client, encoded(image), evidence=True).json()["evidence"]
+            assert np.sum(why["values"]) == pytest.approx(row[-1] - row[-2], abs=1e-4)
 
 
 def test_maps_have_one_range_a_stage_and_the_channels_that_decide_first(client, model):

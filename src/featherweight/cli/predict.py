@@ -169,10 +169,8 @@ def _read_all(
 
 
 def _read_file(reader: "Reader", source: str, *, number: bool) -> "list[Reading]":
-    from ..inference.prepare import open_picture, split_number
-
-    picture = open_picture(sys.stdin.buffer.read() if source == "-" else Path(source))
-    return reader.read_prepared(split_number(picture)) if number else [reader.read(picture)]
+    picture = sys.stdin.buffer.read() if source == "-" else Path(source)
+    return reader.read_number(picture) if number else [reader.read(picture)]
 
 
 def _to_row(source: str, readings: "list[Reading]", *, number: bool) -> dict[str, Any]:

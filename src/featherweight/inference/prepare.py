@@ -215,7 +215,8 @@ class Sheet:
             return 1
         tall = heights >= limits.min_height * heights.max()
         heavy = masses >= limits.min_digit_mass * masses.max()
-        return int((tall & heavy).sum())
+        # The tallest may be a thin stroke, and the heaviest a flat one: they are one digit.
+        return max(1, int((tall & heavy).sum()))
 
     def _place(self, ink: Floats) -> Digit:
         """Fit the ink (h, w) of one digit, and give its place as fractions of the picture."""
