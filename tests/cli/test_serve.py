@@ -1,12 +1,14 @@
 """The command `serve`: what it offers, what it keeps, where it may be shown, what it refuses."""
 
 import contextlib
+import socket
 
 import httpx2 as httpx
 import pytest
+import uvicorn
 from helpers import SHEET, Server, command, encoded, featherweight
 
-from featherweight.cli.serve import _offer
+from featherweight.cli.serve import _offer, cmd_serve
 from featherweight.inference.reader import Reader
 from featherweight.pretrained import DEFAULT_MODEL, pretrained
 
@@ -42,6 +44,20 @@ def test_the_pretrained_networks_are_offered_beside_the_one_asked_for(model, tmp
         (pretrained()["sprint"].folder / "model.onnx").read_bytes()
     )
     assert set(_offer(str(tmp_path / "mine.onnx"))) == {"mine.onnx", *names}
+
+
+def test_an_answer_does_not_wait_until_its_headers_are_acknowledged(model, monkeypatch):
+    options = []
+    monkeypatch.setattr(
+        uvicorn.Server,
+        "run",
+        lambda _, sockets: options.extend(
+            each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in sockets
+        ),
+    )
+    cmd_serve(model=str(model.path), port=0)
+    assert len(options) == 1
+    assert options[0] != 0
 
 
 @pytest.mark.slow
