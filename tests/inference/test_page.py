@@ -906,6 +906,27 @@ def test_the_page_works_behind_a_path(new_page, url):
     expect(page.locator(".stage").last).to_be_visible()
 
 
+def test_the_page_works_inside_another_one(browser, tmp_path):
+    server = Server(DEFAULT_MODEL, "--collect", str(tmp_path), "--allow-embedding", "self")
+    page = browser.new_page(viewport={"width": 1000, "height": 800}, reduced_motion="reduce")
+    page.route(
+        "**/course",
+        lambda route: route.fulfill(
+            content_type="text/html",
+            body='<h1>A course</h1><iframe src="/" width="390" height="700"></iframe>',
+        ),
+    )
+    try:
+        page.goto(f"{server.url}/course")
+        inside = page.frame_locator("iframe")
+        inside.locator("#samples button").first.click()
+        expect(inside.locator("#digit")).to_have_text(SAMPLES["samples"][0]["reads"])
+    finally:
+        page.close()
+        server.stop()
+        server.process.stderr.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_documentation_works_offline(new_page, scheme):
     page = new_page("/docs", color_scheme=scheme)

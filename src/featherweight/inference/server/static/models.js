@@ -50,6 +50,13 @@ export class Models {
     return `${name}: ${count(parameters)} parameters, ${bytes(size)}${accuracy}.`;
   }
 
+  // What an empty sheet says.
+  get invitation() {
+    const { parameters, bytes: size } = this.current ?? {};
+    return (parameters ? `A network of ${count(parameters)} parameters, ${bytes(size)} in all, reads it `
+      + "as you draw. " : "") + "Several digits side by side make a number.";
+  }
+
   async #tell() {
     byId("facts").textContent = this.line;
     byId("card").href = byId("card-json").href = `model?${new URLSearchParams({ name: this.name })}`;

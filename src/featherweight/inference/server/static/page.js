@@ -20,8 +20,6 @@ import { Sheet } from "./sheet.js";
 import { isNumber, one } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const INVITATION = ["Draw a digit",
-  "With a finger, a mouse or a pen. Several side by side make a number."];
 const KEPT = 512; // pixels on a side of a kept photograph, which is all that a reader looks at
 
 const drawing = new Drawing();
@@ -29,7 +27,10 @@ const sheet = new Sheet(byId("sheet"), byId("marks"), drawing);
 const pen = new Pen(sheet, drawing);
 const models = new Models(() => {
   samples.tell(models.name);
-  if (drawing.empty) return;
+  if (drawing.empty) {
+    invite();
+    return;
+  }
   busy(true);
   latest.now();
 });
@@ -83,7 +84,7 @@ drawing.addEventListener("change", ({ detail }) => {
   else evidence.show(null); // what is there is about another drawing
   if (drawing.empty) {
     latest.stop();
-    forget("empty", ...INVITATION);
+    invite();
     sayAtRest("The sheet is empty.");
   } else if (settled) latest.now();
   else latest.soon();
@@ -100,6 +101,8 @@ function forget(state, title, sentence) {
   maps.clear();
   feedback.offer(false);
 }
+
+const invite = () => forget("empty", "Draw a digit", models.invitation);
 
 const details = () => (isNumber(answer) ? answer.digits[chosen] : answer);
 
@@ -212,10 +215,11 @@ byId("share").hidden = !canShare();
 // --- the start
 
 showWhy(false);
-forget("empty", ...INVITATION);
+invite();
 try {
   await Promise.all([samples.load(), models.load()]);
   samples.tell(models.name);
+  if (drawing.empty) invite();
 } catch (error) {
   if (!(error instanceof ReadingError)) throw error;
   byId("facts").textContent = "The server does not respond.";

@@ -5,6 +5,8 @@ import { token } from "./pixels.js";
 
 const MARGIN = 0.015; // around the ink of a digit, relative to the side of the sheet
 
+const HEAD = 0.1; // what a label above a box needs, relative to the side of the sheet
+
 export class Sheet {
   cursor = null; // the keyboard's pen: its position, and whether it is down
   #asked = 0;
@@ -57,6 +59,7 @@ export class Sheet {
       [style.top, style.height] = place(top, bottom, box[1], box[3] - box[1]);
       name.textContent = unsure ? `${label}?` : label;
       mark.classList.toggle("chosen", i === chosen);
+      mark.classList.toggle("low", top + box[1] * (bottom - top) < HEAD);
       mark.append(name);
       return mark;
     }));
