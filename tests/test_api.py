@@ -380,3 +380,18 @@ def test_the_first_cell_of_a_notebook_installs_what_is_missing(path, installed, 
         assert address == "git+https://host/fork.git"
         text = (ROOT / folder / "pyproject.toml").read_text()
         assert tomllib.loads(text)["project"]["name"] == name
+
+
+def test_what_a_missing_library_is_part_of_is_said(monkeypatch):
+    for missing, said in (
+        ("torch", "featherweight.load_model needs torch: pip install 'featherweight[train]'"),
+        ("featherweight.nowhere", "No module named 'featherweight.nowhere'"),  # a bug: as it is
+    ):
+
+        def fail(_, missing=missing):
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+        monkeypatch.setattr(fw, "import_module", fail)
+        with pytest.raises(ModuleNotFoundError) as caught:
+            _ = fw.load_model
+        assert str(caught.value) == said

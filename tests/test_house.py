@@ -13,6 +13,7 @@ PACKAGE = Path(featherweight.__file__).parent
 # The trunk in order: a module imports only from those before it.
 TRUNK = (
     "errors",
+    "_extras",
     "_files",
     "_html",
     "_format",
@@ -53,6 +54,7 @@ ON_TOP = ("bench", "api", "cli", "__main__")
 INIT = "__init__"
 PLAIN_DATA = (
     "errors",
+    "_extras",
     "_files",
     "_html",
     "tables",

@@ -6,6 +6,7 @@ from torch import nn
 
 from featherweight.build import build, count_parameters
 from featherweight.contract import load_contract
+from featherweight.errors import InputError
 from featherweight.model import BaselineNet, Feather, LayerSpec, parse_layer
 from featherweight.recipe import RECIPES
 
@@ -157,3 +158,17 @@ def test_the_assignments_network_returns_log_probabilities_of_any_classes():
     out = BaselineNet(num_classes=26).eval()(torch.rand(3, 1, 28, 28))
     torch.testing.assert_close(out.exp().sum(1), torch.ones(3))
     assert out.shape == (3, 26)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (["conv 8"] * 3000, "layers: got 3,000, expected at most 200"),
+        (["conv 100000000"], "expected no number above 2,048"),
+        (["conv 8 k9999"], "expected no number above 2,048"),
+        (["conv 8", "conv 8 x9999"], "expected no number above 2,048"),
+    ],
+)
+def test_a_strangers_layers_do_not_fill_the_memory(layers, message):
+    with pytest.raises(InputError, match=message):
+        Feather(layers)

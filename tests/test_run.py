@@ -44,6 +44,8 @@ def test_folders_are_numbered_and_never_overwritten(run, tiny_recipe, tiny_contr
         (lambda c: c.unlink(), "not a run folder"),
         (lambda c: c.write_text("{"), "damaged"),
         (lambda c: c.write_text("[]"), "damaged"),
+        (lambda c: c.write_text("[" * 200_000), "damaged"),
+        (lambda c: c.write_text(" " * 1_000_001), "got over 1,000,000 bytes"),
         (
             lambda c: c.write_text(c.read_text().replace('"format": 1', '"format": 2')),
             "version 2, expected version 1",

@@ -16,6 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ._extras import extra_for
 from ._openmp import share_cores
 
 if TYPE_CHECKING:
@@ -64,7 +65,16 @@ __all__ = ["__version__", *_HOMES]
 
 def _load(name: str) -> Any:
     share_cores()  # before the module is imported that loads PyTorch
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        extra = extra_for(error)
+        if extra is None:
+            raise
+        raise ModuleNotFoundError(
+            f"{__name__}.{name} needs {error.name}: pip install '{__name__}[{extra}]'",
+            name=error.name,
+        ) from error
 
 
 def __getattr__(name: str) -> Any:

@@ -304,7 +304,8 @@ def audit(
                 "FILE.py:CLASS; a run is audited with its own weights, on every image"
             )
         split, held = target.load_split(data), _find_contract(contract or target.contract)
-        if target.pretrained:  # without its training's state
+        # What ships without the state of its training is judged like weights from elsewhere.
+        if target.pretrained or ("library_name" in target.config and not target.has_state):
             return audit_weights(target.load_model(), split, held, None, everything=True)[0]
         return audit_run(target, split, held)[0]
     if (mean is None) != (std is None) or (mean is not None and weights is None):

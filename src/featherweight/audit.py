@@ -225,7 +225,9 @@ def _unjudged(contract: Contract, weights: bool) -> list[Clause]:
             clause,
             required,
             f"not judged: no {what}",
-            f"needs {what}" if what == "weights" else "needs the folder of a run",
+            f"needs {what}"
+            if what == "weights"
+            else "needs the training state",
             None,
         )
 

@@ -90,8 +90,7 @@ def _use(run: Run, split: Split, needed: str) -> str:
     """Return how to use the files of the run folder; one for a hub has a script of its own."""
     moved = "" if split.source is None else " --data DATA"
     # Its audit needs the training state.
-    state = (run.path / "resume.pt").is_file()
-    audit = "\n\n`featherweight audit .` checks the contract again." if state else ""
+    audit = "\n\n`featherweight audit .` checks the contract again." if run.has_state else ""
     if not (run.path / "use.py").is_file():
         return f"""In this folder, with `featherweight` installed{needed}:
 

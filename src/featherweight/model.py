@@ -98,6 +98,8 @@ class Pool(nn.Module):
         )
 
 
+# Far above what a budget allows: a stranger's configuration must not fill the memory.
+MAX_LAYERS, MAX_NUMBER = 200, 2048
 _LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspxm]\d+)*)")
 
 
@@ -143,6 +145,8 @@ def parse_layer(layer: str) -> LayerSpec:
     )
     if min(spec.kernel, spec.stride, spec.pool, spec.times) < 1:
         raise InputError(f"layer {layer!r}: expected k, s, m and x of at least 1")
+    if max(spec.width, spec.kernel, spec.stride, spec.padding, spec.pool, spec.times) > MAX_NUMBER:
+        raise InputError(f"layer {layer!r}: expected no number above {MAX_NUMBER:,}")
     return spec
 
 
@@ -193,6 +197,8 @@ class Feather(nn.Module):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise InputError(f"activation {activation!r}: expected {' or '.join(ACTIVATIONS)}")
+        if len(layers) > MAX_LAYERS:
+            raise InputError(f"layers: got {len(layers):,}, expected at most {MAX_LAYERS}")
         stages: list[nn.Module] = []
         channels, grid = 1, 1
         for layer in layers:

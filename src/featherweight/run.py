@@ -39,6 +39,7 @@ from .verdict import Verdict
 from .weights import load_weights
 
 FORMAT = 1  # of the folder; another one is refused
+MAX_CONFIG_BYTES = 1_000_000  # of a config.json; a run's has some thousand
 SOURCE = "model.py"  # the source of a network that was defined in a notebook
 # What config.json says about the data.
 DATA_KEYS = ("source", "sha256", "n_train", "n_val", "num_classes", "shape", "mean", "std")
@@ -134,6 +135,11 @@ class Run:
     def pretrained(self) -> bool:
         """Return whether it is a network that comes with the package, which nothing changes."""
         return self.path.parent == PRETRAINED_FOLDER
+
+    @property
+    def has_state(self) -> bool:
+        """Return whether the folder has the state of the training, which a hub's has not."""
+        return (self.path / "resume.pt").is_file()
 
     def export_path(self, name: str) -> Path:
         """Return where an exported file or folder goes: into the run folder.
@@ -264,7 +270,7 @@ class Run:
 
         Raises InputError where the file is damaged. It runs no code of the file."""
         file = self.path / "resume.pt"
-        if not file.is_file():
+        if not self.has_state:
             return None
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
@@ -393,10 +399,12 @@ def open_run(path: str | Path) -> Run:
             "pretrained network",
             hint="featherweight models",
         )
+    if file.stat().st_size > MAX_CONFIG_BYTES:
+        raise InputError(f"{file}: got over {MAX_CONFIG_BYTES:,} bytes, expected a run's config")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         found = config["format"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{file}: damaged, or not a run's: {error!r}") from error
     if found != FORMAT:
         raise InputError(f"{path}: got a run folder of version {found}, expected version {FORMAT}")

@@ -544,6 +544,7 @@ def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, co
         (["audit", "my_net.py:Nope"], "expected Net or NeedsSize or WrongShape or Broken"),
         (["audit", "missing:Net"], "working directory"),
         (["evaluate", ".", "--split", "all"], "all"),
+        (["evaluate", "--data", "nowhere"], "--data nowhere: no such file or folder"),
         (["frobnicate"], "frobnicate"),
     ],
 )
@@ -593,6 +594,12 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
             "got no IMAGES, expected: featherweight predict IMAGES",
             "predict photo.jpg",
         ),
+        (
+            ["predict", "https://example.org/7.png"],
+            "https://example.org/7.png: an address, expected a file",
+            "predict - reads what a download pipes into it",
+        ),
+        (["predict", "x.png", "--model", ""], "model '': neither pretrained (", "models"),
         (
             ["predict", "feather-4k", "photo.jpg"],
             "feather-4k is a network, expected pictures",

@@ -25,6 +25,7 @@ from cyclopts import (
 from rich.console import Console
 
 from .. import __version__
+from .._extras import extra_for
 from .._files import reason
 from .._openmp import share_cores
 from ..contract import CONTRACTS, load_contract
@@ -34,19 +35,6 @@ from ..recipe import RECIPES
 if TYPE_CHECKING:
     from ..data import Split
 
-# The extra that installs each package that only some commands need.
-EXTRAS = {
-    **dict.fromkeys(("torch", "safetensors", "scipy", "matplotlib", "filelock"), "train"),
-    "onnx": "export",
-    "onnxscript": "export",
-    "fastapi": "serve",
-    "fastapi_offline": "serve",
-    "python_multipart": "serve",
-    "uvicorn": "serve",
-    "ray": "ray",
-    "pyarrow": "ray",
-    "optuna": "search",
-}
 # Exit codes. BROKEN: a contract does not hold, or an exported file differs from PyTorch.
 DONE, BROKEN, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 PIPE_WIDTH = 160  # columns of a table that is not printed on a terminal
@@ -314,14 +302,13 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
-        extra = EXTRAS.get(missing.partition(".")[0])
+        extra = extra_for(error) if isinstance(error, ModuleNotFoundError) else None
         if extra is None:
             traceback.print_exc()
             code = BUG
         else:
             code = _print_error(
-                f"this needs {missing}, which is not installed",
+                f"this needs {getattr(error, 'name', '')}, which is not installed",
                 f"{_quote_path(sys.executable)} -m pip install 'featherweight[{extra}]'",
             )
     sys.exit(code or DONE)

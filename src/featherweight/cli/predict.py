@@ -86,7 +86,7 @@ def cmd_predict(
             "got no IMAGES, expected: featherweight predict IMAGES",
             hint="featherweight predict photo.jpg",
         )
-    _refuse_models(images)
+    _refuse_others(images)
     if json and csv:
         raise InputError("--json with --csv: expected one of them")
     if ray is not None:
@@ -117,9 +117,14 @@ def cmd_predict(
     return USAGE if n_failed else DONE
 
 
-def _refuse_models(words: tuple[str, ...]) -> None:
-    """Raise InputError if one of the words that should name pictures names a network."""
+def _refuse_others(words: tuple[str, ...]) -> None:
+    """Raise InputError if a word that should name pictures names a network or an address."""
     for word in words:
+        if word.startswith(("http://", "https://")):
+            raise InputError(
+                f"{word}: an address, expected a file",
+                hint="featherweight predict - reads what a download pipes into it",
+            )
         is_run = (Path(word) / "config.json").is_file()
         is_name = find_pretrained(word) is not None and not Path(word).exists()
         if is_run or is_name or Path(word).suffix == ".onnx":

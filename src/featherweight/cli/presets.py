@@ -102,7 +102,7 @@ def cmd_models(*, json: bool = False) -> int:
     table = Table("model", "parameters", "bytes", "validation", "test", "ms here")
     for model, milliseconds in zip(models, timings, strict=True):
         table.add_row(
-            model.name,
+            f"{model.name} (default)" if model.name == DEFAULT_MODEL else model.name,
             f"{model.parameters:,}",
             f"{model.file_bytes:,}",
             f"{100 * model.validation_correct / model.validation_total:.2f} %",

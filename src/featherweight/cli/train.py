@@ -266,6 +266,8 @@ def evaluate(
     """
     from ..inference.labelled import is_labelled
 
+    if data is not None and not Path(data).exists():
+        raise InputError(f"--data {data}: no such file or folder")
     if data is not None and is_labelled(Path(data)):
         if split is not None:
             raise InputError("--split with a folder of pictures: expected one of them")

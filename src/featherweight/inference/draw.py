@@ -10,13 +10,8 @@ import base64
 from pathlib import Path
 from typing import Any
 
-try:
-    import anywidget
-    import traitlets
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"draw needs {error.name}: pip install 'featherweight[notebook]'", name=error.name
-    ) from error
+import anywidget
+import traitlets
 
 from ..pretrained import DEFAULT_MODEL
 from .reader import Reader, RunFolder

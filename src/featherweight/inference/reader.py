@@ -46,11 +46,16 @@ def find_model(model: str | Path | RunFolder) -> Path:
     """
     if isinstance(model, str) and (shipped := find_pretrained(model)) is not None:
         return shipped / "model.onnx"
-    path = Path(model if isinstance(model, (str, Path)) else model.path)
-    if not path.exists():
+    named = model if isinstance(model, (str, Path)) else getattr(model, "path", None)
+    if not isinstance(named, (str, Path)):
         raise InputError(
-            f"model {str(path)!r}: neither pretrained ({', '.join(pretrained())}) nor a run folder "
-            "nor an exported file",
+            f"model: got {model!r}, expected the name of a pretrained network, a file, or a run"
+        )
+    path = Path(named)
+    if not str(named) or not path.exists():
+        raise InputError(
+            f"model {str(named)!r}: neither pretrained ({', '.join(pretrained())}) nor a run "
+            "folder nor an exported file",
             hint="featherweight models",
         )
     if not path.is_dir():

@@ -14,6 +14,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python use.py picture.png")
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
 card = session.get_modelmeta().custom_metadata_map
 pixels = np.asarray(Image.open(sys.argv[1]).convert("L"))  # (height, width) uint8
