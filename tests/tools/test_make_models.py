@@ -21,7 +21,7 @@ def test_what_ships_is_what_the_tables_choose(recipe, mnist):
     shipped = pretrained()[recipe.name]
     assert task.seed == shipped.seed
     assert shipped.chosen.startswith(chosen)
-    # Trained on another type of processor, a seed gives other bits, and the card says so.
+    # On another processor a seed gives other bits, and the card says so.
     assert (f"that row has {median:,}" in shipped.chosen) == (median != shipped.validation_correct)
 
 
