@@ -84,8 +84,8 @@ def ship(run: Run, split: Split, median: int, chosen: str) -> None:
     test = evaluate_file(exported.path, load_test(split))
     if val.correct != median:
         chosen += (
-            f"; that row has {median:,} images right, and this file is another training of the seed, "
-            "whose bits depend on the processor"
+            f"; that row has {median:,} images right, and this file is another training of the "
+            "seed, whose bits depend on the processor"
         )
     verdict = run.verdict
     assert verdict is not None

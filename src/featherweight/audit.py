@@ -225,9 +225,7 @@ def _unjudged(contract: Contract, weights: bool) -> list[Clause]:
             clause,
             required,
             f"not judged: no {what}",
-            f"needs {what}"
-            if what == "weights"
-            else "needs the training state",
+            f"needs {what}" if what == "weights" else "needs the training state",
             None,
         )
 
