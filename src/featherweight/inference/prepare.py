@@ -208,6 +208,8 @@ class Sheet:
             return 1
         if self._ink is None:
             return 0
+        if self._ink[1].max() == 1:
+            return 1
         ink, limits = self._ink[0], THRESHOLDS
         heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in self._masks])
         masses = np.array([ink[mask].sum() for mask in self._masks])
@@ -311,7 +313,10 @@ def _planes(picture: Image.Image) -> Floats:
         white = 65535 if grey.max() > 255 else 1 if picture.mode == "F" and grey.max() <= 1 else 255
         grey = grey * np.float32(255 / white)
         picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
+    if picture.mode == "L" and not picture.has_transparency_data:
+        grey = np.asarray(picture.reduce(_reduction(picture)), np.float32)
+        return np.stack([grey] * 3)
+    if picture.has_transparency_data and _transparent(picture):
         picture = picture.convert("RGBA")
         rgba = np.asarray(picture)  # (height, width, 4)
         solid = rgba[..., 3] > 127
@@ -325,6 +330,14 @@ def _planes(picture: Image.Image) -> Floats:
     picture = picture.reduce(_reduction(picture))
     # (height, width, 3) -> (3, height, width)
     return np.ascontiguousarray(np.moveaxis(np.asarray(picture), 2, 0), np.float32)
+
+
+def _transparent(picture: Image.Image) -> bool:
+    """Return whether a pixel of a picture is not opaque; a browser's have the channel for it."""
+    if picture.mode != "RGBA":
+        return True
+    low, _ = picture.getextrema()[3]
+    return low < 255
 
 
 def _reduction(picture: Image.Image) -> int:
