@@ -146,7 +146,8 @@ def estimate_paper(pixels: Floats) -> Floats:
     more uniform and closer to the border's colour.
     """
     plain = np.median(border(pixels), 1).astype(np.float32)[:, None, None]
-    same = np.abs(pixels - plain).max(0) < THRESHOLDS.plain_difference
+    difference, most = pixels - plain, THRESHOLDS.plain_difference
+    same = ((difference < most) & (difference > -most)).all(0)
     if same.mean() > THRESHOLDS.plain_fraction:
         return plain
     height, width = pixels.shape[1:]
@@ -169,7 +170,8 @@ def _ink_strength(pixels: Floats, paper: Floats) -> Floats:
     """
     brightness = paper.mean(0)
     # Divided by the largest possible difference: a shadow dims ink and paper alike.
-    difference = (pixels - paper) / np.maximum(brightness, 255 - brightness)
+    difference = pixels - paper
+    difference /= np.maximum(brightness, 255 - brightness)
     direction = (difference * (difference**2).sum(0)).sum((1, 2))  # (3,), strong pixels decide
     direction = direction / max(float(np.linalg.norm(direction)), 1e-9)
     return np.tensordot(direction, difference, 1)
