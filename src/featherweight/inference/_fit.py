@@ -47,15 +47,23 @@ def fit(ink: Floats) -> tuple[Bytes, Box]:
     )
     side = SIDE * FINE
     # The square may stick out of the ink, on the right and below by a few pixels only.
-    pads = [
-        (side, max(0, math.ceil(first + side - n)))
-        for first, n in zip((top, left), ink.shape, strict=True)
-    ]
+    below, right = (
+        max(0, math.ceil(first + side - n)) for first, n in zip((top, left), ink.shape, strict=True)
+    )
+    large = Image.fromarray(_pad(ink, (side, below), (side, right)))
     square = left + side, top + side, left + 2 * side, top + 2 * side
-    small = Image.fromarray(np.pad(ink, pads)).resize((SIDE, SIDE), Image.Resampling.BOX, square)
+    small = large.resize((SIDE, SIDE), Image.Resampling.BOX, square)
     image = np.asarray(small)
     image = np.asarray(np.clip(image * (255 / image.max()) + 0.5, 0, 255), np.uint8)
     return image, _within(place, (left, top, left + side, top + side), ink.shape)
+
+
+def _pad(ink: Floats, rows: tuple[int, int], columns: tuple[int, int]) -> Floats:
+    """Add rows (above, below) and columns (left, right) of paper; `np.pad` is much slower."""
+    height, width = ink.shape
+    padded = np.zeros((height + sum(rows), width + sum(columns)), np.float32)
+    padded[rows[0] : rows[0] + height, columns[0] : columns[0] + width] = ink
+    return padded
 
 
 def _within(outer: Box, inner: Box, shape: tuple[int, ...]) -> Box:
@@ -85,7 +93,7 @@ def _crop(ink: Floats, side: int, margin: int) -> tuple[Floats, Box]:
     scale = side / max(height, width)
     around = int(np.ceil(margin / scale))
     size = (round((width + 2 * around) * scale), round((height + 2 * around) * scale))
-    large = Image.fromarray(np.pad(ink, around))
+    large = Image.fromarray(_pad(ink, (around, around), (around, around)))
     box = (columns[0], rows[0], columns[-1] + 1 + 2 * around, rows[-1] + 1 + 2 * around)
     how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     scaled = np.clip(np.asarray(large.resize(size, how, box)), 0, 1)
@@ -98,7 +106,7 @@ def _box_blur(ink: Floats, side: int) -> Floats:
     """Return the mean over a square of `side` pixels around each pixel."""
     for axis in (0, 1):
         pads = [(side, side) if a == axis else (0, 0) for a in (0, 1)]
-        total = np.cumsum(np.pad(ink, pads), axis, np.float32)
+        total = np.cumsum(_pad(ink, *pads), axis, np.float32)
         first, n = side // 2, ink.shape[axis]
         low, high = slice(first, first + n), slice(first + side, first + side + n)
         totals = total[high] - total[low] if axis == 0 else total[:, high] - total[:, low]
