@@ -237,9 +237,7 @@ def _drop_shadows_and_frames(
     return np.where(kept, np.cumsum(kept), 0)[components]
 
 
-def _is_blank(
-    strength: Floats, strokes: Labels, near: Labels, inside: Window, peak: float
-) -> bool:
+def _is_blank(strength: Floats, strokes: Labels, near: Labels, inside: Window, peak: float) -> bool:
     """Return whether the components are dust, a shade without an edge, or noise.
 
     `strokes` are the components in the window; `near` is of the whole picture.
