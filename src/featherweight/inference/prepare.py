@@ -433,8 +433,8 @@ def _paper(picture: Image.Image) -> tuple[int, int, int]:
     if n_solid > 0.5 * picture.width * picture.height:
         # The median of an even number of values is the mean of the two in the middle.
         upto = counts.cumsum(1)
-        low, high = ((upto <= rank).sum(1) for rank in ((n_solid - 1) // 2, n_solid // 2))
-        red, green, blue = ((low + high) // 2).tolist()
+        middle = np.array([(upto <= rank).sum(1) for rank in ((n_solid - 1) // 2, n_solid // 2)])
+        red, green, blue = (int(value) // 2 for value in middle.sum(0))  # (2, 3) -> (3,)
         return red, green, blue
     light = (counts @ np.arange(256)).sum() > 127 * 3 * n_solid
     return (0, 0, 0) if light else (255, 255, 255)
