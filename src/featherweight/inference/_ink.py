@@ -234,7 +234,7 @@ def _drop_shadows_and_frames(
     mass[stain | shadow | frame] = 0
     mass[0] = 0  # the paper
     kept = mass > limits.min_mass * mass.max()
-    return np.where(kept, np.cumsum(kept), 0)[components]
+    return np.take(np.where(kept, np.cumsum(kept), 0), components)
 
 
 def _is_blank(strength: Floats, strokes: Labels, near: Labels, inside: Window, peak: float) -> bool:
@@ -339,4 +339,4 @@ def _label(mask: NDArray[np.bool_]) -> Labels:
         if (root == before).all():
             break
     numbers = np.unique(root[1:], return_inverse=True)[1] + 1
-    return np.concatenate([[0], numbers])[run].reshape(padded.shape)[1:-1, 1:-1]
+    return np.take(np.concatenate([[0], numbers]), run).reshape(padded.shape)[1:-1, 1:-1]
