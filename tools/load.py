@@ -96,6 +96,7 @@ class Client(asyncio.Protocol):
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self._send()
@@ -106,6 +107,7 @@ class Client(asyncio.Protocol):
         self.transport.write(self.load.request)
 
     def data_received(self, data: bytes) -> None:
+        """Read an answer, perhaps in parts, and send the next request."""
         if not self.missing:
             self.answer += data
             head = self.answer.find(b"\r\n\r\n")
@@ -129,6 +131,7 @@ class Client(asyncio.Protocol):
                 self._send()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Fail unless all has been answered."""
         if not self.done.done():
             self.done.set_exception(error or ConnectionError("the server has closed a connection"))
 

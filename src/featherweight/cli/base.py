@@ -41,6 +41,7 @@ EXTRAS = {
     "onnxscript": "export",
     "fastapi": "serve",
     "fastapi_offline": "serve",
+    "httptools": "serve",
     "python_multipart": "serve",
     "uvicorn": "serve",
     "ray": "ray",
