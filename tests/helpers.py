@@ -169,11 +169,22 @@ def command(path, port):
 
 
 class Server:
-    """`featherweight serve` as a process, on a port of its own."""
+    """`featherweight serve` as a process, on a port of its own.
 
-    def __init__(self, path, *options, cwd=None):
+    Perhaps with another limit of file descriptors, or with other seconds for headers.
+    """
+
+    def __init__(self, path, *options, cwd=None, descriptors=None, seconds=None):
+        words = [*command(path, 0), *options]
+        if seconds is not None:
+            words[2] = (
+                "from featherweight.inference.server import _connections\n"
+                f"_connections.HEADER_SECONDS = {seconds}\n{words[2]}"
+            )
+        if descriptors is not None:
+            words = ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "bash", *words]
         self.process = subprocess.Popen(
-            [*command(path, 0), *options],
+            words,
             env=os.environ | {"NO_COLOR": "1"},
             stderr=subprocess.PIPE,
             text=True,

@@ -3,7 +3,8 @@
 EXTRAS = {
     **dict.fromkeys(("torch", "safetensors", "scipy", "matplotlib", "filelock"), "train"),
     **dict.fromkeys(("onnx", "onnxscript"), "export"),
-    **dict.fromkeys(("fastapi", "fastapi_offline", "python_multipart", "uvicorn"), "serve"),
+    **dict.fromkeys(("fastapi", "fastapi_offline", "httptools"), "serve"),
+    **dict.fromkeys(("python_multipart", "uvicorn"), "serve"),
     **dict.fromkeys(("anywidget", "traitlets"), "notebook"),
     **dict.fromkeys(("ray", "pyarrow"), "ray"),
     "optuna": "search",

@@ -25,10 +25,16 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from featherweight.data import load_split
 from featherweight.errors import InputError
-from featherweight.inference import server as serve
 from featherweight.inference.prepare import FORMATS, MEDIA_TYPES, split_number
 from featherweight.inference.reader import Reader
-from featherweight.inference.server import MAX_BYTES, _collect, _interface, create_app, is_loopback
+from featherweight.inference.server import (
+    MAX_BYTES,
+    _collect,
+    _interface,
+    _limits,
+    create_app,
+    is_loopback,
+)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +290,7 @@ def test_mistakes_are_kept_as_pictures_in_folders_of_their_labels(collecting):
     assert answer.status_code == 201
     assert answer.json() == {"label": "7", "pictures": 1}
     (kept,) = folder.rglob("*.*")
-    assert re.fullmatch(r"7/\d{8}-\d{6}-[0-9a-f]{4}\.png", kept.relative_to(folder).as_posix())
+    assert re.fullmatch(r"7/\d{8}-\d{6}-[0-9a-f]{16}\.png", kept.relative_to(folder).as_posix())
     assert np.array_equal(np.asarray(Image.open(kept)), SHEET)
     assert b"who drew it" not in kept.read_bytes()
     with ThreadPoolExecutor(16) as pool:
@@ -470,9 +476,9 @@ def test_a_wrong_query_is_refused(client):
 
 
 def test_a_request_that_takes_too_long_is_ended(client, monkeypatch):
-    monkeypatch.setattr(serve, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(_limits, "MAX_SECONDS", 0.2)
     monkeypatch.setattr(
-        _interface, "open_picture", lambda content: time.sleep(1) or Image.fromarray(SHEET)
+        _interface, "decode", lambda picture: time.sleep(1) or Image.fromarray(SHEET)
     )
     assert post(client, encoded(SHEET)).status_code == 408
 

@@ -3,6 +3,7 @@
 import errno
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,38 @@ from ..pretrained import DEFAULT_MODEL, pretrained
 from .base import DONE, app, stderr
 
 if TYPE_CHECKING:
+    import socket
+
+    from fastapi import FastAPI
+
     from ..inference.reader import Reader
 
-BACKLOG = 2048  # connections that wait while the server is busy
-SHUTDOWN_SECONDS = 15  # for requests that are being answered when the server is stopped
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a process needs to serve: the options of the command."""
+
+    model: str
+    collect: str | None
+    root_path: str
+    embed: tuple[str, ...]
+
+    def app(self) -> "FastAPI":
+        """Return the application."""
+        from ..inference.server import create_app
+
+        return create_app(
+            _offer(self.model),
+            collect=None if self.collect is None else Path(self.collect),
+            root_path=self.root_path,
+            embed=self.embed,
+        )
+
+    def serve(self, listening: "socket.socket") -> None:
+        """Serve the application on a socket."""
+        from ..inference.server._connections import serve
+
+        serve(self.app(), listening)
 
 
 @app.command(name="serve")
@@ -24,6 +53,7 @@ def cmd_serve(
     model: str = DEFAULT_MODEL,
     host: str = "127.0.0.1",
     port: int = 8000,
+    workers: int = 1,
     collect: str | None = None,
     root_path: str | None = None,
     allow_embedding: list[str] | None = None,
@@ -39,6 +69,9 @@ def cmd_serve(
         Address to listen on. With 0.0.0.0, other machines on the network can use the server.
     port
         Port to listen on; 0 picks a free one.
+    workers
+        Number of server processes, each with its own copy of the networks, about 100 MB. Python
+        computes on one core at a time, so more answer more requests where there are more cores.
     collect
         Folder for digits of which somebody says on the page that they were read wrong, a folder for
         each label; `evaluate --data` reads it. Default: my-digits, or none with another host.
@@ -48,24 +81,20 @@ def cmd_serve(
         Origin whose pages may show this one in a frame, such as https://example.org, or self. May
         be given several times.
     """
-    import socket
-
-    import uvicorn
-
-    from ..inference.server import create_app, is_loopback
+    from ..inference.server import is_loopback
+    from ..inference.server._connections import listen, serve
+    from ..inference.server._workers import run_workers
 
     if not 0 <= port < 65536:
         raise InputError(f"--port: got {port}, expected 0 to 65535")
+    if workers < 1:
+        raise InputError(f"--workers: got {workers}, expected at least 1")
     if collect is None and is_loopback(host):
         collect = "my-digits"
-    served = create_app(
-        _offer(model),
-        collect=None if collect is None else Path(collect),
-        root_path=root_path or "",
-        embed=allow_embedding or (),
-    )
+    settings = _Settings(model, collect, root_path or "", tuple(allow_embedding or ()))
+    app = settings.app()  # here too, so that the command fails if it can't be made
     try:
-        listening = socket.create_server((host, port), backlog=BACKLOG)
+        listening = listen(host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(
@@ -80,10 +109,10 @@ def cmd_serve(
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port = listening.getsockname()[1]
         stderr.print(f"http://{host}:{port} (Ctrl-C ends it)", markup=False)
-        config = uvicorn.Config(
-            served, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_SECONDS
-        )
-        uvicorn.Server(config).run(sockets=[listening])
+        if workers == 1:
+            serve(app, listening)
+        else:
+            run_workers(workers, settings.serve, listening, partial(stderr.print, markup=False))
     return DONE
 
 

@@ -23,6 +23,8 @@ from PIL import Image
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.intp]
+Window = tuple[slice, slice]
+"Rows and columns of a picture."
 T = TypeVar("T", bound=np.generic)
 
 
@@ -120,13 +122,19 @@ def find_ink(pixels: Floats) -> tuple[Floats, Labels] | None:
     if levels is None:
         return None
     peak, low = levels
-    components = _label(strength > max(THRESHOLDS.component, low) * peak)
-    components = _drop_shadows_and_frames(strength, components, peak)
-    near = _grow(components)
-    if _is_blank(strength, components, near, peak):
+    strong = strength > max(THRESHOLDS.component, low) * peak
+    inside = _window(strong)  # most of a drawing is paper: what follows is done where ink is
+    components = np.zeros(strong.shape, np.intp)
+    components[inside] = _label(strong[inside])
+    components[inside] = strokes = _drop_shadows_and_frames(strength, components, inside, peak)
+    near = components
+    near[inside] = _grow(strokes)
+    if _is_blank(strength, strokes, near, inside, peak):
         return None
-    ink = np.clip((strength / peak - low) / (1 - 2 * low), 0, 1) * (near > 0)
-    return ink.astype(np.float32), near
+    ink = np.zeros(strength.shape, np.float32)
+    scaled = (strength[inside] / peak - low) / (1 - 2 * low)
+    ink[inside] = np.clip(scaled, 0, 1) * (near[inside] > 0)
+    return ink, near
 
 
 def estimate_paper(pixels: Floats) -> Floats:
@@ -138,7 +146,8 @@ def estimate_paper(pixels: Floats) -> Floats:
     more uniform and closer to the border's colour.
     """
     plain = np.median(border(pixels), 1).astype(np.float32)[:, None, None]
-    same = np.abs(pixels - plain).max(0) < THRESHOLDS.plain_difference
+    difference, most = pixels - plain, THRESHOLDS.plain_difference
+    same = ((difference < most) & (difference > -most)).all(0)
     if same.mean() > THRESHOLDS.plain_fraction:
         return plain
     height, width = pixels.shape[1:]
@@ -161,7 +170,8 @@ def _ink_strength(pixels: Floats, paper: Floats) -> Floats:
     """
     brightness = paper.mean(0)
     # Divided by the largest possible difference: a shadow dims ink and paper alike.
-    difference = (pixels - paper) / np.maximum(brightness, 255 - brightness)
+    difference = pixels - paper
+    difference /= np.maximum(brightness, 255 - brightness)
     direction = (difference * (difference**2).sum(0)).sum((1, 2))  # (3,), strong pixels decide
     direction = direction / max(float(np.linalg.norm(direction)), 1e-9)
     return np.tensordot(direction, difference, 1)
@@ -174,7 +184,9 @@ def _levels(strength: Floats) -> tuple[float, float] | None:
     """
     # The median absolute deviation times 1.4826 estimates a normal standard deviation; most of the
     # picture is paper, so that ink does not change it.
-    noise = 1.4826 * float(np.median(np.abs(strength)))
+    # The median is 0 without sorting if most of the paper is exactly that, as in drawings.
+    clean = 2 * np.count_nonzero(strength) < strength.size - 1
+    noise = 0.0 if clean else 1.4826 * float(np.median(np.abs(strength)))
     least = max(THRESHOLDS.noise_deviations * noise, THRESHOLDS.min_contrast)
     inked = strength[strength > least]
     if not len(inked):
@@ -184,14 +196,36 @@ def _levels(strength: Floats) -> tuple[float, float] | None:
     return None if low > THRESHOLDS.max_low else (peak, low)
 
 
-def _drop_shadows_and_frames(strength: Floats, components: Labels, peak: float) -> Labels:
-    """Keep the components that are strokes, and number them from 1; all others become 0."""
+def _window(mask: NDArray[np.bool_]) -> Window:
+    """Return the rows and columns that hold the True pixels of a mask and one pixel around them.
+
+    An axis along which they touch the picture's border is taken whole, because `_grow` goes on at
+    the opposite border.
+    """
+    window = []
+    for axis in (0, 1):
+        lines = np.flatnonzero(mask.any(1 - axis))
+        first, last = lines[0], lines[-1] + 1
+        whole = first == 0 or last == mask.shape[axis]
+        window.append(slice(None) if whole else slice(first - 1, last + 1))
+    return window[0], window[1]
+
+
+def _drop_shadows_and_frames(
+    strength: Floats, components: Labels, inside: Window, peak: float
+) -> Labels:
+    """Keep the components that are strokes, and number them from 1; all others become 0.
+
+    The arrays (height, width) are those of the whole picture; the result is of the window.
+    """
     limits = THRESHOLDS
+    at_border = np.bincount(border(components))
+    n_pixels, strength, components = components.size, strength[inside], components[inside]
     area = np.bincount(components.ravel())  # per component: (number of components + 1,)
     mass = np.bincount(components.ravel(), strength.ravel())
-    at_border = np.bincount(border(components), minlength=len(mass))
+    at_border = np.pad(at_border, (0, len(mass) - len(at_border)))
     mean = mass / np.maximum(area, 1)
-    inner = (at_border == 0) & (mass > limits.inner_mass * components.size * peak)
+    inner = (at_border == 0) & (mass > limits.inner_mass * n_pixels * peak)
     strongest = mean[inner].max(initial=0)
     shadow = (at_border > 0) & (mean < limits.shadow_strength * strongest)
     frame = at_border > limits.frame_fraction * at_border.sum()
@@ -200,25 +234,33 @@ def _drop_shadows_and_frames(strength: Floats, components: Labels, peak: float) 
     mass[stain | shadow | frame] = 0
     mass[0] = 0  # the paper
     kept = mass > limits.min_mass * mass.max()
-    return np.where(kept, np.cumsum(kept), 0)[components]
+    return np.take(np.where(kept, np.cumsum(kept), 0), components)
 
 
-def _is_blank(strength: Floats, components: Labels, near: Labels, peak: float) -> bool:
-    """Return whether the components are dust, a shade without an edge, or noise."""
-    rows, columns = np.flatnonzero(components.any(1)), np.flatnonzero(components.any(0))
+def _is_blank(strength: Floats, strokes: Labels, near: Labels, inside: Window, peak: float) -> bool:
+    """Return whether the components are dust, a shade without an edge, or noise.
+
+    `strokes` are the components in the window; `near` is of the whole picture.
+    """
+    rows, columns = np.flatnonzero(strokes.any(1)), np.flatnonzero(strokes.any(0))
     if not len(rows):
         return True
     longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    if longer < max(THRESHOLDS.min_side_pixels, THRESHOLDS.min_side * max(components.shape)):
+    if longer < max(THRESHOLDS.min_side_pixels, THRESHOLDS.min_side * max(near.shape)):
         return True
-    steepest = max(
-        float(np.abs(strength[3:] - strength[:-3]).max(initial=0)),
-        float(np.abs(strength[:, 3:] - strength[:, :-3]).max(initial=0)),
-    )
-    if steepest < THRESHOLDS.min_edge * peak:
+    # Nearly always the strokes themselves are steep enough, and the rest need not be looked at.
+    if all(_steepest(part) < THRESHOLDS.min_edge * peak for part in (strength[inside], strength)):
         return True
     outside = np.sqrt((strength[near == 0] ** 2).sum() / near.size)
     return bool(peak < THRESHOLDS.min_signal * outside)
+
+
+def _steepest(strength: Floats) -> float:
+    """Return the largest difference over 3 pixels, along the rows or the columns."""
+    return max(
+        float(np.abs(strength[3:] - strength[:-3]).max(initial=0)),
+        float(np.abs(strength[:, 3:] - strength[:, :-3]).max(initial=0)),
+    )
 
 
 def opening(planes: Floats, span: int) -> Floats:
@@ -297,4 +339,4 @@ def _label(mask: NDArray[np.bool_]) -> Labels:
         if (root == before).all():
             break
     numbers = np.unique(root[1:], return_inverse=True)[1] + 1
-    return np.concatenate([[0], numbers])[run].reshape(padded.shape)[1:-1, 1:-1]
+    return np.take(np.concatenate([[0], numbers]), run).reshape(padded.shape)[1:-1, 1:-1]

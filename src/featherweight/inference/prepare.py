@@ -11,7 +11,7 @@ finds it.
 import io
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
 from ._fit import FIT, SIDE, Box, Bytes, extent, fit
@@ -42,19 +42,40 @@ MODES = {
     *("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"),
     *("I", "F", "I;16", "I;16L", "I;16B"),
 }
+STRIP = 1_000_000  # pixels that are converted from one mode to another at a time
 MAX_SIDE = 512  # pixels; larger pictures are reduced to it, since strokes stay wide enough there
 
 PictureSource = str | Path | bytes | Bytes | Image.Image
 "A picture: the path of a file, its bytes, an array, or a Pillow image."
-_quiet_lock = threading.Lock()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress Pillow's warnings about damaged metadata."""
-    with _quiet_lock, warnings.catch_warnings():  # warning filters belong to the whole process
-        warnings.simplefilter("ignore")
-        yield
+class _Quiet:
+    """A context in which Pillow's warnings about damaged metadata are suppressed.
+
+    Warning filters belong to the whole process. So the first thread that enters sets them and the
+    last one that leaves puts them back, and none waits while another decodes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 def is_picture(path: Path) -> bool:
@@ -65,7 +86,7 @@ def is_picture(path: Path) -> bool:
     """
     if path.suffix.lower() in SUFFIXES:
         return True
-    with _quiet(), path.open("rb") as file:
+    with _quiet, path.open("rb") as file:
         try:
             Image.open(file, formats=list(FORMATS))
         except Exception:  # Pillow's decoders raise exceptions of nearly every class
@@ -87,14 +108,43 @@ def open_picture(source: bytes | str | Path) -> Image.Image:
         if isinstance(source, bytes)
         else (Path(source).read_bytes(), str(source))
     )
-    with _quiet():
+    return decode(open_header(content, name), name)
+
+
+def open_header(content: bytes, name: str = "picture") -> Image.Image:
+    """Return a picture of which the header is read, and nothing decoded yet.
+
+    Raises:
+        InputError: It is none of FORMATS, is damaged, or has more than MAX_PIXELS pixels.
+    """
+    with _readable(name):
+        picture = Image.open(io.BytesIO(content), formats=list(FORMATS))
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{name}: got {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,}"
+        )
+    return picture
+
+
+def decode(picture: Image.Image, name: str = "picture") -> Image.Image:
+    """Decode a picture that `open_header` has opened, and turn it upright.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    with _readable(name):
+        picture.load()
+        ImageOps.exif_transpose(picture, in_place=True)
+        return picture if picture.mode in MODES else picture.convert("RGB")
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises for a damaged picture into an InputError."""
+    with _quiet:
         try:
-            file = Image.open(io.BytesIO(content), formats=list(FORMATS))
-            width, height = file.size
-            if width * height <= MAX_PIXELS:  # the size is in the header: nothing is decoded yet
-                file.load()
-                picture = ImageOps.exif_transpose(file)
-                return picture if picture.mode in MODES else picture.convert("RGB")
+            yield
         except Image.DecompressionBombError as error:
             raise InputError(f"{name}: {error}, expected at most {MAX_PIXELS:,} pixels") from error
         except Exception as error:  # Pillow's decoders raise exceptions of nearly every class
@@ -106,7 +156,6 @@ def open_picture(source: bytes | str | Path) -> Image.Image:
             raise InputError(
                 f"{name}: got no readable image{why}, expected one of {', '.join(FORMATS)}"
             ) from error
-    raise InputError(f"{name}: got {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,}")
 
 
 def prepare(picture: PictureSource) -> Bytes | None:
@@ -208,6 +257,8 @@ class Sheet:
             return 1
         if self._ink is None:
             return 0
+        if self._ink[1].max() == 1:
+            return 1
         ink, limits = self._ink[0], THRESHOLDS
         heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in self._masks])
         masses = np.array([ink[mask].sum() for mask in self._masks])
@@ -275,8 +326,9 @@ def _upright(picture: PictureSource) -> Image.Image:
                 "expected uint8 (height, width) or (height, width, 3 or 4)"
             )
         return Image.fromarray(np.ascontiguousarray(picture))
-    with _quiet():
-        return ImageOps.exif_transpose(picture)
+    with _quiet:
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(picture) if turned else picture  # without a copy
 
 
 def _as_mnist(picture: Image.Image) -> Bytes | None:
@@ -305,26 +357,87 @@ def _planes(picture: Image.Image) -> Floats:
 
     Transparent pixels get the colour of the paper.
     """
+    to_grey_or_rgb, n = _conversion(picture), _reduction(picture)
+    parts = []
+    # Strip by strip: of a large picture, copies in other modes would take ten times its memory.
+    for strip in _strips(picture, n):
+        small = to_grey_or_rgb(strip).reduce(n)
+        # (height, width) or (height, width, 3)
+        parts.append(np.asarray(small, np.float32))
+    planes = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    if planes.ndim == 2:
+        return np.stack([planes] * 3)
+    return np.ascontiguousarray(np.moveaxis(planes, 2, 0))
+
+
+def _strips(picture: Image.Image, n: int = 1) -> Iterator[Image.Image]:
+    """Yield a picture from top to bottom in strips of about STRIP pixels, each a multiple of n."""
+    width, height = picture.size
+    rows = max(STRIP // width // n, 1) * n
+    if rows >= height:
+        yield picture
+        return
+    for top in range(0, height, rows):
+        yield picture.crop((0, top, width, min(top + rows, height)))
+
+
+def _conversion(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return the function that turns a strip of a picture into one of mode L or RGB."""
     if picture.mode.startswith(("I", "F")):  # grey with 16 bits or more, or floating point
-        grey = np.nan_to_num(np.asarray(picture, np.float32))
-        # No header says which value is white: take the smallest usual range that holds them all.
-        white = 65535 if grey.max() > 255 else 1 if picture.mode == "F" and grey.max() <= 1 else 255
-        grey = grey * np.float32(255 / white)
-        picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        rgba = np.asarray(picture)  # (height, width, 4)
-        solid = rgba[..., 3] > 127
-        if solid.mean() > 0.5:  # mostly opaque: a sheet with a hole or with a corner cut off
-            paper = [int(value) for value in np.median(rgba[solid][:, :3], 0)]
-        else:  # mostly transparent: a drawing, put on the paper that it contrasts with
-            paper = [0 if solid.any() and rgba[solid][:, :3].mean() > 127 else 255] * 3
-        ground = Image.new("RGBA", picture.size, (*paper, 255))
-        picture = Image.alpha_composite(ground, picture)
-    picture = picture.convert("RGB")
-    picture = picture.reduce(_reduction(picture))
-    # (height, width, 3) -> (3, height, width)
-    return np.ascontiguousarray(np.moveaxis(np.asarray(picture), 2, 0), np.float32)
+        return _grey_conversion(picture)
+    if picture.has_transparency_data and not _opaque(picture):
+        paper = _paper(picture)
+
+        def on_paper(strip: Image.Image) -> Image.Image:
+            ground = Image.new("RGBA", strip.size, (*paper, 255))
+            return Image.alpha_composite(ground, strip.convert("RGBA")).convert("RGB")
+
+        return on_paper
+    return lambda strip: strip if strip.mode in ("L", "RGB") else strip.convert("RGB")
+
+
+def _grey_conversion(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return the conversion of a grey picture with 16 bits or more, or of floating point."""
+
+    def greys(strip: Image.Image) -> Floats:
+        return np.nan_to_num(np.asarray(strip, np.float32))
+
+    most = max(greys(strip).max() for strip in _strips(picture))
+    # No header says which value is white: take the smallest usual range that holds them all.
+    white = 65535 if most > 255 else 1 if picture.mode == "F" and most <= 1 else 255
+    return lambda strip: Image.fromarray(
+        np.clip(greys(strip) * np.float32(255 / white), 0, 255).astype(np.uint8)
+    )
+
+
+def _opaque(picture: Image.Image) -> bool:
+    """Return whether a picture has a channel of transparency and no pixel that is transparent."""
+    if picture.mode not in ("RGBA", "LA"):
+        return False
+    low, _ = picture.getextrema()[-1]
+    return low == 255
+
+
+def _paper(picture: Image.Image) -> tuple[int, int, int]:
+    """Return the colour of the paper of a picture with transparent pixels.
+
+    A picture that is mostly opaque is a sheet with a hole or with a corner cut off: its median. One
+    that is mostly transparent is a drawing, put on the paper that it contrasts with.
+    """
+    counts = np.zeros((3, 256), np.int64)  # of the opaque pixels: how many have each value
+    for strip in _strips(picture):
+        rgba = strip.convert("RGBA")
+        solid = rgba.getchannel("A").point([0] * 128 + [255] * 128)
+        counts += np.reshape(rgba.histogram(solid), (4, 256))[:3]
+    n_solid = int(counts[0].sum())
+    if n_solid > 0.5 * picture.width * picture.height:
+        # The median of an even number of values is the mean of the two in the middle.
+        upto = counts.cumsum(1)
+        middle = np.array([(upto <= rank).sum(1) for rank in ((n_solid - 1) // 2, n_solid // 2)])
+        red, green, blue = (int(value) // 2 for value in middle.sum(0))  # (2, 3) -> (3,)
+        return red, green, blue
+    light = (counts @ np.arange(256)).sum() > 127 * 3 * n_solid
+    return (0, 0, 0) if light else (255, 255, 255)
 
 
 def _reduction(picture: Image.Image) -> int:

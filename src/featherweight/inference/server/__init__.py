@@ -6,12 +6,11 @@ The page, its script and the documentation of the interface all come from this s
 loaded from another host. A request may have 4 MiB and take 10 seconds, including its upload.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import fastapi_offline
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -23,9 +22,9 @@ from ._collect import Collection
 from ._embed import BelowPath, check_root_path, frame_ancestors
 from ._embed import is_loopback as is_loopback
 from ._interface import TAGS, add_interface
+from ._limits import Limits
 from ._models import Models
 
-MAX_SECONDS = 10.0  # for a request
 STATIC = Path(__file__).parent / "static"
 # Swagger UI, which FastAPI itself loads from a CDN.
 DOCS = Path(fastapi_offline.__file__).parent / "static"
@@ -43,22 +42,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-
-
-def _add_limits(app: FastAPI, headers: Mapping[str, str]) -> None:
-    """End a request after MAX_SECONDS, and add the headers to every response."""
-
-    async def limit(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        try:
-            response = await asyncio.wait_for(call_next(request), MAX_SECONDS)
-        except TimeoutError:
-            response = JSONResponse({"detail": "the request took too long"}, 408)
-        response.headers.update(headers)
-        return response
-
-    app.middleware("http")(limit)
 
 
 async def _refuse_query(_: Request, error: Exception) -> JSONResponse:
@@ -115,7 +98,7 @@ def create_app(
         "GET /models lists the networks and their accuracy.",
     )
     policy = "; ".join((*POLICY, f"frame-ancestors {frame_ancestors(embed)}"))
-    _add_limits(app, {"Content-Security-Policy": policy, **HEADERS})
+    app.add_middleware(Limits, headers={"Content-Security-Policy": policy, **HEADERS})
     app.add_exception_handler(RequestValidationError, _refuse_query)
     add_interface(app, offered, None if collect is None else Collection(collect))
     _add_pages(app)

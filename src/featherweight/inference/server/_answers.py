@@ -185,30 +185,30 @@ def describe_digit(reading: Reading, *, evidence: bool) -> dict[str, Any]:
     }
 
 
-def describe_stage(stage: Stage) -> FeatureMaps:
-    """Scale the maps of a stage to 0 to 255 by one range."""
+def describe_stage(stage: Stage) -> dict[str, Any]:
+    """Return the values of `FeatureMaps`: the maps of a stage scaled to 0 to 255 by one range."""
     low, high = float(stage.maps.min()), float(stage.maps.max())
     pixels = np.rint((stage.maps - low) * (255 / max(high - low, 1e-6)))
     channels, height, width = stage.maps.shape
     filters = stage.filters
-    return FeatureMaps(
-        channels=channels,
-        height=height,
-        width=width,
-        low=low,
-        high=high,
-        pixels=_base64(pixels, "u1"),
-        order=stage.order(),
-        contributions=None if stage.contributions is None else stage.contributions.tolist(),
-        filters=None
+    return {
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "low": low,
+        "high": high,
+        "pixels": _base64(pixels, "u1"),
+        "order": stage.order(),
+        "contributions": None if stage.contributions is None else stage.contributions.tolist(),
+        "filters": None
         if filters is None
-        else Filters(
-            inputs=filters.shape[1],
-            height=filters.shape[2],
-            width=filters.shape[3],
-            values=_base64(filters, "<f4"),
-        ),
-    )
+        else {
+            "inputs": filters.shape[1],
+            "height": filters.shape[2],
+            "width": filters.shape[3],
+            "values": _base64(filters, "<f4"),
+        },
+    }
 
 
 def describe_model(name: str, reader: Reader) -> Model:

@@ -2,7 +2,7 @@
 
 Example:
     collection = Collection(Path("my-digits"))
-    collection.keep("7", content)           # my-digits/7/20260102-030405-1a2b.png
+    collection.keep("7", open_png(content))     # my-digits/7/20260102-030405-1a2b3c4d5e6f7a8b.png
 """
 
 import io
@@ -11,13 +11,25 @@ import threading
 import time
 from pathlib import Path
 
+from PIL import Image
+
 from ..._files import write_atomic
 from ...errors import InputError
-from ..prepare import open_picture
+from ..prepare import decode, open_header
 
 MAX_PICTURES = 10_000  # in a collection
 MAX_PICTURE_BYTES = 1024 * 1024  # of one
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def open_png(content: bytes) -> Image.Image:
+    """Return the picture in a PNG file, of which only the header is read yet.
+
+    Raises InputError if it is none.
+    """
+    if not content.startswith(PNG):
+        raise InputError("picture: got another format, expected PNG")
+    return open_header(content)
 
 
 class FullError(Exception):
@@ -35,21 +47,22 @@ class Collection:
         """Return the number of pictures."""
         return sum(1 for _ in self.folder.glob("*/*.png"))
 
-    def keep(self, label: str, content: bytes) -> int:
-        """Keep a PNG file, without metadata, and return how many pictures there are now.
+    def keep(self, label: str, picture: Image.Image) -> int:
+        """Keep a picture, without metadata, and return how many there are now.
+
+        Other processes may keep pictures in the same folder at the same time. Each then has a name
+        of its own, and there may be a few more than MAX_PICTURES.
 
         Args:
             label: What the picture shows, one of the model's labels: it becomes a folder's name.
-            content: The file.
+            picture: The picture as `open_png` returns it.
 
         Raises:
-            InputError: It is no PNG file that can be read.
+            InputError: It can't be decoded.
             FullError: There are MAX_PICTURES already.
             OSError: It can't be written.
         """
-        if not content.startswith(PNG):
-            raise InputError("picture: got another format, expected PNG")
-        picture, file = open_picture(content), io.BytesIO()
+        picture, file = decode(picture), io.BytesIO()
         picture.info = {}  # comments and the like, which would be written again
         picture.save(file, "PNG")
         with self._lock:
@@ -58,9 +71,6 @@ class Collection:
                 raise FullError(f"got {count:,} pictures already, expected fewer")
             folder = self.folder / label
             folder.mkdir(parents=True, exist_ok=True)
-            while True:
-                name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.png"
-                if not (folder / name).exists():
-                    break
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(8)}.png"
             write_atomic(folder / name, file.getvalue())
             return count + 1

@@ -1,22 +1,23 @@
 """The routes that programs call."""
 
+import json
 import time
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.concurrency import run_in_threadpool
+from anyio.to_thread import run_sync
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from PIL import Image
 
 from ..._files import reason
 from ...errors import InputError
-from ..prepare import Digit, Sheet, as_digit, open_picture
+from ..prepare import Digit, Sheet, as_digit, decode, open_header
 from ..reader import Reader
 from ._answers import (
     Card,
-    DigitReading,
     Health,
     Kept,
-    Milliseconds,
     Offer,
     Prediction,
     Problem,
@@ -25,7 +26,8 @@ from ._answers import (
     describe_stage,
 )
 from ._body import CONTENT_TYPES, FORM, MAX_BYTES, RAW, file_in, media_type_of, read_body
-from ._collect import MAX_PICTURE_BYTES, Collection, FullError
+from ._collect import MAX_PICTURE_BYTES, Collection, FullError, open_png
+from ._limits import Room
 from ._models import Models
 
 TAGS = [
@@ -34,71 +36,74 @@ TAGS = [
     {"name": "collecting", "description": "Keep pictures that were read wrong."},
     {"name": "server", "description": "The state of the server."},
 ]
+TOO_MANY = {503: "There are too many requests, or too many large pictures, at once."}
 TOO_SLOW = {408: "The request took over 10 seconds."}
 NO_MODEL = {404: "The server offers no model of that name."}
 
 
-class _Picture:
-    """The picture in a request's body: one of MNIST's form as raw bytes, or a file.
+def _raw(content: bytes, shape: tuple[int, int]) -> Digit | None:
+    """Return the digit in raw bytes, one for each pixel, or None if there is no ink.
 
-    Raises InputError if it is none.
+    Raises InputError for another number of bytes.
     """
-
-    def __init__(self, content_type: str, content: bytes, shape: tuple[int, int]) -> None:
-        self.sheet: Sheet | None = None
-        self.raw: Digit | None = None
-        if media_type_of(content_type) != RAW:
-            self.sheet = Sheet(open_picture(file_in(content_type, content)))
-            self.whole, self.side_by_side = self.sheet.whole(), self.sheet.count()
-            return
-        height, width = shape
-        if len(content) != height * width:
-            raise InputError(
-                f"got {len(content):,} bytes, expected {height * width}, one for each pixel"
-            )
-        pixels = np.frombuffer(content, np.uint8).reshape(height, width)
-        self.whole = as_digit(pixels) if pixels.any() else None
-        self.side_by_side = int(pixels.any())
-
-    def number(self) -> list[Digit]:
-        """Return the digits of the number, from left to right."""
-        if self.sheet is not None:
-            return self.sheet.number()
-        return [] if self.whole is None else [self.whole]
+    height, width = shape
+    if len(content) != height * width:
+        raise InputError(
+            f"got {len(content):,} bytes, expected {height * width}, one for each pixel"
+        )
+    pixels = np.frombuffer(content, np.uint8).reshape(height, width)
+    return as_digit(pixels) if pixels.any() else None
 
 
-def _predict(
-    reader: Reader,
-    name: str,
-    content_type: str,
-    content: bytes,
-    *,
-    maps: bool,
-    digits: bool,
-    evidence: bool,
-) -> Prediction:
-    """Read the picture in a request's body; raise InputError if there is none."""
-    started = time.perf_counter()
-    picture = _Picture(content_type, content, reader.shape)
-    number = picture.number() if digits else []
-    prepared = time.perf_counter()
-    reading, *each = reader.read_digits([picture.whole, *number])
-    stages = reader.stages(reading.seen) if maps and reading.seen is not None else None
-    finished = time.perf_counter()
-    values = describe_digit(reading, evidence=evidence)
-    values["unsure"] |= picture.side_by_side > 1
-    return Prediction(
-        **values,
-        side_by_side=picture.side_by_side,
-        maps=None if stages is None else [describe_stage(stage) for stage in stages],
-        number="".join(digit.label or "" for digit in each) or None,
-        digits=[DigitReading(**describe_digit(digit, evidence=evidence)) for digit in each] or None,
-        model=name,
-        milliseconds=Milliseconds(
-            prepare=round(1000 * (prepared - started), 2),
-            network=round(1000 * (finished - prepared), 2),
-        ),
-    )
+@dataclass(frozen=True)
+class _Question:
+    """What a request asks for: the reading of a picture by a model, and perhaps more."""
+
+    reader: Reader
+    model: str
+    maps: bool
+    digits: bool
+    evidence: bool
+
+    def read_raw(self, content: bytes) -> bytes:
+        """Return the JSON of a `Prediction` for raw bytes; raise InputError if they are none."""
+        started = time.perf_counter()
+        digit = _raw(content, self.reader.shape)
+        number = [] if digit is None else [digit]
+        return self._read(digit, number if self.digits else [], len(number), started)
+
+    def read_picture(self, picture: Image.Image) -> bytes:
+        """Return the same for a picture of which the header is read."""
+        started = time.perf_counter()
+        sheet = Sheet(decode(picture))
+        whole, side_by_side = sheet.whole(), sheet.count()
+        return self._read(whole, sheet.number() if self.digits else [], side_by_side, started)
+
+    def _read(
+        self, whole: Digit | None, number: list[Digit], side_by_side: int, started: float
+    ) -> bytes:
+        prepared = time.perf_counter()
+        reading, *each = self.reader.read_digits([whole, *number])
+        stages = (
+            self.reader.stages(reading.seen) if self.maps and reading.seen is not None else None
+        )
+        finished = time.perf_counter()
+        values = describe_digit(reading, evidence=self.evidence)
+        values["unsure"] |= side_by_side > 1
+        digits = [describe_digit(digit, evidence=self.evidence) for digit in each]
+        answer = {
+            **values,
+            "side_by_side": side_by_side,
+            "maps": None if stages is None else [describe_stage(stage) for stage in stages],
+            "number": "".join(digit.label or "" for digit in each) or None,
+            "digits": digits or None,
+            "model": self.model,
+            "milliseconds": {
+                "prepare": round(1000 * (prepared - started), 2),
+                "network": round(1000 * (finished - prepared), 2),
+            },
+        }
+        return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _document(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
@@ -116,9 +121,10 @@ def _document_body(kinds: tuple[str, ...]) -> dict[str, Any]:
 
 def add_interface(app: FastAPI, models: Models, collection: Collection | None) -> None:
     """Add the routes that programs call."""
-    _add_reading(app, models)
+    room = Room()
+    _add_reading(app, models, room)
     _add_models(app, models, collects=collection is not None)
-    _add_collecting(app, models, collection)
+    _add_collecting(app, models, room, collection)
 
     @app.get("/healthz", tags=["server"])
     def healthz() -> Health:
@@ -131,14 +137,15 @@ def _choice(models: Models, description: str) -> Any:
     return Query(description=description, json_schema_extra={"enum": list(models.names)})
 
 
-def _get(models: Models, name: str) -> Reader:
+async def _get(models: Models, name: str) -> Reader:
     """Return a model; raise HTTPException 404 if it is not offered."""
     if name not in models.names:
         raise HTTPException(404, f"got model {name!r}, expected one of {', '.join(models.names)}")
-    return models.get(name)
+    reader = models.loaded(name)
+    return await run_sync(models.get, name) if reader is None else reader
 
 
-def _add_reading(app: FastAPI, models: Models) -> None:
+def _add_reading(app: FastAPI, models: Models, room: Room) -> None:
     responses = _document(
         {
             **NO_MODEL,
@@ -146,12 +153,14 @@ def _add_reading(app: FastAPI, models: Models) -> None:
             413: "The body has over 4 MiB.",
             415: "The content type is not one of those listed.",
             422: "The body is no readable picture, or the query is wrong.",
+            **TOO_MANY,
         }
     )
 
     @app.post(
         "/predict",
         tags=["reading"],
+        response_model=Prediction,  # of the documentation; the answer is made without it, faster
         responses=responses,
         openapi_extra=_document_body(CONTENT_TYPES),
     )
@@ -167,7 +176,7 @@ def _add_reading(app: FastAPI, models: Models) -> None:
             bool, Query(description="Whether to return where in the image the evidence lies.")
         ] = False,
         model: Annotated[str, _choice(models, "Name of the model that reads.")] = models.default,
-    ) -> Prediction:
+    ) -> Response:
         """Read a picture.
 
         The body is the picture itself, a form with the picture as a file (multipart/form-data), or
@@ -175,15 +184,19 @@ def _add_reading(app: FastAPI, models: Models) -> None:
         """
         content = await read_body(request, CONTENT_TYPES, MAX_BYTES)
         content_type = request.headers["content-type"]
-
-        def read() -> Prediction:
-            wanted = {"maps": maps, "digits": digits, "evidence": evidence}
-            return _predict(_get(models, model), model, content_type, content, **wanted)
-
+        reader = await _get(models, model)
+        question = _Question(reader, model, maps=maps, digits=digits, evidence=evidence)
         try:
-            return await run_in_threadpool(read)
+            if media_type_of(content_type) == RAW:
+                # Shorter than the way to a thread and back.
+                answer = question.read_raw(content)
+            else:
+                picture = open_header(file_in(content_type, content))
+                async with room.hold(picture) as limiter:
+                    answer = await run_sync(question.read_picture, picture, limiter=limiter)
         except InputError as error:
             raise HTTPException(422, str(error)) from error
+        return Response(answer, media_type="application/json")
 
 
 def _add_models(app: FastAPI, models: Models, *, collects: bool) -> None:
@@ -201,16 +214,18 @@ def _add_models(app: FastAPI, models: Models, *, collects: bool) -> None:
         tags=["models"],
         responses=_document({**NO_MODEL, **TOO_SLOW, 422: "The query is wrong."}),
     )
-    def card(
+    async def card(
         name: Annotated[str, _choice(models, "Name of the model.")] = models.default,
     ) -> Card:
         """Return a model card: recipe, contract, validation result, labels and commit."""
-        reader = _get(models, name)
+        reader = await _get(models, name)
         height, width = reader.shape
         return Card(labels=reader.labels, height=height, width=width, metadata=reader.card)
 
 
-def _add_collecting(app: FastAPI, models: Models, collection: Collection | None) -> None:
+def _add_collecting(
+    app: FastAPI, models: Models, room: Room, collection: Collection | None
+) -> None:
     responses = _document(
         {
             404: "The server keeps no pictures.",
@@ -218,6 +233,7 @@ def _add_collecting(app: FastAPI, models: Models, collection: Collection | None)
             413: f"The body has over {MAX_PICTURE_BYTES:,} bytes.",
             415: "The content type is not image/png.",
             422: "The body is no readable PNG file, or there is no such label.",
+            **TOO_MANY,
             507: "There is no room for more pictures.",
         }
     )
@@ -243,14 +259,14 @@ def _add_collecting(app: FastAPI, models: Models, collection: Collection | None)
             raise HTTPException(404, "this server keeps no pictures: it runs without --collect")
         content = await read_body(request, ("image/png",), MAX_PICTURE_BYTES)
 
-        def keep() -> int:
-            labels = models.get(models.default).labels
+        labels = (await _get(models, models.default)).labels
+        try:
             if label not in labels:
                 raise InputError(f"label: got {label!r}, expected one of {', '.join(labels)}")
-            return collection.keep(label, content)
-
-        try:
-            return Kept(label=label, pictures=await run_in_threadpool(keep))
+            picture = open_png(content)
+            async with room.hold(picture) as limiter:
+                count = await run_sync(collection.keep, label, picture, limiter=limiter)
+            return Kept(label=label, pictures=count)
         except InputError as error:
             raise HTTPException(422, str(error)) from error
         except FullError as error:

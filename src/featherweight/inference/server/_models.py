@@ -26,3 +26,8 @@ class Models:
             if not isinstance(model, Reader):
                 model = self._models[name] = model()
             return model
+
+    def loaded(self, name: str) -> Reader | None:
+        """Return a reader that is loaded already, without waiting for one that is being loaded."""
+        model = self._models[name]
+        return model if isinstance(model, Reader) else None
