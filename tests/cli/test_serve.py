@@ -23,10 +23,9 @@ def serving(*words, **kwargs):
         server.process.stderr.close()
 
 
-def keep(url):
-    return httpx.post(
-        f"{url}/feedback?label=7", content=encoded(SHEET), headers={"content-type": "image/png"}
-    )
+def keep(url, **headers):
+    headers = {"content-type": "image/png"} | headers
+    return httpx.post(f"{url}/feedback?label=7", content=encoded(SHEET), headers=headers)
 
 
 def test_the_pretrained_networks_are_offered_beside_the_one_asked_for(model, tmp_path):
@@ -64,12 +63,19 @@ def test_an_answer_does_not_wait_until_its_headers_are_acknowledged(model, monke
 def test_pictures_are_kept_where_only_this_machine_can_post_them(model, tmp_path):
     with serving(model.path, cwd=tmp_path) as url:
         assert httpx.get(f"{url}/models").json()["collects"]
-        assert keep(url).status_code == 201
+        assert keep(url, origin=url).status_code == 201
+        # The page of another site, and one whose name was made to resolve to this machine.
+        assert keep(url, origin="http://evil.example").status_code == 403
+        evil = {"host": "evil.example", "origin": "http://evil.example"}
+        assert keep(url, **evil).status_code == 403
+        assert httpx.head(url).status_code == 200
     assert len(list((tmp_path / "my-digits" / "7").iterdir())) == 1
     with serving(model.path, "--host", "0.0.0.0", cwd=tmp_path) as url:
+        assert url.startswith("http://127.0.0.1:")  # which a browser opens, as 0.0.0.0 is not
         assert keep(url).status_code == 404
     with serving(model.path, "--host", "0.0.0.0", "--collect", "kept", cwd=tmp_path) as url:
-        assert keep(url).status_code == 201
+        other = {"host": "a-machine.example", "origin": "http://a-machine.example"}
+        assert keep(url, **other).status_code == 201
     assert len(list((tmp_path / "kept" / "7").iterdir())) == 1
     found = featherweight("evaluate", model.path, "--data", "kept", "--json", cwd=tmp_path)
     assert found.returncode == 0
@@ -90,13 +96,27 @@ def test_it_is_embedded_and_below_a_path_where_asked(model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--root-path", "digits"], "root_path: got 'digits', expected one such as /digits"),
-        (["--allow-embedding", "example.org"], "embed: got 'example.org', expected one such as "),
-        (["--allow-embedding", "https://a; script-src *"], "embed: got "),
+        (["--root-path", "digits"], "--root-path: got 'digits', expected one such as /digits"),
+        (
+            ["--allow-embedding", "example.org"],
+            "--allow-embedding: got 'example.org', expected one such as ",
+        ),
+        (["--allow-embedding", "https://a; script-src *"], "--allow-embedding: got "),
+        (["--collect", ""], "--collect '': expected a folder"),
+        (["--collect", "file"], "--collect 'file': expected a folder"),
+        (["--collect", "file/below"], "--collect 'file/below': expected a folder"),
     ],
 )
-def test_what_is_no_path_and_no_origin_is_one_line(words, message, model, tmp_path):
+def test_what_is_no_path_no_origin_and_no_folder_is_one_line(words, message, model, tmp_path):
+    (tmp_path / "file").write_text("")
     said = featherweight(*command(model.path, 0)[3:], *words, cwd=tmp_path)
     assert said.returncode == 2
     assert said.stderr.startswith(f"error: {message}")
     assert len(said.stderr.splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_it_listens_on_ipv6(model, tmp_path):
+    with serving(model.path, "--host", "::1", cwd=tmp_path) as url:
+        assert url.startswith("http://[::1]:")
+        assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}

@@ -404,10 +404,10 @@ def test_pages_that_may_show_it_are_named(model):
         *("example.org", "https://", "ftp://example.org", "https://example.org/path", "*"),
         *("https://a b", "https://a;script-src *", "https://a\nb", "'self'", "", "https://a,b"),
     ):
-        with pytest.raises(InputError, match="embed: got"):
+        with pytest.raises(InputError, match="--allow-embedding: got"):
             create_app(reader, embed=[origin])
     for path in ("digits", "/", "/digits/", "//digits", "/a b", "/a?b", "https://a", "/a\n"):
-        with pytest.raises(InputError, match="root_path: got"):
+        with pytest.raises(InputError, match="--root-path: got"):
             create_app(reader, root_path=path)
 
 

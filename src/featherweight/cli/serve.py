@@ -26,6 +26,7 @@ class _Settings:
 
     model: str
     collect: str | None
+    collect_from_anywhere: bool
     root_path: str
     embed: tuple[str, ...]
 
@@ -36,6 +37,7 @@ class _Settings:
         return create_app(
             _offer(self.model),
             collect=None if self.collect is None else Path(self.collect),
+            collect_from_anywhere=self.collect_from_anywhere,
             root_path=self.root_path,
             embed=self.embed,
         )
@@ -45,6 +47,9 @@ class _Settings:
         from ..inference.server._connections import serve
 
         serve(self.app(), listening)
+
+
+DEFAULT_COLLECTION = "my-digits"
 
 
 @app.command(name="serve")
@@ -74,14 +79,15 @@ def cmd_serve(
         computes on one core at a time, so more answer more requests where there are more cores.
     collect
         Folder for digits of which somebody says on the page that they were read wrong, a folder for
-        each label; `evaluate --data` reads it. Default: my-digits, or none with another host.
+        each label; `evaluate --data` reads it. Default: my-digits, for pages that
+        this machine shows, or none with another host.
     root_path
         Path at which a proxy shows the server, such as /digits.
     allow_embedding
         Origin whose pages may show this one in a frame, such as https://example.org, or self. May
         be given several times.
     """
-    from ..inference.server import is_loopback
+    from ..inference.server import can_write, is_loopback
     from ..inference.server._connections import listen, serve
     from ..inference.server._workers import run_workers
 
@@ -89,9 +95,13 @@ def cmd_serve(
         raise InputError(f"--port: got {port}, expected 0 to 65535")
     if workers < 1:
         raise InputError(f"--workers: got {workers}, expected at least 1")
-    if collect is None and is_loopback(host):
-        collect = "my-digits"
-    settings = _Settings(model, collect, root_path or "", tuple(allow_embedding or ()))
+    asked = collect is not None
+    if collect is not None:
+        if not collect or not can_write(Path(collect)):
+            raise InputError(f"--collect {collect!r}: expected a folder, or one that can be made")
+    elif is_loopback(host) and can_write(Path(DEFAULT_COLLECTION)):
+        collect = DEFAULT_COLLECTION
+    settings = _Settings(model, collect, asked, root_path or "", tuple(allow_embedding or ()))
     app = settings.app()  # here too, so that the command fails if it can't be made
     try:
         listening = listen(host, port)
@@ -104,16 +114,22 @@ def cmd_serve(
         words = (error.strerror or str(error)).partition(" (")[0]
         raise InputError(f"port {port} of {host}: {words[:1].lower()}{words[1:]}") from error
     with listening:
-        # Connections inherit it. Without it, a response's body waits 40 ms until its headers are
-        # acknowledged; asyncio sets it only for sockets that were made with a protocol's number.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        port = listening.getsockname()[1]
-        stderr.print(f"http://{host}:{port} (Ctrl-C ends it)", markup=False)
+        stderr.print(f"{_addresses(listening)} (Ctrl-C ends it)", markup=False)
         if workers == 1:
             serve(app, listening)
         else:
             run_workers(workers, settings.serve, listening, partial(stderr.print, markup=False))
     return DONE
+
+
+def _addresses(listening: "socket.socket") -> str:
+    """Return the addresses of the page, the one for this machine first."""
+    import socket
+
+    host, port = listening.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        return f"http://127.0.0.1:{port} here, http://{socket.gethostname()}:{port} in the network"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _offer(model: str) -> "dict[str, Reader | Callable[[], Reader]]":

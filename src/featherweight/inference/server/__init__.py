@@ -19,6 +19,7 @@ from ... import __version__
 from ..reader import Reader
 from ._body import MAX_BYTES as MAX_BYTES
 from ._collect import Collection
+from ._collect import can_write as can_write
 from ._embed import BelowPath, check_root_path, frame_ancestors
 from ._embed import is_loopback as is_loopback
 from ._interface import TAGS, add_interface
@@ -54,11 +55,11 @@ async def _refuse_query(_: Request, error: Exception) -> JSONResponse:
 def _add_pages(app: FastAPI) -> None:
     """Add the routes that browsers show."""
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(STATIC / "index.html")
 
-    @app.get("/docs", include_in_schema=False)
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     def docs() -> FileResponse:
         return FileResponse(STATIC / "docs.html")
 
@@ -70,6 +71,7 @@ def create_app(
     models: Reader | Mapping[str, Reader | Callable[[], Reader]],
     *,
     collect: Path | None = None,
+    collect_from_anywhere: bool = True,
     root_path: str = "",
     embed: Sequence[str] = (),
 ) -> FastAPI:
@@ -79,6 +81,7 @@ def create_app(
         models: A reader, whose name is its recipe's; or a reader, or a function that loads one, for
             each name. The first is the default.
         collect: Folder for pictures that were read wrong. None keeps none.
+        collect_from_anywhere: Whether to keep pictures of a page that another machine shows too.
         root_path: Path at which a proxy shows the server, such as /digits.
         embed: Origins whose pages may show the server's in a frame, such as https://example.org;
             self is the server's own.
@@ -100,7 +103,8 @@ def create_app(
     policy = "; ".join((*POLICY, f"frame-ancestors {frame_ancestors(embed)}"))
     app.add_middleware(Limits, headers={"Content-Security-Policy": policy, **HEADERS})
     app.add_exception_handler(RequestValidationError, _refuse_query)
-    add_interface(app, offered, None if collect is None else Collection(collect))
+    collection = None if collect is None else Collection(collect, collect_from_anywhere)
+    add_interface(app, offered, collection)
     _add_pages(app)
     if root_path:
         app.add_middleware(BelowPath, root_path=root_path)

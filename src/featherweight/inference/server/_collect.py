@@ -6,6 +6,7 @@ Example:
 """
 
 import io
+import os
 import secrets
 import threading
 import time
@@ -32,15 +33,27 @@ def open_png(content: bytes) -> Image.Image:
     return open_header(content)
 
 
+def can_write(folder: Path) -> bool:
+    """Return whether a folder can be written to, or made."""
+    folder = folder.absolute()
+    nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
+
+
 class FullError(Exception):
     """A collection has as many pictures as it may have."""
 
 
 class Collection:
-    """A folder with a folder of PNG files for each label. It is made with the first picture."""
+    """A folder with a folder of PNG files for each label. It is made with the first picture.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: The folder.
+        from_anywhere: Whether it takes pictures of pages that another machine shows.
+    """
+
+    def __init__(self, folder: Path, from_anywhere: bool = True) -> None:
+        self.folder, self.from_anywhere = folder, from_anywhere
         self._lock = threading.Lock()
 
     def __len__(self) -> int:

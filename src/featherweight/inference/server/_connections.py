@@ -30,7 +30,8 @@ logger = logging.getLogger("uvicorn.error")
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on an address. Raises OSError if it cannot be had."""
-    listening = socket.create_server((host, port), backlog=BACKLOG)
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]  # IPv4 or IPv6
+    listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     # Accepted sockets inherit it. Otherwise the body of an answer waits 40 ms for the client to
     # acknowledge its headers.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

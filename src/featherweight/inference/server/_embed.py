@@ -31,7 +31,7 @@ def frame_ancestors(origins: Sequence[str]) -> str:
     for origin in origins:
         if origin != "self" and not ORIGIN.fullmatch(origin):
             raise InputError(
-                f"embed: got {origin!r}, expected one such as https://example.org, "
+                f"--allow-embedding: got {origin!r}, expected one such as https://example.org, "
                 "http://localhost:8888 or self"
             )
     return " ".join("'self'" if each == "self" else each for each in origins) or "'none'"
@@ -64,5 +64,5 @@ def check_root_path(path: str) -> None:
     """Raise InputError for what is no path of a proxy, such as /digits, and not empty either."""
     if not ROOT_PATH.fullmatch(path):
         raise InputError(
-            f"root_path: got {path!r}, expected one such as /digits, without a slash at its end"
+            f"--root-path: got {path!r}, expected one such as /digits, without a slash at its end"
         )

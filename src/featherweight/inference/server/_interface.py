@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from anyio.to_thread import run_sync
@@ -27,6 +28,7 @@ from ._answers import (
 )
 from ._body import CONTENT_TYPES, FORM, MAX_BYTES, RAW, file_in, media_type_of, read_body
 from ._collect import MAX_PICTURE_BYTES, Collection, FullError, open_png
+from ._embed import is_loopback
 from ._limits import Room
 from ._models import Models
 
@@ -223,11 +225,24 @@ def _add_models(app: FastAPI, models: Models, *, collects: bool) -> None:
         return Card(labels=reader.labels, height=height, width=width, metadata=reader.card)
 
 
+def _refuse_other_sites(request: Request, collection: Collection) -> None:
+    """Raise HTTPException 403 if the page of another site asks to keep a picture.
+
+    A site that has its own name resolve to this machine is another one too, unless pictures are
+    taken from anywhere.
+    """
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    foreign = origin is not None and urlsplit(origin).netloc != host
+    if foreign or not (collection.from_anywhere or is_loopback(request.url.hostname or "")):
+        raise HTTPException(403, "pictures are kept for this server's own page only")
+
+
 def _add_collecting(
     app: FastAPI, models: Models, room: Room, collection: Collection | None
 ) -> None:
     responses = _document(
         {
+            403: "The page of another site asks.",
             404: "The server keeps no pictures.",
             **TOO_SLOW,
             413: f"The body has over {MAX_PICTURE_BYTES:,} bytes.",
@@ -257,6 +272,7 @@ def _add_collecting(
         """
         if collection is None:
             raise HTTPException(404, "this server keeps no pictures: it runs without --collect")
+        _refuse_other_sites(request, collection)
         content = await read_body(request, ("image/png",), MAX_PICTURE_BYTES)
 
         labels = (await _get(models, models.default)).labels
