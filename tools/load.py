@@ -204,6 +204,7 @@ def main() -> None:
     words.add_argument("--seconds", type=float, default=10.0, help="for each line")
     words.add_argument("--workers", type=int, default=1, help="server processes")
     words.add_argument("--requests", type=int, default=0, help="over which memory is measured")
+    words.add_argument("--clients", type=int, default=200, help="of the last line")
     given = words.parse_args()
     raw, png = request(pixels(), "application/octet-stream"), request(picture(), "image/png")
     server, url = start(given.model, given.workers)
@@ -213,7 +214,7 @@ def main() -> None:
             ("raw 28x28", raw, 64),
             ("PNG 280x280", png, 1),
             ("PNG 280x280", png, 64),
-            ("PNG 280x280", png, 200),
+            ("PNG 280x280", png, given.clients),
         ):
             measure(name, server.pid, url, content, clients, given.seconds)
         if given.requests:

@@ -414,8 +414,7 @@ def _opaque(picture: Image.Image) -> bool:
     """Return whether a picture has a channel of transparency and no pixel that is transparent."""
     if picture.mode not in ("RGBA", "LA"):
         return False
-    low, _ = picture.getextrema()[-1]
-    return low == 255
+    return not any(picture.getchannel("A").histogram()[:255])
 
 
 def _paper(picture: Image.Image) -> tuple[int, int, int]:

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_SECONDS = 10.0  # for a request
 MAX_HELD = 256 * 1024 * 1024  # bytes of all bodies
-# Samples (pixels times channels) of the pictures that are decoded at once; each takes up to about 3
-# bytes. It is one picture of the largest size with transparency.
+# Samples (pixels times channels) of the pictures that are decoded at once; each takes 1 to 3 bytes.
+# It is one picture of the largest size with transparency.
 MAX_DECODED = 64_000_000
 LARGE = 4_000_000  # samples of a picture above which it is counted
 MAX_WAITING = 16  # large pictures that wait for room
