@@ -12,6 +12,7 @@ const strokesOf = ({ strokes, width }) =>
 
 export class Samples {
   #playing = 0;
+  loaded = false;
 
   constructor(root, title, drawing) {
     Object.assign(this, { root, title, drawing });
@@ -20,7 +21,7 @@ export class Samples {
 
   async load() {
     const { model, samples } = await findSamples();
-    Object.assign(this, { model, samples });
+    Object.assign(this, { model, samples, loaded: true });
     this.root.replaceChildren(...samples.map((sample) => this.#item(sample)));
     new ResizeObserver(() => this.#paint()).observe(this.root);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
