@@ -67,7 +67,7 @@ export function takeFeedback(models, picture, say) {
   return {
     offer(next, ofNumber = false) {
       reading = next;
-      wrong.textContent = ofNumber ? `This ${next.label} was wrong` : "That was wrong";
+      wrong.textContent = next && ofNumber ? `This ${next.label} was wrong` : "That was wrong";
       wrong.hidden = !next || !models.collects || kept.has(next);
       thanks.textContent = "";
       open(false);
