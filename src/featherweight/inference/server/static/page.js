@@ -242,7 +242,10 @@ async function start() {
   if (starting || (samples.loaded && models.loaded)) return;
   starting = true;
   try {
-    await Promise.all([samples, models].filter(({ loaded }) => !loaded).map((each) => each.load()));
+    const missing = [samples, models].filter(({ loaded }) => !loaded);
+    // All of them, so that none is under way when the next try begins.
+    const ends = await Promise.allSettled(missing.map((each) => each.load()));
+    for (const { reason } of ends) if (reason) throw reason;
     samples.tell(models.name);
     if (drawing.empty) invite();
     else if (answer) show();

@@ -29,6 +29,7 @@ export class Samples {
 
   // Say how many are mistakes; they are those of one network.
   tell(model) {
+    if (!this.loaded) return;
     const mistakes = this.samples.filter(({ digit, reads }) => digit !== reads).length;
     this.title.textContent = "Or try one of these."
       + (model === this.model ? ` ${COUNTS[mistakes]} are real mistakes.` : "");
