@@ -15,6 +15,7 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from featherweight.inference import server
+from featherweight.inference.reader import Reader
 from featherweight.inference.stress import STROKES
 from featherweight.pretrained import DEFAULT_MODEL
 
@@ -135,11 +136,11 @@ def is_empty(page):
     is_read(page, "")
 
 
-def picture(digit=None, kind="PNG", ink=(20, 40, 120)):
-    """Return a photograph of a 1, or of an empty sheet."""
-    sheet = np.full((300, 260, 3), 240, np.uint8)
+def picture(digit=None, kind="PNG", ink=(20, 40, 120), scale=1):
+    """Return a photograph of a 1, or of an empty sheet, 300 x 260 pixels at scale 1."""
+    sheet = np.full((300 * scale, 260 * scale, 3), 240, np.uint8)
     if digit is not None:
-        sheet[60:240, 120:140] = ink
+        sheet[60 * scale : 240 * scale, 120 * scale : 140 * scale] = ink
     file = io.BytesIO()
     Image.fromarray(sheet).save(file, kind)
     return file.getvalue()
@@ -233,7 +234,7 @@ def test_the_eraser_takes_ink_away(page):
     draw(page, 1)
     page.wait_for_timeout(100)
     assert inked(page) < 0.02 * before
-    expect(page.locator("#title")).to_have_text("No ink found")
+    expect(page.locator("#title")).to_have_text("No digit found")
     page.click("#eraser")
     expect(page.locator("#eraser")).to_have_attribute("aria-pressed", "false")
 
@@ -333,6 +334,32 @@ def test_a_phone_offers_its_camera(new_page):
     is_read(page, "1")
 
 
+@pytest.mark.parametrize(
+    ("kind", "media_type", "scale"),
+    [
+        ("JPEG", "image/jpeg", 17),  # 22.5 million pixels, more than the server reads
+        ("BMP", "image/bmp", 5),  # 5.6 MiB, more than it takes
+        ("AVIF", "image/avif", 1),  # a format that it does not know
+        ("PNG", "", 1),
+        ("PNG", "application/octet-stream", 1),
+    ],
+)
+def test_whatever_the_browser_shows_is_read(page, kind, media_type, scale):
+    page.evaluate(
+        """() => { const { fetch } = window;
+        window.fetch = (url, options) => {
+            window.sent = options.body;
+            return fetch(url, options);
+        }; }"""
+    )
+    hand_over(page, "drop", picture(1, kind, scale=scale), media_type)
+    is_read(page, "1")
+    found = page.evaluate(
+        "createImageBitmap(sent).then(({ width, height }) => [sent.type, width, height])"
+    )
+    assert found == ["image/png", *((260, 300) if scale == 1 else (887, 1024))]
+
+
 def test_a_bad_file_leaves_the_drawing(page):
     draw(page, 3)
     is_read(page, "3")
@@ -359,8 +386,20 @@ def test_a_good_file_can_be_undone(page):
 
 def test_a_picture_without_ink(page):
     hand_over(page, "paste", picture())
-    expect(page.locator("#title")).to_have_text("No ink found")
+    expect(page.locator("#title")).to_have_text("No digit found")
     expect(page.locator("#bars")).to_be_hidden()
+
+
+def test_a_dot_is_too_little_ink(page):
+    box = page.locator("#sheet").bounding_box()
+    page.click("#eraser")  # its dot would be nothing
+    page.click("#eraser")
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    change_answers(page, label=None, probabilities=None, seen=None, side_by_side=0, evidence=None)
+    page.click("#undo")
+    page.click("#redo")
+    expect(page.locator("#title")).to_have_text("No digit found")
+    expect(page.locator("#why-so")).to_have_text("Too little ink to read a digit, or too faint.")
 
 
 def test_what_is_no_digit_is_unsure(page):
@@ -380,12 +419,19 @@ def test_doubt_is_said_in_words(page):
     expect(page.locator("#title")).to_have_text("Not sure: a 4, or perhaps a 9")
     expect(page.locator("#why-so")).to_have_text("A close second: 58.0 % for 4, 41.2 % for 9.")
     expect(page.locator("#bars li.second .name")).to_have_text("9")
-    probabilities = [0.9, 0.02] + [0.01] * 8
-    change_answers(page, label="0", confidence=0.9, unsure=True, probabilities=probabilities)
+    probabilities = [0.88, 0.12] + [0.0] * 8
+    change_answers(page, label="0", confidence=0.88, unsure=True, probabilities=probabilities)
     page.click("#undo")
     expect(page.locator("#title")).to_have_text("Not sure: perhaps a 0")
     expect(page.locator("#why-so")).to_have_text(
-        re.compile(r"Sure only from 9\d\.\d\s%: 90\.0\s% for 0, 2\.0\s% for 1\.")
+        re.compile(r"Sure only from 9\d\.\d\s%: 88\.0\s% for 0, then 12\.0\s% for 1\.")
+    )
+    probabilities = [0.9, 0.02] + [0.01] * 8
+    change_answers(page, label="0", confidence=0.9, unsure=True, probabilities=probabilities)
+    page.click("#redo")
+    expect(page.locator("#title")).to_have_text("Not sure: perhaps a 0")
+    expect(page.locator("#why-so")).to_have_text(
+        re.compile(r"Sure only from 9\d\.\d\s%: 90\.0\s% for 0, then 2\.0\s% for 1\.")
     )
 
 
@@ -443,7 +489,78 @@ def test_digits_side_by_side_are_read_as_a_number(page):
     expect(chips.nth(1)).to_be_focused()
     expect(page.locator("#bars li.first .name")).to_have_text("9")
     expect(page.locator("#why")).to_contain_text("Why a 9, not")
-    expect(page.locator("#wrong")).to_be_hidden()
+
+
+def doubtful(pairs):
+    """Return a number's answer whose digits are each a pair of labels, 0.6 against 0.3."""
+    digits = []
+    for i, (first, second) in enumerate(pairs):
+        probabilities = [0.0125] * 10
+        probabilities[first], probabilities[second] = 0.6, 0.3
+        digits.append(
+            {
+                "label": str(first),
+                "confidence": 0.6,
+                "unsure": True,
+                "probabilities": probabilities,
+                "seen": base64.b64encode(bytes(784)).decode(),
+                "box": [i / len(pairs), 0.3, (i + 0.8) / len(pairs), 0.7],
+                "frame": [i / len(pairs), 0.3, (i + 0.8) / len(pairs), 0.7],
+                "evidence": None,
+            }
+        )
+    return digits
+
+
+@pytest.mark.parametrize("width", [320, 390])
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        ([(7, 8), (1, 7)], "Not sure of the 7 (perhaps an 8) and the 1 (perhaps a 7)."),
+        ([(7, 8)] * 7, "Not sure of the 7 (perhaps an 8) and 6 more."),
+        (
+            [(7, 8), (7, 9), (1, 7), (7, 8), (3, 5), (2, 1), (0, 6)],
+            "Not sure of the 7 (perhaps an 8), the 7 (perhaps a 9) and 5 more.",
+        ),
+    ],
+)
+def test_at_most_two_doubts_of_a_number_are_named(new_page, pairs, sentence, width):
+    page = new_page(**PHONE | {"viewport": {"width": width, "height": 844}})
+    digits = doubtful(pairs)
+    number = "".join(each["label"] for each in digits)
+    change_answers(page, side_by_side=len(pairs), number=number, digits=digits, unsure=True)
+    sheet = page.locator("#sheet").bounding_box()
+    draw_number(page, "10")
+    is_read(page, number)
+    expect(page.locator("#why-so")).to_have_text(sentence)
+    assert page.locator("#sheet").bounding_box() == sheet
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("top", [0.02, 0.3, 0.5])
+@pytest.mark.parametrize("height", [0.3, 0.46, 0.94])
+def test_labels_of_a_number_cover_no_ink(new_page, top, height):
+    page = new_page(viewport={"width": 320, "height": 640})
+    if top + height > 1:
+        height = 0.98 - top
+    digits = doubtful([(7, 8), (1, 7)])
+    for each in digits:
+        each["box"][1], each["box"][3] = top, top + height
+    change_answers(page, side_by_side=2, number="71", digits=digits)
+    draw_number(page, "10")
+    is_read(page, "71")
+    sheet = page.locator("#sheet").bounding_box()
+    for i in range(2):
+        name = page.locator("#marks span").nth(i)
+        box = page.locator("#marks div").nth(i).bounding_box()
+        if height > 0.9:  # there is no room: the answer and the buttons say it
+            expect(name).to_be_hidden()
+            continue
+        label = name.bounding_box()
+        above = label["y"] + label["height"] <= box["y"]
+        assert above or label["y"] >= box["y"] + box["height"]
+        assert label["y"] >= sheet["y"]
+        assert label["y"] + label["height"] <= sheet["y"] + sheet["height"]
 
 
 def test_the_boxes_lie_on_a_photograph_that_is_no_square(page):
@@ -479,13 +596,51 @@ def test_errors_of_the_server_are_told_and_pass(page):
     page.unroute("**/predict?*")
     page.route("**/predict?*", lambda route: route.abort())
     draw(page, 1)
-    expect(page.locator("#why-so")).to_have_text(
-        "The server does not respond. Draw again to retry."
-    )
+    expect(page.locator("#why-so")).to_have_text("The server does not respond.")
+    expect(page.locator("#said")).to_have_text("The server does not respond.")
     page.unroute("**/predict?*")
-    page.click("#undo")
-    page.click("#undo")
+    page.locator("#again").focus()
+    page.keyboard.press("Enter")
     is_read(page, "1")
+    expect(page.locator("#again")).to_be_hidden()
+    expect(page.locator("#sheet")).to_be_focused()
+
+
+def test_what_the_server_refuses_is_not_tried_again(page):
+    page.route("**/predict?*", lambda route: route.fulfill(status=422, json={"detail": "bad"}))
+    draw(page, 1)
+    expect(page.locator("#why-so")).to_have_text("Not read: bad")
+    expect(page.locator("#again")).to_be_hidden()
+
+
+@pytest.mark.parametrize("way", ["draw", "again"])
+def test_a_server_that_was_away_at_the_start_comes_back(new_page, way):
+    page = new_page("/healthz")
+    page.route("**/models", lambda route: route.abort())
+    page.goto(page.url.replace("/healthz", "/"))
+    expect(page.locator("#facts")).to_have_text("The server does not respond.")
+    expect(page.locator("#again")).to_be_visible()
+    page.unroute("**/models")
+    if way == "draw":
+        draw(page, 1)
+        is_read(page, "1")
+    else:
+        page.click("#again")
+        is_empty(page)
+    ready(page)
+    expect(page.locator("#again")).to_be_hidden()
+    assert page.locator("#model").input_value() == DEFAULT_MODEL
+    page.click("#card")
+    expect(page.locator("#card-title")).to_have_text(DEFAULT_MODEL)
+
+
+def test_the_model_card_without_models_is_a_link(new_page):
+    page = new_page("/healthz")
+    page.route("**/models", lambda route: route.abort())
+    page.goto(page.url.replace("/healthz", "/"))
+    expect(page.locator("#facts")).to_have_text("The server does not respond.")
+    page.click("#card")
+    page.wait_for_url("**/model")
 
 
 # --- the model
@@ -571,6 +726,21 @@ def test_evidence_is_off_until_asked_for(page):
     expect(page.locator("#overlay")).to_be_hidden()
 
 
+def test_a_network_without_evidence_says_why(page):
+    draw(page, 4)
+    is_read(page, "4")
+    expect(page.locator("#no-why")).to_be_hidden()
+    page.select_option("#model", "baseline")
+    expect(page.locator("#facts")).to_contain_text("baseline: ")
+    is_read(page, "4")
+    expect(page.locator("#why")).to_be_hidden()
+    expect(page.locator("#no-why")).to_contain_text("This network can\u2019t say where: ")
+    page.keyboard.press("w")
+    expect(page.locator("#legend")).to_be_hidden()
+    page.locator("#inside summary").click()
+    expect(page.locator("#order")).to_contain_text("that vary most over the image first")
+
+
 def test_evidence_is_coloured_where_the_network_looked(page):
     shown_evidence(page)
     colours = page.evaluate(
@@ -627,6 +797,10 @@ def test_feature_maps_are_folded_away_until_asked_for(page):
     expect(page.locator(".stage")).to_have_count(0)
     page.locator("#inside summary").click()
     expect(page.locator(".stage").first).to_be_visible()
+    expect(page.locator("#order")).to_contain_text(
+        "in the last stage the channels that contributed most first, in the others those that vary "
+        "most over the image. Black is a stage\u2019s lowest value, white its highest."
+    )
     last = page.locator(".stage").last
     parts = [
         float(text.replace("\u2212", "-").replace("+", ""))
@@ -662,14 +836,64 @@ def test_a_wrong_answer_is_kept_with_its_truth(page, collected):
     draw(page, 4)
     is_read(page, "4")
     page.click("#wrong")
-    expect(page.locator("#truth button")).to_have_count(10)
-    page.locator("#truth button").nth(9).click()
-    expect(page.locator("#thanks")).to_contain_text("1 so far")
+    labels = page.locator("#truth button")
+    expect(labels).to_have_count(10)
+    expect(labels.nth(4)).to_be_disabled()  # what was read
+    labels.nth(9).click()
+    expect(page.locator("#thanks")).to_contain_text("Kept as a 9 on this computer")
+    expect(page.locator("#thanks")).to_be_focused()
     expect(page.locator("#truth")).to_be_hidden()
     (file,) = (collected / "9").iterdir()
     kept = np.asarray(Image.open(file).convert("L"))
     assert kept.min() < 30
     assert np.median(kept) == 255
+
+
+def test_a_correction_that_is_not_kept_can_be_sent_again(page, collected):
+    draw(page, 4)
+    is_read(page, "4")
+    page.click("#wrong")
+    chosen = page.locator("#truth button").nth(8)
+    page.route("**/feedback?*", lambda route: route.abort())
+    chosen.click()
+    text = "Not kept: The server does not respond. Choose again to retry."
+    expect(page.locator("#thanks")).to_have_text(text)
+    expect(page.locator("#said")).to_have_text(text)
+    expect(chosen).to_have_attribute("aria-pressed", "true")
+    expect(chosen).to_be_focused()
+    page.route("**/feedback?*", lambda route: route.fulfill(status=507, json={"detail": "full"}))
+    chosen.click()
+    expect(page.locator("#thanks")).to_have_text("Not kept: full. Choose again to retry.")
+    page.unroute("**/feedback?*")
+    chosen.click()
+    expect(page.locator("#thanks")).to_contain_text("Kept as an 8")
+    expect(page.locator("#wrong")).to_be_hidden()
+    assert len(list((collected / "8").iterdir())) == 1
+
+
+@pytest.mark.parametrize("source", ["drawing", "photograph"])
+def test_a_digit_of_a_number_is_cut_out_and_kept(page, collected, source):
+    """What is kept is read as the same digit, whatever it is called."""
+    draw_number(page)
+    is_read(page, "1905")
+    if source == "photograph":
+        content = base64.b64decode(page.evaluate("sheet.toDataURL().split(',')[1]"))
+        hand_over(page, "drop", content)
+        is_read(page, "1905")
+    reader = Reader()
+    for i, (read, truth) in enumerate(zip("1905", "2763", strict=True)):
+        page.locator("#chips button").nth(i).click()
+        expect(page.locator("#wrong")).to_have_text(f"This {read} was wrong")
+        page.click("#wrong")
+        page.locator("#truth button").nth(int(truth)).click()
+        expect(page.locator("#thanks")).to_contain_text("Kept as a ")
+        newest = max((collected / truth).iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        reading = reader.read(newest)
+        assert (reading.label, reading.side_by_side) == (read, 1)
+        with Image.open(newest) as kept:
+            assert max(kept.size) <= 512
+    page.locator("#chips button").first.click()
+    expect(page.locator("#wrong")).to_be_hidden()  # kept once
 
 
 def test_nothing_is_kept_where_the_server_does_not_collect(new_page):
@@ -698,6 +922,35 @@ def test_the_picture_is_saved(page):
     pixels = np.asarray(saved.convert("RGB")).astype(int)
     assert (pixels.max(2) < 60).sum() > 5_000  # ink and words
     assert ((pixels[..., 0] - pixels[..., 2]) > 80).sum() > 10_000  # evidence for the first answer
+    legend = pixels[1010 + 20 : 1010 + 55]  # below the sheet: a square of each colour
+    first, second = np.array([0xE0, 0x7A, 0x1F]), np.array([0x2A, 0x74, 0xB8])
+    for colour in (first, second):
+        assert (abs(legend - colour).max(2) < 8).sum() > 300
+
+
+def test_the_saved_picture_says_what_is_unsure(page):
+    page.evaluate(
+        """() => { window.written = [];
+        const write = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+            window.written.push(text);
+            return write.call(this, text, ...rest);
+        }; }"""
+    )
+    change_answers(page, label="4", confidence=0.58, unsure=True, probabilities=UNDECIDED)
+    draw(page, 4)
+    expect(page.locator("body")).to_have_attribute("data-state", "unsure")
+    is_read(page, "4")
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "featherweight-4.png"
+    written = page.evaluate("written")
+    assert written[0] == "4?"
+    assert not any(text.startswith("for ") for text in written)
+    page.click("#why")
+    with page.expect_download():
+        page.click("#save")
+    assert "for 4" in page.evaluate("written")
 
 
 def test_the_picture_is_shared_where_the_system_can(page):
@@ -745,6 +998,21 @@ def test_the_keyboard_alone(page):
     is_read(page, "1")
     page.keyboard.press("Delete")
     is_empty(page)
+
+
+@pytest.mark.parametrize("settings", [PHONE, SIDEWAYS], ids=["upright", "sideways"])
+def test_tab_goes_down_a_phone(new_page, settings):
+    """The order of the keyboard is the order on the screen."""
+    page = new_page(**settings)
+    draw(page, 4)
+    is_read(page, "4")
+    tops = page.evaluate(
+        """(parts) => parts.map((each) => document.querySelector(each))
+        .toSorted((a, b) => a.compareDocumentPosition(b) & 4 ? -1 : 1)
+        .map((each) => each.getBoundingClientRect().top)""",
+        [".rest", ".samples", ".inside", ".verdict"],
+    )
+    assert tops == sorted(tops)
 
 
 @pytest.mark.parametrize("place", ["#model", "#save", "#inside summary"])

@@ -1,4 +1,4 @@
-// What is on the sheet, as data: strokes, an opened picture, and the way back and forth.
+// What is on the sheet, as data: strokes, an opened picture (an ImageBitmap), and the way back and forth.
 //
 // A stroke is { points, erase }, a point [x, y, width], all relative to the side of the sheet. A
 // state is never changed once another follows it, so undoing is only a matter of keeping states.

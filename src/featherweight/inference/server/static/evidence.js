@@ -68,6 +68,9 @@ export class Evidence {
       left, top, right - left, bottom - top);
   }
 
+  // What is painted, or null.
+  get painted() { return this.on ? this.#shown?.evidence ?? null : null; }
+
   // The middles of the rows and of the columns of places, in pixels of what the network saw.
   #middles() {
     const { values, extent: [left, top, right, bottom] } = this.#shown.evidence;

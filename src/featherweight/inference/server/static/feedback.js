@@ -13,42 +13,62 @@ const byId = (id) => document.getElementById(id);
 // `picture()` returns the PNG to keep, and `say(text)` speaks.
 export function takeFeedback(models, picture, say) {
   const wrong = byId("wrong"), truth = byId("truth"), thanks = byId("thanks");
+  const kept = new WeakSet(); // readings, each of which is kept once
+  let reading = null; // what is offered to be corrected
+  let sending = false;
 
   const open = (yes) => {
     truth.hidden = !yes;
     wrong.setAttribute("aria-expanded", yes);
   };
 
-  async function send(label) {
-    let text;
+  async function send(label, button) {
+    if (sending) return;
+    sending = true;
+    for (const each of truth.querySelectorAll("button"))
+      each.setAttribute("aria-pressed", each === button);
+    thanks.textContent = "";
+    const about = reading;
     try {
-      const kept = await keep(picture(), label);
-      text = `Kept as ${one(label)} ${WHERE}: ${kept} so far.`;
+      const count = await keep(picture(), label);
+      kept.add(about);
+      thanks.textContent = `Kept as ${one(label)} ${WHERE}: ${count} so far.`;
+      if (about === reading) finish();
     } catch (error) {
       if (!(error instanceof ReadingError)) throw error;
-      text = error.message;
+      // The buttons stay, with the choice, unless another drawing has been read meanwhile.
+      thanks.textContent = `Not kept: ${error.message.replace(/\.?$/, ".")}`
+        + (about === reading ? " Choose again to retry." : "");
+      say(thanks.textContent);
+    } finally {
+      sending = false;
     }
+  }
+
+  // Put the focus on the thanks, because the buttons that had it go; that is spoken too.
+  function finish() {
     open(false);
-    wrong.hidden = true; // once for each drawing
-    thanks.textContent = text;
-    say(text);
+    wrong.hidden = true;
+    thanks.focus();
   }
 
   wrong.addEventListener("click", () => {
     const question = Object.assign(document.createElement("p"), { textContent: "It is a" });
     truth.replaceChildren(question, ...models.labels.map((label) => {
       const button = Object.assign(document.createElement("button"),
-        { type: "button", textContent: label });
-      button.addEventListener("click", () => send(label));
+        { type: "button", textContent: label, disabled: label === reading.label });
+      button.addEventListener("click", () => send(label, button));
       return button;
     }));
     open(truth.hidden);
   });
 
-  // Offer it for a new answer, where the server collects.
+  // Offer it for a new reading, if there is one, where the server collects.
   return {
-    offer(yes) {
-      wrong.hidden = !yes || !models.collects;
+    offer(next, ofNumber = false) {
+      reading = next;
+      wrong.textContent = next && ofNumber ? `This ${next.label} was wrong` : "That was wrong";
+      wrong.hidden = !next || !models.collects || kept.has(next);
       thanks.textContent = "";
       open(false);
     },

@@ -2,18 +2,18 @@
 
 const byId = (id) => document.getElementById(id);
 
-// Call `use({ shown, blob })` with each picture, and `refuse(message)` with what is none.
+// Call `use(bitmap)` with each picture, and `refuse(message)` with what is none.
 export function takeFiles(use, refuse) {
   async function take(blob) {
     if (!blob) return;
-    let shown;
+    let bitmap;
     try {
-      shown = await createImageBitmap(blob);
+      bitmap = await createImageBitmap(blob);
     } catch {
       refuse("This file is not a picture that the browser can show.");
       return;
     }
-    use({ shown, blob });
+    use(bitmap);
   }
 
   for (const [button, input] of [["open", "file"], ["camera", "photo"]]) {

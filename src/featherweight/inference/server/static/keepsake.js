@@ -1,6 +1,7 @@
 // A picture to keep or to send: the drawing, the answer, and which network gave it.
 
 import { paintDrawing } from "./paint.js";
+import { token } from "./pixels.js";
 
 const WIDTH = 1080, HEIGHT = 1350, EDGE = 70, SIDE = WIDTH - 2 * EDGE; // pixels
 // The light scheme's colours: a picture does not know where it is looked at.
@@ -13,6 +14,15 @@ function write(context, text, x, y, size, { weight = 400, colour = INK, width })
   while (context.measureText(text).width > width && --size > 12);
   context.fillText(text, x, y);
   return context.measureText(text).width;
+}
+
+// Say what the two colours of the evidence stand for. They are the screen's, as the evidence's are.
+function writeLegend(context, { first, second }, x, y) {
+  for (const [colour, label] of [["--first", first], ["--second", second]]) {
+    context.fillStyle = token(colour);
+    context.fillRect(x, y - 21, 22, 22);
+    x += 32 + write(context, `for ${label}`, x + 32, y, 28, { colour: SOFT }) + 36;
+  }
 }
 
 export function keepsake(drawing, evidence, { digit, title, sentence, note, line }) {
@@ -36,7 +46,9 @@ export function keepsake(drawing, evidence, { digit, title, sentence, note, line
   const top = EDGE + SIDE;
   const taken = write(context, digit, EDGE, top + 190, 190, { weight: 650, width: 420 });
   const left = EDGE + taken + (digit ? 40 : 0), width = WIDTH - EDGE - left;
-  const up = note ? 25 : 0;
+  const why = evidence.painted;
+  if (why) writeLegend(context, why, left, top + 46);
+  const up = note && !why ? 25 : 0;
   write(context, title, left, top + 110 - up, 44, { weight: 600, width });
   write(context, sentence, left, top + 165 - up, 32, { colour: SOFT, width });
   write(context, note, left, top + 210 - up, 32, { width });

@@ -12,16 +12,26 @@ const make = (tag, parts = {}, ...children) => {
 };
 
 export class Maps {
-  // `root` holds the stages; `dialog` shows one map.
-  constructor(root, dialog) {
-    Object.assign(this, { root, dialog });
+  // `order` says what comes first; `root` holds the stages; `dialog` shows one map.
+  constructor(order, root, dialog) {
+    Object.assign(this, { order, root, dialog });
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   }
 
   clear() { this.root.replaceChildren(); }
 
+  #tellOrder(stages) {
+    const varying = "those that vary most over the image", last = stages.at(-1);
+    this.order.textContent = "Every stage’s feature maps for this digit: "
+      + (last.contributions ? `in the last stage the channels that contributed most first, in the `
+        + `others ${varying}. ` : `${varying} first. `)
+      + "Black is a stage’s lowest value, white its highest. "
+      + `Click one to ${last.filters ? "see its filter" : "enlarge it"}.`;
+  }
+
   // Show stages as POST predict returns them, and what `evidence` they are for.
   show(stages, evidence) {
+    this.#tellOrder(stages);
     this.root.replaceChildren(...stages.map((stage, i) => this.#stage(stage, i, evidence)));
   }
 

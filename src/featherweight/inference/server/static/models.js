@@ -8,6 +8,7 @@ const share = (part, digits = 2) => `${(100 * part).toFixed(digits)}\u00a0%`;
 
 export class Models {
   all = [];
+  loaded = false;
   collects = false;
   #card = {}; // what the exported file says of itself
 
@@ -24,7 +25,7 @@ export class Models {
 
   async load() {
     const { default: first, collects, models } = await findModels();
-    Object.assign(this, { all: models, collects });
+    Object.assign(this, { all: models, collects, loaded: true });
     byId("model").replaceChildren(...models.map(({ name }) => new Option(name, name)));
     byId("model").value = first;
     byId("model").disabled = models.length < 2;
@@ -69,6 +70,7 @@ export class Models {
   }
 
   #showCard(event) {
+    if (!this.loaded) return; // the link leads to the card itself
     event.preventDefault();
     const { parameters, bytes: size, validation_correct: right, validation_total: total } =
       this.current, card = this.#card;

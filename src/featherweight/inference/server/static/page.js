@@ -10,17 +10,16 @@ import { takeKeys } from "./keys.js";
 import { Latest } from "./latest.js";
 import { Maps } from "./maps.js";
 import { Models } from "./models.js";
-import { pictureOf, toPng } from "./paint.js";
+import { pictureOf, pictureToKeep } from "./paint.js";
 import { Pen } from "./pen.js";
 import { unpack } from "./pixels.js";
-import { read, ReadingError, readMaps } from "./reading.js";
+import { AWAY, read, ReadingError, readMaps } from "./reading.js";
 import { hush, say, sayAtRest } from "./said.js";
 import { Samples } from "./samples.js";
 import { Sheet } from "./sheet.js";
 import { isNumber, one } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
-const KEPT = 512; // pixels on a side of a kept photograph, which is all that a reader looks at
 
 const drawing = new Drawing();
 const sheet = new Sheet(byId("sheet"), byId("marks"), drawing);
@@ -35,10 +34,10 @@ const models = new Models(() => {
   latest.now();
 });
 const samples = new Samples(byId("samples"), byId("samples-title"), drawing);
-const maps = new Maps(byId("stages"), byId("map"));
+const maps = new Maps(byId("order"), byId("stages"), byId("map"));
 const evidence = new Evidence({ sheet: byId("sheet"), overlay: byId("overlay"),
   seen: byId("seen-overlay"), places: byId("places"), readout: byId("readout") }, say);
-const feedback = takeFeedback(models, () => toPng(drawing, drawing.picture ? KEPT : undefined), say);
+const feedback = takeFeedback(models, () => pictureToKeep(drawing, boxes(), chosen), say);
 
 let answer = null; // the newest one, with the area of the sheet that it is about
 let chosen = 0; // which digit of a number has its details shown
@@ -46,6 +45,7 @@ let settled = true; // whether the drawing rests, so that its answer may be said
 let lifted = 0; // when the drawing came to rest, in milliseconds
 
 const busy = (yes) => byId("verdict").setAttribute("aria-busy", yes);
+const boxes = () => (isNumber(answer) ? answer.digits.map(({ box }) => box) : []);
 
 // --- reading
 
@@ -57,16 +57,20 @@ async function ask(signal) {
 const latest = new Latest(ask, (found) => {
   answer = found;
   chosen = 0;
+  offerAgain(false);
   show();
+  start(); // what the server did not tell when the page was opened
   // For tools/page_latency.py, and for the browser's own tools.
   if (settled) {
     requestAnimationFrame(() => performance.measure("answer",
       { start: lifted, detail: { ...found.milliseconds, took: found.took } }));
   }
 }, (error) => {
-  forget("failed", "That did not work", error.message);
+  const text = error.message === AWAY ? AWAY : `Not read: ${error.message}`;
+  forget("failed", "That did not work", text);
+  offerAgain(error.again);
   if (settled) {
-    say(error.message);
+    say(text);
     busy(false);
   }
 });
@@ -99,7 +103,15 @@ function forget(state, title, sentence) {
   sheet.mark([], [], 0);
   evidence.show(null);
   maps.clear();
-  feedback.offer(false);
+  feedback.offer(null);
+  offerAgain(false);
+}
+
+// Offer to try again. Whoever does so by the keyboard goes on at the sheet.
+function offerAgain(yes) {
+  const again = byId("again");
+  if (!yes && document.activeElement === again) byId("sheet").focus();
+  again.hidden = !yes;
 }
 
 const invite = () => forget("empty", "Draw a digit", models.invitation);
@@ -117,7 +129,7 @@ function show() {
     showMaps();
     busy(false);
   }
-  feedback.offer(settled && answer.label !== null && !isNumber(answer));
+  feedback.offer(settled && answer.label !== null ? details() : null, isNumber(answer));
 }
 
 // Say what a sample is where the network reads something else.
@@ -133,6 +145,7 @@ function sampleNote() {
 function nameWhy() {
   const why = details().evidence;
   byId("why").hidden = !why;
+  byId("no-why").hidden = Boolean(why) || details().label === null;
   byId("legend").hidden = !why || !evidence.on;
   if (!why) return;
   byId("why").textContent = `Why ${one(why.first)}, not ${one(why.second)}?`;
@@ -148,7 +161,7 @@ function choose(i) {
 function showWhy(on) {
   evidence.on = on;
   byId("why").setAttribute("aria-pressed", on);
-  byId("legend").hidden = !on || !answer;
+  byId("legend").hidden = !on || !answer || !details().evidence;
   evidence.paint();
 }
 
@@ -167,6 +180,13 @@ async function showMaps() {
 
 byId("inside").addEventListener("toggle", showMaps);
 byId("why").addEventListener("click", () => showWhy(!evidence.on));
+byId("again").addEventListener("click", () => {
+  if (drawing.empty) start();
+  else {
+    busy(true);
+    latest.now();
+  }
+});
 
 // --- tools
 
@@ -203,7 +223,8 @@ takeFiles((picture) => {
 
 // --- a picture to keep
 
-const keep = () => keepsake(drawing, evidence, { digit: byId("digit").textContent,
+const keep = () => keepsake(drawing, evidence, {
+  digit: byId("digit").textContent + (document.body.dataset.state === "unsure" ? "?" : ""),
   title: byId("title").textContent, sentence: byId("why-so").textContent,
   note: sampleNote(), line: models.line });
 const name = () => `featherweight-${byId("digit").textContent || "drawing"}.png`;
@@ -214,13 +235,32 @@ byId("share").hidden = !canShare();
 
 // --- the start
 
+let starting = false;
+
+// Load what the server tells once, or what of it is still missing.
+async function start() {
+  if (starting || (samples.loaded && models.loaded)) return;
+  starting = true;
+  try {
+    const missing = [samples, models].filter(({ loaded }) => !loaded);
+    // All of them, so that none is under way when the next try begins.
+    const ends = await Promise.allSettled(missing.map((each) => each.load()));
+    for (const { reason } of ends) if (reason) throw reason;
+    samples.tell(models.name);
+    if (drawing.empty) invite();
+    else if (answer) show();
+  } catch (error) {
+    if (!(error instanceof ReadingError)) throw error;
+    byId("facts").textContent = error.message;
+    if (drawing.empty) {
+      forget("failed", "That did not work", error.message);
+      offerAgain(true);
+    }
+  } finally {
+    starting = false;
+  }
+}
+
 showWhy(false);
 invite();
-try {
-  await Promise.all([samples.load(), models.load()]);
-  samples.tell(models.name);
-  if (drawing.empty) invite();
-} catch (error) {
-  if (!(error instanceof ReadingError)) throw error;
-  byId("facts").textContent = "The server does not respond.";
-}
+start();

@@ -1,11 +1,14 @@
 // Paint a drawing: on the screen, for the network, and into the picture that is saved.
 
-const SENT = 224; // pixels on a side of the picture that is read: 8 for each of the network's
+const SENT = 224; // pixels on a side of a drawing that is read: 8 for each of the network's
+const LARGEST = 1024; // pixels on the longer side of an opened picture that is read
+const KEPT = 512; // the same of a picture that is kept, so that none is larger than the server takes
+const MARGIN = 0.25; // around a digit that is cut out, relative to the longer side of its ink
 
 // Where a picture lies on a square sheet, as [left, top, right, bottom] from 0 to 1.
 export function areaOf(picture) {
   if (!picture) return [0, 0, 1, 1];
-  const { width, height } = picture.shown, side = Math.max(width, height);
+  const { width, height } = picture, side = Math.max(width, height);
   const x = (1 - width / side) / 2, y = (1 - height / side) / 2;
   return [x, y, 1 - x, 1 - y];
 }
@@ -39,7 +42,7 @@ export function paintDrawing(context, drawing, side, paper, ink) {
   if (drawing.picture) {
     const [left, top, right, bottom] = areaOf(drawing.picture).map((each) => each * side);
     context.imageSmoothingQuality = "high";
-    context.drawImage(drawing.picture.shown, left, top, right - left, bottom - top);
+    context.drawImage(drawing.picture, left, top, right - left, bottom - top);
   }
   // On a layer of their own, so that the eraser takes ink and leaves an opened picture.
   layer.width = layer.height = side;
@@ -50,20 +53,62 @@ export function paintDrawing(context, drawing, side, paper, ink) {
   context.drawImage(layer, 0, 0);
 }
 
-const copy = document.createElement("canvas");
+const copy = document.createElement("canvas"), part = document.createElement("canvas");
 
-// The drawing as a PNG, black on white.
-export function toPng(drawing, side = SENT) {
-  copy.width = copy.height = side;
-  paintDrawing(copy.getContext("2d"), drawing, side, "#ffffff", "#111111");
+// Paint what is read, an opened picture alone or the sheet with its strokes, and return where that
+// lies on the sheet. A picture is sent as the browser shows it, upright and not too large, so that
+// whatever can be shown can be read.
+function paintRead(drawing) {
+  const { picture, strokes } = drawing;
+  if (!picture || strokes.length) {
+    copy.width = copy.height = SENT;
+    paintDrawing(copy.getContext("2d"), drawing, SENT, "#ffffff", "#111111");
+    return [0, 0, 1, 1];
+  }
+  const scale = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
+  [copy.width, copy.height] = [picture.width, picture.height]
+    .map((each) => Math.max(1, Math.round(each * scale)));
+  const context = copy.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(picture, 0, 0, copy.width, copy.height);
+  return areaOf(picture);
+}
+
+function toPng(canvas) {
   // Not toBlob: Chromium waits with it for an idle moment, which may not come during drawing.
-  const bytes = atob(copy.toDataURL("image/png").split(",")[1]);
+  const bytes = atob(canvas.toDataURL("image/png").split(",")[1]);
   return new Blob([Uint8Array.from(bytes, (c) => c.charCodeAt(0))], { type: "image/png" });
 }
 
-// What is read, and where it lies on the sheet: an opened file as it is, unless it is drawn upon.
+// What is read, as a PNG whatever the opened file was, and where it lies on the sheet.
 export function pictureOf(drawing) {
-  return drawing.picture && !drawing.strokes.length
-    ? { blob: drawing.picture.blob, area: areaOf(drawing.picture) }
-    : { blob: toPng(drawing), area: [0, 0, 1, 1] };
+  const area = paintRead(drawing);
+  return { blob: toPng(copy), area };
+}
+
+// What was read, or of a number the digit with the index `i`, as a PNG to keep. `boxes` are the
+// digits' from left to right, relative to what was read.
+export function pictureToKeep(drawing, boxes = [], i = 0) {
+  paintRead(drawing);
+  const [left, top, right, bottom] = boxes.length ? cutOf(boxes, i) : [0, 0, 1, 1];
+  const width = (right - left) * copy.width, height = (bottom - top) * copy.height;
+  const scale = Math.min(1, KEPT / Math.max(width, height));
+  part.width = Math.max(1, Math.round(width * scale));
+  part.height = Math.max(1, Math.round(height * scale));
+  const context = part.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(copy, left * copy.width, top * copy.height, width, height,
+    0, 0, part.width, part.height);
+  return toPng(part);
+}
+
+// A digit's box with a margin, which ends half-way to the digits beside it.
+function cutOf(boxes, i) {
+  const [left, top, right, bottom] = boxes[i];
+  const margin = MARGIN * Math.max((right - left) * copy.width, (bottom - top) * copy.height);
+  const x = margin / copy.width, y = margin / copy.height;
+  const before = i > 0 ? (boxes[i - 1][2] + left) / 2 : 0;
+  const after = i + 1 < boxes.length ? (boxes[i + 1][0] + right) / 2 : 1;
+  return [Math.min(left, Math.max(left - x, before)), Math.max(0, top - y),
+    Math.max(right, Math.min(right + x, after)), Math.min(1, bottom + y)];
 }

@@ -1,8 +1,16 @@
 // Read a picture. The rest of the page knows nothing of where the network runs: another version of
 // this file may run it in the page.
 
-// What a user can be told: the server is away, or it refuses.
-export class ReadingError extends Error {}
+// What a user can be told: the server is away, or it refuses. `again` tells whether the same may
+// work later.
+export class ReadingError extends Error {
+  constructor(message, again) {
+    super(message);
+    this.again = again;
+  }
+}
+
+export const AWAY = "The server does not respond.";
 
 async function ask(url, options) {
   let response, content;
@@ -11,9 +19,12 @@ async function ask(url, options) {
     content = await response.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ReadingError("The server does not respond. Draw again to retry.");
+    throw new ReadingError(AWAY, true);
   }
-  if (!response.ok) throw new ReadingError(`Not read: ${content.detail}`);
+  if (!response.ok) {
+    throw new ReadingError(content.detail, [408, 429].includes(response.status)
+      || response.status >= 500);
+  }
   return content;
 }
 

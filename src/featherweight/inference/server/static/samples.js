@@ -12,6 +12,7 @@ const strokesOf = ({ strokes, width }) =>
 
 export class Samples {
   #playing = 0;
+  loaded = false;
 
   constructor(root, title, drawing) {
     Object.assign(this, { root, title, drawing });
@@ -20,7 +21,7 @@ export class Samples {
 
   async load() {
     const { model, samples } = await findSamples();
-    Object.assign(this, { model, samples });
+    Object.assign(this, { model, samples, loaded: true });
     this.root.replaceChildren(...samples.map((sample) => this.#item(sample)));
     new ResizeObserver(() => this.#paint()).observe(this.root);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
@@ -28,6 +29,7 @@ export class Samples {
 
   // Say how many are mistakes; they are those of one network.
   tell(model) {
+    if (!this.loaded) return;
     const mistakes = this.samples.filter(({ digit, reads }) => digit !== reads).length;
     this.title.textContent = "Or try one of these."
       + (model === this.model ? ` ${COUNTS[mistakes]} are real mistakes.` : "");

@@ -5,7 +5,7 @@ import { token } from "./pixels.js";
 
 const MARGIN = 0.015; // around the ink of a digit, relative to the side of the sheet
 
-const HEAD = 0.1; // what a label above a box needs, relative to the side of the sheet
+const HEAD = 30; // pixels that a label above or below a box needs
 
 export class Sheet {
   cursor = null; // the keyboard's pen: its position, and whether it is down
@@ -59,7 +59,9 @@ export class Sheet {
       [style.top, style.height] = place(top, bottom, box[1], box[3] - box[1]);
       name.textContent = unsure ? `${label}?` : label;
       mark.classList.toggle("chosen", i === chosen);
-      mark.classList.toggle("low", top + box[1] * (bottom - top) < HEAD);
+      const above = parseFloat(style.top) / 100, under = above + parseFloat(style.height) / 100;
+      const head = HEAD / this.canvas.clientHeight;
+      if (above < head) mark.classList.add(under + head > 1 ? "full" : "low");
       mark.append(name);
       return mark;
     }));

@@ -2,6 +2,9 @@
 
 export const COUNTS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"];
 
+const CLOSE = 0.5; // probability of a close second, relative to the first
+const NAMED = 2; // doubtful digits of a number that are named
+
 export const count = (n) => Number(n).toLocaleString("en");
 
 // Never "100.0 %", which no network may say; and nothing for what would be "0.0 %".
@@ -33,7 +36,7 @@ export function ranked({ probabilities }, labels) {
 // network's answers count as sure, null if that isn't known.
 export function words(answer, labels, sureFrom = null) {
   if (answer.label === null) {
-    return ["No ink found", "Nothing here is darker or lighter than the paper."];
+    return ["No digit found", "Too little ink to read a digit, or too faint."];
   }
   if (isNumber(answer)) return numberInWords(answer, labels);
   const [first, second] = ranked(answer, labels);
@@ -41,15 +44,15 @@ export function words(answer, labels, sureFrom = null) {
     return [`Not sure: perhaps ${one(first.label)}`,
       "Several digits seem to stand side by side, and they touch."];
   }
-  if (!answer.unsure) {
-    const rest = percent(second.p);
-    return [`Sure: ${one(first.label)}`,
-      `${percent(first.p)} for ${first.label}${rest ? `, ${rest} for ${second.label}` : ""}.`];
+  const rest = percent(second.p), most = `${percent(first.p)} for ${first.label}`;
+  const least = rest && `${rest} for ${second.label}`;
+  if (!answer.unsure) return [`Sure: ${one(first.label)}`, `${most}${least && `, ${least}`}.`];
+  if (second.p >= CLOSE * first.p) {
+    return [`Not sure: ${one(first.label)}, or perhaps ${one(second.label)}`,
+      `A close second: ${most}, ${least}.`];
   }
-  const both = `${percent(first.p)} for ${first.label}, ${percent(second.p)} for ${second.label}.`;
-  return second.p > 0.1 * first.p
-    ? [`Not sure: ${one(first.label)}, or perhaps ${one(second.label)}`, `A close second: ${both}`]
-    : [`Not sure: perhaps ${one(first.label)}`, `${sureFrom ? `Sure only from ${percent(sureFrom)}` : "Too little to be sure"}: ${both}`];
+  const why = sureFrom ? `Sure only from ${percent(sureFrom)}` : "Too little to be sure";
+  return [`Not sure: perhaps ${one(first.label)}`, `${why}: ${most}${least && `, then ${least}`}.`];
 }
 
 export const isNumber = (answer) => answer.side_by_side > 1 && (answer.digits?.length ?? 0) > 1;
@@ -60,5 +63,13 @@ function numberInWords({ digits }, labels) {
     const [first, second] = ranked(digit, labels);
     return `the ${first.label} (perhaps ${one(second.label)})`;
   });
-  return [title, doubts.length ? `Not sure of ${doubts.join(" and ")}.` : "Sure of each."];
+  return [title, doubts.length ? `Not sure of ${list([...new Set(doubts)], doubts.length)}.`
+    : "Sure of each."];
+}
+
+// At most NAMED of the names of `n` things, and how many more there are.
+function list(names, n) {
+  const named = names.slice(0, NAMED), more = n - named.length;
+  const last = more ? `${more} more` : named.pop();
+  return named.length ? `${named.join(", ")} and ${last}` : last;
 }
