@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featherweight.data import load_split
+from featherweight.errors import InputError
 from featherweight.inference.prepare import (
     FORMATS,
     MAX_PIXELS,
@@ -474,3 +475,24 @@ def test_images_stay_the_same_to_the_bit(mnist):
         content = b"".join(b"-" if each is None else each.tobytes() for each in parts)
         found += hashlib.sha256(content + bytes([count])).hexdigest()[:4]
     assert found == HASHES
+
+
+def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path):
+    sheet = np.full((4300, 5700), 235, np.uint8)  # 24 million pixels, as phones take them
+    sheet[800:3500, 2600:3000] = 30
+    Image.fromarray(sheet).save(tmp_path / "phone.jpg")
+    assert open_picture(tmp_path / "phone.jpg").size == (2850, 2150)
+    assert (
+        np.corrcoef(prepare(tmp_path / "phone.jpg").ravel(), prepare(sheet[::2, ::2]).ravel())[0, 1]
+        > 0.99
+    )
+    Image.fromarray(sheet).save(tmp_path / "phone.png")
+    with pytest.raises(InputError, match="got 5,700 x 4,300 pixels, expected at most 16,000,000"):
+        open_picture(tmp_path / "phone.png")
+
+
+def test_a_file_that_does_not_end_is_refused():
+    with pytest.raises(InputError, match="/dev/zero: got over 67,108,864 bytes"):
+        open_picture("/dev/zero")
+    with pytest.raises(InputError, match="picture: got over 67,108,864 bytes"):
+        open_picture(bytes(67_108_865))

@@ -144,9 +144,9 @@ def test_a_picture_of_the_largest_size_fits_in_a_form(client):
     assert client.post("/predict", files={"file": content}).status_code == 200
 
 
-def test_the_page_offers_every_format_that_a_browser_shows(client):
-    accepted = re.search('accept="(.*?)"', client.get("/").text)[1].split(",")
-    assert accepted == [media_type for media_type in MEDIA_TYPES if media_type != "image/tiff"]
+def test_the_page_opens_every_picture_that_a_browser_shows(client):
+    # It sends what it shows as PNG.
+    assert set(re.findall('accept="(.*?)"', client.get("/").text)) == {"image/*"}
 
 
 def test_several_digits_are_unsure_and_read_one_by_one(client, model):

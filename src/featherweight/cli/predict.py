@@ -174,7 +174,10 @@ def _read_all(
 
 
 def _read_file(reader: "Reader", source: str, *, number: bool) -> "list[Reading]":
-    picture = sys.stdin.buffer.read() if source == "-" else Path(source)
+    from ..inference.prepare import MAX_FILE_BYTES
+
+    # One byte more than is accepted: a stream need not end.
+    picture = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == "-" else Path(source)
     return reader.read_number(picture) if number else [reader.read(picture)]
 
 

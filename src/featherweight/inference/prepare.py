@@ -25,7 +25,9 @@ from ..errors import InputError
 from ._fit import FIT, SIDE, Box, Bytes, extent, fit
 from ._ink import THRESHOLDS, Floats, Labels, find_ink
 
-MAX_PIXELS = 16_000_000  # larger pictures are refused before they are decoded
+MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
+JPEG_SCALES = (2, 4)  # parts of its size at which a JPEG file of more pixels is decoded
+MAX_FILE_BYTES = 64 * 1024 * 1024
 # The formats that are read: Pillow's name, the media type, and the suffixes of file names.
 FORMATS = {
     "PNG": ("image/png", (".png",)),
@@ -103,11 +105,14 @@ def open_picture(source: bytes | str | Path) -> Image.Image:
         InputError: It is none of FORMATS, is damaged, or has more than MAX_PIXELS pixels.
         OSError: The file cannot be read.
     """
-    content, name = (
-        (source, "picture")
-        if isinstance(source, bytes)
-        else (Path(source).read_bytes(), str(source))
-    )
+    if isinstance(source, bytes):
+        content, name = source, "picture"
+    else:
+        name = str(source)
+        with Path(source).open("rb") as file:  # which need not end, as /dev/zero does not
+            content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise InputError(f"{name}: got over {MAX_FILE_BYTES:,} bytes, expected at most that many")
     return decode(open_header(content, name), name)
 
 
@@ -119,10 +124,15 @@ def open_header(content: bytes, name: str = "picture") -> Image.Image:
     """
     with _readable(name):
         picture = Image.open(io.BytesIO(content), formats=list(FORMATS))
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
+        width, height = picture.size
+        # A large photograph is decoded at a fraction of its size, which the format allows.
+        for scale in JPEG_SCALES:
+            if picture.width * picture.height > MAX_PIXELS:
+                picture.draft(None, (width // scale, height // scale))
+    if picture.width * picture.height > MAX_PIXELS:
         raise InputError(
-            f"{name}: got {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,}"
+            f"{name}: got {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,}, or "
+            f"{JPEG_SCALES[-1] ** 2 * MAX_PIXELS:,} of a JPEG"
         )
     return picture
 
