@@ -2,7 +2,7 @@
 
 Example:
     listening = listen("127.0.0.1", 8000)
-    serve(app, listening)                           # until SIGINT or SIGTERM
+    serve(create_app(Reader()), listening)          # until SIGINT or SIGTERM
 
 uvicorn itself waits for ever for headers that do not end, and accepts connections until no file
 descriptor is left.
