@@ -54,7 +54,7 @@ GIVEN = {
     **dict.fromkeys(("Net", "console", "content", "error", "folder", "function"), "typing.Any"),
     **dict.fromkeys(("n_images", "node", "path", "plan", "reader", "result"), "typing.Any"),
     **dict.fromkeys(("columns", "jobs", "log_probabilities", "maps", "row", "rows"), "typing.Any"),
-    **dict.fromkeys(("content_type", "graph", "ink", "listening", "weights"), "typing.Any"),
+    **dict.fromkeys(("content_type", "graph", "ink", "listening", "weights", "work"), "typing.Any"),
     **dict.fromkeys(("pixels", "table", "text", "val"), "typing.Any"),
 }
 # What an example may use without importing it.
