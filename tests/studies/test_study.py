@@ -66,6 +66,7 @@ def test_rows_have_what_is_needed_to_repeat_a_run(finished):
         assert int(row["test_total"]) == 90
         assert 0 <= int(row["test_correct"]) <= 90
         assert row["last_epochs_val_correct"].split()[-1] == row["val_correct"]
+        assert 0 < float(row["val_loss"]) < 3  # of 10 classes by chance: 2.3
         assert row["threads"] == "1"
         assert row["verdict"] in ("PASS", "FAIL")
     assert len(list((folder / "runs").glob("*/verdict.json"))) == 4

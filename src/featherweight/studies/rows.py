@@ -84,7 +84,7 @@ def make_row(run: Run, outcome: Outcome, n_params: int | None) -> Row:
         "n_params": n_params,
         "epochs": run.recipe.epochs,
         "val_correct": None if outcome is Outcome.DIVERGED else counts[-1],
-        "val_loss": None if outcome is Outcome.DIVERGED else f"{metrics[-1]['val_loss']:.6f}",
+        "val_loss": None if outcome is Outcome.DIVERGED else f"{metrics[-1]['val_loss']:.5f}",
         "val_total": metrics[-1]["val_total"] if metrics else None,
         "last_epochs_val_correct": " ".join(counts[-3:]),
         "seconds": round(sum(epoch["seconds"] for epoch in metrics), 1),
