@@ -19,6 +19,7 @@ from PIL import Image
 from featherweight.build import build
 from featherweight.evaluate import Evaluation, normalise
 from featherweight.export.onnx import export_onnx
+from featherweight.inference.prepare import Sheet
 from featherweight.run import create_run
 from featherweight.train import train
 
@@ -147,6 +148,11 @@ def result(n, n_wrong, classes=10):
     labels = torch.arange(n) % classes
     read = torch.where(torch.arange(n) < n_wrong, (labels + 1) % classes, labels)
     return Evaluation(0.1, torch.full((n, classes), 0.01).scatter(1, read[:, None], 0.91), labels)
+
+
+def split_number(picture):
+    """The digits of a number, images (28, 28), from left to right."""
+    return [digit.image for digit in Sheet(picture).digits()]
 
 
 def encoded(array, kind="PNG"):

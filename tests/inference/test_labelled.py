@@ -38,21 +38,24 @@ def folder(model, tmp_path):
 
 
 def expected(model, folder):
-    """Count by hand: (confusion with a column for no digit, unsure)."""
-    reader, confusion, unsure = Reader(model.path), np.zeros((10, 11), int), 0
+    """Count by hand: (confusion with a column for no digit, unsure, sure and wrong)."""
+    reader, confusion = Reader(model.path), np.zeros((10, 11), int)
+    unsure, wrong = 0, 0
     for path in [*folder.glob("[0-9]/*.PNG"), *folder.glob("[0-9]/*.bmp")]:
         reading = reader.read(path)
         read = 10 if reading.label is None else int(reading.label)
         confusion[int(path.parent.name), read] += 1
         unsure += reading.unsure
-    return confusion, unsure
+        wrong += not reading.unsure and read != int(path.parent.name)
+    return confusion, unsure, wrong
 
 
 def test_what_the_reader_says_is_counted(model, folder):
     score = score_folder(Reader(model.path), folder)
-    confusion, unsure = expected(model, folder)
+    confusion, unsure, wrong = expected(model, folder)
     np.testing.assert_array_equal(score.confusion, confusion)
     assert (score.total, score.unsure, score.unreadable) == (40, unsure, ())
+    assert score.wrong_though_sure == wrong
     assert score.correct == 25
     interval = binomtest(25, 40).proportion_ci(0.95, "wilson")
     assert score.interval == pytest.approx((interval.low, interval.high), abs=1e-6)
@@ -89,7 +92,7 @@ def test_a_data_set_is_no_folder_of_pictures(folder, digits, tmp_path):
 
 
 def test_evaluate_reads_a_folder_of_pictures(model, folder, tmp_path):
-    confusion, unsure = expected(model, folder)
+    confusion, unsure, wrong = expected(model, folder)
     for words in ([model.path], [model.path.parent]):
         found = featherweight("evaluate", *words, "--data", "mine", "--json", cwd=tmp_path)
         assert (found.returncode, found.stderr) == (0, "")
@@ -100,7 +103,7 @@ def test_evaluate_reads_a_folder_of_pictures(model, folder, tmp_path):
     shown = featherweight("evaluate", model.path, "--data", "mine", cwd=tmp_path)
     first, second = shown.stdout.splitlines()[:2]
     assert first.startswith("mine: 62.50 % (15 wrong of 40), 95 % interval ")
-    assert second == f"{unsure} unsure, 1 without a digit"
+    assert second == f"{unsure} unsure, {wrong} of the others read wrong, 1 without a digit"
     assert " none " in shown.stdout
     (folder / "0" / "bad.png").write_bytes(b"\x89PNG")
     bad = featherweight("evaluate", model.path, "--data", "mine", cwd=tmp_path)
@@ -136,3 +139,11 @@ def test_evaluate_still_reads_a_data_set(model, digits, tmp_path):
     values = json.loads(found.stdout)
     assert (values["split"], values["total"]) == ("val", 100)
     assert values["correct"] == model.float_result.correct
+
+
+def test_what_is_sure_and_wrong_is_counted(model, folder):
+    reader = Reader(model.path)
+    reader.sure_from = 0.0  # every digit is sure, so that all that are wrong are so though sure
+    score = score_folder(reader, folder)
+    assert score.wrong_though_sure == score.total - score.correct - score.unsure
+    assert score.wrong_though_sure > 0

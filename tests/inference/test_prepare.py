@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from helpers import bomb
+from helpers import bomb, split_number
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,11 +16,9 @@ from featherweight.inference.prepare import (
     FORMATS,
     MAX_PIXELS,
     Sheet,
-    is_picture,
     open_picture,
     prepare,
     prepare_and_count,
-    split_number,
 )
 from featherweight.inference.stress import make_stress
 
@@ -127,13 +125,6 @@ def test_every_format_is_read_alike_and_known(mnist, kind, tmp_path):
     assert {Image.registered_extensions()[suffix] for suffix in suffixes} == {kind}
     content = encoded(picture, kind)
     assert difference(prepare(open_picture(content)), prepare(picture)) < SAME
-    for name, text, known in (
-        ("a", content, True),
-        (f"a{suffixes[0]}", b"", True),
-        ("a.txt", b"text", False),
-    ):
-        (tmp_path / name).write_bytes(text)
-        assert is_picture(tmp_path / name) == known
 
 
 def test_only_the_first_of_several_frames_is_read(mnist):

@@ -14,13 +14,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import featherweight, train_and_export
+from helpers import featherweight, split_number, train_and_export
 from PIL import Image, ImageDraw
 
 from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.inference._picture import FIRST, SECOND, evidence_picture, spread
-from featherweight.inference.prepare import split_number
 from featherweight.inference.reader import Reader, Reading
 
 

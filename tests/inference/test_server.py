@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
-from helpers import SHEET, Server, bomb, command, encoded
+from helpers import SHEET, Server, bomb, command, encoded, split_number
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from featherweight.data import load_split
 from featherweight.errors import InputError
-from featherweight.inference.prepare import FORMATS, MEDIA_TYPES, split_number
+from featherweight.inference.prepare import FORMATS, MEDIA_TYPES
 from featherweight.inference.reader import Reader
 from featherweight.inference.server import (
     MAX_BYTES,

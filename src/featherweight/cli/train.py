@@ -302,7 +302,10 @@ def _evaluate_pictures(model: str, folder: str, json: bool) -> int:
             f"{folder}: {score}, 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson)",
             markup=False,
         )
-        stdout.print(f"{score.unsure:,} unsure, {values['no_ink']:,} without a digit")
+        stdout.print(
+            f"{score.unsure:,} unsure, {score.wrong_though_sure:,} of the others read wrong, "
+            f"{values['no_ink']:,} without a digit"
+        )
         _print_confusion(list(score.labels), values["confusion"], [*score.labels, "none"])
     if n_failed := len(score.unreadable):
         stderr.print(f"error: {n_failed:,} of {score.total + n_failed:,} could not be read")

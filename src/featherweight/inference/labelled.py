@@ -32,6 +32,8 @@ class FolderScore:
     column counts the pictures in which no digit was found."""
     unsure: int
     "Number of pictures whose reading should be checked."
+    wrong_though_sure: int
+    "Number of pictures read wrong whose reading should not need a check."
     unreadable: tuple[str, ...]
     "What was wrong with each file that is no picture. They are not counted."
 
@@ -59,6 +61,7 @@ class FolderScore:
             "interval": list(self.interval) if self.total else None,
             "no_ink": int(self.confusion[:, -1].sum()),
             "unsure": self.unsure,
+            "wrong_though_sure": self.wrong_though_sure,
             "unreadable": len(self.unreadable),
             "labels": list(self.labels),
             "confusion": self.confusion.tolist(),
@@ -100,7 +103,7 @@ def score_folder(
                 f"{path.parent}: not a label, expected one of {', '.join(reader.labels)}"
             )
     confusion = np.zeros((len(number), len(number) + 1), np.int64)
-    unsure, unreadable = 0, []
+    unsure, wrong_though_sure, unreadable = 0, 0, []
     for path in pictures:
         try:
             reading = reader.read(path)
@@ -112,7 +115,10 @@ def score_folder(
         read = len(number) if reading.label is None else number[reading.label]
         confusion[number[path.parent.name], read] += 1
         unsure += reading.unsure
-    return FolderScore(tuple(reader.labels), confusion, unsure, tuple(unreadable))
+        wrong_though_sure += not reading.unsure and reading.label != path.parent.name
+    return FolderScore(
+        tuple(reader.labels), confusion, unsure, wrong_though_sure, tuple(unreadable)
+    )
 
 
 def _is_named_as_picture(path: Path) -> bool:

@@ -1,8 +1,7 @@
 """Turn any photo, scan, screenshot or drawing of a digit into the 28x28 image of MNIST.
 
     image = prepare("photo.jpg")            # (28, 28) uint8, white ink on black; None if no ink
-    digits = split_number("1905.png")       # a list of such images, from left to right
-    Sheet("1905.png").digits()              # the same, each with its place in the picture
+    Sheet("1905.png").digits()              # from left to right, each with its place in the picture
 
 This uses NumPy and Pillow only. Ink is whatever differs from the paper, darker or lighter; `_ink`
 finds it.
@@ -78,22 +77,6 @@ class _Quiet:
 
 
 _quiet = _Quiet()
-
-
-def is_picture(path: Path) -> bool:
-    """Return whether a file has the content or the name of one of FORMATS.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    with _quiet, path.open("rb") as file:
-        try:
-            Image.open(file, formats=list(FORMATS))
-        except Exception:  # Pillow's decoders raise exceptions of nearly every class
-            return False
-        return True
 
 
 def open_picture(source: bytes | str | Path) -> Image.Image:
@@ -194,21 +177,12 @@ def prepare(picture: PictureSource) -> Bytes | None:
 def prepare_and_count(picture: PictureSource) -> tuple[Bytes | None, int]:
     """Return what `prepare` returns, and the number of digits that stand side by side.
 
-    Loose strokes and noise are not counted. A count above 1 means a number, which `split_number`
-    splits; 0 means no ink.
+    Loose strokes and noise are not counted. A count above 1 means a number, which `Sheet` splits; 0
+    means no ink.
     """
     sheet = Sheet(picture)
     digit = sheet.whole()
     return (None if digit is None else digit.image), sheet.count()
-
-
-def split_number(picture: PictureSource) -> list[Bytes]:
-    """Return the digits of a written number from left to right, each as `prepare` returns it.
-
-    A digit is a connected component with the fragments above and below it, so digits that touch
-    are returned as one. The list is empty if there is no ink.
-    """
-    return [digit.image for digit in Sheet(picture).digits()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,7 +227,11 @@ class Sheet:
         return None if self._ink is None else self._place(self._ink[0])
 
     def digits(self) -> list[Digit]:
-        """Return the digits of a number, from left to right; see `split_number`."""
+        """Return the digits of a number, from left to right; none without ink.
+
+        A digit is a connected component with the fragments above and below it, so digits that touch
+        are returned as one.
+        """
         return [] if self._ink is None else [self._place(self._ink[0] * m) for m in self._masks]
 
     def number(self) -> list[Digit]:

@@ -189,7 +189,7 @@ class Reader:
         ]
 
     def read_prepared(self, images: Sequence[np.ndarray | None]) -> list[Reading]:
-        """Read images (height, width) uint8 as `prepare` and `split_number` return them.
+        """Read images (height, width) uint8 as `prepare` returns them.
 
         None stands for a picture without ink. The readings have no box and no frame, because
         nothing is known of the pictures.
