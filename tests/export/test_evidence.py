@@ -10,11 +10,14 @@ from helpers import LAYERS, random_feather
 from torch import nn
 from torch.nn import functional as F
 
+import featherweight as fw
 from featherweight.build import build
+from featherweight.data import load_split
 from featherweight.evaluate import normalise
 from featherweight.export import graph as graphs
-from featherweight.export.evidence import find_head, measure_grid
+from featherweight.export.evidence import _outputs, find_head, measure_grid
 from featherweight.export.graph import UnfaithfulError, to_graph
+from featherweight.inference.reader import Reader
 from featherweight.recipe import RECIPES
 
 FEATHERS = {recipe.name: recipe.model_args for recipe in RECIPES if recipe.model_args}
@@ -186,3 +189,22 @@ def _wrong(head):
     weight = head.weight.clone()
     weight[0, 0] += 1
     return dataclasses.replace(head, weight=weight)
+
+
+@pytest.mark.parametrize("name", ["feather-20k", "feather-4k", "int4-8kb", "sprint"])
+def test_the_reader_puts_each_place_where_the_network_has_it(name):
+    """Without PyTorch the reader joins the offsets of dense evaluation by itself."""
+    mnist = load_split(None, 50_000, 10_000)
+    pixels = mnist.val.pixels[:20]
+    model, x = fw.load_model(name), normalise(pixels, mnist.mean_std)
+    head = find_head(model, x)
+    with torch.no_grad(), _outputs(model) as outputs:
+        model(x)
+    grids = head.evidence(outputs[head.name]).numpy()  # (n, classes, rows, columns)
+    for grid, reading in zip(
+        grids, Reader(name).read_prepared([*pixels[:, 0].numpy()]), strict=True
+    ):
+        why = reading.evidence
+        expected = grid[int(why.first)] - grid[int(why.second)]
+        np.testing.assert_allclose(why.values, expected, atol=1e-4)
+        assert abs(expected - expected.T).max() > 0.01  # rows and columns are told apart
