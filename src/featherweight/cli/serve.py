@@ -68,19 +68,19 @@ def cmd_serve(
     Parameters
     ----------
     model
-        Network that reads first: the name of a pretrained one, a run folder, or an exported file.
-        The page offers the pretrained ones too.
+        Network that reads until somebody chooses another on the page: the name of a pretrained one,
+        a run folder, or an exported file.
     host
         Address to listen on. With 0.0.0.0, other machines on the network can use the server.
     port
         Port to listen on; 0 picks a free one.
     workers
-        Number of server processes, each with its own copy of the networks, about 100 MB. Python
-        computes on one core at a time, so more answer more requests where there are more cores.
+        Number of server processes. Each uses one core and about 100 MB of memory, so several answer
+        more requests on a machine with idle cores.
     collect
-        Folder for digits of which somebody says on the page that they were read wrong, a folder for
-        each label; `evaluate --data` reads it. Default: my-digits, for pages that
-        this machine shows, or none with another host.
+        Folder for drawings that somebody corrects on the page, sorted by their true label;
+        `evaluate --data` reads it. Default: my-digits if the page is used on this machine alone,
+        otherwise none.
     root_path
         Path at which a proxy shows the server, such as /digits.
     allow_embedding

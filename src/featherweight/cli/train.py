@@ -255,7 +255,7 @@ def evaluate(
     model
         A run folder, or a pretrained network; for pictures an exported file too.
     split
-        val, which is the default, or test: the official test images, which must decide nothing.
+        val (the default) or test. Nothing may be decided by the test images.
     data
         Where the run's data set is now; or a folder of your own pictures, each in a folder of its
         label, as `featherweight serve` collects them.
