@@ -1,6 +1,11 @@
-"""How OpenMP's idle threads wait, which must be said before PyTorch is loaded."""
+"""The CPU cores of this process, and how OpenMP's idle threads wait on them."""
 
 import os
+
+
+def cores() -> int:
+    """Return the number of CPU cores available to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores() -> None:

@@ -33,6 +33,7 @@ from .train import check_recipe
 from .train import train as train_run
 from .verdict import Verdict
 from .weights import load_weights, read_weights
+from .workers import choose_workers, start_workers
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +73,7 @@ def start_run(
     epochs: int | None = None,
     device: "torch.device",
     threads: int = 1,
+    workers: int | None = None,
     out: str | None = None,
     command: str,
     group: Group = SINGLE_PROCESS,
@@ -86,6 +88,12 @@ def start_run(
     if epochs is not None and epochs != chosen.epochs:
         name = f"{chosen.name}-{epochs}-epoch{'' if epochs == 1 else 's'}"
         chosen = dataclasses.replace(chosen, name=name, epochs=epochs)
+    choose_workers(workers, chosen, device)
+    if threads != 1 and chosen.n_ghosts > 1:
+        raise InputError(
+            f"threads: got {threads}, expected 1, as {chosen.name} has ghost batches",
+            hint="give the number of workers instead",
+        )
     held = _find_contract(contract or chosen.contract)
     split = load_split(data, held.train_size, held.val_size)
     source = None
@@ -127,6 +135,7 @@ def train(
     epochs: int | None = None,
     device: str = "auto",
     threads: int | None = None,
+    workers: int | None = None,
     out: str | None = None,
     resume: str | Path | Run | None = None,
     on_epoch: Callable[[dict[str, Any]], object] | None = None,
@@ -156,11 +165,16 @@ def train(
     device
         cpu, cuda, mps, or auto, which takes the first GPU there is.
     threads
-        CPU threads of a training step. Default: 1, which other busy programs slow down least.
+        CPU threads of a training step. Default: 1, which other busy programs slow down least. A
+        recipe with ghost batches takes no other number.
+    workers
+        Processes on this machine that share the ghost batches of a step. Default: as many as there
+        are CPU cores and ghost batches. The result is the same to the bit for every number.
     out
         The run folder, which must not exist yet. Default: runs/NAME-sSEED-N.
     resume
-        A run folder or Run whose training is to be finished; it keeps all of the above.
+        A run folder or Run whose training is to be finished; it keeps all of the above, except that
+        `workers` may change.
     on_epoch
         Called after each epoch with its row of metrics.jsonl: epoch, seconds, lr, train_loss,
         val_loss, val_correct, val_total. The epoch is saved before, so that `resume` goes on after
@@ -199,6 +213,7 @@ def train(
             epochs=epochs,
             device=where,
             threads=1 if threads is None else threads,
+            workers=workers,
             out=out,
             command="featherweight.train(...)",
         )
@@ -210,6 +225,7 @@ def train(
         data,
         lambda n_images: show(run, n_images, Console(stderr=True, highlight=False)),
         on_epoch=on_epoch,
+        workers=workers,
     )
     judge(run, data, where)
     return run
@@ -230,13 +246,16 @@ def finish_run(
     progress: Callable[[int], Any],
     group: Group = SINGLE_PROCESS,
     on_epoch: Callable[[dict[str, Any]], object] | None = None,
+    workers: int | None = None,
 ) -> None:
     """Train a run to its last epoch; an interrupt gets a note of how to resume.
 
     `progress`, given the number of training images, returns the context that gives the functions
-    that show an epoch and a batch. `on_epoch` is the caller's own function for an epoch."""
+    that show an epoch and a batch. `on_epoch` is the caller's own function for an epoch, and
+    `workers` the number of processes on this machine that train, unless there is a group."""
     run.refuse_pretrained()
     split = run.load_split(data)
+    n_workers = choose_workers(workers, run.recipe, device) if group.size == 1 else 1
     show_epoch: OnEpoch
     on_batch: OnBatch
 
@@ -246,8 +265,12 @@ def finish_run(
             on_epoch(dict(row))  # a copy: what the function does to it stays outside of the log
 
     try:
-        with progress(len(split.train)) as (show_epoch, on_batch):
-            train_run(run, split, device, after_epoch, on_batch, group)
+        with (
+            start_workers(run, split, n_workers) as local,
+            progress(len(split.train)) as (show_epoch, on_batch),
+        ):
+            together = local if group.size == 1 else group
+            train_run(run, split, device, after_epoch, on_batch, together)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"resume with featherweight.train(resume={str(run.path)!r})")
         raise

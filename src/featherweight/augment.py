@@ -1,12 +1,15 @@
 """Batched augmentation: one draw per image, a few tensor operations per batch, on their device.
 
-    generator = torch.Generator().manual_seed(1)
+    strengths = Augmentation(rotation=10, shift=1)
+    draws = draw(strengths, len(images), torch.Generator().manual_seed(1))
     # images (n, 1, height, width), floats in [0, 1]
-    images = augment(images, Augmentation(rotation=10, shift=1), generator)
+    images = augment(images, strengths, draws)
 
 Random numbers are drawn on the CPU whatever the device, so that a seed gives the same draws
 everywhere.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -81,40 +84,51 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
     return ((x - mean) * contrast[:, None, None, None] + mean).clamp(0, 1)
 
 
-def augment(
-    images: Tensor,
-    strengths: Augmentation,
-    generator: torch.Generator,
-    total: int | None = None,
-    shard: slice = slice(None),
-) -> Tensor:
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of some images."""
+
+    uniform: Tensor
+    "In [0, 1), shape (8, n): blur, rotation, two for the shift, scale, shear, brightness, and one "
+    "that contrast and thickness share."
+    points: Tensor | None = None
+    "In [0, 1), shape (n, 2, 5, 5): the displacements of a grid, if there is elastic deformation."
+
+    def of(self, part: slice) -> "Draws":
+        """Return the draws of a part of the images."""
+        points = None if self.points is None else self.points[part]
+        return Draws(self.uniform[:, part], points)
+
+
+def draw(strengths: Augmentation, n: int, generator: torch.Generator) -> Draws:
+    """Draw the random numbers of n images with a generator on the CPU."""
+    uniform = torch.rand((8, n), generator=generator)
+    points = torch.rand((n, 2, 5, 5), generator=generator) if strengths.elastic else None
+    return Draws(uniform, points)
+
+
+def augment(images: Tensor, strengths: Augmentation, draws: Draws) -> Tensor:
     """Return randomly changed images, each with its own draw.
 
     Args:
         images: Shape (n, 1, height, width), floats in [0, 1].
         strengths: How strongly images are changed.
-        generator: A generator on the CPU.
-        total: Images in the whole batch. None: `images` is the whole batch.
-        shard: The images' place in the whole batch. They get the draws of that place, so that a
-            batch is augmented alike on one process and on several.
+        draws: The random numbers of these images.
     """
-    total = len(images) if total is None else total
-    # (8, n): blur, rotation, two for the shift, scale, shear, brightness, and one that contrast and
-    # thickness share.
-    draws = torch.rand((8, total), generator=generator)[:, shard].to(images.device)
-    signed = 2 * draws - 1  # in [-1, 1)
+    uniform = draws.uniform.to(images.device)
+    signed = 2 * uniform - 1  # in [-1, 1)
     if strengths.blur_kernel:
         least, most = strengths.blur_sigma
-        images = gaussian_blur(images, least + (most - least) * draws[0], strengths.blur_kernel)
+        images = gaussian_blur(images, least + (most - least) * uniform[0], strengths.blur_kernel)
     if strengths.thickness:
         t = (strengths.thickness * signed[7])[:, None, None, None]
         thick, thin = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
         images = images + t.clamp(min=0) * (thick - images) + (-t).clamp(min=0) * (thin - images)
     bend = None
-    if strengths.elastic:
+    if draws.points is not None:
         height, width = images.shape[-2:]
         # Displacements of a 5x5 grid, (n, 2, 5, 5), in half sides.
-        points = 2 * torch.rand((total, 2, 5, 5), generator=generator)[shard] - 1
+        points = 2 * draws.points - 1
         points *= torch.tensor([2 / width, 2 / height])[:, None, None] * strengths.elastic
         bend = F.interpolate(
             points.to(images.device), (height, width), mode="bicubic", align_corners=True

@@ -1,133 +1,40 @@
-"""Data-parallel training: several processes, each with a shard of every batch.
+"""One training on several processes, which share the ghost batches of every step.
 
     torchrun --standalone --nproc-per-node 2 -m featherweight train   # gloo on CPUs, nccl on GPUs
 
-The batches and the loss are those of one process, up to float rounding. Batch norm and dropout work
-on the whole batch: batch norm sums its statistics over all processes, and dropout is drawn for the
-whole batch, of which each process takes its shard (on GPUs with other random numbers than one
-process's). Any other operation in your network that draws random numbers or mixes images sees only
-its process's shard.
+A recipe splits a batch into ghost batches (Hoffer et al. 2017), each with its own batch-norm
+statistics and random numbers. A process computes some of them from start to end, and the processes
+meet once in a step: each then has the gradients of all ghost batches, sums them in the same order
+and takes the same optimiser step. So the result does not depend on the number of processes.
+Processes of one machine that share memory are in `workers.py`; those that torchrun starts are here.
+
+Any other operation in a network that draws random numbers or mixes images sees one ghost batch,
+with random numbers that are seeded for it alone.
 """
 
 import atexit
-import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from itertools import accumulate
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
 from .errors import InputError
 
 T = TypeVar("T")
 # How long a process waits for the others, for example while the main one evaluates.
 TIMEOUT = timedelta(minutes=30)
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over all processes; its gradient is the sum of their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        """Return the sum of `tensor` over all processes."""
-        total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Return the sum of `gradient` over all processes."""
-        return _sum(gradient)
-
-
-def _sum(tensor: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
-    return total
-
-
-def _batch_norm(
-    total: int,
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Compute F.batch_norm of a shard (n, c, ...) with the whole batch's mean and variance.
-
-    `total` is the number of images in the whole batch.
-    """
-    if not training:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    others = [dim for dim in range(x.ndim) if dim != 1]
-    shape = [-1 if dim == 1 else 1 for dim in range(x.ndim)]  # (c,) -> (1, c, 1, ...)
-    n = total * x[0, 0].numel()  # numbers per channel in the whole batch
-    mean = _sum(x.sum(others)) / n
-    centred = x - mean.view(shape)
-    var = _sum((centred * centred).sum(others)) / n
-    with torch.no_grad():
-        if running_mean is not None:
-            running_mean.lerp_(mean, momentum)
-        if running_var is not None:
-            running_var.lerp_(var * n / (n - 1), momentum)
-    out = centred * (var + eps).rsqrt().view(shape)
-    if weight is not None:
-        out = out * weight.view(shape)
-    return out if bias is None else out + bias.view(shape)
-
-
-def _dropout(
-    total: int,
-    shard: slice,
-    x: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    inplace: bool = False,
-) -> Tensor:
-    """Compute F.dropout of a shard (n, ...) with random numbers drawn for the whole batch."""
-    if not training or p == 0:
-        return x
-    whole = x.new_empty((total, *x.shape[1:]))
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        # Random numbers are drawn in the order of memory.
-        whole = whole.contiguous(memory_format=torch.channels_last)
-    kept = F.dropout(torch.ones_like(whole), p)[shard]
-    return x.mul_(kept) if inplace else x * kept
-
-
-class _WholeBatch(TorchFunctionMode):
-    """Make batch norm and dropout of any network work on the whole batch, inside the context."""
-
-    def __init__(self, total: int, shard: slice) -> None:
-        super().__init__()
-        self._total, self._shard = total, shard
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is F.batch_norm:
-            return _batch_norm(self._total, *args, **kwargs or {})
-        if func is F.dropout:
-            return _dropout(self._total, self._shard, *args, **kwargs or {})
-        return func(*args, **kwargs or {})
+ALIGNMENT = 64  # bytes, a cache line
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together, and this process's rank among them."""
+    """The processes that train together, and this process's rank among them. Here it is alone."""
 
     rank: int = 0
     "Number of this process, from 0."
@@ -136,67 +43,60 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, the process that evaluates, writes files and prints."""
+        """Whether this is rank 0, the process that writes files and prints."""
         return self.rank == 0
 
     @property
     def command(self) -> list[str]:
-        """Words of the command line that start such a group; empty for one process."""
-        return (
-            []
-            if self.size == 1
-            else [
-                "torchrun",
-                f"--nnodes={self.size // int(os.environ['LOCAL_WORLD_SIZE'])}",
-                f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}",
-                "-m",
-            ]
-        )
+        """Words of the command line that start such a group."""
+        return []
 
-    def shard(self, total: int) -> slice:
-        """Return this process's share of a batch of `total` images.
-
-        Shares differ by at most one image. Raises InputError if there are fewer images than
-        processes.
-        """
-        if total < self.size:
-            raise InputError(
-                f"got {self.size} processes for a batch of {total} images, "
-                "expected at least one image per process"
-            )
-        return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
-
-    def whole_batch(self, total: int, shard: slice) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which a forward pass on the shard sees the whole batch.
-
-        Inside it, batch norm uses the statistics of all `total` images, and dropout their draws.
-        """
-        return _WholeBatch(total, shard) if self.size > 1 else contextlib.nullcontext()
-
-    def all_reduce(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-        """Return the sum of all processes' losses, and sum the parameters' gradients in place."""
-        if self.size == 1:
-            return loss
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        # One message: the loss, then every gradient.
-        flat = torch.cat([loss.view(1), *(gradient.flatten() for gradient in gradients)])
-        dist.all_reduce(flat)
-        total: Tensor
-        total, *sums = flat.split([1, *(gradient.numel() for gradient in gradients)])
-        for gradient, summed in zip(gradients, sums, strict=True):
-            gradient.copy_(summed.view(gradient.shape))
-        return total[0]
+    def share(self, n: int) -> range:
+        """Return which of n pieces of work are this process's."""
+        return range(self.rank, n, self.size)
 
     def broadcast(self, value: T) -> T:
         """Return the main process's value in every process."""
-        if self.size == 1:
-            return value
+        return value
+
+    def memory(self, n_bytes: int, device: torch.device) -> Tensor:
+        """Return zeros, shape (n_bytes,), dtype uint8, for `meet`."""
+        return torch.zeros(n_bytes, dtype=torch.uint8, device=device)
+
+    def meet(self, slots: Sequence[Tensor]) -> None:
+        """Wait until every process has filled its `share` of the slots, parts of `memory`.
+
+        Afterwards every process can read all of them."""
+
+
+SINGLE_PROCESS = Group()
+
+
+class TorchGroup(Group):
+    """Processes that torchrun started, perhaps on several machines."""
+
+    @property
+    def command(self) -> list[str]:
+        """Words of the command line that start such a group."""
+        local = os.environ["LOCAL_WORLD_SIZE"]
+        nodes = self.size // int(local)
+        return ["torchrun", f"--nnodes={nodes}", f"--nproc-per-node={local}", "-m"]
+
+    def broadcast(self, value: T) -> T:
+        """Return the main process's value in every process."""
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
 
-
-SINGLE_PROCESS = Group()
+    def meet(self, slots: Sequence[Tensor]) -> None:
+        """Send this process's slots to all others, and receive theirs."""
+        pending = [
+            dist.broadcast(slot, number % self.size, async_op=True)
+            for number, slot in enumerate(slots)
+        ]
+        for work in pending:
+            assert work is not None  # this process is a member
+            work.wait()
 
 
 def join(device: torch.device) -> tuple[Group, torch.device]:
@@ -206,11 +106,139 @@ def join(device: torch.device) -> tuple[Group, torch.device]:
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         return SINGLE_PROCESS, device
-    if device.type == "mps":  # gloo can't sum tensors on mps
+    if device.type == "mps":  # gloo can't send tensors on mps
         device = torch.device("cpu")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     atexit.register(dist.destroy_process_group)
-    return Group(dist.get_rank(), dist.get_world_size()), device
+    return TorchGroup(dist.get_rank(), dist.get_world_size()), device
+
+
+class GhostBatches:
+    """The gradients, buffers and loss of each ghost batch of a step, and what they add up to.
+
+    Every ghost batch starts from the same buffers, such as batch-norm statistics. Afterwards a
+    float buffer that the first ghost batch has changed is the mean over all of them, weighted by
+    their images; other types keep the first one's value. Attributes of a network that are neither
+    parameters nor buffers are not exchanged.
+
+        ghosts.begin()
+        for number in group.share(n_ghosts):
+            ghosts.restore()
+            ghosts.put(number, loss)           # after loss.backward()
+        loss = ghosts.sum(weights)             # the gradients of the whole batch are in place
+
+    Args:
+        model: The network.
+        n_ghosts: Number of ghost batches in a step.
+        group: The processes that share them.
+
+    Raises InputError if there are fewer ghost batches than processes.
+    """
+
+    def __init__(self, model: nn.Module, n_ghosts: int, group: Group) -> None:
+        if n_ghosts < group.size:
+            raise InputError(
+                f"got {group.size} processes for {n_ghosts} ghost "
+                f"{'batch' if n_ghosts == 1 else 'batches'} in a step, expected at most one each",
+                hint="start fewer, or use a recipe with smaller ghost batches",
+            )
+        self._group, self._parameters = group, list(model.parameters())
+        # By their places, because a network may assign a new tensor in its forward pass.
+        self._places = [
+            (module._buffers, name)
+            for module in model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        device = self._parameters[0].device
+        found = torch.zeros(len(self._parameters), device=device)  # 1: it has a gradient
+        kept = [*self._parameters, *self._buffers(), found, torch.zeros((), device=device)]
+        sizes = [-(-item.nbytes // ALIGNMENT) * ALIGNMENT for item in kept]
+        # Two sets that take turns: a process that is one step ahead of another must not write over
+        # what that one still adds up.
+        memory = group.memory(2 * n_ghosts * sum(sizes), device).view(2, n_ghosts, sum(sizes))
+        offsets = [0, *accumulate(sizes)]
+        self._sets = [
+            (
+                list(slots),
+                [
+                    [_view(slot[at:], item) for at, item in zip(offsets, kept, strict=False)]
+                    for slot in slots
+                ],
+            )
+            for slots in memory
+        ]
+        self._before: list[Tensor] = []
+
+    def _buffers(self) -> list[Tensor]:
+        buffers = [table[name] for table, name in self._places]
+        return [buffer for buffer in buffers if buffer is not None]
+
+    def begin(self) -> None:
+        """Begin a step: keep the buffers."""
+        self._sets.reverse()
+        self._before = [buffer.detach().clone() for buffer in self._buffers()]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Begin a ghost batch: without gradients, and with the buffers that the step began with."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        if self._before:
+            torch._foreach_copy_(self._buffers(), self._before)
+
+    @torch.no_grad()
+    def put(self, number: int, loss: Tensor) -> None:
+        """Keep the gradients, buffers and loss, of no dimension, of ghost batch `number`."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        slot = self._sets[0][1][number]
+        found, total = slot[-2:]
+        found.copy_(torch.tensor([gradient is not None for gradient in gradients]))
+        total.copy_(loss)
+        values = [
+            (place, gradient)
+            for place, gradient in zip(slot, gradients, strict=False)
+            if gradient is not None
+        ]
+        values += zip(slot[len(gradients) : -2], self._buffers(), strict=True)
+        torch._foreach_copy_([place for place, _ in values], [value for _, value in values])
+
+    @torch.no_grad()
+    def sum(self, weights: Sequence[float]) -> Tensor:
+        """End a step: meet, set the gradients and buffers of the whole batch, return its loss.
+
+        `weights` are the ghost batches' shares of the images.
+        """
+        slots, views = self._sets[0]
+        self._group.meet(slots)
+        n = len(self._parameters)
+        found = torch.stack([slot[-2] for slot in views]).tolist()  # (ghosts, parameters)
+        for i, parameter in enumerate(self._parameters):
+            terms = [slot[i] for slot, has in zip(views, found, strict=True) if has[i]]
+            parameter.grad = _sum(terms) if terms else None
+        first = views[0]
+        for i, (buffer, before) in enumerate(zip(self._buffers(), self._before, strict=True), n):
+            buffer.copy_(before)
+            if not torch.equal(first[i], before):
+                buffer.copy_(first[i])
+                if buffer.is_floating_point():
+                    for slot, weight in zip(views[1:], weights[1:], strict=True):
+                        buffer.add_(slot[i] - first[i], alpha=weight)
+        return _sum([slot[-1] for slot in views])
+
+
+def _view(memory: Tensor, like: Tensor) -> Tensor:
+    """Return the first bytes of `memory` as a tensor of the same type, shape and order."""
+    flat = memory[: like.nbytes].view(like.dtype)
+    return flat.as_strided(like.shape, torch.empty_like(like).stride())
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    """Return the sum of tensors, from the first to the last, as a new tensor."""
+    total = terms[0].clone()
+    for term in terms[1:]:
+        total += term
+    return total

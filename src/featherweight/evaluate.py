@@ -36,6 +36,12 @@ class Evaluation:
     labels: Tensor
     "True classes, shape (n,), on the CPU."
 
+    @staticmethod
+    def of(log_probabilities: Tensor, labels: Tensor) -> "Evaluation":
+        """Return the evaluation of log-probabilities (n, classes), on the labels' device."""
+        loss = F.nll_loss(log_probabilities, labels).item()
+        return Evaluation(loss, log_probabilities.exp().cpu(), labels.cpu())
+
     @property
     def predicted(self) -> Tensor:
         """Predicted classes, shape (n,)."""
@@ -145,7 +151,6 @@ class Evaluation:
         )
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, images: Images, mean_std: tuple[float, float]) -> Evaluation:
     """Evaluate `model` on every image, in evaluation mode, and restore its mode afterwards.
 
@@ -153,15 +158,20 @@ def evaluate(model: nn.Module, images: Images, mean_std: tuple[float, float]) ->
     deviation of pixels in [0, 1] that the images are normalised with. Raises InputError if the
     model fails on a batch.
     """
+    scores = [
+        log_probabilities(model, batch, mean_std) for batch in images.pixels.split(EVAL_BATCH_SIZE)
+    ]
+    return Evaluation.of(torch.cat(scores), images.labels)
+
+
+@torch.no_grad()
+def log_probabilities(model: nn.Module, pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
+    """Return the log-probabilities (n, classes) of one batch, pixels (n, 1, height, width).
+
+    Like `evaluate`, which see."""
     mode = model.training
     model.eval()
     # log_softmax leaves log-probabilities as they are, so networks may return either.
-    log_probabilities = torch.cat(
-        [
-            F.log_softmax(forward(model, normalise(batch, mean_std)).float(), 1)
-            for batch in images.pixels.split(EVAL_BATCH_SIZE)
-        ]
-    )  # (n, classes)
+    scores = F.log_softmax(forward(model, normalise(pixels, mean_std)).float(), 1)
     model.train(mode)
-    loss = F.nll_loss(log_probabilities, images.labels).item()
-    return Evaluation(loss, log_probabilities.exp().cpu(), images.labels.cpu())
+    return scores

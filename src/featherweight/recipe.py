@@ -92,6 +92,9 @@ class Recipe:
     "Fraction of the steps in which the one-cycle learning rate rises."
     batch_size: int = 128
     "Largest number of images in a batch; the batches of an epoch differ by at most one image."
+    ghost_batch: int = 0
+    "Largest number of images in a ghost batch (Hoffer et al. 2017), part of a batch with its own "
+    "batch-norm statistics, which one worker computes on one thread. 0: the batch is not split."
     momentum: float = 0.9
     "SGD momentum; also the momentum of Muon."
     nesterov: bool = False
@@ -128,6 +131,13 @@ class Recipe:
                 raise InputError(
                     f"{key}: got {value!r}, expected a whole number of at least {least}"
                 )
+        if type(self.ghost_batch) is not int or not (
+            self.ghost_batch == 0 or 2 <= self.ghost_batch <= self.batch_size
+        ):
+            raise InputError(
+                f"ghost_batch: got {self.ghost_batch!r}, expected 0, or 2 to the batch size, "
+                f"{self.batch_size}"
+            )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr: got {self.lr}, expected more than 0")
         if self.schedule not in ("one-cycle", "constant"):
@@ -151,6 +161,11 @@ class Recipe:
         ):
             if not 0 <= getattr(self, key) < 1:
                 raise InputError(f"{key}: got {getattr(self, key)}, expected 0 to below 1")
+
+    @property
+    def n_ghosts(self) -> int:
+        """Number of ghost batches in a batch; they differ by at most one image."""
+        return math.ceil(self.batch_size / self.ghost_batch) if self.ghost_batch else 1
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """Return the learning rate of a step, 0 to n_steps - 1 (one-cycle: Smith 2018)."""

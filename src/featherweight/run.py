@@ -131,6 +131,13 @@ class Run:
         )
         return values
 
+    def record_workers(self, n: int) -> None:
+        """Add to environment.json the number of processes that train from now on, if it changes."""
+        used = self.environment.setdefault("workers", [])
+        if used[-1:] != [n]:
+            used.append(n)
+            self.write_json("environment.json", self.environment)
+
     @property
     def pretrained(self) -> bool:
         """Return whether it is a network that comes with the package, which nothing changes."""
@@ -330,7 +337,8 @@ def create_run(
     command
         The command line or call that asked for it, for the record.
     threads
-        CPU threads of a training step. Default: as many as this process uses now.
+        CPU threads of a training step. Default: as many as this process uses now. A ghost batch is
+        always computed on one.
     source
         The network's source, where it stands in no file: it is kept as the run's model.py.
 
@@ -359,13 +367,12 @@ def create_run(
         raise InputError(f"{out}: exists, expected a new folder: a run is never overwritten")
     parent = Path(out).parent if out is not None else Path("runs")
     parent.mkdir(parents=True, exist_ok=True)
+    threads = 1 if recipe.n_ghosts > 1 else threads or torch.get_num_threads()
     # Filled under a temporary name, so that a folder with a run's name always has a config.
     temporary = new_folder(parent, ".new-")
     try:
         (temporary / "config.json").write_bytes(_json(config))
-        (temporary / "environment.json").write_bytes(
-            _json(environment(device, command, threads or torch.get_num_threads()))
-        )
+        (temporary / "environment.json").write_bytes(_json(environment(device, command, threads)))
         (temporary / "metrics.jsonl").write_bytes(b"")
         if source is not None:
             (temporary / SOURCE).write_text(source, encoding="utf-8")

@@ -3,8 +3,9 @@
     run = create_run(None, recipe, contract, split, seed=0, device=device, command="")
     train(run, split, device, on_epoch=print)
 
-All randomness of an epoch (order, augmentation, dropout) is seeded by (seed, epoch) alone, so an
-interrupted run resumes after its last finished epoch and ends with the same bits.
+All randomness of an epoch (order, augmentation, dropout) is seeded by (seed, epoch) alone, and that
+of a ghost batch by its place in the epoch. So an interrupted run resumes after its last finished
+epoch and ends with the same bits, and any number of processes may share the ghost batches.
 """
 
 import contextlib
@@ -12,19 +13,20 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .augment import augment, resized
+from .augment import Draws, augment, draw, resized
 from .build import check_model, forward, unchanged
 from .data import Images, Split, normalise
 from .device import cpu_threads, seed_everything
-from .distributed import SINGLE_PROCESS, Group
+from .distributed import SINGLE_PROCESS, GhostBatches, Group
 from .errors import InputError
-from .evaluate import EVAL_BATCH_SIZE, evaluate
+from .evaluate import EVAL_BATCH_SIZE, Evaluation, evaluate, log_probabilities
 from .locate import describe, reason
 from .model import Block
 from .muon import Muon
@@ -54,10 +56,10 @@ def train(
 ) -> None:
     """Train the run's recipe to its last epoch, resuming after the last finished one.
 
-    In distributed training every process calls this with its own `group`; only rank 0 evaluates,
-    touches the run folder and calls `on_epoch`. Training steps use the number of CPU threads in the
-    run's environment.json, so that a resumed run has the same bits; the evaluation after each epoch
-    uses all threads of this process.
+    In distributed training every process calls this with its own `group`; only rank 0 touches the
+    run folder and calls `on_epoch`. A ghost batch is computed by one CPU thread. Without ghost
+    batches, steps use the number of threads in the run's environment.json, so that a resumed run
+    has the same bits.
 
     Args:
         run: The run folder, new or interrupted.
@@ -71,20 +73,10 @@ def train(
     used, and OSError if a file can't be written.
     """
     recipe, val = run.recipe, split.val.to(device)
-    threads = group.broadcast(run.environment["threads"] if group.is_main else None)
-    assert threads is not None  # the main process has read it
-    seed_everything(run.seed, -1)
-    model = run.build_model()
-    check_recipe(recipe, split, model)
-    trainer = Trainer(recipe, model.to(device), split.train.to(device), split.mean_std, group)
+    trainer, rows = start(run, split, device, group)
     steps_per_epoch = trainer.steps_per_epoch
+    threads = run.environment["threads"] if trainer.ghosts is None else 1
     evaluated: nn.Module | None = None
-    rows: list[Row] = []
-    if state := group.broadcast(run.load_resume() if group.is_main else None):
-        trainer.load_state(state)
-        rows = state["rows"]
-        if group.is_main:
-            run.write_metrics(rows)
 
     for epoch in range(len(rows), recipe.epochs):
         # Train.
@@ -102,12 +94,12 @@ def train(
                     if on_batch is not None:
                         on_batch(epoch + 1, step, steps_per_epoch, value)
             seconds = time.perf_counter() - started
-            if not group.is_main:
-                continue
             evaluated = trainer.evaluated_network()
 
-        # Evaluate.
-        result = evaluate(evaluated, val, split.mean_std)
+        # Evaluate, all processes together.
+        result = trainer.evaluate(evaluated, val, split.num_classes)
+        if not group.is_main:
+            continue
         train_loss = total_loss.item() / steps_per_epoch
         if not (math.isfinite(train_loss) and math.isfinite(result.loss)):
             raise DivergedError(
@@ -142,6 +134,32 @@ def train(
         run.save_weights(tensors(evaluated))
 
 
+def start(
+    run: Run, split: Split, device: torch.device, group: Group = SINGLE_PROCESS
+) -> tuple["Trainer", list[Row]]:
+    """Return a run's network, ready for its next epoch in every process, and its rows so far."""
+    recipe = run.recipe
+    seed_everything(run.seed, -1)
+    model = run.build_model()
+    if group.is_main:
+        check_recipe(recipe, split, model)
+    trainer = Trainer(
+        recipe, model.to(device), split.train.to(device), split.mean_std, group, run.seed
+    )
+    rows: list[Row] = []
+    if group.is_main:
+        run.record_workers(group.size)
+        if state := run.load_resume():
+            trainer.load_state(state)
+            rows = state["rows"]
+            run.write_metrics(rows)
+    if group.size > 1:  # the others go on from where the main process is
+        state, rows = group.broadcast((trainer.state(), rows))
+        if not group.is_main:
+            trainer.load_state(state)
+    return trainer, rows
+
+
 class Trainer:
     """A network in training: its weights, their EMA, the optimisers, and the steps of an epoch.
 
@@ -151,6 +169,7 @@ class Trainer:
         train: The training images.
         mean_std: Mean and standard deviation to normalise the images with, of pixels in [0, 1].
         group: The processes that train together.
+        seed: The seed of the random draws of ghost batches.
     """
 
     def __init__(
@@ -160,15 +179,20 @@ class Trainer:
         train: Images,
         mean_std: tuple[float, float],
         group: Group = SINGLE_PROCESS,
+        seed: int = 0,
     ) -> None:
         self.recipe, self.model, self.train = recipe, model, train
-        self.mean_std, self.group = mean_std, group
+        self.mean_std, self.group, self.seed = mean_std, group, seed
         if train.pixels.device.type == "mps":
             # Batch norm's gradient fails there in channels-last memory (pytorch#188371).
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(model) if recipe.ema else model  # without EMA the model itself
         self.optimizers = _optimizers(recipe, model)
         self.lr = recipe.lr
+        self.ghosts: GhostBatches | None = None  # without them a step is one forward pass
+        if recipe.n_ghosts > 1 or group.size > 1:
+            self.ghosts = GhostBatches(model, recipe.n_ghosts, group)
+        self._scores: Tensor | None = None  # log-probabilities (n, classes) of an evaluation
         # Tensors stay the same objects throughout training, so they are listed once.
         pairs = list(
             zip(_parameters_and_buffers(self.ema), _parameters_and_buffers(model), strict=True)
@@ -197,33 +221,60 @@ class Trainer:
             for parameters in optimizer.param_groups:
                 parameters["lr"] = self.lr * factor
 
-        shard = self.group.shard(len(batch))  # this process's share; one process has all of it
-        indices = batch[shard]
-        images = self.train.pixels[indices].float() / 255  # (b, 1, h, w) in [0, 1]
-        images = augment(images, recipe.augmentation, generator, len(batch), shard)
-        if step < recipe.resize_until * n_steps:
-            images = resized(images, recipe.resize)  # (b, 1, smaller h, smaller w)
-
+        # The draws of the whole batch, so that they don't depend on who computes which part.
+        draws = draw(recipe.augmentation, len(batch), generator)
+        size = recipe.resize if step < recipe.resize_until * n_steps else 1.0
         quantising = recipe.weight_bits and step >= recipe.quantise_from * n_steps
         with quantised(self.model, recipe.weight_bits) if quantising else contextlib.nullcontext():
-            with self.group.whole_batch(len(batch), shard):
-                outputs = forward(
-                    self.model, normalise(images * 255, self.mean_std)
-                )  # (b, classes)
-            # A network may return logits or log-probabilities: cross-entropy is the same for both.
-            loss = F.cross_entropy(
-                outputs, self.train.labels[indices], label_smoothing=recipe.label_smoothing
-            )
-            loss = loss * (len(indices) / len(batch))  # the shards' losses add up to the mean
-            self.model.zero_grad()
-            loss.backward()
-
-        loss = self.group.all_reduce(loss.detach(), self.model.parameters())
+            if self.ghosts is None:
+                self.model.zero_grad()
+                loss = self.backward(batch, draws, size)
+            else:
+                loss = self.sum_ghosts(self.ghosts, step, batch, draws, size)
         for optimizer, _ in self.optimizers.values():
             _add_missing_momentum(optimizer)
             optimizer.step()
         self.update_ema(step)
         return loss
+
+    def backward(
+        self, indices: Tensor, draws: Draws, size: float = 1.0, weight: float = 1.0
+    ) -> Tensor:
+        """Add the gradients of training images, indices (b,), and return their loss, both weighted.
+
+        `size` is the scale of the images.
+        """
+        images = self.train.pixels[indices].float() / 255  # (b, 1, h, w) in [0, 1]
+        images = augment(images, self.recipe.augmentation, draws)
+        if size < 1:
+            images = resized(images, size)  # (b, 1, smaller h, smaller w)
+        outputs = forward(self.model, normalise(images * 255, self.mean_std))  # (b, classes)
+        # A network may return logits or log-probabilities: cross-entropy is the same for both.
+        loss = F.cross_entropy(
+            outputs, self.train.labels[indices], label_smoothing=self.recipe.label_smoothing
+        )
+        loss = loss * weight
+        loss.backward()
+        return loss.detach()
+
+    def sum_ghosts(
+        self, ghosts: GhostBatches, step: int, batch: Tensor, draws: Draws, size: float
+    ) -> Tensor:
+        """Compute this process's ghost batches; return the loss of the whole batch.
+
+        Gradients and batch-norm statistics are then the whole batch's, in every process.
+        """
+        parts = batch.tensor_split(self.recipe.n_ghosts)
+        weights = [len(part) / len(batch) for part in parts]
+        ends = list(accumulate(len(part) for part in parts))
+        ghosts.begin()
+        for number in self.group.share(len(parts)):
+            part, end = parts[number], ends[number]
+            seed_everything(self.seed, *divmod(step, self.steps_per_epoch), number)
+            ghosts.restore()
+            own = draws.of(slice(end - len(part), end))
+            ghosts.put(number, self.backward(part, own, size, weights[number]))
+        return ghosts.sum(weights)
 
     @torch.no_grad()
     def update_ema(self, step: int) -> None:
@@ -253,6 +304,25 @@ class Trainer:
         for batch in self.train.pixels[:N_STATISTICS_IMAGES].split(STATISTICS_BATCH_SIZE):
             network(normalise(batch, self.mean_std))
         return network
+
+    def evaluate(self, network: nn.Module, images: Images, num_classes: int) -> Evaluation:
+        """Evaluate a network on every image, in every process of the group.
+
+        With ghost batches each process computes some of the batches of an evaluation, on as many
+        threads as a step; without them this process uses all of its threads.
+        """
+        if self.ghosts is None:
+            return evaluate(network, images, self.mean_std)
+        if self._scores is None:
+            n_bytes = torch.float32.itemsize * len(images) * num_classes
+            memory = self.group.memory(n_bytes, images.pixels.device)
+            self._scores = memory.view(torch.float32).view(len(images), num_classes)
+        slots = self._scores.split(EVAL_BATCH_SIZE)
+        batches = images.pixels.split(EVAL_BATCH_SIZE)
+        for number in self.group.share(len(batches)):
+            slots[number].copy_(log_probabilities(network, batches[number], self.mean_std))
+        self.group.meet(slots)
+        return Evaluation.of(self._scores, images.labels)
 
     def state(self) -> dict[str, Any]:
         """Return what is needed to resume: model, EMA (both of floats) and optimisers."""
@@ -347,11 +417,17 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
                 f"model {describe(model)}: got a complex parameter, {name}, expected real ones",
                 hint="keep torch.view_as_real of it, and use torch.view_as_complex in forward",
             )
+    steps, n_ghosts = math.ceil(len(train) / recipe.batch_size), recipe.n_ghosts
+    smallest, largest = len(train) // steps // n_ghosts, -(-len(train) // steps // -n_ghosts)
+    if not smallest:
+        raise InputError(
+            f"ghost_batch: got {recipe.ghost_batch} for {len(train)} training images, expected at "
+            f"least one image in each of {n_ghosts} ghost batches"
+        )
     # The last batch of an evaluation may have one image, of which x.squeeze() removes the batch
     # dimension too.
-    steps = math.ceil(len(train) / recipe.batch_size)
     for training, sizes in (
-        (True, {len(train) // steps, math.ceil(len(train) / steps)}),
+        (True, {smallest, largest}),
         (False, {min(EVAL_BATCH_SIZE, len(val)), len(val) % EVAL_BATCH_SIZE or EVAL_BATCH_SIZE}),
     ):
         for size in sizes:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..augment import augment
+from ..augment import augment, draw
 from ..build import build
 from ..contract import load_contract
 from ..data import Split
@@ -120,7 +120,8 @@ class Contestant:
         """Augment a batch as often as in some steps, without training."""
         pixels = self.trainer.train.pixels[: self.recipe.batch_size].float() / 255
         for _ in range(n_steps):
-            augment(pixels, self.recipe.augmentation, self.generator)
+            draws = draw(self.recipe.augmentation, len(pixels), self.generator)
+            augment(pixels, self.recipe.augmentation, draws)
 
 
 def bench_train(

@@ -27,6 +27,7 @@ from rich.console import Console
 from .. import __version__
 from .._extras import extra_for
 from .._files import reason
+from .._openmp import cores as cores
 from .._openmp import share_cores
 from ..contract import CONTRACTS, load_contract
 from ..errors import InputError
@@ -109,11 +110,6 @@ app = App(
     # A flag has no opposite such as --no-json, and a list no --empty-tables.
     default_parameter=Parameter(negative=(), show_default=_show_default),
 )
-
-
-def cores() -> int:
-    """Return the number of CPU cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_mnist() -> "Split":

@@ -69,6 +69,7 @@ def train(
     epochs: int | None = None,
     device: str = "auto",
     threads: int | None = None,
+    workers: int | None = None,
     out: str | None = None,
     resume: str | None = None,
 ) -> int:
@@ -93,11 +94,15 @@ def train(
     threads
         CPU threads of a training step. Default: 1. On two cores a second thread made an epoch 3 to
         20 % shorter, but 1.4 to 1.7 times as long beside two busy programs. Another number gives
-        other bits.
+        other bits. A recipe with ghost batches takes one.
+    workers
+        Processes on this machine that share the ghost batches of a step. Default: as many as there
+        are CPU cores and ghost batches. Every number gives the same bits.
     out
         The run folder, which must not exist yet. Default: runs/NAME-sSEED-N.
     resume
-        Finish the interrupted run in this folder; the result is bit-identical.
+        Finish the interrupted run in this folder; the result is bit-identical, also with another
+        number of workers.
     """
     from ..contract import load_contract
     from ..recipe import find_recipe
@@ -114,6 +119,8 @@ def train(
     from ..train import DivergedError
 
     group, where = join(pick_device(device))
+    if group.size > 1 and workers is not None:
+        raise InputError("workers with torchrun: expected one of them")
     stderr.quiet = not group.is_main
     if resume is not None:
         refuse_with_resume(
@@ -139,6 +146,7 @@ def train(
                 epochs=epochs,
                 device=where,
                 threads=threads or 1,
+                workers=workers,
                 out=out,
                 command=shlex.join([*group.command, "featherweight", *sys.argv[1:]]),
                 group=group,
@@ -147,7 +155,14 @@ def train(
     assert run is not None  # the main process has opened it
     try:
         with networks_apart():
-            finish_run(run, where, data, lambda n_images: show(run, n_images, stderr), group)
+            finish_run(
+                run,
+                where,
+                data,
+                lambda n_images: show(run, n_images, stderr),
+                group,
+                workers=workers,
+            )
             if not group.is_main:
                 return DONE
             stderr.print("auditing the weights on all validation images, drawing the pictures")
