@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from featherweight.augment import affine, augment, gaussian_blur, jitter
+from featherweight.augment import draw as draw_for
 from featherweight.recipe import Augmentation
 
 with warnings.catch_warnings():
@@ -20,6 +21,11 @@ def images():
     generator = torch.Generator().manual_seed(3)
     smooth = torch.rand(N, 1, 9, 7, generator=generator)
     return torch.nn.functional.interpolate(smooth, (28, 24), mode="bilinear")
+
+
+def _augmented(images, strengths, seed):
+    draws = draw_for(strengths, len(images), torch.Generator().manual_seed(seed))
+    return augment(images, strengths, draws)
 
 
 def draw(low, high, *shape, seed=0):
@@ -106,12 +112,12 @@ EVERYTHING = Augmentation(
 )
 def test_every_step_moves_every_image_on_its_own(images, step):
     same = images[:1].expand(N, 1, 28, 24)
-    moved = augment(same, Augmentation(**step), torch.Generator().manual_seed(1))
+    moved = _augmented(same, Augmentation(**step), 1)
     assert len({image.numpy().tobytes() for image in [*moved, images[0]]}) == N + 1
 
 
 def test_no_augmentation_leaves_images_as_they_are(images):
-    assert torch.equal(augment(images, Augmentation(), torch.Generator()), images)
+    assert torch.equal(_augmented(images, Augmentation(), 0), images)
     still = affine(images, torch.zeros(N), torch.zeros(N, 2), torch.ones(N), torch.zeros(N))
     torch.testing.assert_close(still, images, atol=1e-5, rtol=0)
     torch.testing.assert_close(
@@ -121,7 +127,7 @@ def test_no_augmentation_leaves_images_as_they_are(images):
 
 
 def test_strokes_get_thicker_or_thinner_between_the_extremes_of_their_neighbours(images):
-    moved = augment(images, Augmentation(thickness=0.9), torch.Generator().manual_seed(1))
+    moved = _augmented(images, Augmentation(thickness=0.9), 1)
     thick = torch.nn.functional.max_pool2d(images, 3, 1, 1)
     thin = -torch.nn.functional.max_pool2d(-images, 3, 1, 1)
     assert ((thin <= moved + 1e-6) & (moved <= thick + 1e-6)).all()
@@ -134,7 +140,7 @@ def test_strokes_get_thicker_or_thinner_between_the_extremes_of_their_neighbours
 
 def test_elastic_moves_points_by_no_more_than_it_says():
     ramp = torch.arange(28.0).expand(64, 1, 28, 28)  # the value of a pixel is its column
-    moved = augment(ramp, Augmentation(elastic=2), torch.Generator().manual_seed(1))
+    moved = _augmented(ramp, Augmentation(elastic=2), 1)
     away = (moved - ramp)[..., 6:-6, 6:-6]
     assert 1.0 < away.abs().max() <= 2.6  # bicubic overshoots its points a little
     assert away.std((1, 2, 3)).min() > 0.05  # not one shift for the whole image
@@ -142,9 +148,7 @@ def test_elastic_moves_points_by_no_more_than_it_says():
 
 def test_a_seed_means_one_draw_and_each_image_has_its_own(images):
     same = images[:1].expand(N, 1, 28, 24)
-    first, again, other = (
-        augment(same, EVERYTHING, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
+    first, again, other = (_augmented(same, EVERYTHING, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len({image.numpy().tobytes() for image in first}) == N
@@ -172,3 +176,12 @@ def test_a_seed_means_one_draw_and_each_image_has_its_own(images):
 def test_strengths_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         Augmentation(**wrong)
+
+
+def test_a_part_of_a_batch_is_augmented_as_in_the_batch(images):
+    draws = draw_for(EVERYTHING, N, torch.Generator().manual_seed(1))
+    whole = augment(images, EVERYTHING, draws)
+    for part in (slice(0, 7), slice(7, N)):
+        torch.testing.assert_close(
+            augment(images[part], EVERYTHING, draws.of(part)), whole[part], atol=1e-5, rtol=1e-5
+        )

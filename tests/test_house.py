@@ -40,6 +40,7 @@ TRUNK = (
     "run",
     "progress",
     "train",
+    "workers",
     "operations",
     "trace",
     "audit",
