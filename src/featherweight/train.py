@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from .augment import Draws, augment, draw, resized
 from .build import check_model, forward, unchanged
 from .data import Images, Split, normalise
-from .device import cpu_threads, seed_everything
+from .device import cpu_threads, seed_everything, seed_ghost
 from .distributed import SINGLE_PROCESS, GhostBatches, Group
 from .errors import InputError
 from .evaluate import EVAL_BATCH_SIZE, Evaluation, evaluate, log_probabilities
@@ -143,9 +143,7 @@ def start(
     model = run.build_model()
     if group.is_main:
         check_recipe(recipe, split, model)
-    trainer = Trainer(
-        recipe, model.to(device), split.train.to(device), split.mean_std, group, run.seed
-    )
+    trainer = Trainer(recipe, model.to(device), split.train.to(device), split.mean_std, group)
     rows: list[Row] = []
     if group.is_main:
         run.record_workers(group.size)
@@ -169,7 +167,6 @@ class Trainer:
         train: The training images.
         mean_std: Mean and standard deviation to normalise the images with, of pixels in [0, 1].
         group: The processes that train together.
-        seed: The seed of the random draws of ghost batches.
     """
 
     def __init__(
@@ -179,10 +176,9 @@ class Trainer:
         train: Images,
         mean_std: tuple[float, float],
         group: Group = SINGLE_PROCESS,
-        seed: int = 0,
     ) -> None:
         self.recipe, self.model, self.train = recipe, model, train
-        self.mean_std, self.group, self.seed = mean_std, group, seed
+        self.mean_std, self.group = mean_std, group
         if train.pixels.device.type == "mps":
             # Batch norm's gradient fails there in channels-last memory (pytorch#188371).
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -206,7 +202,7 @@ class Trainer:
         """Train for one epoch, each image once, and yield the mean loss of every batch.
 
         The losses are tensors on the device, which nothing has waited for. `generator` draws the
-        order of the images and their augmentation.
+        order of the images and their augmentation, and its seed seeds the ghost batches.
         """
         self.model.train()
         order = torch.randperm(len(self.train), generator=generator).to(self.train.labels.device)
@@ -230,7 +226,8 @@ class Trainer:
                 self.model.zero_grad()
                 loss = self.backward(batch, draws, size)
             else:
-                loss = self.sum_ghosts(self.ghosts, step, batch, draws, size)
+                seed = generator.initial_seed() + step % self.steps_per_epoch * recipe.n_ghosts
+                loss = self.sum_ghosts(self.ghosts, batch, draws, size, seed)
         for optimizer, _ in self.optimizers.values():
             _add_missing_momentum(optimizer)
             optimizer.step()
@@ -258,9 +255,11 @@ class Trainer:
         return loss.detach()
 
     def sum_ghosts(
-        self, ghosts: GhostBatches, step: int, batch: Tensor, draws: Draws, size: float
+        self, ghosts: GhostBatches, batch: Tensor, draws: Draws, size: float, seed: int
     ) -> Tensor:
         """Compute this process's ghost batches; return the loss of the whole batch.
+
+        The draws inside the network are seeded with `seed` and the number of the ghost batch.
 
         Gradients and batch-norm statistics are then the whole batch's, in every process.
         """
@@ -270,7 +269,7 @@ class Trainer:
         ghosts.begin()
         for number in self.group.share(len(parts)):
             part, end = parts[number], ends[number]
-            seed_everything(self.seed, *divmod(step, self.steps_per_epoch), number)
+            seed_ghost(seed + number, batch.device)
             ghosts.restore()
             own = draws.of(slice(end - len(part), end))
             ghosts.put(number, self.backward(part, own, size, weights[number]))
