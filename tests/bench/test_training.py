@@ -44,6 +44,23 @@ def test_figures_are_medians_over_rounds_in_which_recipes_take_turns(split, monk
     )
 
 
+def test_workers_take_turns(split, tiny_recipe, tiny_contract, monkeypatch):
+    monkeypatch.setattr(bench, "load_contract", lambda name: tiny_contract)
+    seconds, worked = iter([4, 2, 8, 2, 3, 3]), []
+
+    def timed(device, work):
+        work()
+        worked.append(work.args[1])
+        return next(seconds)
+
+    monkeypatch.setattr(bench, "timed", timed)
+    recipe = dataclasses.replace(tiny_recipe, ghost_batch=9)  # 20 steps an epoch
+    times, ratio = bench.bench_workers(recipe, split, (1, 2), rounds=3, n_steps=4)
+    assert worked == [4] * 6
+    assert times == [4 / 4 * 20, 2 / 4 * 20]
+    assert ratio == bench.Ratio(0.5, 0.25, 1)
+
+
 def test_a_ratio_is_taken_round_by_round():
     assert bench.ratio_of([1, 10, 4], [2, 5, 4]) == bench.Ratio(1, 0.5, 2)
     with pytest.raises(ValueError, match="zip"):

@@ -2,14 +2,16 @@
 
 Example:
     speeds, ratio = bench_train(("baseline", "feather-20k"), split, device)     # training steps
+    speeds, ratio = bench_workers(recipe, split)                            # one and two workers
     races = bench_sprint(("sprint", "baseline", "sprint"), split, device)       # whole trainings
 """
 
+import contextlib
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,10 +24,11 @@ from ..augment import augment, draw
 from ..build import build
 from ..contract import load_contract
 from ..data import Split
-from ..device import seed_everything
+from ..device import cpu_threads, seed_everything
 from ..recipe import Recipe, find_recipe
 from ..run import create_run
-from ..train import Trainer, train
+from ..train import Trainer, start, train
+from ..workers import start_workers
 
 WARM_UP_STEPS = 5  # the first steps choose kernels and fill caches
 
@@ -163,6 +166,50 @@ def bench_train(
             )
         )
     return speeds, ratio_of(epoch_seconds[-1], epoch_seconds[0])
+
+
+@contextlib.contextmanager
+def _team(recipe: Recipe, split: Split, n: int) -> Iterator[Iterator[Tensor]]:
+    """Start n workers; give the steps of the first epoch, which they do together."""
+    contract, cpu = load_contract(recipe.contract), torch.device("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        run = create_run(
+            f"{folder}/run", recipe, contract, split, 0, cpu, "featherweight bench train"
+        )
+        with start_workers(run, split, n) as group:
+            trainer, _ = start(run, split, cpu, group)
+            yield trainer.steps(0, seed_everything(run.seed, 0))
+
+
+def bench_workers(
+    recipe: Recipe,
+    split: Split,
+    numbers: Sequence[int] = (1, 2),
+    rounds: int = 7,
+    n_steps: int = 15,
+) -> tuple[list[float], Ratio]:
+    """Time the training steps of a recipe by several numbers of workers, who take turns.
+
+    Returns the seconds of an epoch by each number, medians over the rounds, and the last one
+    divided by the first one. An epoch must have more steps than are timed."""
+    epoch_seconds: list[list[float]] = [[] for _ in numbers]
+    steps_per_epoch = math.ceil(len(split.train) / recipe.batch_size)
+    cpu = torch.device("cpu")
+    with contextlib.ExitStack() as stack, cpu_threads(1):
+        teams = [stack.enter_context(_team(recipe, split, n)) for n in numbers]
+
+        def run(steps: Iterator[Tensor], n: int) -> None:
+            for _ in range(n):
+                next(steps)
+
+        for steps in teams:
+            run(steps, WARM_UP_STEPS)
+        for _ in range(rounds):
+            for steps, seconds in zip(teams, epoch_seconds, strict=True):
+                taken = timed(cpu, partial(run, steps, n_steps))
+                seconds.append(taken / n_steps * steps_per_epoch)
+    medians = [statistics.median(seconds) for seconds in epoch_seconds]
+    return medians, ratio_of(epoch_seconds[-1], epoch_seconds[0])
 
 
 def profile_train(

@@ -1,5 +1,6 @@
 """The command that measures speed: bench."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 BANDWIDTH = 125e6  # bytes per second of the simulated cluster's network: 1 Gbit/s
 SIMULATED_NODES = (1, 10, 100)
 MAX_OPERATIONS = 12  # of the profile, that are printed
+WORKERS = (1, 2)
 
 
 @app.command(name="bench", usage="Usage: featherweight bench [OPTIONS] WHAT [RUN]")
@@ -25,8 +27,8 @@ def cmd_bench(
 ) -> int:
     """Measure the speed of training, reading and studies on this machine.
 
-    - `train`: the training steps of `baseline` and `feather-20k`, with a profile of the latter, in
-      two minutes.
+    - `train`: the training steps of `baseline` and `feather-20k`, a profile of the latter, and its
+      steps in two ghost batches by one worker and by two, in three minutes.
     - `sprint`: whole trainings of `sprint`, `baseline` and `sprint` again, in ten minutes or more.
     - `predict`: reading with the network of RUN in PyTorch and from its exported files, in one
       minute.
@@ -57,8 +59,9 @@ def cmd_bench(
 
 
 def _bench_train(device: str) -> int:
-    from ..bench.training import bench_train, profile_train
+    from ..bench.training import bench_train, bench_workers, profile_train
     from ..device import pick_device
+    from ..recipe import find_recipe
 
     split, where = load_mnist(), pick_device(device)
     speeds, ratio = bench_train(("baseline", "feather-20k"), split, where)
@@ -82,6 +85,18 @@ def _bench_train(device: str) -> int:
     for operation, share in profile_train(last, split, where)[:MAX_OPERATIONS]:
         profile.add_row(operation, f"{100 * share:.1f} %")
     stdout.print(profile)
+    if where.type == "cpu":
+        recipe = find_recipe(last)
+        recipe = replace(recipe, ghost_batch=recipe.batch_size // max(WORKERS))
+        times, ratio = bench_workers(recipe, split, WORKERS)
+        workers = Table("workers", f"s/epoch of {last} in ghost batches of {recipe.ghost_batch}")
+        for n, seconds in zip(WORKERS, times, strict=True):
+            workers.add_row(str(n), f"{seconds:.2f}")
+        stdout.print(workers)
+        stdout.print(
+            f"epoch of {WORKERS[-1]} workers / epoch of {WORKERS[0]}: "
+            f"{ratio.median:.3f} (rounds {ratio.minimum:.3f} to {ratio.maximum:.3f})"
+        )
     return DONE
 
 
