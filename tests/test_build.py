@@ -13,7 +13,8 @@ from featherweight.data import Images, Split
 from featherweight.device import seed_everything
 from featherweight.model import BaselineNet, Feather
 from featherweight.recipe import RECIPES
-from featherweight.train import Trainer, check_recipe
+from featherweight.train import check_recipe
+from featherweight.trainer import Trainer
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -39,6 +39,7 @@ TRUNK = (
     "source",
     "run",
     "progress",
+    "trainer",
     "train",
     "workers",
     "operations",

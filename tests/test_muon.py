@@ -8,7 +8,7 @@ import torch
 from featherweight.build import build
 from featherweight.device import seed_everything
 from featherweight.muon import Muon, orthogonalised
-from featherweight.train import Trainer
+from featherweight.trainer import Trainer
 
 
 @pytest.mark.parametrize("shape", [(24, 216), (216, 24), (8, 9), (5, 5), (1, 7)])

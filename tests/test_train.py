@@ -18,7 +18,8 @@ from featherweight.device import pick_device, seed_everything
 from featherweight.evaluate import evaluate
 from featherweight.recipe import Recipe
 from featherweight.run import create_run, open_run
-from featherweight.train import DivergedError, Trainer, train
+from featherweight.train import DivergedError, train
+from featherweight.trainer import Trainer
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""Train a network. Read top to bottom: `train` is the loop, `Trainer.step` is one step of it.
+"""Train a network. `train` is the loop, from top to bottom; `Trainer.step` is one step of it.
 
     run = create_run(None, recipe, contract, split, seed=0, device=device, command="")
     train(run, split, device, on_epoch=print)
@@ -8,37 +8,28 @@ of a ghost batch by its place in the epoch. So an interrupted run resumes after 
 epoch and ends with the same bits, and any number of processes may share the ghost batches.
 """
 
-import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from itertools import accumulate
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from .augment import Draws, augment, draw, resized
-from .build import check_model, forward, unchanged
-from .data import Images, Split, normalise
-from .device import cpu_threads, seed_everything, seed_ghost
-from .distributed import SINGLE_PROCESS, GhostBatches, Group
+from .augment import resized
+from .build import check_model, unchanged
+from .data import Images, Split
+from .device import cpu_threads, seed_everything
+from .distributed import SINGLE_PROCESS, Group
 from .errors import InputError
-from .evaluate import EVAL_BATCH_SIZE, Evaluation, evaluate, log_probabilities
+from .evaluate import EVAL_BATCH_SIZE
 from .locate import describe, reason
 from .model import Block
-from .muon import Muon
-from .quantise import quantise, quantised
 from .recipe import Recipe
 from .run import Row, Run
-from .weights import load_weights, tensors
+from .trainer import Trainer
+from .weights import tensors
 
-# Training images, and images per batch, from which the batch-norm statistics of a quantised network
-# are re-estimated. Both decide the bits of its weights file.
-N_STATISTICS_IMAGES = 5000
-STATISTICS_BATCH_SIZE = 500
 LOSS_INTERVAL = 10  # steps between two readings of the loss, each of which waits for the device
 
 
@@ -158,243 +149,6 @@ def start(
     return trainer, rows
 
 
-class Trainer:
-    """A network in training: its weights, their EMA, the optimisers, and the steps of an epoch.
-
-    Args:
-        recipe: The hyper-parameters.
-        model: The network, on the device of `train`.
-        train: The training images.
-        mean_std: Mean and standard deviation to normalise the images with, of pixels in [0, 1].
-        group: The processes that train together.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: nn.Module,
-        train: Images,
-        mean_std: tuple[float, float],
-        group: Group = SINGLE_PROCESS,
-    ) -> None:
-        self.recipe, self.model, self.train = recipe, model, train
-        self.mean_std, self.group = mean_std, group
-        if train.pixels.device.type == "mps":
-            # Batch norm's gradient fails there in channels-last memory (pytorch#188371).
-            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self.ema = copy.deepcopy(model) if recipe.ema else model  # without EMA the model itself
-        self.optimizers = _optimizers(recipe, model)
-        self.lr = recipe.lr
-        self.ghosts: GhostBatches | None = None  # without them a step is one forward pass
-        if recipe.n_ghosts > 1 or group.size > 1:
-            self.ghosts = GhostBatches(model, recipe.n_ghosts, group)
-        self._scores: Tensor | None = None  # log-probabilities (n, classes) of an evaluation
-        # Tensors stay the same objects throughout training, so they are listed once.
-        pairs = list(
-            zip(_parameters_and_buffers(self.ema), _parameters_and_buffers(model), strict=True)
-        )
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._float_pairs = [mean for mean, _ in floats], [value for _, value in floats]
-        self._integer_pairs = [pair for pair in pairs if not pair[0].is_floating_point()]
-        self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
-
-    def steps(self, epoch: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Train for one epoch, each image once, and yield the mean loss of every batch.
-
-        The losses are tensors on the device, which nothing has waited for. `generator` draws the
-        order of the images and their augmentation, and its seed seeds the ghost batches.
-        """
-        self.model.train()
-        order = torch.randperm(len(self.train), generator=generator).to(self.train.labels.device)
-        for i, batch in enumerate(order.tensor_split(self.steps_per_epoch)):
-            yield self.step(epoch * self.steps_per_epoch + i, batch, generator)
-
-    def step(self, step: int, batch: Tensor, generator: torch.Generator) -> Tensor:
-        """Train on one batch, indices (b,) of training images, and return its mean loss."""
-        recipe, n_steps = self.recipe, self.recipe.epochs * self.steps_per_epoch
-        self.lr = recipe.lr_at(step, n_steps)
-        for optimizer, factor in self.optimizers.values():
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = self.lr * factor
-
-        # The draws of the whole batch, so that they don't depend on who computes which part.
-        draws = draw(recipe.augmentation, len(batch), generator)
-        size = recipe.resize if step < recipe.resize_until * n_steps else 1.0
-        quantising = recipe.weight_bits and step >= recipe.quantise_from * n_steps
-        with quantised(self.model, recipe.weight_bits) if quantising else contextlib.nullcontext():
-            if self.ghosts is None:
-                self.model.zero_grad()
-                loss = self.backward(batch, draws, size)
-            else:
-                seed = generator.initial_seed() + step % self.steps_per_epoch * recipe.n_ghosts
-                loss = self.sum_ghosts(self.ghosts, batch, draws, size, seed)
-        for optimizer, _ in self.optimizers.values():
-            _add_missing_momentum(optimizer)
-            optimizer.step()
-        self.update_ema(step)
-        return loss
-
-    def backward(
-        self, indices: Tensor, draws: Draws, size: float = 1.0, weight: float = 1.0
-    ) -> Tensor:
-        """Add the gradients of training images, indices (b,), and return their loss, both weighted.
-
-        `size` is the scale of the images.
-        """
-        images = self.train.pixels[indices].float() / 255  # (b, 1, h, w) in [0, 1]
-        images = augment(images, self.recipe.augmentation, draws)
-        if size < 1:
-            images = resized(images, size)  # (b, 1, smaller h, smaller w)
-        outputs = forward(self.model, normalise(images * 255, self.mean_std))  # (b, classes)
-        # A network may return logits or log-probabilities: cross-entropy is the same for both.
-        loss = F.cross_entropy(
-            outputs, self.train.labels[indices], label_smoothing=self.recipe.label_smoothing
-        )
-        loss = loss * weight
-        loss.backward()
-        return loss.detach()
-
-    def sum_ghosts(
-        self, ghosts: GhostBatches, batch: Tensor, draws: Draws, size: float, seed: int
-    ) -> Tensor:
-        """Compute this process's ghost batches; return the loss of the whole batch.
-
-        The draws inside the network are seeded with `seed` and the number of the ghost batch.
-
-        Gradients and batch-norm statistics are then the whole batch's, in every process.
-        """
-        parts = batch.tensor_split(self.recipe.n_ghosts)
-        weights = [len(part) / len(batch) for part in parts]
-        ends = list(accumulate(len(part) for part in parts))
-        ghosts.begin()
-        for number in self.group.share(len(parts)):
-            part, end = parts[number], ends[number]
-            seed_ghost(seed + number, batch.device)
-            ghosts.restore()
-            own = draws.of(slice(end - len(part), end))
-            ghosts.put(number, self.backward(part, own, size, weights[number]))
-        return ghosts.sum(weights)
-
-    @torch.no_grad()
-    def update_ema(self, step: int) -> None:
-        """Move the EMA one step towards the weights and batch-norm buffers."""
-        if self.ema is self.model:
-            return
-        # A smaller decay in the first steps, so that the initial weights are soon forgotten.
-        decay = min(self.recipe.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(*self._float_pairs, 1 - decay)
-        for mean, count in self._integer_pairs:
-            mean.copy_(count)
-
-    @torch.no_grad()
-    def evaluated_network(self) -> nn.Module:
-        """Return the network to evaluate: the EMA, or the model if the recipe has none.
-
-        For a quantised recipe, return a copy with quantised weights and batch-norm statistics
-        re-estimated on training images: the EMA's statistics belong to other quantised weights.
-        """
-        if not self.recipe.weight_bits:
-            return self.ema
-        network = copy.deepcopy(self.ema).train()
-        quantise(network, self.recipe.weight_bits)
-        for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean over all batches
-        for batch in self.train.pixels[:N_STATISTICS_IMAGES].split(STATISTICS_BATCH_SIZE):
-            network(normalise(batch, self.mean_std))
-        return network
-
-    def evaluate(self, network: nn.Module, images: Images, num_classes: int) -> Evaluation:
-        """Evaluate a network on every image, in every process of the group.
-
-        With ghost batches each process computes some of the batches of an evaluation, on as many
-        threads as a step; without them this process uses all of its threads.
-        """
-        if self.ghosts is None:
-            return evaluate(network, images, self.mean_std)
-        if self._scores is None:
-            n_bytes = torch.float32.itemsize * len(images) * num_classes
-            memory = self.group.memory(n_bytes, images.pixels.device)
-            self._scores = memory.view(torch.float32).view(len(images), num_classes)
-        slots = self._scores.split(EVAL_BATCH_SIZE)
-        batches = images.pixels.split(EVAL_BATCH_SIZE)
-        for number in self.group.share(len(batches)):
-            slots[number].copy_(log_probabilities(network, batches[number], self.mean_std))
-        self.group.meet(slots)
-        return Evaluation.of(self._scores, images.labels)
-
-    def state(self) -> dict[str, Any]:
-        """Return what is needed to resume: model, EMA (both of floats) and optimisers."""
-        return {
-            "model": tensors(self.model),
-            "ema": tensors(self.ema),
-            "optimizers": {
-                name: optimizer.state_dict() for name, (optimizer, _) in self.optimizers.items()
-            },
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Load what `state` returned.
-
-        Early runs have no key `ema`: they keep the EMA as `unrounded` if the recipe is quantised,
-        with the evaluated network as `averaged`, and else as `averaged`.
-        """
-        load_weights(self.model, state["model"])
-        old_key = "unrounded" if "unrounded" in state else "averaged"
-        load_weights(self.ema, state["ema" if "ema" in state else old_key])
-        for name, (optimizer, _) in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-
-
-def _optimizers(recipe: Recipe, model: nn.Module) -> dict[str, tuple[torch.optim.Optimizer, float]]:
-    """Return the optimisers by name, each with its learning rate as a multiple of the recipe's."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise InputError("the model has no trainable parameter, expected at least one")
-    convolutions = [p for p in parameters if p.ndim == 4 and recipe.muon]
-    rest = [p for p in parameters if not (p.ndim == 4 and recipe.muon)]
-    optimizers: dict[str, tuple[torch.optim.Optimizer, float]] = {}
-    if convolutions:
-        optimizers["muon"] = Muon(convolutions, recipe.lr, recipe.momentum), recipe.muon
-    if rest:
-        # Biases and batch-norm parameters, of one dimension, don't decay.
-        matrices, vectors = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim <= 1]
-        sgd = torch.optim.SGD(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            fused=True,
-        )
-        optimizers["sgd"] = sgd, 1.0
-    return optimizers
-
-
-def _add_missing_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give parameters whose first gradient comes late a momentum of zero.
-
-    Fused SGD needs a momentum buffer for all parameters or for none.
-    """
-    if optimizer.state and "momentum" in optimizer.defaults:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if (
-                    group["momentum"]
-                    and group.get("fused")
-                    and parameter.grad is not None
-                    and not optimizer.state[parameter]
-                ):
-                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-
-def _parameters_and_buffers(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-
-
 def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
     """Check that the network can be trained and evaluated as the recipe says.
 
@@ -417,7 +171,10 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
                 hint="keep torch.view_as_real of it, and use torch.view_as_complex in forward",
             )
     steps, n_ghosts = math.ceil(len(train) / recipe.batch_size), recipe.n_ghosts
-    smallest, largest = len(train) // steps // n_ghosts, -(-len(train) // steps // -n_ghosts)
+    smallest, largest = (
+        len(train) // steps // n_ghosts,
+        math.ceil(math.ceil(len(train) / steps) / n_ghosts),
+    )
     if not smallest:
         raise InputError(
             f"ghost_batch: got {recipe.ghost_batch} for {len(train)} training images, expected at "

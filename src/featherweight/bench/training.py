@@ -27,7 +27,8 @@ from ..data import Split
 from ..device import cpu_threads, seed_everything
 from ..recipe import Recipe, find_recipe
 from ..run import create_run
-from ..train import Trainer, start, train
+from ..train import start, train
+from ..trainer import Trainer
 from ..workers import start_workers
 
 WARM_UP_STEPS = 5  # the first steps choose kernels and fill caches
