@@ -17,7 +17,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -116,13 +115,52 @@ def join(device: torch.device) -> tuple[Group, torch.device]:
     return TorchGroup(dist.get_rank(), dist.get_world_size()), device
 
 
+class _Layout:
+    """Places for tensors in one piece of memory; those of a type lie side by side."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors, self._offsets = list(tensors), [0] * len(tensors)
+        self._parts: dict[torch.dtype, slice] = {}
+        self.n_bytes = 0
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            start = self.n_bytes
+            for i, tensor in enumerate(tensors):
+                if tensor.dtype == dtype:
+                    self._offsets[i] = self.n_bytes
+                    self.n_bytes += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+            self._parts[dtype] = slice(start, self.n_bytes)
+
+    def places(self, memory: Tensor) -> list[Tensor]:
+        """Return views of the memory, each of the type, shape and order of its tensor."""
+        return [
+            memory[offset : offset + tensor.nbytes]
+            .view(tensor.dtype)
+            .as_strided(tensor.shape, torch.empty_like(tensor).stride())
+            for tensor, offset in zip(self._tensors, self._offsets, strict=True)
+        ]
+
+    def parts(self, memory: Tensor) -> list[Tensor]:
+        """Return a view of the memory for each type, all of its tensors in one."""
+        return [memory[part].view(dtype) for dtype, part in self._parts.items()]
+
+
+class _Slot:
+    """What one ghost batch leaves, or what they add up to, in a piece of memory."""
+
+    def __init__(self, memory: Tensor, gradients: _Layout, buffers: _Layout) -> None:
+        first, rest = memory[: gradients.n_bytes], memory[gradients.n_bytes :]
+        self.gradients, self.gradient_parts = gradients.places(first), gradients.parts(first)
+        *self.buffers, self.found, self.loss = buffers.places(rest)
+        self.buffer_parts = buffers.parts(rest)
+
+
 class GhostBatches:
     """The gradients, buffers and loss of each ghost batch of a step, and what they add up to.
 
     Every ghost batch starts from the same buffers, such as batch-norm statistics. Afterwards a
-    float buffer that the first ghost batch has changed is the mean over all of them, weighted by
-    their images; other types keep the first one's value. Attributes of a network that are neither
-    parameters nor buffers are not exchanged.
+    buffer of floats is the mean over the ghost batches, weighted by their images; other types keep
+    the first one's values. Attributes of a network that are neither parameters nor buffers are not
+    exchanged.
 
         ghosts.begin()
         for number in group.share(n_ghosts):
@@ -154,23 +192,18 @@ class GhostBatches:
             if buffer is not None
         ]
         device = self._parameters[0].device
-        found = torch.zeros(len(self._parameters), device=device)  # 1: it has a gradient
-        kept = [*self._parameters, *self._buffers(), found, torch.zeros((), device=device)]
-        sizes = [-(-item.nbytes // ALIGNMENT) * ALIGNMENT for item in kept]
+        found = torch.zeros(len(self._parameters), dtype=torch.bool, device=device)
+        gradients = _Layout(self._parameters)
+        buffers = _Layout([*self._buffers(), found, torch.zeros((), device=device)])
+        size = gradients.n_bytes + buffers.n_bytes
         # Two sets that take turns: a process that is one step ahead of another must not write over
         # what that one still adds up.
-        memory = group.memory(2 * n_ghosts * sum(sizes), device).view(2, n_ghosts, sum(sizes))
-        offsets = [0, *accumulate(sizes)]
+        memory = group.memory(2 * n_ghosts * size, device).view(2, n_ghosts, size)
         self._sets = [
-            (
-                list(slots),
-                [
-                    [_view(slot[at:], item) for at, item in zip(offsets, kept, strict=False)]
-                    for slot in slots
-                ],
-            )
-            for slots in memory
+            (list(rows), [_Slot(row, gradients, buffers) for row in rows]) for rows in memory
         ]
+        total = torch.zeros(size, dtype=torch.uint8, device=device)
+        self._total = _Slot(total, gradients, buffers)
         self._before: list[Tensor] = []
 
     def _buffers(self) -> list[Tensor]:
@@ -193,18 +226,17 @@ class GhostBatches:
     @torch.no_grad()
     def put(self, number: int, loss: Tensor) -> None:
         """Keep the gradients, buffers and loss, of no dimension, of ghost batch `number`."""
-        gradients = [parameter.grad for parameter in self._parameters]
         slot = self._sets[0][1][number]
-        found, total = slot[-2:]
-        found.copy_(torch.tensor([gradient is not None for gradient in gradients]))
-        total.copy_(loss)
-        values = [
-            (place, gradient)
-            for place, gradient in zip(slot, gradients, strict=False)
-            if gradient is not None
-        ]
-        values += zip(slot[len(gradients) : -2], self._buffers(), strict=True)
-        torch._foreach_copy_([place for place, _ in values], [value for _, value in values])
+        places, values = [*slot.buffers, slot.loss], [*self._buffers(), loss]
+        for place, parameter in zip(slot.gradients, self._parameters, strict=True):
+            if parameter.grad is None:
+                place.zero_()
+            else:
+                places.append(place)
+                values.append(parameter.grad)
+        torch._foreach_copy_(places, values)
+        found = [parameter.grad is not None for parameter in self._parameters]
+        slot.found.copy_(torch.tensor(found))
 
     @torch.no_grad()
     def sum(self, weights: Sequence[float]) -> Tensor:
@@ -212,33 +244,24 @@ class GhostBatches:
 
         `weights` are the ghost batches' shares of the images.
         """
-        slots, views = self._sets[0]
-        self._group.meet(slots)
-        n = len(self._parameters)
-        found = torch.stack([slot[-2] for slot in views]).tolist()  # (ghosts, parameters)
-        for i, parameter in enumerate(self._parameters):
-            terms = [slot[i] for slot, has in zip(views, found, strict=True) if has[i]]
-            parameter.grad = _sum(terms) if terms else None
-        first = views[0]
-        for i, (buffer, before) in enumerate(zip(self._buffers(), self._before, strict=True), n):
-            buffer.copy_(before)
-            if not torch.equal(first[i], before):
-                buffer.copy_(first[i])
-                if buffer.is_floating_point():
-                    for slot, weight in zip(views[1:], weights[1:], strict=True):
-                        buffer.add_(slot[i] - first[i], alpha=weight)
-        return _sum([slot[-1] for slot in views])
-
-
-def _view(memory: Tensor, like: Tensor) -> Tensor:
-    """Return the first bytes of `memory` as a tensor of the same type, shape and order."""
-    flat = memory[: like.nbytes].view(like.dtype)
-    return flat.as_strided(like.shape, torch.empty_like(like).stride())
-
-
-def _sum(terms: Sequence[Tensor]) -> Tensor:
-    """Return the sum of tensors, from the first to the last, as a new tensor."""
-    total = terms[0].clone()
-    for term in terms[1:]:
-        total += term
-    return total
+        rows, slots = self._sets[0]
+        self._group.meet(rows)
+        (first, *others), total = slots, self._total
+        for i, part in enumerate(total.gradient_parts):
+            part.copy_(first.gradient_parts[i])
+            for slot in others:
+                part += slot.gradient_parts[i]
+        for i, part in enumerate(total.buffer_parts):
+            start = first.buffer_parts[i]
+            part.copy_(start)
+            if part.is_floating_point():
+                for slot, weight in zip(others, weights[1:], strict=True):
+                    # Equal values stay what they are, infinite ones too.
+                    other = slot.buffer_parts[i]
+                    part.add_((other - start).masked_fill_(other == start, 0), alpha=weight)
+        if self._before:
+            torch._foreach_copy_(self._buffers(), total.buffers)
+        found = torch.stack([slot.found for slot in slots]).any(0).tolist()
+        for parameter, gradient, has in zip(self._parameters, total.gradients, found, strict=True):
+            parameter.grad = gradient if has else None
+        return torch.stack([slot.loss for slot in slots]).sum()
