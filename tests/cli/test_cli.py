@@ -528,6 +528,7 @@ def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, co
         (["train", "--recipe", "nope"], "nope"),
         (["train", "--epochs", "0"], "epochs"),
         (["train", "--seed", "-1"], "seed"),
+        (["train", "--workers", "2"], "workers: got 2, expected 1: feather-20k does not split"),
         (["train", "--contract", "missing.toml"], "missing.toml"),
         (["train", "--contract", "unknown.toml"], "'colour'"),
         (["train", "--data", "nowhere"], "nowhere"),
