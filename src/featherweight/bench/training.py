@@ -2,7 +2,7 @@
 
 Example:
     speeds, ratio = bench_train(("baseline", "feather-20k"), split, device)     # training steps
-    speeds, ratio = bench_workers(recipe, split)                            # one and two workers
+    seconds, ratio = bench_workers(recipe, split)                           # one and two workers
     races = bench_sprint(("sprint", "baseline", "sprint"), split, device)       # whole trainings
 """
 
