@@ -1,8 +1,8 @@
 """A network in training, and one step of it.
 
-    trainer = Trainer(recipe, model, split.train, split.mean_std)
-    losses = list(trainer.steps(0, torch.Generator().manual_seed(1)))     # each image once
-    result = trainer.evaluate(trainer.evaluated_network(), split.val, split.num_classes)
+trainer = Trainer(recipe, model, split.train, split.mean_std)
+losses = list(trainer.steps(0, torch.Generator().manual_seed(1)))     # each image once
+result = trainer.evaluate(trainer.evaluated_network(), split.val, split.num_classes)
 """
 
 import contextlib
