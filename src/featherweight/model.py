@@ -200,6 +200,7 @@ class Feather(nn.Module):
         if len(layers) > MAX_LAYERS:
             raise InputError(f"layers: got {len(layers):,}, expected at most {MAX_LAYERS}")
         stages: list[nn.Module] = []
+        inplace = activation == "relu"  # others would copy their input for the gradient
         channels, grid = 1, 1
         for layer in layers:
             spec = parse_layer(layer)
@@ -223,7 +224,7 @@ class Feather(nn.Module):
             if spec.pool > 1:
                 convolution = nn.Sequential(convolution, Pool(spec.pool, dense))
             stages.append(
-                Block(convolution, width, ACTIVATIONS[activation](inplace=True), spec.times)
+                Block(convolution, width, ACTIVATIONS[activation](inplace=inplace), spec.times)
             )
             channels = width
         # Shifts of the image along either axis, in pixels, that dense evaluation averages over.
