@@ -25,7 +25,7 @@ from .distributed import SINGLE_PROCESS, Group
 from .errors import InputError
 from .pretrained import find_pretrained
 from .progress import OnBatch, OnEpoch, show
-from .recipe import Recipe, find_recipe
+from .recipe import DEFAULT_RECIPE, NETWORK_RECIPE, Recipe, find_recipe
 from .report import report
 from .run import SOURCE, Run, create_run, open_run
 from .source import module_source
@@ -64,7 +64,7 @@ def _locate(model: Network, folder: Path) -> tuple[str, str | None]:
 
 
 def start_run(
-    recipe: str | Recipe = "feather-20k",
+    recipe: str | Recipe | None,
     *,
     model: Network | None = None,
     contract: str | Contract | None = None,
@@ -82,6 +82,8 @@ def start_run(
 
     Takes what `train` takes. Where anything is wrong, nothing is left behind. Returns None in the
     processes of a group but the main one."""
+    if recipe is None:
+        recipe = DEFAULT_RECIPE if model is None else NETWORK_RECIPE
     chosen = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
     if seed < 0:
         raise InputError(f"seed: got {seed}, expected 0 or more")
@@ -149,7 +151,7 @@ def train(
     Parameters
     ----------
     recipe
-        How to train: a preset's name or a Recipe. Default: feather-20k.
+        How to train: a preset's name or a Recipe. Default: quick, or feather-20k with a `model`.
     model
         The network, instead of the recipe's own: MODULE:CLASS, FILE.py:CLASS, or a torch.nn.Module
         class. The source of a class from a notebook's cell is kept in the run folder.
@@ -205,7 +207,7 @@ def train(
         run = load_run(resume)
     else:
         started = start_run(
-            "feather-20k" if recipe is None else recipe,
+            recipe,
             model=model,
             contract=contract,
             data=data,

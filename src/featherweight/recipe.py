@@ -16,6 +16,9 @@ from .errors import InputError
 # Supported bits per quantised weight: 4, 2 or 1 weights fill a byte exactly.
 BITS = (2, 4, 8)
 FEATHER_20K_LAYERS = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")
+DEFAULT_RECIPE = "quick"
+# Trains a network of the user's own, which may not take the smaller images of `quick`.
+NETWORK_RECIPE = "feather-20k"
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,23 @@ def _multiply_matrices(active: Event) -> None:
         torch.mm(matrix, matrix)
 
 
+@contextlib.contextmanager
+def busy_processes(n: int) -> Iterator[Event]:
+    """Start n processes that multiply matrices while the event is set; end them afterwards."""
+    context = multiprocessing.get_context("spawn")
+    active = context.Event()
+    processes = [
+        context.Process(target=_multiply_matrices, args=(active,), daemon=True) for _ in range(n)
+    ]
+    try:
+        for process in processes:
+            process.start()
+        yield active
+    finally:
+        for process in processes:
+            process.kill()
+
+
 def _prepare_epoch(recipe: Recipe, seconds: float) -> Callable[[], float]:
     """Return a function that times training steps, and returns the seconds of a whole epoch."""
     contract = load_contract(recipe.contract)
@@ -167,16 +184,9 @@ def bench_load(
     result."""
     # A new process each time, because OpenMP reads its variables only when it is loaded.
     context = multiprocessing.get_context("spawn")
-    active = context.Event()
-    busy_processes = [
-        context.Process(target=_multiply_matrices, args=(active,), daemon=True)
-        for _ in range(n_busy)
-    ]
     loads = []
-    try:
-        for process in busy_processes:
-            process.start()
-        pairs = [(work, threading) for work in works for threading in WORKLOADS[work]]
+    pairs = [(work, threading) for work in works for threading in WORKLOADS[work]]
+    with busy_processes(n_busy) as active:
         for work, threading in pairs:
             with (
                 tempfile.TemporaryDirectory() as folder,
@@ -191,7 +201,4 @@ def bench_load(
             loads.append(Load(work, threading.name, idle, busy))
             if on_load is not None:
                 on_load(loads[-1])
-    finally:
-        for process in busy_processes:
-            process.kill()
     return loads

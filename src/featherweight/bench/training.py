@@ -2,7 +2,7 @@
 
 Example:
     speeds, ratio = bench_train(("baseline", "feather-20k"), split, device)     # training steps
-    seconds, ratio = bench_workers(recipe, split)                           # one and two workers
+    alone, busy = bench_teams([Team(recipe, 1), Team(recipe, 2)], split)        # workers
     races = bench_sprint(("sprint", "baseline", "sprint"), split, device)       # whole trainings
 """
 
@@ -26,10 +26,10 @@ from ..contract import load_contract
 from ..data import Split
 from ..device import cpu_threads, seed_everything
 from ..recipe import Recipe, find_recipe
-from ..run import create_run
+from ..run import Run, create_run
 from ..train import start, train
 from ..trainer import Trainer
-from ..workers import start_workers
+from ..workers import choose_workers, start_workers
 
 WARM_UP_STEPS = 5  # the first steps choose kernels and fill caches
 
@@ -169,48 +169,66 @@ def bench_train(
     return speeds, ratio_of(epoch_seconds[-1], epoch_seconds[0])
 
 
+@dataclass(frozen=True)
+class Team:
+    """A recipe, and the number of workers that train it together."""
+
+    recipe: Recipe
+    "The recipe."
+    workers: int
+    "Number of worker processes, this one among them."
+
+
 @contextlib.contextmanager
-def _team(recipe: Recipe, split: Split, n: int) -> Iterator[Iterator[Tensor]]:
-    """Start n workers; give the steps of the first epoch, which they do together."""
-    contract, cpu = load_contract(recipe.contract), torch.device("cpu")
+def _first_epoch(team: Team, split: Split) -> Iterator[Iterator[Tensor]]:
+    """Start a team; give the steps of its first epoch, which its workers do together."""
+    recipe, cpu = team.recipe, torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
-        run = create_run(
-            f"{folder}/run", recipe, contract, split, 0, cpu, "featherweight bench train"
-        )
-        with start_workers(run, split, n) as group:
+        contract, command = load_contract(recipe.contract), "featherweight bench train"
+        run = create_run(f"{folder}/run", recipe, contract, split, 0, cpu, command)
+        with start_workers(run, split, team.workers) as group:
             trainer, _ = start(run, split, cpu, group)
             yield trainer.steps(0, seed_everything(run.seed, 0))
 
 
-def bench_workers(
-    recipe: Recipe,
+def bench_teams(
+    teams: Sequence[Team],
     split: Split,
-    numbers: Sequence[int] = (1, 2),
+    beside: Callable[[bool], object] | None = None,
     rounds: int = 7,
     n_steps: int = 15,
-) -> tuple[list[float], Ratio]:
-    """Time the training steps of a recipe by several numbers of workers, who take turns.
+) -> tuple[list[list[float]], list[float]]:
+    """Time the training steps of several teams, who take turns, one thread to a worker.
 
-    Returns the seconds of an epoch by each number, medians over the rounds, and the last one
-    divided by the first one. An epoch must have more steps than are timed."""
-    epoch_seconds: list[list[float]] = [[] for _ in numbers]
-    steps_per_epoch = math.ceil(len(split.train) / recipe.batch_size)
-    cpu = torch.device("cpu")
+    With `beside`, which is called with True before and False after other work is to run, the last
+    team's steps are timed once more beside it in every round.
+
+    Returns the seconds of an epoch of each team in every round, and of the last team beside other
+    work. An epoch must have more steps than are timed."""
+    alone: list[list[float]] = [[] for _ in teams]
+    busy: list[float] = []
     with contextlib.ExitStack() as stack, cpu_threads(1):
-        teams = [stack.enter_context(_team(recipe, split, n)) for n in numbers]
+        epochs = [stack.enter_context(_first_epoch(team, split)) for team in teams]
 
         def run(steps: Iterator[Tensor], n: int) -> None:
             for _ in range(n):
                 next(steps)
 
-        for steps in teams:
+        def seconds(number: int) -> float:
+            steps_per_epoch = math.ceil(len(split.train) / teams[number].recipe.batch_size)
+            work = partial(run, epochs[number], n_steps)
+            return timed(torch.device("cpu"), work) / n_steps * steps_per_epoch
+
+        for steps in epochs:
             run(steps, WARM_UP_STEPS)
         for _ in range(rounds):
-            for steps, seconds in zip(teams, epoch_seconds, strict=True):
-                taken = timed(cpu, partial(run, steps, n_steps))
-                seconds.append(taken / n_steps * steps_per_epoch)
-    medians = [statistics.median(seconds) for seconds in epoch_seconds]
-    return medians, ratio_of(epoch_seconds[-1], epoch_seconds[0])
+            for number, times in enumerate(alone):
+                times.append(seconds(number))
+            if beside is not None:
+                beside(True)
+                busy.append(seconds(len(teams) - 1))
+                beside(False)
+    return alone, busy
 
 
 def profile_train(
@@ -242,6 +260,8 @@ class Race:
     "Recipe name."
     epochs: int
     "Number of epochs."
+    cores: str
+    "How the CPU's cores were used, such as `2 workers`, or the device."
     seconds: float
     "Wall-clock seconds."
     val_correct: int
@@ -257,21 +277,44 @@ def bench_sprint(
     seed: int = 0,
     on_epoch: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> list[Race]:
-    """Time whole trainings, one after the other.
+    """Time whole trainings, one after the other, each on all cores.
 
-    Name a recipe twice to see how steady the machine is. `on_epoch` is called with the recipe's
-    name and the metrics of every epoch."""
+    A recipe with ghost batches is trained by workers, another one by as many threads as PyTorch
+    uses by default. Name a recipe twice to see how steady the machine is. `on_epoch` is called with
+    the recipe's name and the metrics of every epoch."""
     races = []
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(names):
             recipe = find_recipe(name)
             contract, command = load_contract(recipe.contract), "featherweight bench sprint"
+            workers = choose_workers(None, recipe, device)
+            threads = 1 if recipe.n_ghosts > 1 else torch.get_num_threads()
             path = f"{folder}/{number}"
-            run = create_run(path, recipe, contract, split, seed, device, command)
-            work = partial(train, run, split, device)
-            if on_epoch is not None:
-                work = partial(work, on_epoch=partial(on_epoch, name))
-            seconds = timed(device, work)
+            run = create_run(path, recipe, contract, split, seed, device, command, threads)
+            told = None if on_epoch is None else partial(on_epoch, name)
+            seconds = timed(device, partial(_train_by, workers, run, split, device, told))
             last = run.read_metrics()[-1]
-            races.append(Race(name, recipe.epochs, seconds, last["val_correct"], last["val_total"]))
+            cores = f"{workers} workers" if workers > 1 else f"{threads} threads"
+            races.append(
+                Race(
+                    name,
+                    recipe.epochs,
+                    cores if device.type == "cpu" else str(device),
+                    seconds,
+                    last["val_correct"],
+                    last["val_total"],
+                )
+            )
     return races
+
+
+def _train_by(
+    workers: int,
+    run: Run,
+    split: Split,
+    device: torch.device,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+) -> None:
+    """Train a run by a number of workers, whose start counts."""
+    with start_workers(run, split, workers) as group:
+        train(run, split, device, on_epoch=on_epoch, group=group)

@@ -1,7 +1,9 @@
 """The command that measures speed: bench."""
 
+import statistics
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
@@ -10,11 +12,12 @@ from .base import BROKEN, DONE, app, cores, load_mnist, stderr, stdout
 
 if TYPE_CHECKING:
     from ..bench.contention import Load
+    from ..bench.training import Ratio
+    from ..data import Split
 
 BANDWIDTH = 125e6  # bytes per second of the simulated cluster's network: 1 Gbit/s
 SIMULATED_NODES = (1, 10, 100)
 MAX_OPERATIONS = 12  # of the profile, that are printed
-WORKERS = (1, 2)
 
 
 @app.command(name="bench", usage="Usage: featherweight bench [OPTIONS] WHAT [RUN]")
@@ -24,12 +27,14 @@ def cmd_bench(
     /,
     *,
     device: str = "auto",
+    peer: bool = False,
 ) -> int:
     """Measure the speed of training, reading and studies on this machine.
 
-    - `train`: the training steps of `baseline` and `feather-20k`, a profile of the latter, and its
-      steps in two ghost batches by one worker and by two, in three minutes.
-    - `sprint`: whole trainings of `sprint`, `baseline` and `sprint` again, in ten minutes or more.
+    - `train`: the training steps of `baseline`, `quick` and `feather-20k` on one thread, a profile
+      of the last, and its epoch by one worker and by two, alone and beside busy processes, in a
+      minute.
+    - `sprint`: whole trainings of `sprint`, `baseline` and `sprint` again, in ten minutes.
     - `predict`: reading with the network of RUN in PyTorch and from its exported files, in one
       minute.
     - `study`: eight short runs on local processes and on Ray, and a simulated cluster.
@@ -44,7 +49,12 @@ def cmd_bench(
         Folder of a finished run, for predict.
     device
         Device for train and sprint: cpu, cuda, mps (Apple GPU), or auto. The others use the CPU.
+    peer
+        With sprint, train the baseline network once more as courses teach it, by a plain PyTorch
+        loop and a DataLoader. It takes ten minutes more.
     """
+    if peer and what != "sprint":
+        raise InputError(f"--peer with {what}: expected with sprint alone")
     if (what == "predict") != (run is not None):
         raise InputError(f"RUN: got {run or 'none'}, expected a run folder with predict alone")
     if run is not None:
@@ -54,17 +64,18 @@ def cmd_bench(
     if what == "load":
         return _bench_load()
     if what == "sprint":
-        return _bench_sprint(device)
+        return _bench_sprint(device, peer)
     return _bench_train(device)
 
 
 def _bench_train(device: str) -> int:
-    from ..bench.training import bench_train, bench_workers, profile_train
-    from ..device import pick_device
-    from ..recipe import find_recipe
+    from ..bench.training import bench_train, profile_train
+    from ..device import cpu_threads, pick_device
 
     split, where = load_mnist(), pick_device(device)
-    speeds, ratio = bench_train(("baseline", "feather-20k"), split, where)
+    with cpu_threads(1):
+        speeds, ratio = bench_train(("baseline", "quick", "feather-20k"), split, where)
+        profile = profile_train("feather-20k", split, where)
     first, last = speeds[0].recipe, speeds[-1].recipe
     table = Table("recipe", "images/s", "s/epoch", "GFLOP/s", "of matmul peak", "augmentation")
     for speed in speeds:
@@ -77,51 +88,78 @@ def _bench_train(device: str) -> int:
             f"{100 * speed.share_augmentation:.1f} % of the step",
         )
     stdout.print(table)
-    stdout.print(
-        f"epoch of {last} / epoch of {first}: "
-        f"{ratio.median:.3f} (rounds {ratio.minimum:.3f} to {ratio.maximum:.3f})"
-    )
-    profile = Table("operation", f"share of {last}'s step")
-    for operation, share in profile_train(last, split, where)[:MAX_OPERATIONS]:
-        profile.add_row(operation, f"{100 * share:.1f} %")
-    stdout.print(profile)
+    stdout.print(f"epoch of {last} / epoch of {first}: {_shown(ratio)}")
+    operations = Table("operation", f"share of {last}'s step")
+    for operation, share in profile[:MAX_OPERATIONS]:
+        operations.add_row(operation, f"{100 * share:.1f} %")
+    stdout.print(operations)
     if where.type == "cpu":
-        recipe = find_recipe(last)
-        recipe = replace(recipe, ghost_batch=recipe.batch_size // max(WORKERS))
-        times, ratio = bench_workers(recipe, split, WORKERS)
-        workers = Table("workers", f"s/epoch of {last} in ghost batches of {recipe.ghost_batch}")
-        for n, seconds in zip(WORKERS, times, strict=True):
-            workers.add_row(str(n), f"{seconds:.2f}")
-        stdout.print(workers)
-        stdout.print(
-            f"epoch of {WORKERS[-1]} workers / epoch of {WORKERS[0]}: "
-            f"{ratio.median:.3f} (rounds {ratio.minimum:.3f} to {ratio.maximum:.3f})"
-        )
+        _bench_workers(last, split)
     return DONE
 
 
-def _bench_sprint(device: str) -> int:
+def _bench_workers(name: str, split: "Split") -> None:
+    from ..bench.contention import busy_processes
+    from ..bench.training import Team, bench_teams, ratio_of
+    from ..recipe import find_recipe
+
+    recipe = find_recipe(name)
+    # As the recipe was before it had ghost batches.
+    before = replace(recipe, batch_size=64, ghost_batch=0, lr=0.1, ema=0.995)
+    teams = [Team(before, 1), Team(recipe, 1), Team(recipe, 2)]
+    n_busy = cores()
+    with busy_processes(n_busy) as active:
+        (undivided, one, two), busy = bench_teams(
+            teams, split, lambda on: active.set() if on else active.clear()
+        )
+    table = Table(f"epoch of {name}", "seconds")
+    for label, times in (
+        (f"a step of {before.batch_size} images, not divided, 1 worker", undivided),
+        (f"ghost batches of {recipe.ghost_batch}, 1 worker", one),
+        (f"ghost batches of {recipe.ghost_batch}, 2 workers", two),
+        (f"the same beside {n_busy} busy processes", busy),
+    ):
+        table.add_row(label, f"{statistics.median(times):.2f}")
+    stdout.print(table)
+    stdout.print(f"2 workers / 1 worker: {_shown(ratio_of(two, one))}")
+    stdout.print(f"2 workers / not divided: {_shown(ratio_of(two, undivided))}")
+    stdout.print(f"2 workers, beside busy processes / alone: {_shown(ratio_of(busy, two))}")
+
+
+def _shown(ratio: "Ratio") -> str:
+    return f"{ratio.median:.3f} (rounds {ratio.minimum:.3f} to {ratio.maximum:.3f})"
+
+
+def _bench_sprint(device: str, peer: bool) -> int:
+    from ..bench.peer import bench_peer
     from ..bench.training import bench_sprint
     from ..device import pick_device
     from ..evaluate import percent
 
+    def on_epoch(name: str, epoch: dict[str, Any]) -> None:
+        stderr.print(f"{name} epoch {epoch['epoch']}: {epoch['seconds']:.1f} s")
+
+    split = load_mnist()
     races = bench_sprint(
-        ("sprint", "baseline", "sprint"),
-        load_mnist(),
-        pick_device(device),
-        on_epoch=lambda name, epoch: stderr.print(
-            f"{name} epoch {epoch['epoch']}: {epoch['seconds']:.1f} s"
-        ),
+        ("sprint", "baseline", "sprint"), split, pick_device(device), on_epoch=on_epoch
     )
-    table = Table("recipe", "epochs", "seconds", "validation", "of the baseline's time")
     baseline = next(race for race in races if race.recipe == "baseline")
-    for race in races:
+    rows = [
+        (race.recipe, race.epochs, race.cores, race.seconds, race.val_correct) for race in races
+    ]
+    if peer:
+        plain = bench_peer(baseline.epochs, cores(), partial(on_epoch, "plain loop, by its"))
+        how = f"PyTorch's default, {cores()} loaders"
+        rows.append(("plain loop", plain.epochs, how, plain.seconds, plain.val_correct))
+    table = Table("training", "epochs", "cores", "seconds", "validation", "of the baseline's time")
+    for name, epochs, how, seconds, correct in rows:
         table.add_row(
-            race.recipe,
-            str(race.epochs),
-            f"{race.seconds:.1f}",
-            percent(race.val_correct, race.val_total),
-            "" if race is baseline else f"1/{baseline.seconds / race.seconds:.1f}",
+            name,
+            str(epochs),
+            how,
+            f"{seconds:.1f}",
+            percent(correct, len(split.val)),
+            f"1/{baseline.seconds / seconds:.1f}",
         )
     stdout.print(table)
     return DONE

@@ -78,7 +78,7 @@ def train(
     Parameters
     ----------
     recipe
-        How to train: one of `featherweight recipes`. Default: feather-20k.
+        How to train: one of `featherweight recipes`. Default: quick, or feather-20k with --model.
     model
         Train your own network, MODULE:CLASS or FILE.py:CLASS, instead of the recipe's.
     contract
@@ -105,11 +105,11 @@ def train(
         number of workers.
     """
     from ..contract import load_contract
-    from ..recipe import find_recipe
+    from ..recipe import DEFAULT_RECIPE, find_recipe
 
     # What can be found wrong without PyTorch, which takes seconds to load, is found first.
     if resume is None:
-        load_contract(contract or find_recipe(recipe or "feather-20k").contract)
+        load_contract(contract or find_recipe(recipe or DEFAULT_RECIPE).contract)
     if threads is not None and not 1 <= threads <= cores():
         raise InputError(f"threads: got {threads}, expected 1 to {cores()}, the cores available")
     from ..api import finish_run, judge, load_run, refuse_with_resume, start_run
@@ -138,7 +138,7 @@ def train(
     else:
         with networks_apart():
             opened = start_run(
-                recipe or "feather-20k",
+                recipe,
                 model=model,
                 contract=contract,
                 data=data,
