@@ -7,6 +7,8 @@ Example:
 """
 
 import contextlib
+import ctypes
+import os
 import random
 from collections.abc import Iterator
 
@@ -14,6 +16,8 @@ import numpy as np
 import torch
 
 from .errors import InputError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of GNU's malloc.h
 
 
 def pick_device(name: str) -> torch.device:
@@ -52,6 +56,17 @@ def cpu_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to 256 MB that it has freed, where its C library is GNU's.
+
+    A training step frees and asks for the same megabytes again. If they went back to the system
+    each time, it would have to clear their pages anew: a fifth of the step's time."""
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        library.mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
 
 
 def seed_everything(seed: int, epoch: int) -> torch.Generator:

@@ -19,7 +19,7 @@ from torch import nn
 from .augment import resized
 from .build import check_model, unchanged
 from .data import Images, Split
-from .device import cpu_threads, seed_everything
+from .device import cpu_threads, keep_freed_memory, seed_everything
 from .distributed import SINGLE_PROCESS, Group
 from .errors import InputError
 from .evaluate import EVAL_BATCH_SIZE
@@ -130,6 +130,7 @@ def start(
 ) -> tuple["Trainer", list[Row]]:
     """Return a run's network, ready for its next epoch in every process, and its rows so far."""
     recipe = run.recipe
+    keep_freed_memory()
     seed_everything(run.seed, -1)
     model = run.build_model()
     if group.is_main:
