@@ -93,6 +93,27 @@ def test_replicas_drop_different_activations(few, tiny_recipe):
     assert not torch.allclose(one, other)
 
 
+def test_only_feather_networks_compute_side_by_side(few):
+    with pytest.raises(InputError, match="got BaselineNet side by side, expected Feather"):
+        gpu.Replicas([gpu.initial(find_recipe("baseline"), few, 0)])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_replicas_compute_what_each_network_computes(few, training):
+    recipe = dataclasses.replace(find_recipe("feather-8k"), epochs=1)  # conv, sep, padding, dense
+    models = [gpu.initial(recipe, few, seed) for seed in range(3)]
+    images = few.normalise(few.train.pixels[:6])
+    for model in models:
+        model.dropout.p = 0.0
+    replicas = gpu.Replicas(models).train(training)
+    with torch.no_grad():
+        outputs = replicas(images).unflatten(0, (3, 2))
+        for own, model, two in zip(outputs, models, images.split(2), strict=True):
+            torch.testing.assert_close(own, model.train(training)(two), atol=1e-5, rtol=1e-4)
+    for copied, model in zip(replicas.unstack(), models, strict=True):
+        torch.testing.assert_close(copied.state_dict(), model.state_dict())
+
+
 def test_the_feed_repeats_the_draws_of_a_trainer(few, tiny_recipe, monkeypatch):
     recipe = dataclasses.replace(tiny_recipe, augmentation=Augmentation(rotation=10))
     trainer = Trainer(recipe, gpu.initial(recipe, few, 0), few.train, few.mean_std)
