@@ -325,9 +325,9 @@ class GraphTrainer(Trainer):
         batch, draws, lr, ema_weight = self.feed.next(length)
         self.set_lr(lr)
         self.model.zero_grad()
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False
-        ):
+        # A graph can't hold autocast's cache.
+        autocast = partial(torch.autocast, self.device.type, torch.bfloat16, cache_enabled=False)
+        with autocast() if self.bf16 else contextlib.nullcontext():
             # The mean over all images, times the replicas, is the sum of the replicas' means.
             loss = self.backward(batch, draws, size, self.n_replicas)
         self.optimise()
