@@ -132,11 +132,10 @@ def augment(images: Tensor, strengths: Augmentation, draws: Draws) -> Tensor:
     if draws.points is not None:
         height, width = images.shape[-2:]
         # Displacements of a 5x5 grid, (n, 2, 5, 5), in half sides.
-        points = 2 * draws.points - 1
-        points *= torch.tensor([2 / width, 2 / height])[:, None, None] * strengths.elastic
-        bend = F.interpolate(
-            points.to(images.device), (height, width), mode="bicubic", align_corners=True
-        )
+        points = 2 * draws.points.to(images.device) - 1
+        half_sides = torch.tensor([2 / width, 2 / height], device=images.device)
+        points *= half_sides[:, None, None] * strengths.elastic
+        bend = F.interpolate(points, (height, width), mode="bicubic", align_corners=True)
         bend = bend.permute(0, 2, 3, 1)  # (n, height, width, 2)
     if (
         strengths.rotation

@@ -63,8 +63,7 @@ def keep_freed_memory() -> None:
 
     A training step frees and asks for the same megabytes again. If they went back to the system
     each time, it would have to clear their pages anew: a fifth of the step's time."""
-    library = ctypes.CDLL(None) if os.name == "posix" else None
-    if hasattr(library, "mallopt"):
+    if os.name == "posix" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
         library.mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
 

@@ -59,7 +59,7 @@ class Trainer:
             # Batch norm's gradient fails there in channels-last memory (pytorch#188371).
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(model) if recipe.ema else model  # without EMA the model itself
-        self.optimizers = _optimizers(recipe, model)
+        self.optimizers = optimizers(recipe, model)
         self.lr = recipe.lr
         self.ghosts: GhostBatches | None = None  # without them a step is one forward pass
         if recipe.n_ghosts > 1 or group.size > 1:
@@ -70,8 +70,8 @@ class Trainer:
             zip(_parameters_and_buffers(self.ema), _parameters_and_buffers(model), strict=True)
         )
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._float_pairs = [mean for mean, _ in floats], [value for _, value in floats]
-        self._integer_pairs = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self.float_pairs = [mean for mean, _ in floats], [value for _, value in floats]
+        self.integer_pairs = [pair for pair in pairs if not pair[0].is_floating_point()]
         self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
 
     def steps(self, epoch: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -89,13 +89,10 @@ class Trainer:
         """Train on one batch, indices (b,) of training images, and return its mean loss."""
         recipe, n_steps = self.recipe, self.recipe.epochs * self.steps_per_epoch
         self.lr = recipe.lr_at(step, n_steps)
-        for optimizer, factor in self.optimizers.values():
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = self.lr * factor
-
+        self.set_lr(self.lr)
         # The draws of the whole batch, so that they don't depend on who computes which part.
         draws = draw(recipe.augmentation, len(batch), generator)
-        size = recipe.resize if step < recipe.resize_until * n_steps else 1.0
+        size = self.size_at(step)
         quantising = recipe.weight_bits and step >= recipe.quantise_from * n_steps
         with quantised(self.model, recipe.weight_bits) if quantising else contextlib.nullcontext():
             if self.ghosts is None:
@@ -104,11 +101,26 @@ class Trainer:
             else:
                 seed = generator.initial_seed() + step % self.steps_per_epoch * recipe.n_ghosts
                 loss = self.sum_ghosts(self.ghosts, batch, draws, size, seed)
+        self.optimise()
+        self.update_ema(step)
+        return loss
+
+    def size_at(self, step: int) -> float:
+        """Return the scale of the images in a step."""
+        n_steps = self.recipe.epochs * self.steps_per_epoch
+        return self.recipe.resize if step < self.recipe.resize_until * n_steps else 1.0
+
+    def set_lr(self, lr: float | Tensor) -> None:
+        """Set the recipe's learning rate, in a CUDA graph as a tensor of no dimension."""
+        for optimizer, factor in self.optimizers.values():
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = lr * factor
+
+    def optimise(self) -> None:
+        """Take a step of every optimiser, with the gradients that are in place."""
         for optimizer, _ in self.optimizers.values():
             _add_missing_momentum(optimizer)
             optimizer.step()
-        self.update_ema(step)
-        return loss
 
     def backward(
         self, indices: Tensor, draws: Draws, size: float = 1.0, weight: float = 1.0
@@ -156,11 +168,14 @@ class Trainer:
         """Move the EMA one step towards the weights and batch-norm buffers."""
         if self.ema is self.model:
             return
-        # A smaller decay in the first steps, so that the initial weights are soon forgotten.
-        decay = min(self.recipe.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(*self._float_pairs, 1 - decay)
-        for mean, count in self._integer_pairs:
+        torch._foreach_lerp_(*self.float_pairs, self.ema_weight(step))
+        for mean, count in self.integer_pairs:
             mean.copy_(count)
+
+    def ema_weight(self, step: int) -> float:
+        """Return the weight that the EMA gives to the values after a step."""
+        # A smaller decay in the first steps, so that the initial weights are soon forgotten.
+        return 1 - min(self.recipe.ema, (1 + step) / (10 + step))
 
     @torch.no_grad()
     def evaluated_network(self) -> nn.Module:
@@ -223,19 +238,25 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][name])
 
 
-def _optimizers(recipe: Recipe, model: nn.Module) -> dict[str, tuple[torch.optim.Optimizer, float]]:
-    """Return the optimisers by name, each with its learning rate as a multiple of the recipe's."""
+def optimizers(
+    recipe: Recipe, model: nn.Module, stacked: bool = False
+) -> dict[str, tuple[torch.optim.Optimizer, float]]:
+    """Return the optimisers by name, each with its learning rate as a multiple of the recipe's.
+
+    With `stacked`, the first dimension of every parameter numbers networks that train side by side.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("the model has no trainable parameter, expected at least one")
-    convolutions = [p for p in parameters if p.ndim == 4 and recipe.muon]
-    rest = [p for p in parameters if not (p.ndim == 4 and recipe.muon)]
-    optimizers: dict[str, tuple[torch.optim.Optimizer, float]] = {}
+    convolutions = [p for p in parameters if p.ndim - stacked == 4 and recipe.muon]
+    rest = [p for p in parameters if not (p.ndim - stacked == 4 and recipe.muon)]
+    found: dict[str, tuple[torch.optim.Optimizer, float]] = {}
     if convolutions:
-        optimizers["muon"] = Muon(convolutions, recipe.lr, recipe.momentum), recipe.muon
+        found["muon"] = Muon(convolutions, recipe.lr, recipe.momentum, stacked), recipe.muon
     if rest:
         # Biases and batch-norm parameters, of one dimension, don't decay.
-        matrices, vectors = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim <= 1]
+        matrices = [p for p in rest if p.ndim - stacked > 1]
+        vectors = [p for p in rest if p.ndim - stacked <= 1]
         sgd = torch.optim.SGD(
             [
                 {"params": matrices, "weight_decay": recipe.weight_decay},
@@ -246,8 +267,8 @@ def _optimizers(recipe: Recipe, model: nn.Module) -> dict[str, tuple[torch.optim
             nesterov=recipe.nesterov,
             fused=True,
         )
-        optimizers["sgd"] = sgd, 1.0
-    return optimizers
+        found["sgd"] = sgd, 1.0
+    return found
 
 
 def _add_missing_momentum(optimizer: torch.optim.Optimizer) -> None:

@@ -1,8 +1,10 @@
 """The command that measures speed: bench."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
@@ -11,18 +13,29 @@ from ..errors import InputError
 from .base import BROKEN, DONE, app, cores, load_mnist, stderr, stdout
 
 if TYPE_CHECKING:
+    import torch
+
     from ..bench.contention import Load
+    from ..bench.gpu import Arithmetic, Trained
     from ..bench.training import Ratio
     from ..data import Split
 
 BANDWIDTH = 125e6  # bytes per second of the simulated cluster's network: 1 Gbit/s
 SIMULATED_NODES = (1, 10, 100)
 MAX_OPERATIONS = 12  # of the profile, that are printed
+GPU_SEEDS = range(10)
+# The rows of CUDA graphs: arithmetic, and whether memory is channels-last.
+GPU_ROWS: tuple[tuple["Arithmetic", bool], ...] = (
+    ("float32", False),
+    ("tf32", False),
+    ("bf16", True),
+)
+RECORDS = Path("results/records.csv")  # the CPU's rows of the same recipe, in a checkout
 
 
 @app.command(name="bench", usage="Usage: featherweight bench [OPTIONS] WHAT [RUN]")
 def cmd_bench(
-    what: Literal["train", "sprint", "predict", "study", "load"],
+    what: Literal["train", "sprint", "predict", "study", "load", "gpu"],
     run: str | None = None,
     /,
     *,
@@ -40,6 +53,9 @@ def cmd_bench(
     - `study`: eight short runs on local processes and on Ray, and a simulated cluster.
     - `load`: training, evaluation, audit and export alone and beside busy processes, in five
       minutes.
+    - `gpu`: on a CUDA GPU, ten trainings of `sprint` by CUDA graphs in several arithmetics, ten of
+      `feather-20k` at once, and whether the pretrained networks get the CPU's verdicts, in five
+      minutes.
 
     Parameters
     ----------
@@ -48,7 +64,8 @@ def cmd_bench(
     run
         Folder of a finished run, for predict.
     device
-        Device for train and sprint: cpu, cuda, mps (Apple GPU), or auto. The others use the CPU.
+        Device for train and sprint: cpu, cuda, mps (Apple GPU), or auto. `gpu` uses CUDA, the
+        others the CPU.
     peer
         With sprint, train the baseline network once more as courses teach it, by a plain PyTorch
         loop and a DataLoader. It takes ten minutes more.
@@ -65,6 +82,8 @@ def cmd_bench(
         return _bench_load()
     if what == "sprint":
         return _bench_sprint(device, peer)
+    if what == "gpu":
+        return _bench_gpu(device)
     return _bench_train(device)
 
 
@@ -232,6 +251,101 @@ def _bench_load() -> int:
     bench_load(n_busy, on_load=on_load)
     stdout.print(table)
     return DONE
+
+
+def _bench_gpu(device: str) -> int:
+    from ..device import pick_device
+
+    where = pick_device(device)
+    if where.type != "cuda":
+        raise InputError(f"device {device!r}: got {where.type} for bench gpu, expected a CUDA GPU")
+    split = load_mnist()
+    # Each prints what it has at once: a failure later must not lose it.
+    _gpu_card(where)
+    _gpu_sprint(split, where, GPU_SEEDS)
+    agree = _gpu_agreement(split, where)
+    _gpu_stacked(split, where, GPU_SEEDS)
+    return DONE if agree else BROKEN
+
+
+def _gpu_card(where: "torch.device") -> None:
+    """Measure and print the GPU."""
+    from ..bench.gpu import find_card
+
+    card = find_card(where)
+    peaks = ", ".join(f"{name} {peak:.0f}" for name, peak in card.teraflops.items())
+    stdout.print(
+        f"{card.name}, torch {card.torch}, CUDA {card.cuda}, cuDNN {card.cudnn}; "
+        f"TFLOP/s of a matrix product: {peaks}"
+    )
+
+
+def _trained(how: str, trained: "Trained") -> str:
+    """Return one line about whole trainings."""
+    seconds, correct = trained.seconds, trained.correct
+    spread = f" ({min(seconds):.3f} to {max(seconds):.3f})" if len(seconds) > 1 else ""
+    accuracy = 100 * statistics.mean(correct) / trained.total
+    return (
+        f"{how}: {statistics.mean(seconds):.3f} s{spread} to {accuracy:.3f} %, "
+        f"{len(correct)} seeds: {' '.join(map(str, correct))}; warm-up {trained.warm_up:.1f} s"
+    )
+
+
+def _gpu_sprint(split: "Split", where: "torch.device", seeds: Sequence[int]) -> None:
+    """Train sprint step by step, by CUDA graphs in every row of `GPU_ROWS`, and cold."""
+    from ..bench.gpu import train_by_graphs, train_cold, train_eagerly, without_ghosts
+    from ..recipe import find_recipe
+
+    recipe = without_ghosts(find_recipe("sprint"))
+    stdout.print(_trained("sprint, kernel by kernel, float32", train_eagerly(recipe, split, where)))
+    for arithmetic, channels_last in GPU_ROWS:
+        trained = train_by_graphs(recipe, split, where, seeds, arithmetic, channels_last)
+        memory = "channels-last" if channels_last else "contiguous"
+        stdout.print(_trained(f"sprint, CUDA graphs, {arithmetic}, {memory}", trained))
+    seconds, correct = train_cold(where, "tf32")
+    stdout.print(
+        f"sprint, CUDA graphs, tf32, contiguous, from the start of a process to its end: "
+        f"{seconds:.1f} s, {correct:,} right"
+    )
+
+
+def _gpu_agreement(split: "Split", where: "torch.device", everything: bool = True) -> bool:
+    """Print whether CPU and GPU judge each pretrained network alike; return whether all do."""
+    from ..bench.gpu import agreement
+    from ..pretrained import pretrained
+
+    agree = True
+    for name in pretrained():
+        found = agreement(name, split, where, everything)
+        agree = agree and not found.differences
+        stdout.print(
+            f"{name}: {'pass' if found.passed else 'fail'}, {found.correct:,} of {found.total:,}; "
+            f"CPU and GPU: {'; '.join(found.differences) or 'the same verdict and counts'}, "
+            f"probabilities within {found.max_difference:.1g}"
+        )
+    return agree
+
+
+def _gpu_stacked(
+    split: "Split", where: "torch.device", seeds: Sequence[int], epochs: int | None = None
+) -> None:
+    """Train every seed of feather-20k at once, for all epochs or some, and print the CPU's rows."""
+    from ..bench.gpu import train_stacked, without_ghosts
+    from ..recipe import find_recipe
+    from ..studies.rows import read_rows
+
+    recipe = without_ghosts(find_recipe("feather-20k"))
+    recipe = replace(recipe, epochs=epochs or recipe.epochs)
+    trained = train_stacked(recipe, split, where, seeds, "float32")
+    how = f"feather-20k, {recipe.epochs} epochs, all seeds at once, float32"
+    stdout.print(_trained(how, trained))
+    counts = [
+        row["val_correct"]
+        for row in read_rows(RECORDS)
+        if row["recipe"] == recipe.name and int(row["seed"]) in seeds
+    ]
+    if counts:
+        stdout.print(f"on CPUs, {find_recipe(recipe.name).epochs} epochs: {' '.join(counts)}")
 
 
 def _bench_study() -> int:
