@@ -15,7 +15,8 @@ from featherweight.pretrained import DEFAULT_MODEL, FOLDER, find_pretrained, pre
 from featherweight.recipe import RECIPES
 from featherweight.run import FORMAT
 
-NAMES = [recipe.name for recipe in RECIPES]
+# The network of quick is that of feather-20k, which reads better.
+NAMES = [recipe.name for recipe in RECIPES if recipe.name != "quick"]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def mnist():
     return load_split(None, 50_000, 10_000)
 
 
-def test_each_recipe_has_one_and_the_default_is_among_them():
+def test_each_recipe_but_quick_has_one_and_the_default_is_among_them():
     assert set(pretrained()) == set(NAMES)
     assert DEFAULT_MODEL in pretrained()
     counts = [model.validation_correct for model in pretrained().values()]
@@ -48,7 +49,7 @@ def test_each_file_is_what_its_card_says(name, mnist):
     assert f"**{100 - test_wrong / 100:.2f} % ({test_wrong} wrong of 10,000)**" in card
     assert f"Seed {model.seed} is the {model.chosen}." in card
     assert run.seed == model.seed
-    assert run.recipe == fw.find_recipe(name)
+    assert (run.recipe.name, run.recipe.model) == (name, fw.find_recipe(name).model)
     assert run.config["format"] == FORMAT
     stated, verdict = run.verdict, fw.audit(name)
     assert f": **{'PASS' if stated.passed else 'FAIL'}**" in card

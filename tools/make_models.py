@@ -1,6 +1,6 @@
 """Build the pretrained networks of the package: make models.
 
-For each recipe the seed is taken that is the median of the rows in results/ by validation loss, so
+For each recipe of the plans below the seed is taken that is the median of the rows in results/ by validation loss, so
 that nobody gets a lucky run. Its run folder is found in runs/, or trained again, exported, and
 evaluated on all validation and test images; what ships goes to inference/pretrained/RECIPE. The
 same run folders give the same bytes.
@@ -16,19 +16,18 @@ import torch
 
 from featherweight._files import new_folder
 from featherweight.card import card
-from featherweight.contract import load_contract
-from featherweight.data import Images, Split, load_split, load_test
+from featherweight.data import Images, Split, load_test
 from featherweight.evaluate import Evaluation
 from featherweight.export.onnx import export_onnx
 from featherweight.inference.reader import Reader
 from featherweight.pretrained import FOLDER
-from featherweight.recipe import RECIPES, Recipe
 from featherweight.run import Run, open_run
-from featherweight.studies.plan import Task, default_table
+from featherweight.studies.plan import Task, default_table, load_plan
 from featherweight.studies.rows import read_rows, row_key
 from featherweight.studies.workers import run_task
 
-PLANS = ("records", "int4", "baseline")  # whose rows the seeds are chosen from
+# Whose runs ship, and whose rows the seeds are chosen from.
+PLANS = ("records", "sprint-first", "int4", "baseline")
 FILES = (
     "model.onnx",
     "model.safetensors",
@@ -39,22 +38,30 @@ FILES = (
 )
 
 
-def choose_seed(recipe: Recipe, split: Split) -> tuple[Task, int, str]:
-    """Return the run of the recipe's median seed, its validation images right, how it was chosen.
+def shipped_tasks() -> dict[str, list[Task]]:
+    """Return the runs of the plans by recipe name."""
+    found: dict[str, list[Task]] = {}
+    for plan in PLANS:
+        for task in load_plan(plan).tasks:
+            found.setdefault(task.recipe.name, []).append(task)
+    return found
+
+
+def choose_seed(name: str, tasks: list[Task]) -> tuple[Task, int, str]:
+    """Return the run of a recipe's median seed, its validation images right, how it was chosen.
 
     Rows that are older than the column val_loss are ordered by their validation errors. Of an even
     number of seeds it is the worse of the two in the middle.
     """
-    contract = load_contract(recipe.contract)
-    tasks = {}
-    rows = []
-    for row in (row for plan in PLANS for row in read_rows(default_table(plan))):
-        task = Task(recipe, contract, int(row["seed"]), None, split.sha256)
-        if row["val_correct"] and row_key(row) == task.key:
-            tasks[row["seed"]] = task
-            rows.append(row)
+    by_key = {task.key: task for task in tasks}
+    rows = [
+        row
+        for plan in PLANS
+        for row in read_rows(default_table(plan))
+        if row["val_correct"] and row_key(row) in by_key
+    ]
     if not rows:
-        sys.exit(f"error: {recipe.name}: no row of it in the tables of {', '.join(PLANS)}")
+        sys.exit(f"error: {name}: no row of it in the tables of {', '.join(PLANS)}")
     by_loss = all(row["val_loss"] for row in rows)
     rows.sort(
         key=lambda row: (
@@ -65,7 +72,7 @@ def choose_seed(recipe: Recipe, split: Split) -> tuple[Task, int, str]:
     median = rows[len(rows) // 2]
     measure = "loss" if by_loss else "errors"
     chosen = f"median of {len(rows)} seeds by validation {measure}"
-    return tasks[median["seed"]], int(median["val_correct"]), chosen
+    return by_key[row_key(median)], int(median["val_correct"]), chosen
 
 
 def evaluate_file(file: Path, images: Images) -> Evaluation:
@@ -124,14 +131,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # as studies train
-    for recipe in RECIPES:
-        if arguments.recipes and recipe.name not in arguments.recipes:
+    for name, tasks in shipped_tasks().items():
+        if arguments.recipes and name not in arguments.recipes:
             continue
-        contract = load_contract(recipe.contract)
-        split = load_split(None, contract.train_size, contract.val_size)
-        task, median, chosen = choose_seed(recipe, split)
-        folder = task.folder(arguments.runs)
-        print(f"{recipe.name}: seed {task.seed}, the {chosen}", flush=True)
+        task, median, chosen = choose_seed(name, tasks)
+        split, folder = task.load_split(), task.folder(arguments.runs)
+        print(f"{name}: seed {task.seed}, the {chosen}", flush=True)
         run_task(task, split, folder, torch.device("cpu"), block=True)
         ship(open_run(folder), split, median, chosen)
 

@@ -1,4 +1,4 @@
-"""The networks that come with the package: one run folder for each recipe, and its ONNX file.
+"""The networks that come with the package: run folders of most recipes, with their ONNX files.
 
 Example:
     find_pretrained("feather-4k")    # .../inference/pretrained/feather-4k
