@@ -45,8 +45,8 @@ def cmd_bench(
     """Measure the speed of training, reading and studies on this machine.
 
     - `train`: the training steps of `baseline`, `quick` and `feather-20k` on one thread, a profile
-      of the last, and its epoch by one worker and by two, alone and beside busy processes, in a
-      minute.
+      of the last, its epoch by one worker and by two, alone and beside busy processes, and the
+      epochs of all recipes, in three minutes.
     - `sprint`: whole trainings of `sprint`, `baseline` and `sprint` again, in ten minutes.
     - `predict`: reading with the network of RUN in PyTorch and from its exported files, in one
       minute.
@@ -114,6 +114,7 @@ def _bench_train(device: str) -> int:
     stdout.print(operations)
     if where.type == "cpu":
         _bench_workers(last, split)
+        _bench_recipes(split)
     return DONE
 
 
@@ -143,6 +144,27 @@ def _bench_workers(name: str, split: "Split") -> None:
     stdout.print(f"2 workers / 1 worker: {_shown(ratio_of(two, one))}")
     stdout.print(f"2 workers / not divided: {_shown(ratio_of(two, undivided))}")
     stdout.print(f"2 workers, beside busy processes / alone: {_shown(ratio_of(busy, two))}")
+
+
+def _bench_recipes(split: "Split") -> None:
+    """Print the time of an epoch of every recipe that workers can share."""
+    from ..bench.training import Team, bench_teams, ratio_of
+    from ..build import build
+    from ..recipe import RECIPES
+
+    table = Table("recipe", "parameters", "1 worker s/epoch", "2 workers s/epoch", "ratio (rounds)")
+    for recipe in RECIPES:
+        if recipe.n_ghosts > 1:
+            (one, two), _ = bench_teams([Team(recipe, 1), Team(recipe, 2)], split, rounds=5)
+            model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
+            table.add_row(
+                recipe.name,
+                f"{sum(parameter.numel() for parameter in model.parameters()):,}",
+                f"{statistics.median(one):.2f}",
+                f"{statistics.median(two):.2f}",
+                _shown(ratio_of(two, one)),
+            )
+    stdout.print(table)
 
 
 def _shown(ratio: "Ratio") -> str:
