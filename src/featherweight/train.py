@@ -160,7 +160,13 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
     images = split.normalise(train.pixels[:8])
     check_model(model, images, split.num_classes)
     if recipe.resize_until:
-        check_model(model, resized(images, recipe.resize), split.num_classes)
+        try:
+            check_model(model, resized(images, recipe.resize), split.num_classes)
+        except InputError as error:
+            raise InputError(
+                f"{error.message} (the images of {recipe.name}'s first steps are smaller)",
+                hint="use a recipe that does not resize images, such as feather-20k",
+            ) from error
     if recipe.weight_bits and not any(isinstance(module, Block) for module in model.modules()):
         raise InputError(
             f"weight_bits: got {recipe.weight_bits} for {recipe.model}, expected a Feather, or 0"

@@ -1,13 +1,15 @@
-"""What `bench gpu` prints, and that it needs a CUDA GPU."""
+"""What `bench` prints of the measurements, and that `bench gpu` needs a CUDA GPU."""
 
+import contextlib
 import dataclasses
 
 import pytest
 import torch
 
-from featherweight.bench import gpu
+from featherweight.bench import contention, gpu, peer, training
 from featherweight.cli import bench
 from featherweight.errors import InputError
+from featherweight.recipe import RECIPES
 
 CPU = torch.device("cpu")
 
@@ -93,3 +95,79 @@ def test_bench_gpu_prints_the_rows_of_the_cpu_beside_stacked_replicas(
     printed = _printed(capsys)
     assert "feather-20k, 1 epochs" in printed
     assert "on CPUs" not in printed
+
+
+def test_bench_train_compares_workers_with_the_step_before_and_beside_busy_processes(
+    split, capsys, monkeypatch
+):
+    asked = []
+
+    class Event:
+        def set(self):
+            asked.append("busy")
+
+        def clear(self):
+            asked.append("alone")
+
+    def bench_teams(teams, split, beside):
+        asked.extend((team.recipe.batch_size, team.recipe.n_ghosts, team.workers) for team in teams)
+        beside(True)
+        beside(False)
+        return [[8.0, 8.0], [10.0, 20.0], [5.0, 12.0]], [15.0, 24.0]
+
+    monkeypatch.setattr(training, "bench_teams", bench_teams)
+    monkeypatch.setattr(contention, "busy_processes", lambda n: contextlib.nullcontext(Event()))
+    bench._bench_workers("feather-20k", split)
+    assert asked == [(64, 1, 1), (128, 2, 1), (128, 2, 2), "busy", "alone"]
+    printed = _printed(capsys)
+    assert "2 workers / 1 worker: 0.550 (rounds 0.500 to 0.600)" in printed
+    assert "2 workers / not divided: 1.062 (rounds 0.625 to 1.500)" in printed
+    assert "beside busy processes / alone: 2.500 (rounds 2.000 to 3.000)" in printed
+
+
+def test_bench_workers_prints_an_epoch_of_every_recipe_that_workers_share(split, capsys, monkeypatch):
+    asked = []
+
+    def bench_teams(teams, split, rounds):
+        asked.append([(team.recipe.name, team.workers) for team in teams])
+        return [[10.0], [6.0]], []
+
+    monkeypatch.setattr(training, "bench_teams", bench_teams)
+    bench._bench_recipes(split)
+    names = [recipe.name for recipe in RECIPES if recipe.name != "baseline"]
+    assert asked == [[(name, 1), (name, 2)] for name in names]
+    printed = _printed(capsys)
+    assert "sprint │ 16,302" in printed
+    assert printed.count("0.600 (rounds 0.600 to 0.600)") == len(names)
+
+
+def test_bench_sprint_prints_parts_of_the_baselines_time(split, capsys, monkeypatch):
+    races = [
+        training.Race("sprint", 4, "2 workers", 5.0, 99, 100),
+        training.Race("baseline", 19, "2 threads", 100.0, 98, 100),
+    ]
+
+    def bench_sprint(names, split, device, on_epoch):
+        on_epoch("sprint", {"epoch": 1, "seconds": 1.25})
+        return races
+
+    def bench_peer(epochs, workers, on_epoch):
+        on_epoch({"epoch": 2, "seconds": 7.5})
+        return peer.Peer(epochs, 200.0, 97)
+
+    monkeypatch.setattr(training, "bench_sprint", bench_sprint)
+    monkeypatch.setattr(peer, "bench_peer", bench_peer)
+    monkeypatch.setattr(bench, "load_mnist", lambda: split)
+    bench._bench_sprint("cpu", peer=False)
+    assert "plain loop" not in _printed(capsys)
+    bench._bench_sprint("cpu", peer=True)
+    out, err = capsys.readouterr()
+    assert "sprint epoch 1: 1.2 s" in err
+    out = " ".join(out.split())
+    assert "sprint │ 4 │ 2 workers │ 5.0 │ 99.00 % (1 wrong of 100) │ 1/20.0" in out
+    assert "200.0 │ 97.00 % (3 wrong of 100) │ 1/0.5" in out
+
+
+def test_peer_belongs_to_sprint():
+    with pytest.raises(InputError, match="--peer with train"):
+        bench.cmd_bench("train", peer=True)

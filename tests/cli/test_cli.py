@@ -528,7 +528,7 @@ def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, co
         (["train", "--recipe", "nope"], "nope"),
         (["train", "--epochs", "0"], "epochs"),
         (["train", "--seed", "-1"], "seed"),
-        (["train", "--workers", "2"], "workers: got 2, expected 1: feather-20k does not split"),
+        (["train", "--workers", "3"], "workers: got 3, expected 1 to 2: 2 ghost batches in a step"),
         (["train", "--contract", "missing.toml"], "missing.toml"),
         (["train", "--contract", "unknown.toml"], "'colour'"),
         (["train", "--data", "nowhere"], "nowhere"),
@@ -625,7 +625,7 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
         (["frontier", "binary.csv"], "binary.csv: not a CSV file in UTF-8", "frontier --help"),
         (
             ["recipes", "nope"],
-            "recipe 'nope': unknown, expected one of feather-20k",
+            "recipe 'nope': unknown, expected one of quick",
             "recipes --help",
         ),
         (["contracts", "nope"], "contract 'nope': neither built in (era-v3-s6", "contracts --help"),

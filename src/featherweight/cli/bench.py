@@ -35,7 +35,7 @@ RECORDS = Path("results/records.csv")  # the CPU's rows of the same recipe, in a
 
 @app.command(name="bench", usage="Usage: featherweight bench [OPTIONS] WHAT [RUN]")
 def cmd_bench(
-    what: Literal["train", "sprint", "predict", "study", "load", "gpu"],
+    what: Literal["train", "workers", "sprint", "predict", "study", "load", "gpu"],
     run: str | None = None,
     /,
     *,
@@ -45,8 +45,10 @@ def cmd_bench(
     """Measure the speed of training, reading and studies on this machine.
 
     - `train`: the training steps of `baseline`, `quick` and `feather-20k` on one thread, a profile
-      of the last, its epoch by one worker and by two, alone and beside busy processes, and the
-      epochs of all recipes, in three minutes.
+      of the last, and its epoch by one worker and by two, alone and beside busy processes, in a
+      minute.
+    - `workers`: the epochs of all recipes with ghost batches by one worker and by two, in two
+      minutes.
     - `sprint`: whole trainings of `sprint`, `baseline` and `sprint` again, in ten minutes.
     - `predict`: reading with the network of RUN in PyTorch and from its exported files, in one
       minute.
@@ -80,6 +82,8 @@ def cmd_bench(
         return _bench_study()
     if what == "load":
         return _bench_load()
+    if what == "workers":
+        return _bench_recipes(load_mnist())
     if what == "sprint":
         return _bench_sprint(device, peer)
     if what == "gpu":
@@ -114,7 +118,6 @@ def _bench_train(device: str) -> int:
     stdout.print(operations)
     if where.type == "cpu":
         _bench_workers(last, split)
-        _bench_recipes(split)
     return DONE
 
 
@@ -146,7 +149,7 @@ def _bench_workers(name: str, split: "Split") -> None:
     stdout.print(f"2 workers, beside busy processes / alone: {_shown(ratio_of(busy, two))}")
 
 
-def _bench_recipes(split: "Split") -> None:
+def _bench_recipes(split: "Split") -> int:
     """Print the time of an epoch of every recipe that workers can share."""
     from ..bench.training import Team, bench_teams, ratio_of
     from ..build import build
@@ -165,6 +168,7 @@ def _bench_recipes(split: "Split") -> None:
                 _shown(ratio_of(two, one)),
             )
     stdout.print(table)
+    return DONE
 
 
 def _shown(ratio: "Ratio") -> str:
