@@ -85,7 +85,8 @@ def test_smaller_images_keep_their_mean_and_place():
 def test_a_network_that_cannot_take_the_smaller_images_is_refused_at_once(make, tiny_recipe, split):
     run = make("run", dataclasses.replace(tiny_recipe, resize=0.1, resize_until=0.5))
     with pytest.raises(
-        ValueError, match=r"fails on images \(8, 1, 3, 3\).*first steps are smaller.*does not resize"
+        ValueError,
+        match=r"fails on images \(8, 1, 3, 3\).*first steps are smaller.*does not resize",
     ):
         train(run, split, CPU)
 

@@ -125,7 +125,9 @@ def test_bench_train_compares_workers_with_the_step_before_and_beside_busy_proce
     assert "beside busy processes / alone: 2.500 (rounds 2.000 to 3.000)" in printed
 
 
-def test_bench_workers_prints_an_epoch_of_every_recipe_that_workers_share(split, capsys, monkeypatch):
+def test_bench_workers_prints_an_epoch_of_every_recipe_that_workers_share(
+    split, capsys, monkeypatch
+):
     asked = []
 
     def bench_teams(teams, split, rounds):

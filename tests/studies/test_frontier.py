@@ -37,7 +37,8 @@ def real(root, by):
         points = study_points(read_table(results / "c99.csv", FIRMWARE), "constants")
         points += read_published(results / "public-bytes.csv", "bytes")
     else:
-        rows = read_rows(results / "records.csv") + read_rows(results / "baseline.csv")
+        tables = ("quick", "sprint", "records", "baseline")
+        rows = [row for name in tables for row in read_rows(results / f"{name}.csv")]
         points = study_points(rows, "n_params") + read_published(results / "public.csv", "n_params")
     return points, frontier_picture(
         points, by, load_contract("era-v3-s6") if by == "parameters" else None
@@ -155,7 +156,7 @@ def test_texts_of_the_pictures(request):
     ]
     assert "logarithmic in the error" in axes.get_ylabel()
     key = [text.get_text() for text in figure.legends[0].texts]
-    assert key[0].startswith("ours: mean of 10 seeds (baseline: 3)")
+    assert key[0].startswith("ours: mean of 10 seeds (quick: 20, baseline: 3)")
     assert not any("seed" in text.get_text() for text in axes.texts)
     band = next(patch for patch in axes.patches if isinstance(patch, Rectangle))
     assert band.get_x() + band.get_width() == 20_000
