@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from featherweight.api import start_run
 from featherweight.distributed import SINGLE_PROCESS, GhostBatches, Group
 
 pytestmark = pytest.mark.slow
@@ -139,6 +140,46 @@ def test_the_first_process_alone_writes_and_prints(trained):
 def test_more_processes_than_ghost_batches_are_refused():
     with pytest.raises(ValueError, match="got 3 processes for 2 ghost batches in a step"):
         GhostBatches(nn.Linear(2, 2), 2, Group(0, 3))
+
+
+def test_more_processes_than_ghost_batches_leave_no_run_folder(
+    tiny_recipe, tiny_contract, digits, tmp_path
+):
+    with pytest.raises(ValueError, match="got 2 processes for 1 ghost batch in a step"):
+        start_run(
+            tiny_recipe,
+            contract=tiny_contract,
+            data=str(digits),
+            device=torch.device("cpu"),
+            out=str(tmp_path / "run"),
+            command="",
+            group=Group(0, 2),
+        )
+    assert not (tmp_path / "run").exists()
+
+
+class Late(nn.Module):
+    """A buffer that the first forward pass makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.linear.register_buffer("mean", None)
+
+    def forward(self, x):
+        self.linear.mean = x.detach().mean(0)
+        return self.linear(x)
+
+
+def test_a_buffer_that_is_none_at_first_is_refused():
+    model = Late()
+    ghosts = GhostBatches(model, 2, SINGLE_PROCESS)
+    ghosts.begin()
+    ghosts.restore()
+    loss = model(torch.ones(3, 2)).sum()
+    loss.backward()
+    with pytest.raises(ValueError, match=r"buffer linear\.mean: got None before.*baseline"):
+        ghosts.put(0, loss)
 
 
 class Net(nn.Module):

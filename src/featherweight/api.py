@@ -21,7 +21,7 @@ from .build import build, check_model
 from .contract import Contract, load_contract
 from .data import load_split, normalise
 from .device import pick_device, seed_everything
-from .distributed import SINGLE_PROCESS, Group
+from .distributed import SINGLE_PROCESS, Group, refuse_idle_processes
 from .errors import InputError
 from .pretrained import find_pretrained
 from .progress import OnBatch, OnEpoch, show
@@ -91,6 +91,7 @@ def start_run(
         name = f"{chosen.name}-{epochs}-epoch{'' if epochs == 1 else 's'}"
         chosen = dataclasses.replace(chosen, name=name, epochs=epochs)
     choose_workers(workers, chosen, device)
+    refuse_idle_processes(chosen.n_ghosts, group)
     if threads != 1 and chosen.n_ghosts > 1:
         raise InputError(
             f"threads: got {threads}, expected 1, as {chosen.name} has ghost batches",

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from .errors import InputError
 
 T = TypeVar("T")
-# How long a process waits for the others, for example while the main one evaluates.
+# How long a process waits for the others, for example while the main one writes its files.
 TIMEOUT = timedelta(minutes=30)
 ALIGNMENT = 64  # bytes, a cache line
 
@@ -154,6 +154,16 @@ class _Slot:
         self.buffer_parts = buffers.parts(rest)
 
 
+def refuse_idle_processes(n_ghosts: int, group: Group) -> None:
+    """Raise InputError if there are fewer ghost batches in a step than processes."""
+    if n_ghosts < group.size:
+        raise InputError(
+            f"got {group.size} processes for {n_ghosts} ghost "
+            f"{'batch' if n_ghosts == 1 else 'batches'} in a step, expected at most one each",
+            hint="start fewer, or use a recipe with smaller ghost batches",
+        )
+
+
 class GhostBatches:
     """The gradients, buffers and loss of each ghost batch of a step, and what they add up to.
 
@@ -177,12 +187,7 @@ class GhostBatches:
     """
 
     def __init__(self, model: nn.Module, n_ghosts: int, group: Group) -> None:
-        if n_ghosts < group.size:
-            raise InputError(
-                f"got {group.size} processes for {n_ghosts} ghost "
-                f"{'batch' if n_ghosts == 1 else 'batches'} in a step, expected at most one each",
-                hint="start fewer, or use a recipe with smaller ghost batches",
-            )
+        refuse_idle_processes(n_ghosts, group)
         self._group, self._parameters = group, list(model.parameters())
         # By their places, because a network may assign a new tensor in its forward pass.
         self._places = [
@@ -190,6 +195,12 @@ class GhostBatches:
             for module in model.modules()
             for name, buffer in module._buffers.items()
             if buffer is not None
+        ]
+        self._unset = [
+            (module._buffers, name, f"{path}.{name}".lstrip("."))
+            for path, module in model.named_modules()
+            for name, buffer in module._buffers.items()
+            if buffer is None
         ]
         device = self._parameters[0].device
         found = torch.zeros(len(self._parameters), dtype=torch.bool, device=device)
@@ -225,7 +236,16 @@ class GhostBatches:
 
     @torch.no_grad()
     def put(self, number: int, loss: Tensor) -> None:
-        """Keep the gradients, buffers and loss, of no dimension, of ghost batch `number`."""
+        """Keep the gradients, buffers and loss, of no dimension, of ghost batch `number`.
+
+        Raises InputError if a buffer that was None before the training is a tensor now."""
+        for table, name, path in self._unset:
+            if table[name] is not None:
+                raise InputError(
+                    f"buffer {path}: got None before the training and a tensor in it, expected a "
+                    "tensor from the start, which ghost batches share",
+                    hint="use a recipe without ghost batches, such as baseline",
+                )
         slot = self._sets[0][1][number]
         places, values = [*slot.buffers, slot.loss], [*self._buffers(), loss]
         for place, parameter in zip(slot.gradients, self._parameters, strict=True):

@@ -215,5 +215,8 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
         except Exception as error:
             # The network may have no gradient, or one that the optimiser does not take.
             raise InputError(
-                f"model {describe(model)} can't be trained: {reason(error)}"
+                f"model {describe(model)} can't be trained: {reason(error)}",
+                hint="a recipe without ghost batches, such as baseline, shares no buffers"
+                if recipe.n_ghosts > 1
+                else None,
             ) from error

@@ -77,7 +77,7 @@ class Trainer:
     def steps(self, epoch: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Train for one epoch, each image once, and yield the mean loss of every batch.
 
-        The losses are tensors on the device, which nothing has waited for. `generator` draws the
+        The losses are tensors on the device. `generator` draws the
         order of the images and their augmentation, and its seed seeds the ghost batches.
         """
         self.model.train()

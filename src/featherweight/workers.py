@@ -40,12 +40,21 @@ from .run import Run
 from .train import train
 
 T = TypeVar("T")
+END_SECONDS = 5  # that a worker may take to end once its connection has
+_SIGNALS = {number.value: number.name for number in signal.Signals}
 READY = b""  # a worker's message when it meets the others; any other one is its exception
+
+
+class MainEndedError(Exception):
+    """The main process has ended, so a worker ends too."""
 
 
 @dataclass
 class _Memory:
-    """Memory that several processes share: each reserves the same pieces in the same order."""
+    """Memory that several processes share: each reserves the same pieces in the same order.
+
+    Between two pieces the processes meet, so that none makes the file shorter than another needs.
+    """
 
     descriptor: int
     "An open file without a name."
@@ -80,7 +89,7 @@ class LocalGroup(Group):
     def broadcast(self, value: T) -> T:
         """Return the main process's value in every process."""
         if not self.is_main:
-            return pickle.loads(self.connections[0].recv_bytes())  # type: ignore[no-any-return]
+            return pickle.loads(_from_main(self.connections[0]))  # type: ignore[no-any-return]
         message = pickle.dumps(value)
         for number in range(len(self.connections)):
             self._send(number, message)
@@ -93,11 +102,14 @@ class LocalGroup(Group):
     def meet(self, slots: Sequence[Tensor]) -> None:
         """Wait until every process has come here. Raises what another process has raised.
 
-        Raises ChildProcessError in the main process if another one has ended, and EOFError or
-        OSError in the others if the main one has."""
+        Raises ChildProcessError in the main process if another one has ended, and MainEndedError in
+        the others if the main one has."""
         if not self.is_main:
-            self.connections[0].send_bytes(READY)
-            self.connections[0].recv_bytes()
+            try:
+                self.connections[0].send_bytes(READY)
+            except ConnectionError as error:
+                raise MainEndedError from error
+            _from_main(self.connections[0])
             return
         for number in range(len(self.connections)):
             self._receive(number)
@@ -121,12 +133,23 @@ class LocalGroup(Group):
             self._raise_ended(number)
 
     def _raise_ended(self, number: int) -> None:
-        code = self.processes[number].wait()
-        how = f"with exit code {code}"
-        if code < 0:
-            how = f"by {signal.Signals(-code).name}"
+        process = self.processes[number]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+        code = process.poll()
+        how = "without an exit code yet" if code is None else f"with exit code {code}"
+        if code is not None and code < 0:
+            how = f"by {_SIGNALS.get(-code, f'signal {-code}')}"
             how += ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         raise ChildProcessError(f"worker {number + 2} of {self.size} was ended {how}")
+
+
+def _from_main(connection: Connection) -> bytes:
+    """Wait for the main process's message. Raises MainEndedError if it has ended."""
+    try:
+        return connection.recv_bytes()
+    except (EOFError, ConnectionError) as error:
+        raise MainEndedError from error
 
 
 def choose_workers(n: int | None, recipe: Recipe, device: torch.device) -> int:
@@ -139,7 +162,9 @@ def choose_workers(n: int | None, recipe: Recipe, device: torch.device) -> int:
         return min(most, cores())
     if not 1 <= n <= most:
         why = f"{recipe.n_ghosts} ghost batches in a step of {recipe.name}"
-        if recipe.n_ghosts == 1:
+        if os.name != "posix":
+            why = "this system has no workers"
+        elif recipe.n_ghosts == 1:
             why = f"{recipe.name} does not split a step into ghost batches"
         elif most == 1:
             why = f"workers share the CPU's cores, and the device is {device}"
@@ -164,27 +189,27 @@ def start_workers(run: Run, split: Split, n: int) -> Iterator[Group]:
         for tensor in parts:
             memory.tensor(tensor.shape, tensor.dtype).copy_(tensor)
         group = LocalGroup(0, n, shared=memory, connections=[], processes=[])
-        for rank in range(1, n):
-            here, there = socket.socketpair()
-            group.connections.append(stack.enter_context(Connection(here.detach())))
-            with there:
-                process = _start(there.fileno(), descriptor)
-            stack.callback(_end, process)
-            group.processes.append(process)
-            group._send(
-                rank - 1,
-                pickle.dumps(
-                    (
-                        LocalGroup(
-                            rank, n, shared=_Memory(descriptor), connections=[], processes=[]
-                        ),
-                        run,
-                        [(tensor.shape, tensor.dtype) for tensor in parts],
-                        (split.source, split.num_classes, split.mean_std),
-                    )
-                ),
-            )
         try:
+            for rank in range(1, n):
+                here, there = socket.socketpair()
+                group.connections.append(stack.enter_context(Connection(here.detach())))
+                with there:
+                    process = _start(there.fileno(), descriptor)
+                stack.callback(_end, process)
+                group.processes.append(process)
+                group._send(
+                    rank - 1,
+                    pickle.dumps(
+                        (
+                            LocalGroup(
+                                rank, n, shared=_Memory(descriptor), connections=[], processes=[]
+                            ),
+                            run,
+                            [(tensor.shape, tensor.dtype) for tensor in parts],
+                            (split.source, split.num_classes, split.mean_std),
+                        )
+                    ),
+                )
             yield group
         except ChildProcessError as error:
             command = f"featherweight train --resume {shlex.quote(str(run.path))}"
@@ -231,14 +256,14 @@ def work(descriptor: int) -> None:
     torch.set_num_threads(1)
     connection = Connection(descriptor)
     try:
-        group, run, layout, (source, num_classes, mean_std) = pickle.loads(connection.recv_bytes())
+        group, run, layout, (source, num_classes, mean_std) = pickle.loads(_from_main(connection))
         group.connections.append(connection)
         tensors = [group.shared.tensor(shape, dtype) for shape, dtype in layout]
         split = Split(source, Images(*tensors[:2]), Images(*tensors[2:]), num_classes)
         split.__dict__["mean_std"] = mean_std  # it takes a while to compute
         train(run, split, torch.device("cpu"), group=group)
-    except (EOFError, ConnectionError):
-        return  # the main process has ended
+    except MainEndedError:
+        return
     except BaseException as error:
         with contextlib.suppress(ConnectionError):
             connection.send_bytes(_dump_error(error))

@@ -107,7 +107,7 @@ def test_whole_trainings_run_in_the_given_order_on_all_cores(
     ]
     assert [(race.recipe, race.epochs, race.cores, race.val_total) for race in races] == [
         ("other", 1, "2 workers", 100),
-        ("tiny", 4, "1 threads", 100),
+        ("tiny", 4, "1 thread", 100),
         ("other", 1, "2 workers", 100),
     ]
     assert [race.val_correct for race in races] == [told[0][2], told[4][2], told[5][2]]

@@ -89,7 +89,7 @@ def test_bench_gpu_prints_the_rows_of_the_cpu_beside_stacked_replicas(
     assert epochs == [(19, "float32")]
     printed = _printed(capsys)
     assert "feather-20k, 19 epochs, all seeds at once, float32: 40.000 s to 99.640 %" in printed
-    assert "on CPUs, 19 epochs: 9963 9965" in printed
+    assert "on CPUs, in steps of 64 images, 19 epochs: 9963 9965" in printed
     monkeypatch.setattr(bench, "RECORDS", tmp_path / "none.csv")
     bench._gpu_stacked(None, CPU, range(2), epochs=1)
     printed = _printed(capsys)
@@ -125,9 +125,7 @@ def test_bench_train_compares_workers_with_the_step_before_and_beside_busy_proce
     assert "beside busy processes / alone: 2.500 (rounds 2.000 to 3.000)" in printed
 
 
-def test_bench_workers_prints_an_epoch_of_every_recipe_that_workers_share(
-    split, capsys, monkeypatch
-):
+def test_bench_workers_prints_an_epoch_of_every_recipe(split, capsys, monkeypatch):
     asked = []
 
     def bench_teams(teams, split, rounds):
@@ -135,11 +133,12 @@ def test_bench_workers_prints_an_epoch_of_every_recipe_that_workers_share(
         return [[10.0], [6.0]], []
 
     monkeypatch.setattr(training, "bench_teams", bench_teams)
+    monkeypatch.setattr(bench.stdout, "width", 160)
     bench._bench_recipes(split)
     names = [recipe.name for recipe in RECIPES if recipe.name != "baseline"]
     assert asked == [[(name, 1), (name, 2)] for name in names]
     printed = _printed(capsys)
-    assert "sprint │ 16,302" in printed
+    assert "sprint, small images │ 16,302" in printed
     assert printed.count("0.600 (rounds 0.600 to 0.600)") == len(names)
 
 
@@ -160,6 +159,7 @@ def test_bench_sprint_prints_parts_of_the_baselines_time(split, capsys, monkeypa
     monkeypatch.setattr(training, "bench_sprint", bench_sprint)
     monkeypatch.setattr(peer, "bench_peer", bench_peer)
     monkeypatch.setattr(bench, "load_mnist", lambda: split)
+    monkeypatch.setattr(bench.stdout, "width", 160)
     bench._bench_sprint("cpu", peer=False)
     assert "plain loop" not in _printed(capsys)
     bench._bench_sprint("cpu", peer=True)
@@ -170,6 +170,8 @@ def test_bench_sprint_prints_parts_of_the_baselines_time(split, capsys, monkeypa
     assert "200.0 │ 97.00 % (3 wrong of 100) │ 1/0.5" in out
 
 
-def test_peer_belongs_to_sprint():
+def test_peer_belongs_to_sprint_on_the_cpu():
+    with pytest.raises(InputError, match="--peer with --device cuda"):
+        bench.cmd_bench("sprint", peer=True, device="cuda")
     with pytest.raises(InputError, match="--peer with train"):
         bench.cmd_bench("train", peer=True)

@@ -528,6 +528,7 @@ def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, co
         (["train", "--recipe", "nope"], "nope"),
         (["train", "--epochs", "0"], "epochs"),
         (["train", "--seed", "-1"], "seed"),
+        (["study", "quick", "--threads", "2"], "threads: got 2, expected 1, as quick has ghost"),
         (["train", "--workers", "3"], "workers: got 3, expected 1 to 2: 2 ghost batches in a step"),
         (["train", "--contract", "missing.toml"], "missing.toml"),
         (["train", "--contract", "unknown.toml"], "'colour'"),
@@ -616,8 +617,8 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
         ),
         (
             ["study", "nope"],
-            "plan 'nope': neither built in (baseline, feather-8k-first, feather-8k-second, int4, "
-            "records) nor a file",
+            "plan 'nope': neither built in (baseline, feather-8k-first, feather-8k-second, ghosts, "
+            "int4, quick, records, sprint-first, sprint, whole-batches) nor a file",
             "study --help",
         ),
         (["frontier", "gone.csv"], "gone.csv: no such file", "frontier --help"),

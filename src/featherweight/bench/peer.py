@@ -1,14 +1,14 @@
 """What people run instead: the baseline network in a plain PyTorch loop with a DataLoader.
 
-    python -m featherweight.bench.peer 19 2          # epochs, worker processes of the DataLoader
-
 Written as a course teaches it: a dataset of PIL images, random changes to one image at a time in
 the worker processes of a DataLoader, a loop over its batches, and PyTorch's settings as they are.
-It runs in a process of its own, which prints one line of JSON for each epoch.
+It runs in a process of its own, `python -m featherweight.bench.peer EPOCHS LOADERS`, which prints
+one line of JSON for each epoch.
 """
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -27,6 +27,7 @@ from ..data import Images, load_split
 from ..model import BaselineNet
 from ..recipe import Augmentation, find_recipe
 
+OWN_SETTINGS = ("GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # which `_openmp.share_cores` sets
 COMMAND = (sys.executable, "-m", __name__)
 
 
@@ -129,8 +130,10 @@ def bench_peer(
     `on_epoch` is called after each epoch with epoch, seconds (since the start) and val_correct.
     Raises RuntimeError if the process fails."""
     row: dict[str, Any] = {}
+    # With PyTorch's own settings, not with those of this process.
+    environment = {key: value for key, value in os.environ.items() if key not in OWN_SETTINGS}
     with subprocess.Popen(
-        [*COMMAND, str(epochs), str(workers)], stdout=subprocess.PIPE, text=True
+        [*COMMAND, str(epochs), str(workers)], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -294,7 +294,11 @@ def bench_sprint(
             told = None if on_epoch is None else partial(on_epoch, name)
             seconds = timed(device, partial(_train_by, workers, run, split, device, told))
             last = run.read_metrics()[-1]
-            cores = f"{workers} workers" if workers > 1 else f"{threads} threads"
+            cores = (
+                f"{workers} workers"
+                if workers > 1
+                else f"{threads} thread{'s' if threads > 1 else ''}"
+            )
             races.append(
                 Race(
                     name,

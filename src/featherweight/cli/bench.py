@@ -30,7 +30,8 @@ GPU_ROWS: tuple[tuple["Arithmetic", bool], ...] = (
     ("tf32", False),
     ("bf16", True),
 )
-RECORDS = Path("results/records.csv")  # the CPU's rows of the same recipe, in a checkout
+# The CPU's rows of the recipe as it was before ghost batches, in a checkout.
+RECORDS = Path("results/records.csv")
 
 
 @app.command(name="bench", usage="Usage: featherweight bench [OPTIONS] WHAT [RUN]")
@@ -44,11 +45,10 @@ def cmd_bench(
 ) -> int:
     """Measure the speed of training, reading and studies on this machine.
 
-    - `train`: the training steps of `baseline`, `quick` and `feather-20k` on one thread, a profile
-      of the last, and its epoch by one worker and by two, alone and beside busy processes, in a
+    - `train`: the training steps of `baseline` and `feather-20k` on one thread, a profile of the
+      latter, and its epoch by one worker and by two, alone and beside busy processes, in a minute.
+    - `workers`: the first epoch of all recipes with ghost batches by one worker and by two, in a
       minute.
-    - `workers`: the epochs of all recipes with ghost batches by one worker and by two, in two
-      minutes.
     - `sprint`: whole trainings of `sprint`, `baseline` and `sprint` again, in ten minutes.
     - `predict`: reading with the network of RUN in PyTorch and from its exported files, in one
       minute.
@@ -74,6 +74,8 @@ def cmd_bench(
     """
     if peer and what != "sprint":
         raise InputError(f"--peer with {what}: expected with sprint alone")
+    if peer and device not in ("auto", "cpu"):
+        raise InputError(f"--peer with --device {device}: expected cpu, where the plain loop runs")
     if (what == "predict") != (run is not None):
         raise InputError(f"RUN: got {run or 'none'}, expected a run folder with predict alone")
     if run is not None:
@@ -85,7 +87,7 @@ def cmd_bench(
     if what == "workers":
         return _bench_recipes(load_mnist())
     if what == "sprint":
-        return _bench_sprint(device, peer)
+        return _bench_sprint("cpu" if peer else device, peer)
     if what == "gpu":
         return _bench_gpu(device)
     return _bench_train(device)
@@ -97,7 +99,7 @@ def _bench_train(device: str) -> int:
 
     split, where = load_mnist(), pick_device(device)
     with cpu_threads(1):
-        speeds, ratio = bench_train(("baseline", "quick", "feather-20k"), split, where)
+        speeds, ratio = bench_train(("baseline", "feather-20k"), split, where)
         profile = profile_train("feather-20k", split, where)
     first, last = speeds[0].recipe, speeds[-1].recipe
     table = Table("recipe", "images/s", "s/epoch", "GFLOP/s", "of matmul peak", "augmentation")
@@ -161,7 +163,7 @@ def _bench_recipes(split: "Split") -> int:
             (one, two), _ = bench_teams([Team(recipe, 1), Team(recipe, 2)], split, rounds=5)
             model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
             table.add_row(
-                recipe.name,
+                recipe.name + (", small images" if recipe.resize_until else ""),
                 f"{sum(parameter.numel() for parameter in model.parameters()):,}",
                 f"{statistics.median(one):.2f}",
                 f"{statistics.median(two):.2f}",
@@ -371,7 +373,10 @@ def _gpu_stacked(
         if row["recipe"] == recipe.name and int(row["seed"]) in seeds
     ]
     if counts:
-        stdout.print(f"on CPUs, {find_recipe(recipe.name).epochs} epochs: {' '.join(counts)}")
+        stdout.print(
+            f"on CPUs, in steps of 64 images, {find_recipe(recipe.name).epochs} epochs: "
+            f"{' '.join(counts)}"
+        )
 
 
 def _bench_study() -> int:

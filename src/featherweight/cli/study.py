@@ -54,7 +54,7 @@ def cmd_study(
     workers
         Number of runs at a time (number of cores divided by `--threads`).
     threads
-        Number of CPU threads per run.
+        Number of CPU threads per run, for recipes without ghost batches.
     device
         Device to train on: cpu, cuda, mps (Apple GPU), or auto.
     ray
@@ -70,6 +70,9 @@ def cmd_study(
     # With Ray, this process only reads the test images; the tasks pick their own device.
     where = pick_device(device if ray is None else "auto")
     opened = load_plan(plan, data)
+    split = next((task.recipe.name for task in opened.tasks if task.recipe.n_ghosts > 1), None)
+    if threads != 1 and split is not None:
+        raise InputError(f"threads: got {threads}, expected 1, as {split} has ghost batches")
     table = Path(results) if results is not None else default_table(plan)
     engine = _make_workers(workers or max(1, cores() // threads), threads, device, ray, runs)
     with _progress() as progress:

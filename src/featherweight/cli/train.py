@@ -92,12 +92,13 @@ def train(
     device
         cpu, cuda, mps, or auto, which takes the first GPU there is.
     threads
-        CPU threads of a training step. Default: 1. On two cores a second thread made an epoch 3 to
-        20 % shorter, but 1.4 to 1.7 times as long beside two busy programs. Another number gives
-        other bits. A recipe with ghost batches takes one.
+        CPU threads of a training step of a recipe without ghost batches, such as baseline. Default:
+        1. On two cores a second thread made an epoch 3 to 20 % shorter, but 1.4 to 1.7 times as
+        long beside two busy programs. Another number gives other bits.
     workers
         Processes on this machine that share the ghost batches of a step. Default: as many as there
-        are CPU cores and ghost batches. Every number gives the same bits.
+        are CPU cores and ghost batches, which are two in most recipes. Every number gives the same
+        bits.
     out
         The run folder, which must not exist yet. Default: runs/NAME-sSEED-N.
     resume
@@ -173,6 +174,9 @@ def train(
             "lower the recipe's learning rate",
             markup=False,
         )
+        return BROKEN
+    except ChildProcessError as error:  # it says how to resume
+        stderr.print(f"error: {error}", markup=False)
         return BROKEN
     except KeyboardInterrupt:
         stderr.print(
