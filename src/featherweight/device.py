@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.random import SeedSequence  # loads numpy.random now; later an interrupt might be lost
 
 from .errors import InputError
 
@@ -74,7 +75,7 @@ def seed_everything(seed: int, epoch: int) -> torch.Generator:
     Returns a separate CPU generator for the order of the images and for augmentation. Dropout draws
     from torch's global generator.
     """
-    state = int(np.random.SeedSequence([seed, epoch + 1]).generate_state(1, np.uint64)[0])
+    state = int(SeedSequence([seed, epoch + 1]).generate_state(1, np.uint64)[0])
     torch.manual_seed(state)
     random.seed(state)
     np.random.seed(state % 2**32)
