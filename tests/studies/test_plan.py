@@ -91,7 +91,7 @@ def test_built_in_plans_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
     ]
     for name in ("nope", "results/records.toml", "."):
         with pytest.raises(
-            ValueError, match=r"neither built in \(baseline, .*records, .*\) nor a file"
+            ValueError, match=r"neither built in \(baseline, .*records, .*sprint\) nor a file"
         ):
             find_plan(name)
 
