@@ -189,6 +189,25 @@ fw.train("baseline", model=Net, data=sys.argv[1], contract="small.toml", epochs=
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "recipe"), [(None, "quick"), ("featherweight.model:BaselineNet", "feather-20k")]
+)
+def test_the_default_recipe_depends_on_whose_network_it_is(
+    data, tiny_contract, tmp_path, model, recipe
+):
+    run = api.start_run(
+        None,
+        model=model,
+        contract=tiny_contract,
+        data=data,
+        device=torch.device("cpu"),
+        out=str(tmp_path / "run"),
+        command="",
+    )
+    assert run.recipe.augmentation == fw.find_recipe(recipe).augmentation
+    assert run.recipe.resize_until == fw.find_recipe(recipe).resize_until
+
+
 def test_a_class_of_a_script_is_kept_with_the_run_and_audited_elsewhere(
     data, tiny_contract, tmp_path
 ):

@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from featherweight import augment, trace
 from featherweight.audit import audit_model
-from featherweight.bench.gpu import GraphTrainer, Replicas, without_ghosts
+from featherweight.bench.gpu import without_ghosts
+from featherweight.bench.graphs import GraphTrainer
+from featherweight.bench.replicas import Replicas
 from featherweight.contract import load_contract
 from featherweight.data import Images, Split
 from featherweight.errors import InputError

@@ -25,7 +25,7 @@ MEASURES = """() => performance.getEntriesByName("answer").map(({ duration, deta
 
 
 def draw(page: Page, digit: int) -> None:
-    """Draw a digit with the mouse and wait for its answer."""
+    """Draw a digit with the mouse and wait for its answer, at most half a minute."""
     box = page.locator("#sheet").bounding_box()
     assert box is not None
     for points in STROKES[digit]:
@@ -37,10 +37,9 @@ def draw(page: Page, digit: int) -> None:
             )
             if i == 0:
                 page.mouse.down()
+        shown = len(page.evaluate(MEASURES))  # before pen-up, after which the answer may be quick
         page.mouse.up()
-        before = len(page.evaluate(MEASURES))
-        while len(page.evaluate(MEASURES)) == before:
-            page.wait_for_timeout(20)
+        page.wait_for_function(f"shown => ({MEASURES})().length > shown", arg=shown)
 
 
 def measure(url: str, repeats: int) -> list[list[float]]:

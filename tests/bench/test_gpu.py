@@ -7,6 +7,8 @@ import torch
 
 from featherweight.augment import Draws
 from featherweight.bench import gpu
+from featherweight.bench.graphs import Feed, GraphTrainer
+from featherweight.bench.replicas import Replicas
 from featherweight.data import Images, load_split
 from featherweight.device import seed_everything
 from featherweight.errors import InputError
@@ -53,7 +55,7 @@ def test_a_graph_holds_what_the_trainer_computes(few, tiny_recipe, muon):
     )
     expected = _train(recipe, few, seed=3)
     # Another seed's weights, which `reset` replaces.
-    trainer = gpu.GraphTrainer(recipe, gpu.initial(recipe, few, 4), few.train, few.mean_std)
+    trainer = GraphTrainer(recipe, gpu.initial(recipe, few, 4), few.train, few.mean_std)
     trainer.train_all([4])
     trainer.reset(gpu.initial(recipe, few, 3))
     trainer.train_all([3])
@@ -72,8 +74,8 @@ def test_replicas_train_as_if_alone(few, tiny_recipe, muon):
         augmentation=Augmentation(rotation=10, shift=1.2),
     )
     seeds = (2, 0, 1)
-    replicas = gpu.Replicas([gpu.initial(recipe, few, seed) for seed in seeds])
-    trainer = gpu.GraphTrainer(recipe, replicas, few.train, few.mean_std)
+    replicas = Replicas([gpu.initial(recipe, few, seed) for seed in seeds])
+    trainer = GraphTrainer(recipe, replicas, few.train, few.mean_std)
     trainer.train_all(seeds)
     for model, average, seed in zip(
         trainer.model.unstack(), trainer.ema.unstack(), seeds, strict=True
@@ -87,7 +89,7 @@ def test_replicas_drop_different_activations(few, tiny_recipe):
     recipe = dataclasses.replace(
         tiny_recipe, model_args={"layers": ["conv 8 k6 s2 p2"], "dropout": 0.5}
     )
-    replicas = gpu.Replicas([gpu.initial(recipe, few, 0)] * 2)
+    replicas = Replicas([gpu.initial(recipe, few, 0)] * 2)
     images = few.normalise(few.train.pixels[:8])
     one, other = replicas(torch.cat([images, images])).unflatten(0, (2, 8))
     assert not torch.allclose(one, other)
@@ -95,7 +97,7 @@ def test_replicas_drop_different_activations(few, tiny_recipe):
 
 def test_only_feather_networks_compute_side_by_side(few):
     with pytest.raises(InputError, match="got BaselineNet side by side, expected Feather"):
-        gpu.Replicas([gpu.initial(find_recipe("baseline"), few, 0)])
+        Replicas([gpu.initial(find_recipe("baseline"), few, 0)])
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -105,7 +107,7 @@ def test_replicas_compute_what_each_network_computes(few, training):
     images = few.normalise(few.train.pixels[:6])
     for model in models:
         model.dropout.p = 0.0
-    replicas = gpu.Replicas(models).train(training)
+    replicas = Replicas(models).train(training)
     with torch.no_grad():
         outputs = replicas(images).unflatten(0, (3, 2))
         for own, model, two in zip(outputs, models, images.split(2), strict=True):
@@ -125,7 +127,7 @@ def test_the_feed_repeats_the_draws_of_a_trainer(few, tiny_recipe, monkeypatch):
 
     monkeypatch.setattr(trainer, "backward", backward)
     list(trainer.steps(1, seed_everything(5, 1)))
-    feed = gpu.Feed(recipe, len(few.train), 1, CPU)
+    feed = Feed(recipe, len(few.train), 1, CPU)
     assert feed.lengths == [25, 24, 24]
     steps = range(3, 6)
     feed.draw(1, [5], [(recipe.lr_at(i, 12), trainer.ema_weight(i)) for i in steps])
@@ -146,7 +148,7 @@ def test_the_feed_repeats_the_draws_of_a_trainer(few, tiny_recipe, monkeypatch):
 def test_recipes_that_graphs_do_not_hold_are_refused(few, tiny_recipe, change):
     recipe = dataclasses.replace(tiny_recipe, **change)
     with pytest.raises(InputError, match="expected a recipe without, for CUDA graphs"):
-        gpu.GraphTrainer(recipe, gpu.initial(recipe, few, 0), few.train, few.mean_std)
+        GraphTrainer(recipe, gpu.initial(recipe, few, 0), few.train, few.mean_std)
 
 
 def test_whole_trainings_count_what_an_evaluation_counts(few, tiny_recipe):
@@ -167,7 +169,7 @@ def test_whole_trainings_count_what_an_evaluation_counts(few, tiny_recipe):
 
 def test_bf16_computes_almost_the_same(few, tiny_recipe):
     trainers = [
-        gpu.GraphTrainer(recipe, gpu.initial(recipe, few, 0), few.train, few.mean_std, bf16)
+        GraphTrainer(recipe, gpu.initial(recipe, few, 0), few.train, few.mean_std, bf16)
         for recipe in [dataclasses.replace(tiny_recipe, epochs=1, ema=0.0)]
         for bf16 in (False, True)
     ]

@@ -687,6 +687,34 @@ def test_diverged_run_keeps_its_log_and_exits_1(workplace, options, monkeypatch)
     assert [json.loads(row)["epoch"] for row in rows] == list(range(1, len(rows) + 1))
 
 
+def test_a_killed_worker_is_one_line_and_exits_1(workplace, options):
+    (workplace / "dying.py").write_text(
+        "import os, signal\n"
+        "from my_net import Net as Honest\n"
+        "class Net(Honest):\n"
+        "    def forward(self, x):\n"
+        "        if self.training and os.getppid() == int(open('main').read()):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().forward(x)\n"
+    )
+    code = (
+        "import os; open('main', 'w').write(str(os.getpid())); "
+        "from featherweight.cli import main; main()"
+    )
+    words = ["train", *options[:4], "--model", "dying:Net", "--workers", "2", "--out", "run"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: worker 2 of 2 was ended by SIGKILL")
+    assert line.endswith("hint: featherweight train --resume run")
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(workplace, options):
     # A file-size limit fails a write in the middle as a full disk does.
     result = featherweight(

@@ -1,6 +1,5 @@
 """The command that measures speed: bench."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -49,14 +48,14 @@ def cmd_bench(
       latter, and its epoch by one worker and by two, alone and beside busy processes, in a minute.
     - `workers`: the first epoch of all recipes with ghost batches by one worker and by two, in a
       minute.
-    - `sprint`: whole trainings of `sprint`, `baseline` and `sprint` again, in ten minutes.
+    - `sprint`: whole trainings of `sprint`, `baseline` and `sprint` again, in six minutes.
     - `predict`: reading with the network of RUN in PyTorch and from its exported files, in one
       minute.
     - `study`: eight short runs on local processes and on Ray, and a simulated cluster.
     - `load`: training, evaluation, audit and export alone and beside busy processes, in five
       minutes.
-    - `gpu`: on a CUDA GPU, ten trainings of `sprint` by CUDA graphs in several arithmetics, ten of
-      `feather-20k` at once, and whether the pretrained networks get the CPU's verdicts, in five
+    - `gpu`: on a CUDA GPU, ten trainings of `sprint` by CUDA graphs in three number formats, ten of
+      `feather-20k` at once, and whether the pretrained networks get the CPU's verdicts, in two
       minutes.
 
     Parameters
@@ -70,7 +69,7 @@ def cmd_bench(
         others the CPU.
     peer
         With sprint, train the baseline network once more as courses teach it, by a plain PyTorch
-        loop and a DataLoader. It takes ten minutes more.
+        loop and a DataLoader. It takes eight minutes more.
     """
     if peer and what != "sprint":
         raise InputError(f"--peer with {what}: expected with sprint alone")
@@ -124,6 +123,8 @@ def _bench_train(device: str) -> int:
 
 
 def _bench_workers(name: str, split: "Split") -> None:
+    import statistics
+
     from ..bench.contention import busy_processes
     from ..bench.training import Team, bench_teams, ratio_of
     from ..recipe import find_recipe
@@ -153,6 +154,8 @@ def _bench_workers(name: str, split: "Split") -> None:
 
 def _bench_recipes(split: "Split") -> int:
     """Print the time of an epoch of every recipe that workers can share."""
+    import statistics
+
     from ..bench.training import Team, bench_teams, ratio_of
     from ..build import build
     from ..recipe import RECIPES
@@ -310,6 +313,8 @@ def _gpu_card(where: "torch.device") -> None:
 
 def _trained(how: str, trained: "Trained") -> str:
     """Return one line about whole trainings."""
+    import statistics
+
     seconds, correct = trained.seconds, trained.correct
     spread = f" ({min(seconds):.3f} to {max(seconds):.3f})" if len(seconds) > 1 else ""
     accuracy = 100 * statistics.mean(correct) / trained.total

@@ -92,9 +92,9 @@ def train(
     device
         cpu, cuda, mps, or auto, which takes the first GPU there is.
     threads
-        CPU threads of a training step of a recipe without ghost batches, such as baseline. Default:
-        1. On two cores a second thread made an epoch 3 to 20 % shorter, but 1.4 to 1.7 times as
-        long beside two busy programs. Another number gives other bits.
+        CPU threads of a step of a recipe without ghost batches, such as baseline (default: one).
+        More make a step shorter on an idle machine, and longer beside other busy programs. Another
+        number gives other bits.
     workers
         Processes on this machine that share the ghost batches of a step. Default: as many as there
         are CPU cores and ghost batches, which are two in most recipes. Every number gives the same
