@@ -4,6 +4,9 @@ import gzip
 import io
 import shutil
 import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,6 +212,113 @@ def test_damaged_files_are_refused(tmp_path, damage, message):
     damage(folder)
     with pytest.raises(ValueError, match=message):
         load_split(str(folder), 500, 100)
+
+
+def test_a_header_that_claims_too_much_is_refused_before_it_is_read(tmp_path):
+    folder = write_mnist(tmp_path / "d", suffix="")
+    for claim in ((2**32 - 1, 28, 28), (2**32 - 1,) * 3, (3_000_000, 28, 28)):
+        header = b"\0\0\x08\3" + np.array(claim, ">u4").tobytes()
+        (folder / IMAGES).write_bytes(header + bytes(784))
+        with pytest.raises(InputError, match=r"claims .* expected at most 2,147,483,648 bytes"):
+            load_split(str(folder), 500, 100)
+
+
+def peak(function):
+    """The most bytes that a call holds at a time, and what it raises."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError) as caught:
+            function()
+        return tracemalloc.get_traced_memory()[1], str(caught.value)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("n", [600, 0])
+def test_no_more_is_decompressed_than_the_header_claims(tmp_path, n):
+    folder = write_mnist(tmp_path / "d")
+    with gzip.open(folder / (IMAGES + ".gz"), "wb", 1) as file:
+        file.write(b"\0\0\x08\3" + np.array((n, 28, 28), ">u4").tobytes())
+        for _ in range(200):
+            file.write(bytes(2**20))
+    held, message = peak(lambda: load_split(str(folder), 500, 100))
+    assert "got more bytes of values" in message
+    assert held < 20 * 2**20  # of 200 that are packed
+
+
+def member(descr="|u1", shape=(50, 28, 28), content=b"", version=(1, 0), header=None, n=0):
+    """An .npy file whose header says what it is told to, `content`, and `n` MiB of zeros."""
+    text = header or f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    length = len(text).to_bytes(2 if version == (1, 0) else 4, "little")
+    return b"\x93NUMPY" + bytes(version) + length + text.encode() + content + bytes(n * 2**20)
+
+
+IMAGE_BYTES = bytes(50 * 784)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (member(shape=(2**40, 28, 28)), "1099511627776 x 28 x 28 values, expected at most"),
+        (member(shape=(2**70, 28, 28)), "expected at most"),
+        (member(content=IMAGE_BYTES, n=200), "got more bytes of values, expected 39,200"),
+        (member(content=IMAGE_BYTES[:-1]), "got 39,199 bytes of values, expected 39,200"),
+        (member(shape=(-50, 28, 28)), "expected one of numbers"),
+        (member(shape=(50, -28, -28)), "expected one of numbers"),
+        (member(shape=(0, 28, 28)), "0 images"),
+        (member(shape=(2**40, 0, 0)), "1099511627776 images and 50 labels"),
+        (member(shape=(50.0, 28, 28)), "damaged header"),
+        (member(shape=39200, content=IMAGE_BYTES), "damaged header"),
+        (member(descr="|O"), "object"),
+        (member(descr="zzz"), "damaged header"),
+        (member(descr="|S2000000000"), "expected one of numbers"),
+        (member(header="-" * 9000 + "1"), "damaged header"),
+        (member(header="(" * 6000), "damaged header"),
+        (member(header="__import__('os').abort()"), "damaged header"),
+        (member(header='{"descr": "|u1", '), "damaged header"),
+        (member(header="{[]: 1}"), "damaged header"),
+        (member(version=(2, 0), content=IMAGE_BYTES), "damaged header"),
+        (member(version=(9, 0)), "damaged header"),
+        (b"", "damaged header"),
+        (b"nonsense" * 20, "damaged header"),
+    ],
+)
+def test_an_npz_made_to_do_harm_is_refused_in_one_line(tmp_path, content, message):
+    source = Path(npz(tmp_path / "a.npz", train_images=None))
+    with zipfile.ZipFile(source, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train_images.npy", content)
+    held, found = peak(lambda: load_split(str(source), 50, 20))
+    assert message in found
+    assert "\n" not in found
+    assert held < 20 * 2**20
+
+
+def test_an_npz_with_an_array_twice_or_packed_otherwise_is_refused(tmp_path):
+    source = Path(npz(tmp_path / "a.npz"))
+    with (
+        pytest.warns(UserWarning, match="Duplicate"),
+        zipfile.ZipFile(source, "a") as archive,
+    ):
+        archive.writestr("train_images.npy", member(content=IMAGE_BYTES))
+    with pytest.raises(InputError, match=r"train_images.*twice"):
+        load_split(str(source), 50, 20)
+    source = Path(npz(tmp_path / "b.npz", train_images=None))
+    with zipfile.ZipFile(source, "a", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("train_images.npy", member(content=IMAGE_BYTES))
+    with pytest.raises(InputError, match="compression method 14"):
+        load_split(str(source), 50, 20)
+    source = Path(npz(tmp_path / "c.npz"))
+    whole = bytearray(source.read_bytes())
+    whole[whole.find(b"PK\x01\x02") + 8] |= 1  # the flag of an encrypted file
+    source.write_bytes(whole)
+    with pytest.raises(InputError, match="encrypted"):
+        load_split(str(source), 50, 20)
+
+
+def test_fortran_order_is_read_as_any_other(tmp_path):
+    images, _ = make_digits(50, 50)
+    source = npz(tmp_path / "a.npz", train_images=np.asfortranarray(images))
+    assert np.array_equal(load_split(source, 50, 20).train.pixels[:, 0], images)
 
 
 def test_a_truncated_gzip_is_refused(tmp_path):

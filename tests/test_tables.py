@@ -3,9 +3,11 @@
 import csv
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from featherweight.errors import InputError
-from featherweight.tables import make_cells, read_table, write_table
+from featherweight.tables import escape_cell, make_cells, read_table, write_table
 
 COLUMNS = ("name", "count")
 ROWS = [{"name": 'a "quoted", name', "count": "1"}, {"name": "Größe", "count": ""}]
@@ -52,3 +54,26 @@ def test_a_row_that_cannot_be_written_leaves_the_old_table(tmp_path):
 def test_cells_are_text_and_missing_values_are_empty():
     assert make_cells({"count": 0, "extra": 1}, COLUMNS) == {"name": "", "count": "0"}
     assert make_cells({"name": None, "count": 1.5}, COLUMNS) == {"name": "", "count": "1.5"}
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "'"])
+def test_no_text_is_written_as_a_formula(tmp_path, first):
+    text = f"{first}cmd|' /C calc'!A0"
+    write_table(tmp_path / "a.csv", [{"name": text, "count": "-1.5"}], COLUMNS)
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file))[1] == ["'" + text, "-1.5"]
+    assert read_table(tmp_path / "a.csv", COLUMNS)[0]["name"] == text
+
+
+@pytest.mark.parametrize(
+    "number", ["-1", "+1", "-0.25", "-1e-05", "1E+3", "-inf", "-nan", 3, -2.5, None, ""]
+)
+def test_numbers_stay_numbers(number):
+    assert escape_cell(number) == ("" if number is None else str(number))
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"])) | st.text("=+-@'\t\r\n1e,\"\0"))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_text_is_read_back_exactly(tmp_path, text):
+    write_table(tmp_path / "a.csv", [{"name": text, "count": text}], COLUMNS)
+    assert read_table(tmp_path / "a.csv", COLUMNS) == [{"name": text, "count": text}]

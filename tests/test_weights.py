@@ -1,6 +1,7 @@
 """Weights from other trainings: read without running code, loaded, or refused in one line."""
 
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from featherweight.errors import InputError
 from featherweight.weights import load_weights, read_weights, tensors
 
 
@@ -152,3 +154,36 @@ def test_weights_of_another_network_name_the_first_difference(change, message):
     with pytest.raises(ValueError, match=message) as error:
         load_weights(Net(), state)
     assert "\n" not in str(error.value)
+
+
+def test_a_packed_file_is_refused_before_it_is_unpacked(tmp_path):
+    torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, bytes(2**26) if name.endswith("data/0") else plain.read(name))
+    with pytest.raises(InputError, match="that unpack to 67") as caught:
+        read_weights(tmp_path / "packed.pth")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(2, 4, device="meta"),
+        torch.zeros(2, 4).to_sparse(),
+        torch.zeros(2, 4, dtype=torch.complex64),
+    ],
+)
+def test_tensors_that_are_no_arrays_of_real_numbers_are_refused(tmp_path, tensor):
+    torch.save({"weight": tensor, "bias": torch.zeros(2)}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=r"'weight': got .*, expected an array of real numbers"):
+        read_weights(tmp_path / "odd.pth")
+
+
+def test_a_tensor_that_claims_to_be_huge_takes_no_memory(tmp_path):
+    torch.save({"weight": torch.zeros(1).expand(2**40), "bias": torch.zeros(2)}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="1099511627776"):
+        load_weights(nn.Linear(4, 2), read_weights(tmp_path / "a.pth"))

@@ -5,13 +5,11 @@
     test = load_test(split)                                    # for the final evaluation only
 
 A source is a directory of four IDX files (LeCun's format, gzipped or not, with MNIST's file names),
-or one `.npz` file with train, val and test images and labels (as MedMNIST ships them).
+or one `.npz` file with train, val and test images and labels (as MedMNIST ships them). An array may
+have 2 GiB (`_arrays.MAX_ARRAY_BYTES`); a header that claims more is refused before it is read.
 """
 
-import gzip
 import hashlib
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._arrays import read_idx, read_npz
 from .errors import InputError
 
 STEMS = {"train": "train", "test": "t10k"}
 MAX_SIDE = 64  # pixels, of an image that is accepted
+MAX_CLASSES = 256  # as a label is from 0 to 255
 
 
 def normalise(pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
@@ -113,35 +113,6 @@ class Split:
         return tuple(self.train.pixels.shape[1:])
 
 
-def _read_idx(path: Path, ndim: int) -> np.ndarray:
-    """Return the uint8 array of an IDX file. Raises InputError for any other file."""
-    try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: damaged gzip file: {error}") from error
-    # Two zero bytes, the type (8: unsigned bytes), the number of dimensions; then each dimension
-    # as a big-endian 32-bit integer, then the values.
-    magic = bytes([0, 0, 8, ndim])
-    if content[:4] != magic:
-        raise InputError(
-            f"{path}: got magic number {content[:4].hex() or 'of an empty file'}, "
-            f"expected {magic.hex()}"
-        )
-    header = 4 + 4 * ndim
-    shape = (
-        tuple(int(n) for n in np.frombuffer(content[4:header], ">u4"))
-        if len(content) >= header
-        else ()
-    )
-    expected = header + int(np.prod(shape, dtype=object)) if shape else header
-    if len(content) != expected:
-        raise InputError(
-            f"{path}: got {len(content)} bytes, expected {expected} (truncated or damaged)"
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
 def mnist_folder() -> Path:
     """Return the folder of MNIST's files. Raises InputError where they are not installed."""
     try:
@@ -162,8 +133,8 @@ def _find(folder: Path, stem: str) -> Path:
 
 
 def _read_idx_part(folder: Path, part: str, *, checked: bool = False) -> Images:
-    images = _read_idx(_find(folder, f"{STEMS[part]}-images-idx3"), 3)
-    labels = _read_idx(_find(folder, f"{STEMS[part]}-labels-idx1"), 1)
+    images = read_idx(_find(folder, f"{STEMS[part]}-images-idx3"), 3)
+    labels = read_idx(_find(folder, f"{STEMS[part]}-labels-idx1"), 1)
     if checked:
         _check_sums(part, images, labels)
     return _images(f"{folder} ({part})", images, labels)
@@ -215,22 +186,19 @@ def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
         )
     # (n, height, width) -> (n, 1, height, width)
     return Images(
-        torch.from_numpy(images.copy())[:, None], torch.from_numpy(labels.astype(np.int64))
+        torch.from_numpy(np.ascontiguousarray(images))[:, None],
+        torch.from_numpy(labels.astype(np.int64)),
     )
 
 
 def _read_npz_part(path: Path, part: str) -> Images:
     try:
-        # Open the file here, because np.load does not close a damaged one.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return _images(f"{path} ({part})", arrays[f"{part}_images"], arrays[f"{part}_labels"])
+        arrays = [read_npz(path, f"{part}_{kind}") for kind in ("images", "labels")]
     except KeyError as error:
         raise InputError(
             f"{path}: got no array {part}_images or {part}_labels, expected both"
         ) from error
-    # np.load returns a lone array for an .npy file under this name: using it raises TypeError.
-    except (zipfile.BadZipFile, EOFError, zlib.error, TypeError) as error:
-        raise InputError(f"{path}: damaged .npz file: {error}") from error
+    return _images(f"{path} ({part})", *arrays)
 
 
 def _part(images: Images, where: slice) -> Images:

@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from ._files import check_name
 from .errors import InputError
 
 # Supported bits per quantised weight: 4, 2 or 1 weights fill a byte exactly.
@@ -127,6 +128,7 @@ class Recipe:
             if not isinstance(value := getattr(self, key), kind):
                 expected = "a table of arguments" if kind is dict else "a text"
                 raise InputError(f"{key}: got {value!r}, expected {expected}")
+        check_name("name", self.name, in_paths=True)
         # A copy, so that a recipe and one derived from it share no mutable object.
         object.__setattr__(self, "model_args", copy.deepcopy(self.model_args))
         for key, least in (("epochs", 1), ("batch_size", 2)):

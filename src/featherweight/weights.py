@@ -8,6 +8,7 @@ No file is read in a way that could run code.
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .locate import reason
 
 # Keys under which checkpoints keep a state dict.
 NESTED_KEYS = ("state_dict", "model_state_dict", "model")
+MAX_PACKED = 16 * 1024**2  # bytes by which a file may grow as it is unpacked
 SAVE_HINT = "save it with torch.save(model.state_dict(), 'model.pth')"
 
 
@@ -41,11 +43,12 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             values = safetensors.torch.load(path.read_bytes())
         else:
+            refuse_packed(path)
             with warnings.catch_warnings():
                 # torch warns about TorchScript files, which are refused below.
                 warnings.simplefilter("ignore")
                 values = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (OSError, InputError):
         raise
     except Exception as error:  # torch raises many kinds
         needs_code = re.search(r"GLOBAL (\S+)|(TorchScript)", str(error))
@@ -72,7 +75,29 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         raise InputError(
             f"weights {file}: got {_kind(values)}, expected a state dict", hint=SAVE_HINT
         )
+    for name, value in tensors.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_complex():
+            raise InputError(
+                f"weights {file}: {name[:80]!r}: got {value.layout}, {value.dtype} on "
+                f"{value.device}, expected an array of real numbers"
+            )
     return tensors
+
+
+def refuse_packed(path: Path) -> None:
+    """Raise InputError if a file of torch.save unpacks to much more than its size.
+
+    torch packs nothing but the code of TorchScript. A file that was packed to do harm may unpack to
+    a thousand times its size, and torch reads all of it."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(record.file_size for record in archive.infolist())
+    if unpacked > path.stat().st_size + MAX_PACKED:
+        raise InputError(
+            f"{path}: got {path.stat().st_size:,} bytes that unpack to {unpacked:,}, expected a "
+            "file as torch.save writes it"
+        )
 
 
 def _kind(values: Any) -> str:

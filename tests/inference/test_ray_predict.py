@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from helpers import make_digits
 from PIL import Image
 
+from featherweight.errors import InputError
 from featherweight.export.onnx import export_onnx
 from featherweight.inference import ray_predict
 from featherweight.inference.ray_predict import ReadTotals, list_parts, read_all, read_part
@@ -134,6 +136,24 @@ def test_a_source_of_no_images_is_refused(tmp_path, model, name, content, messag
     with pytest.raises(ValueError, match=message):
         read_all(model, str(tmp_path), tmp_path / "out", "parquet", PICTURES, "auto", 2)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2**40, 28, 28), "claims 1,099,511,627,776 images of 28x28 pixels"),
+        ((2**40, 0, 0), "got images of 0 x 0 pixels"),
+        ((1, 10**6, 10**6), "got images of 1,000,000 x 1,000,000 pixels"),
+        ((-3, 28, 28), "expected one of numbers"),
+    ],
+)
+def test_a_header_that_claims_too_much_is_refused(tmp_path, shape, message):
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        header = b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text
+        archive.writestr("images.npy", header + bytes(784))
+    with pytest.raises(InputError, match=message):
+        list_parts(tmp_path, PICTURES)
 
 
 @pytest.mark.parametrize("kind", ["lists", "nested", "fixed", "bytes", "struct"])

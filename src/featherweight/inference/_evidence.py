@@ -1,17 +1,19 @@
 """Evidence of a network whose head is a mean over places and a linear layer.
 
-    head = EvidenceHead.load(session, reader.card, labels, (28, 28))   # None for any other network
+    head = EvidenceHead.load(open_model(path, threads=1))     # None for any other network
     head.explain(maps, log_probabilities)                       # an Evidence for each image
 
 `featherweight.export` finds such heads and stores what is read here.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 
+from ..errors import InputError
+from ._model import Model
 from .reading import Evidence
 
 
@@ -35,27 +37,36 @@ class EvidenceHead:
     "See `Evidence.field`."
 
     @classmethod
-    def load(
-        cls,
-        session: onnxruntime.InferenceSession,
-        card: dict[str, str],
-        labels: list[str],
-        shape: tuple[int, int],
-    ) -> "EvidenceHead | None":
-        """Return the head that an exported file stores, or None if it has none."""
+    def load(cls, model: Model) -> "EvidenceHead | None":
+        """Return the head that an exported file stores, or None if it has none.
+
+        Raises InputError if what it stores is damaged, or does not belong together.
+        """
+        card, first = model.card, model.first
         if "evidence_maps" not in card:
             return None
-        weight, bias = session.run(["head", "bias"], {"pixels": np.zeros((1, *shape), np.uint8)})
-        left, top, right, bottom = map(float, card["evidence_extent"].split())
-        width, height = map(float, card["evidence_field"].split())
+        left, top, right, bottom = _numbers(model, "evidence_extent", 4)
+        width, height = _numbers(model, "evidence_field", 2)
+        pools = tuple(map(int, _numbers(model, "evidence_pools", None)))
+        name = card["evidence_maps"]
+        maps, weight, bias = (first.get(each) for each in (name, "head", "bias"))
+        offsets = math.prod(pools) ** 2
+        if (
+            not name.startswith("maps_")
+            or maps is None
+            or weight is None
+            or bias is None
+            or len(maps) != offsets * len(first["log_probabilities"])
+            or weight.shape != (len(model.labels), maps.shape[1])
+            or bias.shape != (len(model.labels),)
+            or not (left < right and top < bottom and width > 0 and height > 0)
+        ):
+            raise InputError(
+                f"{model.path}: got an evidence head that does not fit the network, expected one "
+                "as `featherweight export` writes"
+            )
         return cls(
-            card["evidence_maps"],
-            weight,
-            bias,
-            labels,
-            tuple(map(int, card["evidence_pools"].split())),
-            (left, top, right, bottom),
-            (width, height),
+            name, weight, bias, model.labels, pools, (left, top, right, bottom), (width, height)
         )
 
     def explain(self, maps: np.ndarray, log_probabilities: np.ndarray) -> list[Evidence]:
@@ -77,6 +88,8 @@ class EvidenceHead:
         values = values.reshape(-1, n, height, width)
         places = values.size // n
         grids = self._interleave((values + bias[:, None, None]) / places)
+        if not np.isfinite(grids).all():
+            raise InputError(f"{self.maps}: got evidence that is NaN or infinite")
         rows = np.arange(n)
         differences = log_probabilities[rows, first] - log_probabilities[rows, second]
         return [
@@ -114,6 +127,18 @@ class EvidenceHead:
         values = values.transpose(k, k + 1, *range(0, k, 2), k + 2, *range(1, k, 2))
         finer = math.prod(sides)
         return np.asarray(values.reshape(n, height * finer, width * finer), np.float32)
+
+
+def _numbers(model: Model, key: str, n: int | None) -> list[float]:
+    """Return `n` numbers of the metadata, or any number of whole ones from 1 on for None."""
+    text = model.card.get(key, "")
+    pattern = r"-?\d{1,4}(\.\d{1,9})?" if n is not None else r"[1-9]\d?"
+    words = text.split()
+    if (n is not None and len(words) != n) or not all(re.fullmatch(pattern, w) for w in words):
+        raise InputError(
+            f"{model.path}: {key}: got {text[:40]!r}, expected {n or 'whole'} numbers in pixels"
+        )
+    return [float(word) for word in words]
 
 
 def _best_two(log_probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,39 +14,42 @@ Arrays of the size of the network's input are read unchanged. All others go thro
 
 The source is always cut into the same parts. An actor of a Ray Data pipeline reads a part and
 writes its readings as one file, which is whole or absent. A part that has its file is not read
-again, so an interrupted call resumes where it stopped. An actor holds at most CHUNK images and the
-readings of one part. All nodes must see the source, the model and the output folder.
+again, so an interrupted call resumes where it stopped. An actor holds at most CHUNK images, arrays
+of at most CHUNK_BYTES, and the readings of one part. All nodes must see the source, the model and
+the output folder.
 """
 
-import csv
 import hashlib
 import io
 import json
 import logging
 import math
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 from filelock import FileLock, Timeout
-from numpy.lib import format as npy
 from ray.exceptions import RayError
 
+from .._arrays import Header, open_npz
 from .._files import reason, write_atomic
 from .._ray import connected
 from ..errors import InputError
+from ..tables import format_table
 from ._fit import Bytes
-from .prepare import prepare_and_count
+from .prepare import MAX_PIXELS, prepare_and_count
 from .reader import Reader
 
 CHUNK = 100  # images in an actor's memory; larger chunks are not faster
+CHUNK_BYTES = 64 * 1024**2  # of the arrays in an actor's memory, or one image if that has more
+MAX_DEFLATE_RATIO = 1032  # of the size of what DEFLATE packs to the packed size
 # Sizes of a part. In Parquet a part is a row group.
 PICTURES_PER_PART, ARRAY_ROWS_PER_PART = 500, 10_000
 READING_COLUMNS = ("file", "index", "label", "confidence", "unsure", "error")
@@ -107,23 +110,30 @@ class Part:
         return [source / file for file in self.files] if source.is_dir() else [source]
 
 
-def _read_shape(member: Any, where: str) -> tuple[int, ...]:
-    """Return the shape of the array in an open .npy file, and leave the file at the first pixel."""
-    read = (
-        npy.read_array_header_1_0 if npy.read_magic(member) == (1, 0) else npy.read_array_header_2_0
-    )
-    shape, fortran, dtype = read(member)
-    if dtype != np.uint8 or len(shape) != 3 or fortran:
-        raise InputError(f"{where}: images: got {dtype} {shape}, expected uint8 (n, height, width)")
-    return tuple(shape)
-
-
-def _open_images(path: Path, archive: zipfile.ZipFile) -> Any:
-    if "images.npy" not in archive.namelist():
+def _check_header(header: Header, path: Path) -> tuple[int, int, int]:
+    """Return number, height and width of the images in an .npz file."""
+    shape = header.shape
+    if header.dtype != np.uint8 or len(shape) != 3 or header.fortran:
         raise InputError(
-            f"{path}: got {', '.join(archive.namelist()) or 'nothing'}, expected an array images"
+            f"{path}: images: got {header.dtype} {shape}, expected uint8 (n, height, width)"
         )
-    return archive.open("images.npy")
+    n, height, width = shape
+    if not 0 < height * width <= MAX_PIXELS:
+        raise InputError(
+            f"{path}: got images of {height:,} x {width:,} pixels, expected 1 to "
+            f"{MAX_PIXELS:,} pixels"
+        )
+    return n, height, width
+
+
+@contextmanager
+def _open_images(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, int, int]]]:
+    """Open the array `images` of an .npz file, and give its shape too."""
+    try:
+        with open_npz(path, "images") as (file, header):
+            yield file, _check_header(header, path)
+    except KeyError as error:
+        raise InputError(f"{path}: got {error.args[0]}, expected an array images") from error
 
 
 def list_parts(source: Path, pictures: set[str]) -> list[Part]:
@@ -152,8 +162,13 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
     for path in files:
         try:
             if path.suffix == ".npz":
-                with zipfile.ZipFile(path) as archive, _open_images(path, archive) as member:
-                    total = _read_shape(member, str(path))[0]
+                with _open_images(path) as (_, (total, height, width)):
+                    # A short file that claims 2^40 images would be cut into as many parts.
+                    if total * height * width > MAX_DEFLATE_RATIO * path.stat().st_size:
+                        raise InputError(
+                            f"{path}: got a header that claims {total:,} images of "
+                            f"{height}x{width} pixels, expected no more than the file can hold"
+                        )
                 for start in range(0, total, ARRAY_ROWS_PER_PART):
                     add([path], start, min(total, start + ARRAY_ROWS_PER_PART))
             elif path.suffix == ".parquet":
@@ -162,7 +177,7 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
                     rows = metadata.row_group(group).num_rows
                     add([path], start, start + rows, group)
                     start += rows
-        except (zipfile.BadZipFile, pa.ArrowException) as error:
+        except pa.ArrowException as error:
             raise InputError(f"{path}: damaged: {error}") from error
     if not parts:
         raise InputError(
@@ -188,11 +203,11 @@ def _npz_chunks(path: Path, start: int, stop: int) -> Iterator[Bytes]:
 
     The images before are skipped without being held in memory.
     """
-    with zipfile.ZipFile(path) as archive, _open_images(path, archive) as member:
-        _, height, width = _read_shape(member, str(path))
+    with _open_images(path) as (member, (_, height, width)):
         member.seek(start * height * width, 1)
-        for first in range(start, stop, CHUNK):
-            n = min(CHUNK, stop - first)
+        chunk = max(1, min(CHUNK, CHUNK_BYTES // (height * width)))
+        for first in range(start, stop, chunk):
+            n = min(chunk, stop - first)
             content = member.read(n * height * width)
             if len(content) != n * height * width:
                 raise InputError(f"{path}: truncated")
@@ -287,11 +302,7 @@ def read_part(reader: Reader, part: Part, source: Path) -> list[ReadingRow]:
 def _encode_table(rows: list[ReadingRow], form: str) -> bytes:
     """Return the content of a CSV or Parquet file."""
     if form == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(READING_COLUMNS)
-        writer.writerows(rows)
-        return text.getvalue().encode()
+        return format_table(rows, READING_COLUMNS).encode()
     types = (pa.string(), pa.int64(), pa.string(), pa.float32(), pa.bool_(), pa.string())
     columns = zip(*rows, strict=True)
     arrays = [pa.array(column, kind) for kind, column in zip(types, columns, strict=True)]

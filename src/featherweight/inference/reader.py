@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import onnxruntime
 
-from .._format import EXPORT_FORMAT
 from ..errors import InputError
 from ..pretrained import DEFAULT_MODEL, find_pretrained, pretrained
 from ._evidence import EvidenceHead
+from ._model import open_model
 from .prepare import Digit, PictureSource, Sheet
 from .reading import Reading as Reading
 from .reading import Stage
@@ -84,34 +83,16 @@ class Reader:
     """
 
     def __init__(self, model: str | Path | RunFolder = DEFAULT_MODEL, threads: int = 1) -> None:
-        path = find_model(model)
-        content = path.read_bytes()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors only
-        try:
-            self._session = onnxruntime.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
-            raise InputError(
-                f"{path}: not an exported file, expected a model.onnx as "
-                "`featherweight export RUN --format onnx` writes"
-            ) from error
-        self.card: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        if self.card.get("format") != EXPORT_FORMAT:
-            raise InputError(
-                f"{path}: got an ONNX file from another program, expected one that "
-                "`featherweight export` wrote"
-            )
-        self.labels = self.card["labels"].split()
-        self.sure_from = float(self.card["sure_from"])
-        self._temperature = float(self.card["temperature"])
-        self.size = len(content)  # bytes
-        self._outputs = [out.name for out in self._session.get_outputs()]
-        self._stages = [name for name in self._outputs if name.startswith("maps_")]
-        self.shape: tuple[int, int] = tuple(self._session.get_inputs()[0].shape[1:])
-        self._head = EvidenceHead.load(self._session, self.card, self.labels, self.shape)
+        self._model = open_model(find_model(model), threads)
+        self.card, self.labels, self.shape = (
+            self._model.card,
+            self._model.labels,
+            self._model.shape,
+        )
+        self.sure_from = self._model.sure_from
+        self.size = self._model.size  # bytes
+        self._stages = [name for name in self._model.first if name.startswith("maps_")]
+        self._head = EvidenceHead.load(self._model)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities (n, classes) float32.
@@ -127,7 +108,7 @@ class Reader:
         if not len(pixels):
             return np.zeros((0, len(self.labels)), np.float32)
         parts = [
-            self._session.run(["log_probabilities"], {"pixels": pixels[i : i + MAX_BATCH]})[0]
+            self._model.run(["log_probabilities"], pixels[i : i + MAX_BATCH])[0]
             for i in range(0, len(pixels), MAX_BATCH)
         ]
         return self._calibrate(np.concatenate(parts) if len(parts) > 1 else parts[0])
@@ -143,8 +124,14 @@ class Reader:
         """Return calibrated probabilities (n, classes) by temperature scaling (Guo et al. 2017)."""
         # The largest log-probability of an image is at least -log(classes), so that its
         # exponential does not underflow.
-        odds = np.exp(log_probabilities / self._temperature)
-        return np.asarray(odds / odds.sum(1, keepdims=True), np.float32)
+        odds = np.exp(log_probabilities / self._model.temperature)
+        total = odds.sum(1, keepdims=True)
+        if not total.all():
+            raise InputError(
+                f"{self._model.path}: temperature: got {self._model.temperature}, which leaves no "
+                "probabilities; expected a larger one"
+            )
+        return np.asarray(odds / total, np.float32)
 
     def read(self, picture: PictureSource) -> Reading:
         """Read a picture of one digit.
@@ -208,7 +195,7 @@ class Reader:
         names = ["log_probabilities", *([self._head.maps] if self._head else [])]
         for i in range(0, len(pixels), MAX_BATCH):
             batch = pixels[i : i + MAX_BATCH]
-            log_probabilities, *maps = self._session.run(names, {"pixels": batch})
+            log_probabilities, *maps = self._model.run(names, batch)
             rows = self._calibrate(log_probabilities)
             why = (
                 self._head.explain(maps[0], log_probabilities) if self._head else [None] * len(rows)
@@ -234,9 +221,10 @@ class Reader:
         Args:
             seen: The image (height, width) uint8, as in `Reading.seen`.
         """
-        outputs = dict(
-            zip(self._outputs, self._session.run(None, {"pixels": seen[None]}), strict=True)
-        )
+        outputs = dict(zip(self._model.first, self._model.run(None, seen[None]), strict=True))
+        for name in self._stages:
+            if not np.isfinite(outputs[name]).all():
+                raise InputError(f"{self._model.path}: {name}: got NaN or infinity in the maps")
         stages = []
         for name in self._stages:
             filters = outputs.get(name.replace("maps", "filters"))
