@@ -12,6 +12,7 @@ def test_the_built_in_contracts():
         "batch_norm": True,
         "dropout": True,
         "heads": ["linear", "gap"],
+        "data": "mnist",
     }
     assert [contract.to_dict() for contract in CONTRACTS] == [
         {
@@ -80,6 +81,8 @@ def test_a_built_in_name_goes_before_a_file():
         ({"heads": ["svm"]}, "heads"),
         ({"dropout": "yes"}, "dropout"),
         ({"consistent_epochs": 20}, "consistent_epochs"),
+        ({"data": "letters"}, "data: got 'letters', expected mnist"),
+        ({"data": 7}, "data: got 7"),
         ({"colour": 1}, "unknown key 'colour'"),
     ],
 )
@@ -93,6 +96,30 @@ def test_a_missing_key_is_named():
     del values["heads"]
     with pytest.raises(ValueError, match="missing key 'heads'"):
         Contract.from_dict(values)
+
+
+def test_a_contract_without_the_key_data_is_about_the_built_ins_or_any():
+    values = CONTRACTS[0].to_dict()
+    del values["data"]
+    assert Contract.from_dict(values) == CONTRACTS[0]
+    assert Contract.from_dict(values | {"name": "mine"}).data == ""
+    assert Contract.from_dict(values | {"data": ""}).data == ""
+
+
+def test_a_contract_says_where_it_differs_from_the_built_in_of_its_name():
+    built_in = CONTRACTS[0]
+    assert built_in.is_built_in
+    assert built_in.differences() == {}
+    values = built_in.to_dict() | {"max_params": 10**9, "heads": ["gap"], "data": ""}
+    gutted = Contract.from_dict(values)
+    assert not gutted.is_built_in
+    assert gutted.differences() == {
+        "max_params": (10**9, 20_000),
+        "heads": (["gap"], ["linear", "gap"]),
+        "data": ("", "mnist"),
+    }
+    mine = Contract.from_dict(values | {"name": "mine"})
+    assert (mine.is_built_in, mine.differences()) == (False, {})
 
 
 def test_what_is_no_file_or_no_toml_is_refused(tmp_path):
@@ -110,3 +137,10 @@ def test_a_wrong_value_names_its_file(tmp_path):
     (tmp_path / "c.toml").write_text(CONTRACTS[0].to_toml().replace("20000", "'many'"))
     with pytest.raises(ValueError, match=r"c\.toml: contract max_params: got 'many'"):
         load_contract(str(tmp_path / "c.toml"))
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[2J", "\u202ex", "x" * 101, 5])
+def test_a_name_is_one_printable_line(name):
+    with pytest.raises(ValueError, match="contract name: got") as caught:
+        Contract.from_dict(CONTRACTS[0].to_dict() | {"name": name})
+    assert str(caught.value).isprintable()

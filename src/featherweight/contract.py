@@ -6,13 +6,15 @@ Example:
 """
 
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ._files import check_name
 from .errors import InputError
 
 HEADS = ("linear", "gap")
+DATA_SETS = ("", "mnist")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Contract:
     "Whether dropout is required in training."
     heads: tuple[str, ...]
     "Layers accepted last before log-softmax: linear, gap (global average pooling)."
+    data: str = ""
+    "Data set that the contract is about: mnist, or empty for any."
 
     def __post_init__(self) -> None:
         for key in ("max_params", "max_epochs", "consistent_epochs", "train_size", "val_size"):
@@ -61,8 +65,7 @@ class Contract:
             raise InputError(
                 f"contract min_val_accuracy: got {accuracy!r}, expected a fraction such as 0.994"
             )
-        if not isinstance(self.name, str) or not self.name:
-            raise InputError(f"contract name: got {self.name!r}, expected a non-empty text")
+        check_name("contract name", self.name, in_paths=False)
         if (
             not isinstance(self.heads, (list, tuple))
             or not self.heads
@@ -72,26 +75,55 @@ class Contract:
                 f"contract heads: got {self.heads!r}, expected some of {', '.join(HEADS)}"
             )
         object.__setattr__(self, "heads", tuple(self.heads))
+        if self.data not in DATA_SETS:
+            raise InputError(
+                f"contract data: got {self.data!r}, expected mnist, or an empty text for any data"
+            )
         if self.consistent_epochs >= self.max_epochs:
             raise InputError(
                 f"contract consistent_epochs: got {self.consistent_epochs}, "
                 f"expected fewer than max_epochs ({self.max_epochs})"
             )
 
+    @property
+    def built_in(self) -> "Contract | None":
+        """Return the built-in contract of the same name, None if there is none."""
+        return next((each for each in CONTRACTS if each.name == self.name), None)
+
+    @property
+    def is_built_in(self) -> bool:
+        """Return whether it is a built-in contract, in every value."""
+        return self == self.built_in
+
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """Return the fields that differ from the built-in contract of the same name.
+
+        Each has its own value and the built-in's. Empty if all are equal, or there is no built-in
+        contract of that name.
+        """
+        built_in = self.built_in or self
+        found, expected = self.to_dict(), built_in.to_dict()
+        return {key: (found[key], expected[key]) for key in found if found[key] != expected[key]}
+
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Contract":
         """Return the contract with these values.
 
-        Raises InputError if a key is unknown or missing, or a value is wrong.
+        Without the key `data`, as in older files, it is about the data set of the built-in contract
+        of that name, else about any. Raises InputError if a key is unknown or missing, or a value
+        is wrong.
         """
         known = {field.name for field in fields(Contract)}
         if unknown := sorted(values.keys() - known):
             raise InputError(
                 f"contract: unknown key {unknown[0]!r}, expected {', '.join(sorted(known))}"
             )
-        if missing := sorted(known - values.keys()):
+        if missing := sorted(known - values.keys() - {"data"}):
             raise InputError(f"contract: missing key {missing[0]!r}")
-        return Contract(**values)
+        contract = Contract(**values)
+        if "data" not in values and contract.built_in is not None:
+            return replace(contract, data=contract.built_in.data)
+        return contract
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values that `from_dict` reads back."""
@@ -113,13 +145,14 @@ class Contract:
         return "".join(f"{key} = {literal(value)}\n" for key, value in self.to_dict().items())
 
 
-# All built-in contracts: MNIST's usual split, the required layers, and the accepted heads.
+# All built-in contracts: MNIST, its usual split, the required layers, and the accepted heads.
 SHARED: dict[str, Any] = {
     "train_size": 50_000,
     "val_size": 10_000,
     "batch_norm": True,
     "dropout": True,
     "heads": HEADS,
+    "data": "mnist",
 }
 
 CONTRACTS = (

@@ -1,0 +1,133 @@
+"""Judge a split: whether its validation images can measure anything for a contract.
+
+    split_faults(load_split(None, 50_000, 10_000), load_contract("era-v3-s6"))     # []
+
+Sizes, images that are in both parts, exactly or almost, one label that is nearly all of them, and,
+for a contract about MNIST, whether the images are MNIST's.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+from .contract import Contract
+from .counts import percent
+from .data import Images, Split, load_split
+from .device import cpu_threads
+
+# `Split.sha256` of MNIST's first 50,000 training images and its last 10,000, with their labels.
+MNIST_SPLIT = "bef6aa79bded95295eef7eb594897e2fd08798e7b4b6748d6a8e853b7ad808a4"
+MNIST_SIZES, MNIST_IMAGES = (50_000, 10_000), 60_000
+# A validation image is a near copy of a training image if, without the pixel that differs most, the
+# root mean square of their difference is at most this part of the training pixels' deviation: for
+# MNIST 3.9 grey levels. Noise of up to 3 levels in every pixel is at most 3.0 away. In MNIST's own
+# split the nearest training image is at least 6.2 away (of 1 image in 1,000 under 8.9, median 38).
+NEAR = 0.05
+BLOCK = 4  # side in pixels of the blocks whose sums are compared before the pixels
+CHUNK = 200  # validation images that are compared at a time
+
+
+def split_faults(split: Split, contract: Contract) -> list[str]:
+    """Return what is wrong with a split, one sentence each; nothing if it may judge the contract.
+
+    Takes about 1 s of one core for 10,000 x 50,000 images of 28x28 pixels, and no time for MNIST.
+    """
+    faults, sizes = [], (len(split.train), len(split.val))
+    expected = contract.train_size, contract.val_size
+    if sizes != expected:
+        faults.append(
+            f"{sizes[0]:,} training and {sizes[1]:,} validation images, "
+            f"expected {expected[0]:,} and {expected[1]:,}"
+        )
+    mnist = _is_mnist(split, contract)
+    if contract.data == "mnist" and not mnist:
+        faults.append(f"not MNIST's images: their hash is {split.sha256[:12]}")
+    if not mnist:
+        seen = set(split.train.digests())
+        copies = torch.tensor([digest in seen for digest in split.val.digests()])
+        if n_copies := int(copies.sum()):
+            faults.append(f"{n_copies:,} of {sizes[1]:,} validation images are training images too")
+        distance = NEAR * 255 * split.mean_std[1]
+        others = Images(split.val.pixels[~copies], split.val.labels[~copies])
+        if n_near := int(near_copies(split.train, others, distance).sum()):
+            faults.append(
+                f"{n_near:,} of {sizes[1]:,} validation images are training images with small "
+                f"changes: but for one pixel, at most {distance:.1f} grey levels from one"
+            )
+    most = int(torch.bincount(split.val.labels).max())
+    # A contract that asks for no more than even guesses is not made easier by its data.
+    if 1 / split.num_classes < contract.min_val_accuracy <= most / sizes[1]:
+        faults.append(
+            f"one label is right for {percent(most, sizes[1])} of the validation images: always to "
+            "give that one is all that the contract asks for"
+        )
+    return faults
+
+
+def _is_mnist(split: Split, contract: Contract) -> bool:
+    """Return whether these are MNIST's first training images, its last ones, and their labels.
+
+    Sizes other than the usual ones are compared with the images that are installed, which only a
+    contract about MNIST needs. Raises InputError if those are missing."""
+    sizes = len(split.train), len(split.val)
+    if sizes == MNIST_SIZES:
+        return split.sha256 == MNIST_SPLIT
+    if contract.data != "mnist" or sum(sizes) > MNIST_IMAGES:
+        return False
+    return split.sha256 == load_split(None, *sizes).sha256
+
+
+def near_copies(train: Images, val: Images, distance: float) -> Tensor:
+    """Return for each validation image whether a training image is almost the same, bool (n,).
+
+    Almost: without the pixel that differs most, the root mean square difference is at most
+    `distance` grey levels.
+    """
+    found = torch.zeros(len(val), dtype=torch.bool)
+    n_pixels = train.pixels[0].numel()
+    # The difference d of two such images has a norm of at most `noise`, and one pixel of up to 255
+    # more. So its sum is at most sqrt(n_pixels) * noise + 255, and by the inequality of Cauchy and
+    # Schwarz the sums of its blocks have a norm of at most BLOCK * noise + 255.
+    noise = n_pixels**0.5 * distance
+    max_sum, max_norm = n_pixels**0.5 * noise + 255, BLOCK * noise + 255
+    train_sums, val_sums = _block_sums(train.pixels), _block_sums(val.pixels)
+    middle = train_sums.mean(0)  # so that norms are small, and float32 is exact enough
+    train_sums, val_sums = train_sums - middle, val_sums - middle
+    # In the order of their sums, a chunk has to be compared with a part of the training images.
+    train_sum, train_order = train_sums.sum(1).sort()
+    val_sum, val_order = val_sums.sum(1).sort()
+    train_sums, val_sums = train_sums[train_order], val_sums[val_order]
+    train_norms, val_norms = train_sums.square().sum(1), val_sums.square().sum(1)
+    first = torch.searchsorted(train_sum, val_sum - max_sum - 1)
+    last = torch.searchsorted(train_sum, val_sum + max_sum + 1)
+    with cpu_threads(1):  # threads would wait for one another in the many short products
+        for start in range(0, len(val), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            part = slice(int(first[chunk][0]), int(last[chunk][-1]))
+            if part.start == part.stop:
+                continue
+            # |a - b|^2 - |b|^2, of validation images b and training images a.
+            squares = torch.addmm(
+                train_norms[None, part], val_sums[chunk], train_sums[part].T, alpha=-2
+            )
+            limits = 1.001 * max_norm**2 + 1 - val_norms[chunk]
+            for row in (squares.amin(1) <= limits).nonzero().flatten().tolist():
+                candidates = train_order[part][squares[row] <= limits[row]]
+                image = val_order[start + row]
+                found[image] = _any_near(train.pixels, candidates, val.pixels[image], noise)
+    return found
+
+
+def _any_near(pixels: Tensor, candidates: Tensor, image: Tensor, noise: float) -> bool:
+    for some in candidates.split(1000):
+        squares = (pixels[some].int() - image.int()).square().flatten(1)
+        if bool((squares.sum(1) - squares.amax(1) <= noise**2).any()):
+            return True
+    return False
+
+
+def _block_sums(pixels: Tensor) -> Tensor:
+    """Return the sums of each image's blocks, float32 (n, blocks)."""
+    height, width = pixels.shape[2:]
+    whole = pad(pixels.float(), (0, -width % BLOCK, 0, -height % BLOCK))
+    return avg_pool2d(whole, BLOCK).flatten(1) * BLOCK**2

@@ -1,0 +1,138 @@
+"""Splits that cannot measure anything: copies, near copies, one label, other data than MNIST."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_digits
+
+from featherweight import splits
+from featherweight.contract import CONTRACTS, Contract
+from featherweight.data import Images, Split, load_split
+from featherweight.splits import MNIST_SPLIT, near_copies, split_faults
+
+ANY = Contract("any", 20_000, 20, 0.9, 1, 500, 100, True, True, ("linear", "gap"))
+
+
+@pytest.fixture(scope="module")
+def mnist():
+    return load_split(None, 50_000, 10_000)
+
+
+def one_pixel(images, change, random):
+    """Change one pixel, at random, of each image (n, 28, 28)."""
+    where = np.arange(len(images)), *random.integers(0, 28, (2, len(images)))
+    images[where] = change(images[where])
+
+
+# What a forger may do to training images before they become validation images: (n, 28, 28), int.
+CHANGES = {
+    "one grey level": lambda x, random: one_pixel(x, lambda pixel: pixel ^ 1, random),
+    "another pixel": lambda x, random: one_pixel(x, lambda pixel: 255 - pixel, random),
+    "1 everywhere": lambda x, random: x.__iadd__(random.integers(0, 2, x.shape) * 2 - 1),
+    "3 everywhere": lambda x, random: x.__iadd__(random.integers(-3, 4, x.shape)),
+    "3 brighter": lambda x, random: x.__iadd__(3),
+    "both": lambda x, random: (x.__iadd__(3), one_pixel(x, lambda pixel: 258 - pixel, random)),
+}
+
+
+def leaky(split, n, change):
+    """Return the split with its first n validation images changed training images."""
+    images = split.train.pixels[:n, 0].numpy().astype(int)
+    change(images, np.random.default_rng(0))
+    pixels = split.val.pixels.clone()
+    pixels[:n, 0] = torch.from_numpy(images.clip(0, 255).astype(np.uint8))
+    return Split("leaky", split.train, Images(pixels, split.val.labels), split.num_classes)
+
+
+def test_mnists_own_split_has_no_fault_and_is_known_by_its_hash(mnist, monkeypatch):
+    assert mnist.sha256 == MNIST_SPLIT
+    monkeypatch.setattr(splits, "near_copies", lambda *_: pytest.fail("is compared"))
+    for contract in CONTRACTS:
+        assert split_faults(mnist, contract) == []
+
+
+@pytest.mark.slow
+def test_no_validation_image_of_mnist_is_nearly_a_training_image(mnist):
+    assert not near_copies(mnist.train, mnist.val, 5.9).any()
+    # The nearest two are 6.18 grey levels apart, as a comparison of all pairs found.
+    assert near_copies(mnist.train, mnist.val, 6.3).nonzero().tolist() == [[1603]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["one grey level", "both"])
+def test_changed_training_images_of_mnist_are_found(mnist, change):
+    split = leaky(mnist, 1000, CHANGES[change])
+    (fault,) = split_faults(split, dataclasses.replace(CONTRACTS[0], name="any", data=""))
+    assert fault.startswith("1,000 of 10,000 validation images are training images with small")
+    assert "not MNIST's images" in split_faults(split, CONTRACTS[0])[0]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_training_images_are_found_in_any_data(split, change):
+    assert split_faults(split, ANY) == []
+    (fault,) = split_faults(leaky(split, 7, CHANGES[change]), ANY)
+    assert fault.startswith("7 of 100 validation images are training images with small changes")
+
+
+def test_equal_images_are_told_apart_from_near_ones(split):
+    (fault,) = split_faults(leaky(split, 7, lambda *_: None), ANY)
+    assert fault == "7 of 100 validation images are training images too"
+
+
+def test_near_copies_are_those_of_a_comparison_of_all_pairs():
+    random = np.random.default_rng(0)
+    for height, width in ((28, 28), (9, 13), (3, 2)):
+        train = random.integers(0, 256, (200, 1, height, width))
+        noise = random.normal(0, random.uniform(0, 12, (90, 1, 1, 1)), (90, 1, height, width))
+        val = (train[:90] + noise).round()
+        images = [
+            Images(torch.from_numpy(x.clip(0, 255).astype(np.uint8)), torch.zeros(len(x)).long())
+            for x in (train, val)
+        ]
+        squares = (images[1].pixels[:, None].int() - images[0].pixels[None].int()).square()
+        squares = squares.flatten(2)
+        nearest = (squares.sum(2) - squares.amax(2)).amin(1)
+        expected = nearest <= 36 * height * width
+        assert 0 < expected.sum() < 90
+        assert torch.equal(near_copies(*images, 6.0), expected)
+
+
+def test_blank_images_are_compared_in_bounded_memory():
+    pixels = torch.zeros(3000, 1, 8, 8, dtype=torch.uint8)
+    blank = Images(pixels, torch.zeros(3000).long())
+    assert near_copies(blank, blank, 1.0).all()
+
+
+def test_sizes_other_than_the_contracts_are_named(split):
+    (fault,) = split_faults(split, dataclasses.replace(ANY, val_size=50))
+    assert fault == "500 training and 100 validation images, expected 500 and 50"
+
+
+def test_one_label_that_is_nearly_all_is_named(split):
+    labels = torch.where(torch.arange(100) < 4, 2, 1)
+    easy = Split("easy", split.train, Images(split.val.pixels, labels), 10)
+    (fault,) = split_faults(easy, ANY)
+    assert fault.startswith("one label is right for 96.00 % (4 wrong of 100) of the validation")
+    assert split_faults(easy, dataclasses.replace(ANY, min_val_accuracy=0.97)) == []
+    # A contract that asks for little says nothing about its data.
+    assert split_faults(easy, dataclasses.replace(ANY, min_val_accuracy=0.0)) == []
+
+
+def test_a_contract_about_mnist_knows_its_images_in_any_number(split, mnist):
+    about = dataclasses.replace(ANY, data="mnist")
+    assert split_faults(load_split(None, 500, 100), about) == []
+    (fault,) = split_faults(split, about)
+    assert fault.startswith("not MNIST's images: their hash is ")
+    swapped = Images(mnist.train.pixels[:500], mnist.train.labels[:500].flip(0))
+    (fault,) = split_faults(
+        Split(None, swapped, Images(mnist.val.pixels[-100:], mnist.val.labels[-100:]), 10), about
+    )
+    assert fault.startswith("not MNIST's images")
+
+
+def test_made_digits_of_another_seed_are_no_near_copies(split):
+    images, labels = make_digits(100, 5)
+    other = Images(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
+    assert split_faults(Split("other", split.train, other, 10), ANY) == []
