@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from featherweight.contract import load_contract
+from featherweight.errors import InputError
 from featherweight.export.firmware import FIRMWARE_COLUMNS as FIRMWARE
 from featherweight.report import save_picture
 from featherweight.studies.frontier import (
@@ -260,3 +261,27 @@ def test_published_results_are_read_or_refused(tmp_path, request):
         (tmp_path / "public.csv").write_text(content)
         with pytest.raises(ValueError, match=r"public\.csv"):
             read_published(tmp_path / "public.csv", "n_params")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"test_correct": "x"}, {"test_total": "0"}, {"test_correct": "101"}, {"n_params": "-1"},
+     {"n_params": ""}, {"test_correct": "nan"}],
+)  # fmt: skip
+def test_rows_with_damaged_numbers_are_refused(change):
+    row = {"recipe": "[red]", "test_correct": "99", "test_total": "100", "n_params": "5"} | change
+    with pytest.raises(InputError, match="row of recipe"):
+        study_points([row], "n_params")
+
+
+@pytest.mark.parametrize("row", ["0,0.9,p,s", "-5,0.9,p,s", "5,nan,p,s", "5,1.5,p,s", "5,0.9"])
+def test_published_results_out_of_range_are_refused(tmp_path, row):
+    (tmp_path / "a.csv").write_text(f"n_params,accuracy,protocol,source\n{row}\n")
+    with pytest.raises(InputError, match=r"a\.csv: "):
+        read_published(tmp_path / "a.csv", "n_params")
+
+
+def test_names_of_points_are_drawn_as_they_are(tmp_path):
+    point = Point(r"$\x{$ <script>", 5, 0.9, True, r"$\y{$", None)
+    save_picture(frontier_picture([point], "parameters"), tmp_path / "a.svg")
+    assert "<script" not in (tmp_path / "a.svg").read_text()

@@ -1,8 +1,11 @@
 """Plans: recipes x overrides x seeds from TOML, and what is refused."""
 
+import json
+
 import pytest
 
 from featherweight.data import load_split
+from featherweight.errors import InputError
 from featherweight.recipe import find_recipe
 from featherweight.studies.plan import PLANS, Task, default_table, find_plan, load_plan, to_plan
 
@@ -108,3 +111,37 @@ def test_a_plan_with_a_byte_order_mark_is_read(plan_file, digits):
     text = plan_file.read_text()
     plan_file.write_text(f"# Pläne: ä\n{text}", encoding="utf-8-sig")
     assert len(load_plan(plan_file, str(digits)).tasks) == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "/tmp/x",
+        "a/b",
+        "a\\b",
+        "nul\0x",
+        "x" * 300,
+        "\u00e9" * 51,
+        ".",
+        "..",
+        ".hidden",
+        "",
+        " ",
+        "two\nlines",
+        "\x1b[31mred",
+        "\u202ereversed",
+    ],
+)
+def test_a_name_that_leaves_the_folder_of_runs_is_refused(plan_file, digits, name):
+    plan_file.write_text(plan_file.read_text().replace('"two"', json.dumps(name)))
+    with pytest.raises(InputError, match="override 2: name: got ") as caught:
+        load_plan(plan_file, str(digits))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["[red]x[", "=1+1", "<b>", "a|b", "gr\u00f6\u00dfer 2.5", "$x$"])
+def test_a_folder_is_in_the_folder_of_runs_whatever_its_name(plan_file, digits, tmp_path, name):
+    plan_file.write_text(plan_file.read_text().replace('"two"', json.dumps(name)))
+    (folder,) = {t.folder(tmp_path).parent for t in load_plan(plan_file, str(digits)).tasks}
+    assert folder == tmp_path

@@ -44,7 +44,7 @@ def strip(rows):
     """Return the rows without their times and losses.
 
     An evaluation uses all cores that its process may, which decide the last bits of a loss."""
-    kept = [key for key in STUDY_COLUMNS if key not in ("seconds", "val_loss")]
+    kept = [key for key in STUDY_COLUMNS if key not in ("seconds", "val_loss", "digest")]
     return [{key: row[key] for key in kept} for row in rows]
 
 
@@ -79,12 +79,14 @@ def test_an_unpacked_folder_has_the_permissions_of_the_umask(tmp_path):
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory, tiny_contract, digits):
-    """Run a plan of six epochs on local processes; return its folder and rows."""
+    """Run a plan on local processes; return its folder and rows.
+
+    A run takes long enough that a signal finds some of them unfinished."""
     folder = tmp_path_factory.mktemp("local")
     (folder / "tiny.toml").write_text(tiny_contract.to_toml())
     (folder / "plan.toml").write_text(
         f'recipes = ["feather-20k"]\nseeds = 4\ntest = true\ncontract = "{folder / "tiny.toml"}"\n'
-        '[[overrides]]\nname = "six"\nepochs = 6\nbatch_size = 50\n'
+        '[[overrides]]\nname = "long"\nepochs = 19\nbatch_size = 50\n'
     )
     rows = run_study(
         load_plan(folder / "plan.toml", str(digits)),
@@ -131,9 +133,7 @@ def test_a_node_that_is_killed_loses_no_row_and_repeats_none(longer, cluster, fo
 
     def kill():
         wait_for(lambda: len(list((folder / "runs").glob("*/resume.pt"))) == 2)  # one on each node
-        begun.update(
-            (path, path.stat().st_ino) for path in (folder / "runs").glob("*/environment.json")
-        )
+        begun.update((path, path.stat().st_ino) for path in (folder / "runs").glob("*/config.json"))
         cluster.remove_node(cluster.second, allow_graceful=False)
 
     killer = threading.Thread(target=kill)
@@ -184,7 +184,7 @@ def test_a_killed_or_interrupted_driver_continues(longer, cluster, folder, digit
     assert process.returncode == 130, said
     assert "run the same command again to continue" in said
     rows = read_rows(folder / "rows.csv")
-    begun = {path: path.stat().st_ino for path in (folder / "runs").glob("*/environment.json")}
+    begun = {path: path.stat().st_ino for path in (folder / "runs").glob("*/config.json")}
     assert len(begun) >= 2
     told = []
     assert strip(go(folder, digits, on_row=told.append)) == strip(longer[1])

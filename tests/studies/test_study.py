@@ -1,5 +1,6 @@
 """Studies: what a row holds, what is repeated, and what survives a kill."""
 
+import hashlib
 import json
 import math
 import os
@@ -16,12 +17,13 @@ from helpers import PLAN
 from scipy import stats
 
 from featherweight.data import load_test
+from featherweight.errors import InputError
 from featherweight.run import open_run
 from featherweight.studies.plan import PLANS, load_plan
-from featherweight.studies.rows import STUDY_COLUMNS, read_rows, row_key
+from featherweight.studies.rows import STUDY_COLUMNS, read_rows, row_digest, row_key, sign_row
 from featherweight.studies.study import run_study
 from featherweight.studies.summary import spread, summarise
-from featherweight.studies.workers import LocalProcesses
+from featherweight.studies.workers import LocalProcesses, run_task
 from featherweight.tables import write_table
 
 pytestmark = pytest.mark.slow
@@ -108,7 +110,8 @@ def test_a_finished_folder_becomes_its_row_without_training(done, go, tmp_path):
 
 def test_one_worker_gives_the_same_rows_as_two(finished, go):
     def strip(rows):
-        return [{key: row[key] for key in STUDY_COLUMNS if key != "seconds"} for row in rows]
+        kept = [key for key in STUDY_COLUMNS if key not in ("seconds", "digest")]
+        return [{key: row[key] for key in kept} for row in rows]
 
     assert strip(go(workers=1)) == strip(finished[1])
 
@@ -155,8 +158,8 @@ def test_a_killed_study_continues_and_loses_no_row(how, tmp_path, digits, plan_f
     rows = go()
     assert len(rows) == len(read_rows(table)) == 4
     for row in before:
-        assert row | {"test_correct": "", "test_total": ""} in [
-            r | {"test_correct": "", "test_total": ""} for r in rows
+        assert sign_row(row | {"test_correct": "", "test_total": ""}) in [
+            sign_row(r | {"test_correct": "", "test_total": ""}) for r in rows
         ]
 
 
@@ -212,7 +215,7 @@ def test_test_images_are_read_only_if_the_plan_says_so_and_at_the_end(
     done, go, plan_file, tmp_path
 ):
     table, text = tmp_path / "rows.csv", plan_file.read_text()
-    unread = [row | {"test_correct": "", "test_total": ""} for row in done]
+    unread = [sign_row(row | {"test_correct": "", "test_total": ""}) for row in done]
     write_table(table, unread, STUDY_COLUMNS)
     plan_file.write_text(text.replace("test = true", "test = false"))
     assert go() == read_rows(table) == unread
@@ -239,6 +242,46 @@ def test_another_table_is_refused_and_kept(go, tmp_path, content):
     with pytest.raises(ValueError, match=r"rows\.csv"):
         go()
     assert (tmp_path / "rows.csv").read_bytes() == content
+
+
+def test_an_edited_row_is_named(done, tmp_path):
+    table = tmp_path / "rows.csv"
+    whole = read_rows(table)
+    for column in STUDY_COLUMNS:
+        edited = [dict(row) for row in whole]
+        edited[2][column] += "1"
+        write_table(table, edited, STUDY_COLUMNS)
+        with pytest.raises(InputError, match=r"rows\.csv: row 4 \(.*the row was edited"):
+            read_rows(table)
+    write_table(table, [*whole[:2], whole[3]], STUDY_COLUMNS)  # a row less is another table
+    assert len(read_rows(table)) == 3
+
+
+def test_a_rows_digest_is_a_sha_256_of_its_other_cells(finished):
+    *cells, digest = finished[1][0].values()
+    text = json.dumps(cells, ensure_ascii=False)
+    assert digest == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert digest == row_digest(finished[1][0])
+
+
+def test_a_run_that_is_resumed_by_hand_is_left_to_it(finished, tmp_path, digits):
+    """A run that another process holds is busy, and becomes a row as soon as it is let go."""
+    folder, rows = finished
+    task = load_plan(folder / "plan.toml", str(digits)).tasks[0]
+    copy = shutil.copytree(task.folder(folder / "runs"), tmp_path / "copy")
+    code = (
+        "import sys\nfrom featherweight.run import open_run\n"
+        "with open_run(sys.argv[1]).lock():\n    print('held', flush=True)\n    input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(copy)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    split = task.load_split()
+    assert run_task(task, split, copy, CPU, block=False) is None
+    holder.communicate(b"\n")
+    row = run_task(task, split, copy, CPU, block=True)
+    assert row_key(row) in map(row_key, rows)
 
 
 def test_a_table_with_a_byte_order_mark_is_read(finished, tmp_path):

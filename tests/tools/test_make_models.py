@@ -4,7 +4,7 @@ import make_models
 import pytest
 
 from featherweight.pretrained import pretrained
-from featherweight.studies.rows import STUDY_COLUMNS
+from featherweight.studies.rows import STUDY_COLUMNS, sign_row
 from featherweight.tables import read_table, write_table
 
 
@@ -27,7 +27,7 @@ def test_the_loss_decides_where_every_row_has_it(tmp_path, tasks, monkeypatch):
     rows = read_table(make_models.default_table("sprint-first"), STUDY_COLUMNS)
     for row in rows:
         row["val_loss"] = f"0.{row['seed']}"
-    write_table(tmp_path / "sprint-first.csv", rows, STUDY_COLUMNS)
+    write_table(tmp_path / "sprint-first.csv", list(map(sign_row, rows)), STUDY_COLUMNS)
     monkeypatch.setattr(make_models, "default_table", lambda plan: tmp_path / f"{plan}.csv")
     task, _, chosen = make_models.choose_seed("sprint", tasks["sprint"])
     assert (task.seed, chosen) == (5, "median of 10 seeds by validation loss")

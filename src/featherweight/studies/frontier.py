@@ -24,9 +24,9 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from ..contract import Contract
 from ..errors import InputError
-from ..report import BLUE, GREEN, INK, MUTED, bare, log_ticks
+from ..report import BLUE, GREEN, INK, MUTED, bare, literally, log_ticks
 from ..tables import Row
-from .summary import spread
+from .summary import fraction, size_of, spread
 
 MIN_ERROR = 1e-5  # drawn for an accuracy, or an end of an interval, of 100 % or more
 MARKER = 7.0  # points: size of a marker
@@ -87,8 +87,7 @@ def study_points(rows: list[Row], size: str) -> list[Point]:
         if row["test_correct"]:
             groups.setdefault(row["recipe"], []).append(row)
     means = {
-        recipe: spread([int(row["test_correct"]) / int(row["test_total"]) for row in group])
-        for recipe, group in groups.items()
+        recipe: spread([fraction(row, "test") for row in group]) for recipe, group in groups.items()
     }
     if not means:
         return []
@@ -102,7 +101,7 @@ def study_points(rows: list[Row], size: str) -> list[Point]:
     return [
         Point(
             name=recipe,
-            size=int(groups[recipe][0][size]),
+            size=size_of(groups[recipe][0], size),
             accuracy=mean.mean,
             ours=True,
             protocol=protocol,
@@ -115,17 +114,25 @@ def study_points(rows: list[Row], size: str) -> list[Point]:
 def read_published(file: Path, size: str) -> list[Point]:
     """Return published results from a CSV with the columns accuracy, protocol, source and `size`.
 
-    Raises InputError if a column is missing or a value is not a number."""
-    with file.open(newline="", encoding="utf-8") as lines:
+    Raises InputError if a column is missing, or a value is no number or outside its range."""
+    with file.open(newline="", encoding="utf-8-sig") as lines:
         try:
-            return [
+            points = [
                 Point(row["source"], int(row[size]), float(row["accuracy"]), False, row["protocol"])
                 for row in csv.DictReader(lines)
             ]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise InputError(
                 f"{file}: got {error!r}, expected columns {size}, accuracy, protocol and source"
             ) from error
+    for point in points:
+        named = isinstance(point.name, str) and isinstance(point.protocol, str)
+        if not (named and 1 <= point.size <= 10**12 and 0 <= point.accuracy <= 1):
+            raise InputError(
+                f"{file}: {point.name!r:.60}: got {size} {point.size}, accuracy {point.accuracy}, "
+                f"expected a {size} of at least 1 and a fraction"
+            )
+    return points
 
 
 def pareto_front(points: list[Point]) -> list[Point]:
@@ -137,6 +144,7 @@ def pareto_front(points: list[Point]) -> list[Point]:
     return best
 
 
+@literally
 def frontier_picture(
     points: list[Point], by: Literal["parameters", "bytes"], contract: Contract | None = None
 ) -> Figure:

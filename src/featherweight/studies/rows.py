@@ -7,6 +7,7 @@ Example:
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -48,6 +49,7 @@ STUDY_COLUMNS = (
     "device",
     "data_sha256",
     "config",
+    "digest",
 )
 FROM_ENVIRONMENT = (
     "threads",
@@ -94,12 +96,35 @@ def make_row(run: Run, outcome: Outcome, n_params: int | None) -> Row:
         "config": run_config(run.recipe, run.contract),
     }
     values |= {key: run.environment[key] for key in FROM_ENVIRONMENT}
-    return make_cells(values, STUDY_COLUMNS)
+    return sign_row(make_cells(values, STUDY_COLUMNS))
+
+
+def row_digest(row: Row) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a row's other cells.
+
+    They are hashed as a JSON list in UTF-8, in the order of the columns."""
+    cells = [row[column] for column in STUDY_COLUMNS if column != "digest"]
+    return hashlib.sha256(json.dumps(cells, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def sign_row(row: Row) -> Row:
+    """Return the row with its digest."""
+    return row | {"digest": row_digest(row)}
 
 
 def read_rows(table: Path, *, must_exist: bool = False) -> list[Row]:
-    """Return the rows of a study's table; see `tables.read_table`."""
-    return read_table(table, STUDY_COLUMNS, must_exist=must_exist)
+    """Return the rows of a study's table; see `tables.read_table`.
+
+    Raises InputError, too, if a row was changed after it was written."""
+    rows = read_table(table, STUDY_COLUMNS, must_exist=must_exist)
+    for number, row in enumerate(rows, 2):
+        if row["digest"] != (expected := row_digest(row)):
+            raise InputError(
+                f"{table}: row {number} ({row['recipe']}, seed {row['seed']}): got digest "
+                f"{row['digest'] or 'of no digit'}, expected {expected}: the row was edited",
+                hint="restore it, or remove the row to have the run read or trained again",
+            )
+    return rows
 
 
 def row_key(row: Row) -> tuple[str, str, str]:
@@ -159,5 +184,6 @@ def read_test(tasks: Iterable[Task], table: Path, runs: Path, device: torch.devi
             images = load_test(split).to(device)
             result = evaluate(run.load_model().to(device), images, split.mean_std)
             row |= {"test_correct": str(result.correct), "test_total": str(result.total)}
+            row["digest"] = row_digest(row)
         write_table(table, rows, STUDY_COLUMNS)
     return [row for row in rows if row_key(row) in wanted]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
+from ..errors import InputError
 from ..tables import Row
 from .rows import Outcome
 
@@ -42,6 +43,32 @@ def spread(values: list[float]) -> Spread:
     return Spread(n, mean, sd, min(values), (mean - half, mean + half))
 
 
+def fraction(row: Row, part: str) -> float:
+    """Return the accuracy that a row of a table says of `part`, which is val or test.
+
+    Raises InputError if its counts are none."""
+    return _number(row, f"{part}_correct", 0, total := _number(row, f"{part}_total", 1)) / total
+
+
+def _number(row: Row, column: str, least: float, most: float = 1e12) -> float:
+    """Return a number of a row. Raises InputError if it is none from `least` to `most`."""
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise InputError(
+            f"row of recipe {row['recipe']!r:.60}: {column}: got {row[column]!r:.60}, expected a "
+            f"number from {least:g} to {most:g}"
+        )
+    return value
+
+
+def size_of(row: Row, column: str) -> int:
+    """Return a size that a row says, at least 1. Raises InputError if it is none."""
+    return int(_number(row, column, 1))
+
+
 @dataclass(frozen=True)
 class Summary:
     """Summary of all runs of one recipe."""
@@ -68,11 +95,7 @@ def summarise(rows: list[Row]) -> list[Summary]:
     """Return one summary per recipe, in the order of their first rows."""
 
     def accuracies(part: str, group: list[Row]) -> Spread | None:
-        fractions = [
-            int(row[f"{part}_correct"]) / int(row[f"{part}_total"])
-            for row in group
-            if row[f"{part}_correct"]
-        ]
+        fractions = [fraction(row, part) for row in group if row[f"{part}_correct"]]
         return spread(fractions) if fractions else None
 
     groups: dict[str, list[Row]] = {}
@@ -87,7 +110,7 @@ def summarise(rows: list[Row]) -> list[Summary]:
             passed=sum(row["verdict"] == Outcome.PASS for row in group),
             val=accuracies("val", group),
             test=accuracies("test", group),
-            seconds=statistics.fmean(float(row["seconds"]) for row in group),
+            seconds=statistics.fmean(_number(row, "seconds", 0) for row in group),
         )
         for recipe, group in groups.items()
     ]

@@ -22,9 +22,9 @@ from filelock import FileLock, Timeout
 
 from ..audit import audit_run
 from ..data import Split
-from ..run import create_run, open_run
+from ..run import Run, RunBusyError, create_run, open_run
 from ..tables import Row
-from ..train import DivergedError, train
+from ..train import DivergedError, export_network, train
 from .plan import Task
 from .rows import Outcome, make_row
 
@@ -59,23 +59,32 @@ def run_task(
     """Train and audit one run and return its row. An interrupted run is resumed.
 
     If another process is training the run, return None, or with `block` wait until it is done.
-    Raises what `create_run`, `open_run`, `train` and `audit_run` raise, except divergence."""
+    The lock beside the folder is for studies, which make and replace it; the run's own, which is
+    always taken second, is for whoever resumes the run by hand. Raises what `create_run`,
+    `open_run`, `train` and `audit_run` raise, except divergence."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{folder}.lock", timeout=-1 if block else 0):
-            return _train_and_audit(task, split, folder, device, on_epoch)
-    except Timeout:
+            if folder.exists():
+                run = open_run(folder)
+            else:
+                run = create_run(
+                    str(folder),
+                    task.recipe,
+                    task.contract,
+                    split,
+                    task.seed,
+                    device,
+                    "featherweight study",
+                    graph=export_network(task.recipe, split, task.seed),
+                )
+            with run.lock(wait=block):
+                return _train_and_audit(run, split, device, on_epoch)
+    except (Timeout, RunBusyError):
         return None
 
 
-def _train_and_audit(
-    task: Task, split: Split, folder: Path, device: torch.device, on_epoch: OnEpoch | None
-) -> Row:
-    if folder.exists():
-        run = open_run(folder)
-    else:
-        command = "featherweight study"
-        run = create_run(str(folder), task.recipe, task.contract, split, task.seed, device, command)
+def _train_and_audit(run: Run, split: Split, device: torch.device, on_epoch: OnEpoch | None) -> Row:
     try:
         if on_epoch is None:
             train(run, split, device)
