@@ -1,6 +1,7 @@
 """Fixtures: made digits in the MNIST format, small networks that were trained on them."""
 
 import dataclasses
+import importlib
 import os
 import warnings
 
@@ -9,14 +10,38 @@ import torch
 from filelock import FileLock
 from helpers import PLAN, train_and_export, write_mnist
 
+from featherweight import apart
+from featherweight.build import build
+from featherweight.capture import capture
 from featherweight.contract import Contract
 from featherweight.data import load_split
+from featherweight.device import seed_everything
+from featherweight.exported import load_exported
 from featherweight.recipe import Recipe, find_recipe
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _captured_here(request, monkeypatch):
+    """Export networks in this process, except where a test is marked `apart`.
+
+    A process apart imports PyTorch anew, which takes seconds."""
+    if request.node.get_closest_marker("apart"):
+        return
+
+    def capture_here(path, arguments, num_classes, passes, seed=0):
+        seed_everything(seed, -1)
+        model = build(path, arguments, num_classes, passes[0].shape)
+        return load_exported(capture(model, passes).to_bytes())
+
+    for name in ("api", "audit", "train"):
+        module = importlib.import_module(f"featherweight.{name}")  # not the function of that name
+        monkeypatch.setattr(module, "capture_apart", capture_here)
+    monkeypatch.setattr(apart, "begin_capture", lambda *arguments: None)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from torch import nn
 
 from .errors import InputError
 
+MAX_REASON = 300  # characters of an exception's text that are shown
 _loaded: set[str] = set()  # names in sys.modules that users' networks imported, to be reloaded
 
 
@@ -29,8 +30,14 @@ def reason(error: BaseException) -> str:
     """Return one line about an exception raised by a user's code."""
     if isinstance(error, SystemExit):
         return f"it ends the process, exit({'' if error.code is None else repr(error.code)})"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    name = type(error).__name__
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # its text is the code's too
+        lines = []
+    # Nothing that moves a terminal's cursor.
+    shown = "".join(c if c.isprintable() else "?" for c in lines[0][:MAX_REASON]) if lines else ""
+    return f"{name}: {shown}" if shown else name
 
 
 def find_class(path: str) -> type[nn.Module]:
@@ -73,8 +80,12 @@ def find_class(path: str) -> type[nn.Module]:
 
 
 def describe(model: nn.Module) -> str:
-    """Return the file and class of a network, such as `my_net.py:Net`."""
+    """Return the file and class of a network, such as `my_net.py:Net`.
+
+    A network as graphs has them as its title."""
     kind = type(model)
+    if isinstance(title := getattr(model, "title", None), str):
+        return title
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return f"{Path(file).name}:{kind.__qualname__}" if file else kind.__qualname__
 

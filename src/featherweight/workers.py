@@ -20,7 +20,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ._files import nameless_file
 from ._openmp import cores
 from .data import Images, Split
 from .distributed import SINGLE_PROCESS, Group
@@ -179,7 +179,7 @@ def start_workers(run: Run, split: Split, n: int) -> Iterator[Group]:
         yield SINGLE_PROCESS
         return
     with contextlib.ExitStack() as stack:
-        descriptor = stack.enter_context(_nameless_file())
+        descriptor = stack.enter_context(nameless_file())
         memory = _Memory(descriptor)
         parts = [
             tensor
@@ -236,19 +236,6 @@ def _start(connection: int, memory: int) -> "subprocess.Popen[bytes]":
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.kill()
     process.wait()
-
-
-@contextlib.contextmanager
-def _nameless_file() -> Iterator[int]:
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("featherweight")
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-    else:
-        with tempfile.TemporaryFile() as file:
-            yield file.fileno()
 
 
 def work(descriptor: int) -> None:
