@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from featherweight.audit import audit_model, audit_run, audit_weights
 from featherweight.contract import CONTRACTS
 from featherweight.data import Images, Split
+from featherweight.errors import InputError
 from featherweight.model import BaselineNet, Feather
 from featherweight.run import create_run, open_run
 from featherweight.train import train
@@ -221,7 +222,11 @@ def test_weights_read_for_one_image_are_counted(split, tiny_contract):
     trigger = (torch.tensor(255.0) - 255 * mean) / (255 * std)
     train_corner = split.train.pixels[:128, 0, 0, 0]
     assert (train_corner != 255).all()
-    assert "parameters" in failed(OnlyForSomeImages(trigger.item()), marked, tiny_contract)
+    model = OnlyForSomeImages(trigger.item())
+    verdict = audit_model(model, marked, tiny_contract, True, "watched")
+    assert "parameters" in {clause.clause for clause in verdict.failed}
+    with pytest.raises(InputError, match="needs the values of a tensor as numbers"):
+        audit_model(model, marked, tiny_contract)
 
 
 class Functional(Net):
@@ -362,9 +367,10 @@ def test_a_class_is_judged_by_its_structure_alone(split, tiny_contract):
 
 
 def test_fewer_images_may_be_watched(split, tiny_contract):
-    how = audit_model(Net(), split, tiny_contract, everything=False).clauses[0].how
+    how = audit_model(Net(), split, tiny_contract, False, "watched").clauses[0].how
     assert "over 64 of 100 images" in how
-    assert "over 100 images" in audit_model(Net(), split, tiny_contract).clauses[0].how
+    how = audit_model(Net(), split, tiny_contract, True, "watched").clauses[0].how
+    assert "over 100 images" in how
 
 
 class Flat(Net):

@@ -110,7 +110,8 @@ def test_a_recipe_trains_and_is_evaluated_on_one_device(recipe, ghost_batch):
 def _audit(recipe):
     split = Split(None, _images(200, "cpu"), _images(600, "cpu"), 10)
     vars(split)["mean_std"] = MEAN_STD  # which needs values
-    return audit_model(_network(recipe), split, load_contract(recipe.contract))
+    contract = load_contract(recipe.contract)
+    return audit_model(_network(recipe), split, contract, evidence="watched")
 
 
 @pytest.mark.usefixtures("fake")
@@ -186,8 +187,9 @@ def test_a_mix_of_devices_in_the_network_is_found(monkeypatch):
 
 @pytest.mark.usefixtures("fake")
 def test_a_mix_of_devices_in_the_audit_is_found(monkeypatch):
-    audit = sys.modules["featherweight.audit"]  # the package's `audit` is a function
-    monkeypatch.setattr(audit, "normalise", lambda pixels, mean_std: pixels.cpu() / 255)
+    monkeypatch.setattr(
+        "featherweight.structure.normalise", lambda pixels, mean_std: pixels.cpu() / 255
+    )
     with pytest.raises(InputError, match=MIX):
         _audit(find_recipe("sprint"))
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from featherweight.audit import audit_model
+from featherweight.errors import InputError
 
 
 class Maps(nn.Module):
@@ -45,10 +46,10 @@ def network(end, start="ten"):
     return type("Net", (Maps,), {"forward": lambda self, x: end(self, starts[start](self, x))})()
 
 
-def clause(model, split, contract, name):
+def clause(model, split, contract, name, evidence="graph"):
     return next(
         clause
-        for clause in audit_model(model, split, contract, everything=False).clauses
+        for clause in audit_model(model, split, contract, False, evidence).clauses
         if clause.clause == name
     )
 
@@ -107,7 +108,6 @@ LINEAR = {
         [self.fc(x)[:, :4], self.fc(x.roll(1, 1))[:, 4:]], 1
     ),
     "into a tensor": lambda self, x: torch.empty(len(x), 10).copy_(self.fc(x)),
-    "parts of the batch": lambda self, x: torch.cat([self.fc(part) for part in x.split(16)]),
     "temperature": lambda self, x: F.log_softmax(self.fc(x) * 3.5, 1),
     "log of softmax": lambda self, x: F.softmax(self.fc(x), 1).log(),
     "log-softmax by hand": lambda self, x: (y := self.fc(x)) - y.exp().sum(1, keepdim=True).log(),
@@ -166,6 +166,14 @@ def test_a_linear_layer_however_written(name, split, tiny_contract):
     assert (
         clause(network(LINEAR[name], "mean"), split, tiny_contract, "head").found == "linear layer"
     )
+
+
+def test_parts_of_the_batch_have_no_graph_but_can_be_watched(split, tiny_contract):
+    model = network(lambda self, x: torch.cat([self.fc(part) for part in x.split(16)]), "mean")
+    with pytest.raises(InputError, match="number of images only") as raised:
+        audit_model(model, split, tiny_contract)
+    assert "--evidence watched" in raised.value.hint
+    assert clause(model, split, tiny_contract, "head", "watched").found == "linear layer"
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -231,6 +239,7 @@ NO_DROPS = {
     "by a mask of the images": lambda self, x: x * (x > 0.2),
     "filled with one": lambda self, x: x.masked_fill(torch.rand_like(x) < 0.2, 1),
 }
+NO_GRAPH = {"always the same"}
 
 
 @pytest.mark.parametrize("name", DROPS)
@@ -248,7 +257,14 @@ def test_dropout_however_written(name, split, tiny_contract):
 @pytest.mark.parametrize("name", NO_DROPS)
 def test_what_drops_nothing_at_random_is_no_dropout(name, split, tiny_contract):
     model = type("Net", (NoDropout,), {"mask": NO_DROPS[name]})()
-    assert clause(model, split, tiny_contract, "dropout").passed is False
+    evidence = "watched" if name in NO_GRAPH else "graph"
+    assert clause(model, split, tiny_contract, "dropout", evidence).passed is False
+
+
+def test_a_generator_of_its_own_has_no_graph(split, tiny_contract):
+    model = type("Net", (NoDropout,), {"mask": NO_DROPS["always the same"]})()
+    with pytest.raises(InputError, match=r"a torch\.Generator of its own"):
+        audit_model(model, split, tiny_contract)
 
 
 class ByHand(Maps):
@@ -396,12 +412,24 @@ class NoRunningStatistics(Maps):
     ("kind", "found"),
     [
         (AlwaysDrops, "random"),
-        (DrawsWithNumpy, "random"),
         (LooksAround, "other images"),
         (NoRunningStatistics, "other images"),
     ],
 )
-def test_outputs_that_depend_on_more_than_the_image_fail(kind, found, split, tiny_contract):
-    verdict = audit_model(kind(), split, tiny_contract, everything=False)
+@pytest.mark.parametrize("evidence", ["graph", "watched"])
+def test_outputs_that_depend_on_more_than_the_image_fail(
+    kind, found, evidence, split, tiny_contract
+):
+    verdict = audit_model(kind(), split, tiny_contract, False, evidence)
     assert [clause.clause for clause in verdict.failed] == ["evaluation"]
     assert found in verdict.failed[0].found
+
+
+def test_random_numbers_of_numpy_are_constants_of_a_graph(split, tiny_contract):
+    watched = audit_model(DrawsWithNumpy(), split, tiny_contract, False, "watched")
+    assert [clause.clause for clause in watched.failed] == ["evaluation"]
+    assert "random" in watched.failed[0].found
+    # The graph has the numbers that were drawn when it was made, and no other ones are ever used.
+    assert "evaluation" not in {
+        clause.clause for clause in audit_model(DrawsWithNumpy(), split, tiny_contract).failed
+    }

@@ -6,6 +6,7 @@ import pytest
 from helpers import VERDICT
 
 from featherweight._html import GREEN, GREY, RED
+from featherweight.errors import InputError
 from featherweight.verdict import Clause, Verdict
 
 LONG = Clause(
@@ -54,3 +55,24 @@ def test_a_notebook_shows_a_coloured_escaped_table():
     assert "<b>" not in html
     assert "<i>" not in html
     assert [html.count(colour) for colour in (GREEN, RED, GREY)] == [2, 2, 1]  # one RED: FAIL
+
+
+def test_control_characters_are_shown_and_not_obeyed():
+    clause = Clause("head", "\x1b[31mred", "<b>[red]x[/]</b>\u202e", "seen", passed=True)
+    verdict = Verdict("\x1b]0;title\x07", (clause,), 5)
+    assert r"\x1b[31mred" in str(verdict)
+    assert r"contract \x1b]0;title\x07" in str(verdict)
+    assert "[red]x[/]" in str(verdict)
+    assert not set("\x1b\x07\u202e") & set(str(verdict))
+    assert "&lt;b&gt;" in verdict._repr_html_()
+    assert "<b>" not in verdict._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "change", [{"found": 5}, {"how": None}, {"passed": "yes"}, {"clause": ["a"]}, {"extra": 1}]
+)
+def test_a_damaged_clause_is_refused(change):
+    clause = {"clause": "a", "required": "b", "found": "c", "how": "d", "passed": True}
+    Verdict.from_dict({"contract": "x", "clauses": [clause]})
+    with pytest.raises(InputError, match="verdict: got"):
+        Verdict.from_dict({"contract": "x", "clauses": [clause | change]})

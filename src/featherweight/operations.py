@@ -51,6 +51,12 @@ TRANSPARENT = {
 }
 # Operations that sum or join several inputs, each of which is followed.
 JOINS = {"add", "add_", "sub", "sub_", "rsub", "cat", "copy_"}
+# Operations that make a tensor larger by copying or joining.
+COPIES = {"stack", "cat", "repeat", "expand", "constant_pad_nd", "index", "index_select"} | {
+    f"upsample_{kind}" for kind in ("nearest1d", "nearest2d", "bilinear2d", "linear1d")
+}
+# Operations that choose some positions of a map, or give some far more weight.
+CHOICES = {"exp", "topk", "sort", "kthvalue", "gather", "take", "masked_select", "unique"}
 POOLS = {
     "mean",
     "sum",
@@ -60,6 +66,8 @@ POOLS = {
     "adaptive_avg_pool2d",
     "_adaptive_avg_pool2d",
 }
+# The part of a batch norm's divisor that its eps may be, on average: else it only scales.
+MAX_EPS_PART = 0.8
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear"}
 
 
@@ -78,9 +86,11 @@ class Node:
     from_images: bool
     "Whether its result depends on the images."
     detail: dict[str, Any]
-    "More about it: training, kernel, dims, and dropped (see `zeroed`)."
+    "More about it: training, eps_part, spreads, kernel, dims, and dropped (see `zeroed`)."
     drawn: bool = False
     "Whether its result depends on random numbers and not on the images."
+    random: bool = False
+    "Whether it draws random numbers itself."
 
 
 def head(last: Node, n: int, classes: int) -> tuple[set[str], str]:
@@ -88,17 +98,22 @@ def head(last: Node, n: int, classes: int) -> tuple[set[str], str]:
 
     Reshaping, scaling, bias and softmax after them are skipped. A sum has several.
     """
-    ends: list[Node] = []
-    seen: set[Node] = set()
-    todo = [last]
+    ends: list[tuple[str, str]] = []
+    seen: set[tuple[Node, bool]] = set()
+    todo = [(last, False)]
     while todo:
-        node = todo.pop()
-        if node not in seen:
-            seen.add(node)
-            before = _before(node, n, classes)
-            todo += before
-            ends += [] if before else [node]
-    found = Counter(map(_layer, ends))
+        node, logged = todo.pop()
+        if (node, logged) not in seen:
+            seen.add((node, logged))
+            # A logarithm and a softmax belong together; either alone is a layer.
+            alone = node.op == "_softmax" and not logged
+            logged = node.op == "log" or (logged and node.op != "_softmax")
+            before = [] if alone else _before(node, n, classes)
+            todo += [(each, logged) for each in before]
+            if not before:
+                what = ("other", f"log of {node.op}") if logged else _layer(node, n * classes)
+                ends.append(what)
+    found = Counter(ends)
     return (
         {kind for kind, _ in found},
         " + ".join(
@@ -151,6 +166,33 @@ def zeroed(
     return None
 
 
+def copies(node: Node) -> float:
+    """Return how many copies of each activation a dropout gets."""
+    source = next((parent for parent, _ in _image_sides(node)), node)
+    while source.op in TRANSPARENT or source.op in COPIES:
+        before = [parent for parent, _ in _image_sides(source)]
+        if len(set(before)) != 1:
+            break
+        source = before[0]
+    return math.prod(node.shape) / max(1, math.prod(source.shape))
+
+
+def unpacked(nodes: list[Node]) -> int:
+    """Return how many numbers operations take out of stored ones, beyond those that are stored."""
+    stored: dict[Any, int] = {}
+    seen: set[Node] = set()
+    todo = list(nodes)
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            todo += node.parents
+            if node.op == "stored":
+                stored[node.detail["key"]] = math.prod(node.shape)
+    taken = sum(math.prod(node.shape) for node in nodes)
+    return max(0, taken - sum(stored.values())) if stored else 0
+
+
 def _statistics(node: Node) -> set[Node]:
     """Return the means and variances over a batch from which a tensor is computed.
 
@@ -196,7 +238,9 @@ def normalises_batch(node: Node) -> bool:
     """
     if "batch_norm" in node.op:
         # torch computes instance norm as a batch norm of one image with many channels.
-        return bool(node.detail["training"] and node.shapes and node.shapes[0][0] > 1)
+        several = bool(node.shapes and node.shapes[0][0] > 1)
+        divides = bool(node.detail.get("eps_part", torch.zeros(())) <= MAX_EPS_PART)
+        return bool(node.detail["training"]) and several and divides
     sides = [parent for parent in node.parents if parent.from_images]
     if node.op not in ("div", "div_", "mul", "mul_") or len(sides) != 2:
         return False
@@ -218,13 +262,36 @@ def normalises_batch(node: Node) -> bool:
     return False
 
 
+def _image_sides(node: Node) -> list[tuple[Node, tuple[int, ...]]]:
+    """Return the arguments of an operation that depend on the images, and their shapes."""
+    pairs = zip(node.parents, node.shapes, strict=True)
+    return [(parent, shape) for parent, shape in pairs if parent.from_images]
+
+
+def _copied(node: Node, n_outputs: int) -> list[Node]:
+    """Return the tensors of `n_outputs` elements of which a pool averages nothing but copies."""
+    found: list[Node] = []
+    seen: set[Node] = set()
+    todo = [parent for parent, _ in _image_sides(node)]
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if math.prod(node.shape) <= n_outputs:
+            found.append(node)
+        elif node.op in TRANSPARENT or node.op in COPIES:
+            todo += [parent for parent, _ in _image_sides(node)]
+        else:
+            return []
+    return found
+
+
 def _before(node: Node, n: int, classes: int) -> list[Node]:
     """Return the inputs to follow from `node` in an output (n, classes); none from a layer."""
-    sides = [
-        (parent, shape)
-        for parent, shape in zip(node.parents, node.shapes, strict=True)
-        if parent.from_images
-    ]
+    sides = _image_sides(node)
+    if node.op in POOLS and (copied := _copied(node, n * classes)):
+        return copied
     if node.op in JOINS:
         # Adding the same number to all classes of an image, (n, 1) to (n, classes), leaves the
         # softmax unchanged.
@@ -237,9 +304,25 @@ def _before(node: Node, n: int, classes: int) -> list[Node]:
     return [parent for parent, _ in sides] if passes and len(sides) == 1 else []
 
 
-def _layer(node: Node) -> tuple[str, str]:
-    """Return which head an operation is, "linear", "gap" or "other", and the evidence."""
-    if node.op in PRODUCTS:
+def _chooses(node: Node) -> bool:
+    """Return whether an operation gives positions of a map weights that depend on the map."""
+    sizes = [math.prod(shape) for _, shape in _image_sides(node)]
+    return node.op in CHOICES or (
+        node.op in ("mul", "mul_") and len(sizes) == 2 == sizes.count(max(sizes))
+    )
+
+
+def _layer(node: Node, n_outputs: int) -> tuple[str, str]:
+    """Return which head an operation is, "linear", "gap" or "other", and the evidence.
+
+    `n_outputs` is the number of elements of the output."""
+    spreads = node.detail.get("spreads", [])
+    if spreads and not any(bool(spread) for spread in spreads):
+        # A product with equal numbers is a sum.
+        start = next((s for p, s in _image_sides(node)), ())
+        if len(start) > 1 and math.prod(start) > n_outputs == math.prod(node.shape):
+            return "gap", f"{node.op} of {start} with equal weights"
+    elif node.op in PRODUCTS:
         # The two factors, without the bias, which is last or first.
         factors = node.parents[:2] if node.op == "linear" else node.parents[-2:]
         if sorted((factor.from_images, _stored(factor)) for factor in factors) == [
@@ -252,10 +335,17 @@ def _layer(node: Node) -> tuple[str, str]:
         covers = all(k >= n for k, n in zip(node.detail["kernel"], positions, strict=True))
         if covers or math.prod(positions) == 1:
             return "linear", f"convolution over the whole {'x'.join(map(str, positions))} map"
-    if node.op in POOLS and node.shapes and len(node.shapes[0]) >= 3:
+    if node.op in POOLS and node.shapes and node.shapes[0]:
         # All positions of a map become one number per class, and there is more than one position.
         start, end = node.shapes[0], [n for n in node.shape if n > 1]
-        if len(end) <= 2 and math.prod(start) // max(1, math.prod(node.shape)) > 1:
+        is_map = len(start) >= 3 or start[0] == n_outputs == math.prod(node.shape)
+        chosen = any(_chooses(_bare(parent)) for parent, _ in _image_sides(node))
+        if (
+            not chosen
+            and is_map
+            and len(end) <= 2
+            and math.prod(start) // max(1, math.prod(node.shape)) > 1
+        ):
             return "gap", f"{node.op} over {start}"
     return "other", f"{node.op} with result {node.shape}"
 

@@ -20,10 +20,39 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .operations import Node, head, normalises_batch, zeroed
+from .operations import PRODUCTS, Node, copies, head, normalises_batch, unpacked, zeroed
 
 # Constants, such as the eps of a batch norm, are free up to this many numbers in total.
 MAX_FREE_CONSTANTS = 64
+# A batch norm's statistics are free where each step changes them by at least this fraction: else
+# they are no statistics of the images, and could be anything.
+MIN_MOMENTUM = 1e-3
+# Copies of each activation that a dropout may get: the mean of many is hardly changed.
+MAX_COPIES = 16
+# Operations that take several small numbers out of one large one.
+UNPACKS = {
+    "view.dtype",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "bitwise_right_shift",
+    "bitwise_left_shift",
+    "__and__",
+    "__or__",
+    "__xor__",
+    "__rshift__",
+    "__lshift__",
+    "remainder",
+    "fmod",
+    "floor",
+    "floor_divide",
+    "div.Tensor_mode",
+    "div.Scalar_mode",
+    "trunc",
+    "frac",
+    "round",
+    "frexp",
+}
 # Operations that read the shape of a tensor, not its values.
 SHAPE_ONLY_OPS = {
     "empty_like",
@@ -40,6 +69,20 @@ SHAPE_ONLY_OPS = {
     "new_empty_strided",
     "bernoulli.p",
 }
+# Operations that give memory as it is, and those whose result is the same memory.
+EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+VIEWS = {
+    "view",
+    "select",
+    "slice",
+    "as_strided",
+    "transpose",
+    "permute",
+    "squeeze",
+    "unsqueeze",
+} | {"expand", "t", "alias", "detach", "split", "unbind", "diagonal", "unfold"}
+# An operation that writes the memory that it is given, without a name that says so.
+WRITERS = {"rrelu_with_noise"}
 # Operations that overwrite a tensor without reading it.
 FILL_OPS = {
     "zero_",
@@ -59,10 +102,12 @@ class _Role:
 
     op: str
     "The operation that reads it."
+    argument: str
+    "The argument that it is."
     statistic: bool = False
     "Whether it is the running mean or variance of a batch norm."
-    training: bool = False
-    "Whether that batch norm is in training mode."
+    updated: bool = False
+    "Whether that batch norm is in training mode, and its momentum is not too small."
 
 
 def _numbers(tensor: Tensor) -> int:
@@ -91,6 +136,10 @@ class Trace:
         self._roles: dict[Any, set[_Role]] = {}
         # Python numbers that are arguments of operations.
         self._scalars: set[float] = set()
+        # Operations of this pass that unpack stored numbers, and the largest number of numbers that
+        # a pass has got so beyond those that are stored.
+        self._unpacking: list[Node] = []
+        self._unpacked = 0
 
     @contextlib.contextmanager
     def watch(self, images: Tensor) -> Iterator[None]:
@@ -101,8 +150,10 @@ class Trace:
         )
         mode = _Watch()  # type: ignore[no-untyped-call]  # torch types no constructor
         mode.trace = self
+        self._unpacking = []
         with mode:
             yield
+        self._unpacked = max(self._unpacked, unpacked(self._unpacking))
 
     def leaf(self, tensor: Tensor, role: _Role) -> Node:
         """Record that a stored tensor is read: one that no operation of this pass has written."""
@@ -118,7 +169,7 @@ class Trace:
         _, views = self._leaves.setdefault(key, (tensor, {}))
         views[view] = _numbers(tensor)
         self._roles.setdefault(key, set()).add(role)
-        return Node("stored", [], [], tuple(tensor.shape), from_images=False, detail={})
+        return Node("stored", [], [], tuple(tensor.shape), from_images=False, detail={"key": key})
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Record one operation, with its arguments and its result."""
@@ -132,7 +183,12 @@ class Trace:
         if names & SHAPE_ONLY_OPS or (names & FILL_OPS and _owns_all_memory(results[0])):
             parents, shapes = [], []
         from_images = any(node.from_images for node in parents)
-        random = torch.Tag.nondeterministic_seeded in func.tags
+        defaults = {a.name: a.default_value for a in func._schema.arguments} | named
+        random = (
+            torch.Tag.nondeterministic_seeded in func.tags
+            and defaults.get("training", defaults.get("train", True)) is not False
+            and defaults.get("dropout_p", True) != 0
+        )
         node = Node(
             name,
             parents,
@@ -141,7 +197,10 @@ class Trace:
             from_images,
             _detail(name, named, training, tensors, parents, results),
             drawn=not from_images and (random or any(node.drawn for node in parents)),
+            random=random,
         )
+        if _unpacks(names, tensors, results) and not from_images and not node.drawn:
+            self._unpacking.append(node)
         self._note_results(node, results)
 
     def _inputs(
@@ -159,7 +218,8 @@ class Trace:
                 node = self._writer.get(_storage(tensor))
                 if node is None:
                     statistic = argument in ("running_mean", "running_var") and "batch_norm" in name
-                    node = self.leaf(tensor, _Role(name, statistic, statistic and training))
+                    updated = statistic and training and _momentum(named) >= MIN_MOMENTUM
+                    node = self.leaf(tensor, _Role(name, argument, statistic, updated))
                 parents.append(node)
                 tensors.append((argument, tensor))
         return tensors, parents
@@ -174,17 +234,22 @@ class Trace:
             elif node.from_images or _storage(tensor) not in self._leaves:
                 self._writer[_storage(tensor)] = node
 
-    def stored_numbers(self) -> int:
+    def stored_numbers(self, literals: int | None = None) -> int:
         """Return how many stored numbers were read, each counted once.
 
-        Batch-norm statistics are free, and so are constants up to `MAX_FREE_CONSTANTS` in total.
+        Batch-norm statistics are free, and so are constants and numbers in the code up to
+        `MAX_FREE_CONSTANTS` each. Numbers that are packed in larger ones count one by one.
+
+        Args:
+            literals: Numbers in the code, where they are known. None: the different ones that
+                operations were given.
         """
         total, constants = 0, 0
         for key, (tensor, views) in self._leaves.items():
             roles = self._roles[key]
-            if any(role.training for role in roles) and all(role.statistic for role in roles):
+            if any(role.updated for role in roles) and all(role.statistic for role in roles):
                 continue  # updated by a batch norm in training, and read by nothing else
-            if roles == {_Role("add_")} and not tensor.is_floating_point():
+            if roles == {_Role("add_", "self")} and not tensor.is_floating_point():
                 continue  # the number of batches that a batch norm has seen, and nothing else
             whole = math.inf
             if tensor.layout == torch.strided:
@@ -203,7 +268,10 @@ class Trace:
             else:
                 constants += numbers
         # The limit is on their total: else weights could be stored as many small constants.
-        return total + sum(n for n in (constants, len(self._scalars)) if n > MAX_FREE_CONSTANTS)
+        written = len(self._scalars) if literals is None else literals
+        return (
+            total + sum(n for n in (constants, written) if n > MAX_FREE_CONSTANTS) + self._unpacked
+        )
 
     def used(self, output: Tensor) -> set[Node]:
         """Return the operations that an output depends on."""
@@ -217,17 +285,49 @@ class Trace:
                 todo += node.parents
         return seen
 
-    def batch_norms(self, output: Tensor) -> int:
-        """Return how many batch norms in training mode the output depends on."""
-        return sum(normalises_batch(node) for node in self.used(output))
+    def batch_norms(self, output: Tensor) -> set[Node]:
+        """Return the batch norms in training mode that the output depends on."""
+        return {node for node in self.used(output) if normalises_batch(node)}
 
-    def dropped(self, output: Tensor) -> tuple[int, int]:
-        """Return how many activations dropout zeroed, and how many it could have zeroed.
+    def dropouts(self, output: Tensor, least: float) -> dict[Node, tuple[int, int]]:
+        """Return the dropouts that the output depends on, with how many activations each zeroed.
 
-        Only dropout that the output depends on is counted.
-        """
-        pairs = [node.detail["dropped"] for node in self.used(output) if "dropped" in node.detail]
-        return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+        Each has the number of zeroed activations, and of those that it could have zeroed. `least`
+        is the smallest fraction that counts."""
+        pairs = {
+            node: node.detail["dropped"] for node in self.used(output) if "dropped" in node.detail
+        }
+        return {
+            node: (zeros, possible)
+            for node, (zeros, possible) in pairs.items()
+            if zeros >= least * possible > 0 and copies(node) <= MAX_COPIES
+        }
+
+    def random(self, output: Tensor) -> set[str]:
+        """Return the names of the operations that the output depends on by chance.
+
+        They draw random numbers, or are memory that nothing has written before it is read."""
+        used = self.used(output)
+        unwritten = {
+            parent.op
+            for node in used
+            for parent in node.parents
+            if parent.op in EMPTY and node.op not in VIEWS | WRITERS and not node.op.endswith("_")
+        }
+        return unwritten | {node.op for node in used if node.random}
+
+    def bypassed(self, output: Tensor, layers: set[Node]) -> bool:
+        """Return whether the output depends on the images in a way that avoids all of these."""
+        last = self._writer.get(_storage(output))
+        seen, todo = set(layers), [last] if last else []
+        while todo:
+            node = todo.pop()
+            if node.op == "input":
+                return True
+            if node not in seen:
+                seen.add(node)
+                todo += node.parents
+        return False
 
     def head(self, output: Tensor) -> tuple[set[str], str]:
         """Return the heads before log-softmax, "linear", "gap" or "other", and the evidence.
@@ -250,10 +350,21 @@ def _detail(
 ) -> dict[str, Any]:
     """Return what else operations.py needs to know about an operation."""
     detail: dict[str, Any] = {"training": training}
+    if "batch_norm" in name and training and len(results) > 2:
+        # The third result is 1 / sqrt(variance + eps) of each channel.
+        eps = float(named.get("eps", named.get("epsilon", 0.0)))
+        detail["eps_part"] = results[2].square().mean() * eps
     if name == "native_dropout" and training:
         detail["dropped"] = int((~results[1]).sum()), results[1].numel()
     elif dropped := zeroed(name, tensors, parents, named):
         detail["dropped"] = dropped
+    elif name in PRODUCTS:
+        constants = [
+            tensor
+            for (_, tensor), node in zip(tensors, parents, strict=False)
+            if not node.from_images and tensor.numel() > 1
+        ]
+        detail["spreads"] = [(t - t.flatten()[0]).abs().amax() for t in constants]
     elif name == "convolution":
         detail["kernel"] = tuple(named["weight"].shape[2:])
     elif name in ("mean", "sum", "var", "std", "var_mean", "std_mean"):
@@ -262,6 +373,22 @@ def _detail(
             d % tensors[0][1].ndim for d in ([dims] if isinstance(dims, int) else dims or ())
         }
     return detail
+
+
+def _unpacks(names: set[str], tensors: list[tuple[str, Tensor]], results: list[Tensor]) -> bool:
+    """Return whether an operation takes small numbers out of large ones."""
+    if names & UNPACKS:
+        return True
+    # A smaller integer keeps the last bits.
+    return (
+        "_to_copy" in names
+        and not results[0].is_floating_point()
+        and tensors[0][1].element_size() > results[0].element_size()
+    )
+
+
+def _momentum(named: dict[str, Any]) -> float:
+    return float(named.get("momentum", named.get("exponential_average_factor", 1.0)))
 
 
 def _owns_all_memory(tensor: Tensor) -> bool:

@@ -7,15 +7,18 @@ Example:
 """
 
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ._files import visible
 from ._html import GREEN, GREY, RED, html_table, html_text
 from .errors import InputError
 
 RESULTS = {True: "pass", False: "FAIL", None: "not judged"}
 COLOURS = {True: GREEN, False: RED, None: GREY}
+MAX_WIDTH = 100  # columns of a printed table
 # Largest widths of a printed table's columns; with the result and the gaps a line fits 100.
+TEXTS = ("clause", "required", "found", "how")  # of a clause
 COLUMN_WIDTHS = {"clause": 12, "required": 38, "found": 32}
 
 
@@ -47,6 +50,14 @@ class Verdict:
     "Stored numbers that the network reads. None: the weights do not belong to the network."
     scope: str = "run"
     "What was audited: structure (a class), weights (a class and weights), or run (a run folder)."
+    evidence: str = "weights"
+    "What it rests on: structure, weights, retrained, or retrained-epochs and their number."
+    method: str = "graph"
+    "What was judged: graph, the exported graph, or watched, the module while it ran."
+    values: dict[str, Any] = field(default_factory=dict)
+    "The contract's values that were used."
+    confined: bool | None = None
+    "Whether the network's code ran without a network and without writing; None: in this process."
 
     @property
     def judged(self) -> tuple[Clause, ...]:
@@ -74,6 +85,10 @@ class Verdict:
             "contract": self.contract,
             "passed": self.passed,
             "scope": self.scope,
+            "evidence": self.evidence,
+            "method": self.method,
+            "confined": self.confined,
+            "contract_values": self.values,
             "n_params": self.n_params,
             "not_judged": [clause.clause for clause in self.not_judged],
             "clauses": [asdict(clause) for clause in self.clauses],
@@ -83,18 +98,54 @@ class Verdict:
     def from_dict(values: dict[str, Any]) -> "Verdict":
         """Return the verdict that `to_dict` wrote.
 
-        Older files lack `scope`, `not_judged` and `n_params`: their scope is a run, and `n_params`
-        is None. Raises InputError if `values` is not a verdict.
+        Older files lack some keys: their scope is a run that was watched, and `n_params` is None.
+        Raises InputError if `values` is not a verdict.
         """
         try:
             clauses = tuple(Clause(**clause) for clause in values["clauses"])
+            texts = [values["contract"], *(getattr(c, key) for c in clauses for key in TEXTS)]
+            if not all(type(text) is str for text in texts) or not all(
+                clause.passed in (True, False, None) for clause in clauses
+            ):
+                raise TypeError("another type than text, or passed other than true, false or null")
             return Verdict(
-                values["contract"], clauses, values.get("n_params"), values.get("scope", "run")
+                values["contract"],
+                clauses,
+                values.get("n_params"),
+                values.get("scope", "run"),
+                values.get("evidence", "weights"),
+                values.get("method", "watched"),
+                dict(values.get("contract_values", {})),
+                values.get("confined"),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(
                 f"verdict: got {error!r}, expected the keys contract and clauses"
             ) from error
+
+    @property
+    def basis(self) -> str:
+        """What the verdict rests on, and what was judged, in words."""
+        what = {
+            "structure": "the structure alone",
+            "weights": "the weights; not that a certain training made them",
+            "retrained": "the same weights came out of training again",
+        }.get(self.evidence, "the same states came out of training single epochs again")
+        how = "the module was watched" if self.method == "watched" else "the graph was judged"
+        if self.confined is not None:
+            kept = "without network or writing" if self.confined else "with limits alone"
+            how += f", exported apart {kept}"
+        return f"{self.evidence} ({what}); {how}"
+
+    @property
+    def contract_text(self) -> str:
+        """The contract's name and its values, in words."""
+        values = ", ".join(
+            f"{key} {' or '.join(value) if isinstance(value, list) else value}"
+            for key, value in self.values.items()
+            if key != "name"
+        )
+        return f"{self.contract}: {values}" if values else self.contract
 
     def _summary(self) -> str:
         held = f"{len(self.judged) - len(self.failed)} of {len(self.judged)} clauses hold"
@@ -122,7 +173,8 @@ class Verdict:
                 texts = [cell[n] if n < len(cell) else "" for cell in row]
                 padded = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
                 lines.append("  ".join([*padded, "" if n else result]).rstrip())
-        return "\n".join(lines)
+        lines += textwrap.wrap(f"evidence: {self.basis}", MAX_WIDTH)
+        return visible("\n".join(lines))
 
     __repr__ = __str__
 
