@@ -240,14 +240,14 @@ def test_an_interrupt_leaves_a_run_that_resumes_to_the_same_bits(
     data, tiny_recipe, tiny_contract, tmp_path, monkeypatch
 ):
     whole = fw.train(tiny_recipe, contract=tiny_contract, data=data, out=str(tmp_path / "whole"))
-    original = fw.Run.write_metrics
+    original = fw.Run.save_epoch
 
-    def stop(run, rows):
-        original(run, rows)
+    def stop(run, state, rows, keep):
+        original(run, state, rows, keep)
         if len(rows) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fw.Run, "write_metrics", stop)
+    monkeypatch.setattr(fw.Run, "save_epoch", stop)
     with pytest.raises(KeyboardInterrupt) as stopped:
         fw.train(tiny_recipe, contract=tiny_contract, data=data, out=str(tmp_path / "stopped"))
     assert "resume=" in stopped.value.__notes__[0]

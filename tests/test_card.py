@@ -4,11 +4,13 @@ import re
 import shlex
 import shutil
 from dataclasses import replace
+from html import unescape
 
 import pytest
 import torch
 import yaml
 from helpers import VERDICT, result
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from featherweight.card import card
@@ -19,7 +21,7 @@ from featherweight.run import create_run, open_run
 
 @pytest.fixture
 def make_card(tmp_path, tiny_recipe, tiny_contract):
-    def make(split, recipe=tiny_recipe, n_wrong=7, environment=None):
+    def make(split, recipe=tiny_recipe, n_wrong=7, environment=None, verdict=VERDICT):
         run = create_run(
             str(tmp_path / "run"), recipe, tiny_contract, split, 0, torch.device("cpu"), ""
         )
@@ -46,7 +48,7 @@ def make_card(tmp_path, tiny_recipe, tiny_contract):
         }
         run.write_json("environment.json", known | (environment or {}))
         (run.path / "model.onnx").write_bytes(b"x" * 1234)
-        return card(run, result(100, n_wrong), split, VERDICT)
+        return card(run, result(100, n_wrong), split, verdict)
 
     return make
 
@@ -159,3 +161,27 @@ def test_its_commands_work_in_its_folder(model, split, tmp_path, monkeypatch, ca
             == 0
         )
     assert "photo.jpg" in capsys.readouterr().out
+
+
+HOSTILE = "[red]x[ <script>alert(1)</script> a|b `c` **d** ![e](f) $g$ &lt; _h_"
+
+
+def test_strangers_texts_are_shown_as_they_are(make_card, split, tiny_recipe):
+    clauses = [{**VERDICT["clauses"][0], "found": HOSTILE + "\n# heading", "how": "``two``"}]
+    recipe = replace(tiny_recipe, name="".join(HOSTILE.split("/")))
+    run = make_card(
+        split,
+        recipe,
+        environment={"cpu": HOSTILE},
+        verdict={**VERDICT, "clauses": clauses, "contract": HOSTILE},
+    )
+    assert header(run)["model-index"][0]["name"] == recipe.name
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(run.split("---\n", 2)[2])
+    assert "<script" not in html
+    assert "<img" not in html.split("verdict")[0]
+    assert "<strong>d</strong>" not in html
+    assert "<em>" not in html
+    text = unescape(re.sub("<[^>]*>", "", html))
+    assert text.count(HOSTILE) == 3  # the clause, the contract and the processor
+    assert f"{HOSTILE} # heading" in text
+    assert "``two``" in text

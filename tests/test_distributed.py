@@ -78,6 +78,8 @@ def trained(tmp_path_factory, digits, tiny_contract):
         "3",
         "--recipe",
         "sprint",
+        "--evidence",
+        "watched",  # its Python runs, and writes what it sees
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "160"}
     subprocess.run(

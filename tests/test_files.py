@@ -98,3 +98,8 @@ def test_reasons_have_a_name_and_no_number(tmp_path):
     assert "Errno" not in reason(failing(socket.create_connection, ("127.0.0.1", 1)))
     assert reason(OSError("Ray: lost\n twice")) == "Ray: lost twice"
     assert reason(ValueError("got a,\nexpected b")) == "got a, expected b"
+
+
+def test_a_message_is_one_line_though_a_name_has_two():
+    error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "two\nlines\r.png")
+    assert reason(error) == "two\\nlines\\r.png: no such file"

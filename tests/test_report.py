@@ -1,6 +1,7 @@
 """The pictures of a run."""
 
 import io
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -279,3 +280,12 @@ def test_a_long_verdict_is_wrapped_and_touches_nothing():
     said = " ".join(text.get_text() for text in figure.axes[0].texts)
     for part in clause["found"].split():
         assert part in said
+
+
+def test_names_are_drawn_as_they_are(tmp_path):
+    name = r"$\nonsense{$ <script>alert(1)</script> --> [red]"
+    verdict = {**VERDICT, "contract": name}
+    path = save_picture(verdict_picture(verdict, name), tmp_path / "verdict.svg")
+    tags = [element.tag for element in ElementTree.parse(path).iter()]
+    assert not [tag for tag in tags if "script" in str(tag)]
+    assert any(name in text.get_text() for text in verdict_picture(verdict).findobj(Text))

@@ -1,14 +1,28 @@
 import dataclasses
+import hashlib
 import json
 import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
 
 import pytest
 import torch
+from helpers import ENVIRONMENT
 from torch import nn
 
+from featherweight import _files
+from featherweight._files import write_atomic
 from featherweight.audit import audit_run
-from featherweight.data import Images, Split
-from featherweight.run import IncompatibleWeightsError, create_run, open_run, write_atomic
+from featherweight.data import Images, Split, load_split
+from featherweight.errors import InputError
+from featherweight.pretrained import pretrained
+from featherweight.report import report
+from featherweight.run import IncompatibleWeightsError, RunBusyError, create_run, open_run
 from featherweight.train import train
 
 CPU = torch.device("cpu")
@@ -59,6 +73,7 @@ def test_folders_are_numbered_and_never_overwritten(run, tiny_recipe, tiny_contr
     ],
 )
 def test_what_is_no_run_is_refused(run, spoil, message):
+    (run.path / "SHA256SUMS").unlink()
     spoil(run.path / "config.json")
     with pytest.raises(ValueError, match=message):
         open_run(run.path)
@@ -89,7 +104,7 @@ def test_weights_come_back_and_another_networks_do_not(run):
     run.save_weights(nn.Linear(3, 4).state_dict())
     with pytest.raises(IncompatibleWeightsError):
         run.load_model()
-    (run.path / "model.safetensors").write_bytes(b"nonsense")
+    run.write("model.safetensors", b"nonsense")
     with pytest.raises(IncompatibleWeightsError):
         run.load_model()
 
@@ -165,14 +180,15 @@ def test_metrics_come_back(run):
     rows = [{"epoch": 1, "val_loss": 0.1}, {"epoch": 2, "val_loss": 1e-9}]
     run.write_metrics(rows)
     assert run.read_metrics() == rows
-    (run.path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
-    with pytest.raises(ValueError, match="unreadable"):
-        run.read_metrics()
+    for content in (b'{"epoch": 1}\n{"epo', b"\xff"):
+        run.write("metrics.jsonl", content)
+        with pytest.raises(ValueError, match="unreadable"):
+            run.read_metrics()
 
 
 def test_a_damaged_state_is_refused(run):
     assert run.load_resume() is None
-    (run.path / "resume.pt").write_bytes(b"nonsense")
+    run.write("resume.pt", b"nonsense")
     with pytest.raises(ValueError, match="damaged"):
         run.load_resume()
 
@@ -185,3 +201,262 @@ def test_other_images_than_the_runs_are_refused(run, tmp_path, digits):
     write_idx(other / "train-images-idx3-ubyte.gz", images)
     with pytest.raises(ValueError, match="expected the run's"):
         run.load_split(str(other))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
+    """A finished run of three epochs with its verdict and pictures, and a digest of its weights."""
+    split = load_split(str(digits), 500, 100)
+    recipe, contract = (
+        dataclasses.replace(tiny_recipe, epochs=3),
+        dataclasses.replace(tiny_contract, consistent_epochs=2),
+    )
+    path = tmp_path_factory.mktemp("finished") / "run"
+    run = create_run(str(path), recipe, contract, split, 0, CPU, "")
+    train(run, split, CPU)
+    verdict, result = audit_run(run, split)
+    run.write_json("verdict.json", verdict.to_dict())
+    report(run, result, split, verdict.to_dict())
+    return run
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return open_run(shutil.copytree(finished.path, tmp_path / "copied"))
+
+
+def test_every_file_of_a_finished_run_has_a_digest_that_sha256sum_checks(finished):
+    lines = (finished.path / "SHA256SUMS").read_text().splitlines()
+    names = [line[66:] for line in lines]
+    assert sorted([*names, "SHA256SUMS"]) == sorted(path.name for path in finished.path.iterdir())
+    for line in lines:
+        content = (finished.path / line[66:]).read_bytes()
+        assert line == f"{hashlib.sha256(content).hexdigest()}  {line[66:]}"
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=finished.path, check=True)
+
+
+# Each file, and what reads it.
+READERS = {
+    "config.json": lambda run: open_run(run.path),
+    "environment.json": lambda run: run.environment,
+    "metrics.jsonl": lambda run: run.read_metrics(),
+    "resume.pt": lambda run: run.load_resume(),
+    "model.safetensors": lambda run: run.load_model(),
+    "epoch-2.safetensors": lambda run: run.load_model("epoch-2.safetensors"),
+    "verdict.json": lambda run: run.verdict,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_any_damage_of_any_file_is_one_line_that_names_it(copied, name):
+    whole, draw = (copied.path / name).read_bytes(), random.Random(name)
+    for n in range(40):
+        place = draw.randrange(len(whole))
+        other = whole[place] ^ draw.randrange(1, 256)
+        damaged = whole[:place] + (bytes([other]) + whole[place + 1 :] if n % 4 else b"")
+        (copied.path / name).write_bytes(damaged)
+        run = dataclasses.replace(copied)  # which has read nothing yet
+        with pytest.raises(InputError, match=r"damaged: got SHA-256 [0-9a-f]{12}, exp") as raised:
+            READERS[name](run)
+        assert str(copied.path / name) in raised.value.message
+        assert raised.value.hint
+        assert "\n" not in str(raised.value)
+    (copied.path / name).write_bytes(whole)
+    READERS[name](dataclasses.replace(copied))
+
+
+def test_a_damaged_manifest_is_one_line_or_changes_nothing(copied):
+    file, draw = copied.path / "SHA256SUMS", random.Random(0)
+    whole, found = file.read_bytes(), hashlib.sha256
+    read = {name: found((copied.path / name).read_bytes()).digest() for name in READERS}
+    seen, told = {"damaged": 0, "no digest": 0, "unharmed": 0}, []
+    for n in range(200):
+        place = draw.randrange(len(whole))
+        other = whole[place] ^ draw.randrange(1, 256)
+        file.write_bytes(whole[:place] + (bytes([other]) + whole[place + 1 :] if n % 4 else b""))
+        try:
+            for name in READERS:
+                assert found(copied.read(name)).digest() == read[name]
+            seen["unharmed"] += 1  # the damage is in the line of a picture
+        except InputError as error:
+            seen["no digest" if "no digest" in error.message else "damaged"] += 1
+            told.append((error.message, error.hint))
+    assert min(seen.values()) > 0
+    for message, hint in told:
+        assert message.startswith(str(copied.path))
+        assert hint
+        assert "\n" not in message
+    file.write_bytes(b"0" * 200_000)
+    with pytest.raises(InputError, match="SHA256SUMS: damaged"):
+        copied.read_metrics()
+
+
+def test_a_run_without_a_manifest_is_read_and_gets_one_with_the_next_write(copied):
+    (copied.path / "SHA256SUMS").unlink()
+    for read in READERS.values():
+        assert read(dataclasses.replace(copied)) is not None
+    (copied.path / "model.onnx").write_bytes(b"exported")
+    copied.write_metrics(copied.read_metrics())
+    names = [line[66:] for line in (copied.path / "SHA256SUMS").read_text().splitlines()]
+    assert set(READERS) < set(names)
+    assert "model.onnx" not in names
+    (copied.path / "resume.pt").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"resume\.pt: damaged: got SHA-256"):
+        copied.load_resume()
+
+
+def test_pretrained_networks_have_no_manifest_and_are_read():
+    for name in pretrained():
+        run = open_run(name)
+        assert not (run.path / "SHA256SUMS").exists()
+        assert run.environment
+        assert run.read_metrics()
+        assert run.verdict
+        assert run.contract.is_built_in
+        run.load_model()
+
+
+class Killed(BaseException):
+    """What ends a process at once."""
+
+
+def test_a_run_that_is_killed_at_any_write_agrees_with_its_manifest_and_resumes(
+    finished, tmp_path, monkeypatch, split
+):
+    replace, written = _files._replace, []
+    want = (finished.path / "model.safetensors").read_bytes()
+
+    def train_until(n, path):
+        """Train the run until its n-th write, of a file or the manifest, which is not done."""
+
+        def replace_or_die(temporary, path):
+            written.append(path.name)
+            if len(written) == n:
+                raise Killed
+            replace(temporary, path)
+
+        written.clear()
+        monkeypatch.setattr(_files, "_replace", replace_or_die)
+        run = (
+            open_run(path)
+            if path.exists()
+            else create_run(str(path), finished.recipe, finished.contract, split, 0, CPU, "")
+        )
+        train(run, split, CPU)
+
+    train_until(0, tmp_path / "whole")
+    order = list(written)
+    second = order.index("epoch-2.safetensors")
+    for n in (*range(second, second + 8), len(order)):
+        path = tmp_path / str(n)
+        with pytest.raises(Killed):
+            train_until(n, path)
+        train_until(0, path)
+        assert (path / "model.safetensors").read_bytes() == want
+        names = [line[66:] for line in (path / "SHA256SUMS").read_text().splitlines()]
+        assert len(names) == len(set(names))
+        for name in names:
+            open_run(path).read(name)
+
+
+def test_state_and_log_of_an_epoch_are_written_together(run):
+    rows = [{"epoch": 1, "val_loss": 0.5}]
+    for n in range(2):
+        run.save_epoch({"epoch": n, "rows": rows}, rows)
+        assert run.load_resume() == {"epoch": n, "rows": rows}
+        assert run.read_metrics() == rows
+
+
+HOLD = """
+import sys, time
+from featherweight.run import open_run
+with open_run(sys.argv[1]).lock():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_at_a_time_holds_a_run_and_a_killed_one_lets_go(run):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        started = time.monotonic()
+        with pytest.raises(RunBusyError, match="another process is training this run"), run.lock():
+            pass
+        assert time.monotonic() - started < 5
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        with run.lock(), open_run(run.path.resolve()).lock(wait=True):  # once more, by itself
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def test_the_source_of_a_notebooks_network_is_checked(tmp_path, tiny_recipe, tiny_contract, split):
+    recipe = dataclasses.replace(tiny_recipe, model="model.py:Tied", model_args={})
+    run = create_run(str(tmp_path / "r"), recipe, tiny_contract, split, 0, CPU, "", source=TIED)
+    run.build_model()
+    (run.path / "model.py").write_text(TIED.replace("784, 10", "784, 11"))
+    with pytest.raises(InputError, match=r"model\.py: damaged"):
+        run.build_model()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mean", float("nan")),
+        ("mean", "0.1"),
+        ("std", 0),
+        ("std", -1),
+        ("std", float("inf")),
+        ("shape", [1, 28]),
+        ("shape", [1, 2**40, 28]),
+        ("shape", [3, 28, 28]),
+        ("shape", 28),
+        ("num_classes", 2**40),
+        ("num_classes", -1),
+        ("n_train", "all"),
+        ("source", ["a"]),
+        ("sha256", None),
+    ],
+)
+def test_damaged_data_in_a_config_is_refused_in_one_line(run, key, value):
+    (run.path / "SHA256SUMS").unlink()
+    config = json.loads((run.path / "config.json").read_text())
+    config["data"][key] = value
+    (run.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json: ") as caught:
+        open_run(run.path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"threads": "two"}', "[" * 10_000])
+def test_a_damaged_environment_is_refused(run, content):
+    (run.path / "SHA256SUMS").unlink()
+    (run.path / "environment.json").write_text(content)
+    with pytest.raises(InputError, match=r"environment\.json: damaged"):
+        _ = open_run(run.path).environment
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"val_loss": "x"}', '{"val_correct": NaN}', "7"])
+def test_damaged_metrics_are_refused(run, line):
+    (run.path / "SHA256SUMS").unlink()
+    (run.path / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"metrics\.jsonl: unreadable"):
+        run.read_metrics()
+
+
+def test_a_packed_state_is_refused(run):
+    (run.path / "SHA256SUMS").unlink()
+    with zipfile.ZipFile(run.path / "resume.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(2**26))
+    with pytest.raises(InputError, match="that unpack to"):
+        run.load_resume()

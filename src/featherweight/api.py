@@ -6,6 +6,7 @@ Example:
     model = load_model("runs/feather-8k-s0-1")
 """
 
+import contextlib
 import dataclasses
 import inspect
 import tempfile
@@ -16,22 +17,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from torch import nn
 
-from .audit import audit_model, audit_run, audit_weights
+from .apart import capture_apart, is_network
+from .audit import Evidence, as_graph, audit_model, audit_run, audit_weights, run_network
 from .build import build, check_model
 from .contract import Contract, load_contract
-from .data import load_split, normalise
+from .data import Split, load_split, normalise
 from .device import pick_device, seed_everything
 from .distributed import SINGLE_PROCESS, Group, refuse_idle_processes
 from .errors import InputError
+from .locate import describe
+from .passes import audit_passes
 from .pretrained import find_pretrained
 from .progress import OnBatch, OnEpoch, show
 from .recipe import DEFAULT_RECIPE, NETWORK_RECIPE, Recipe, find_recipe
 from .report import report
+from .retrain import retrain as retrain_run
+from .retrain import retrain_epochs as retrain_run_epochs
 from .run import SOURCE, Run, create_run, open_run
 from .source import module_source
-from .train import check_recipe
+from .train import check_recipe, export_network
 from .train import train as train_run
-from .verdict import Verdict
+from .verdict import Clause, Verdict
 from .weights import load_weights, read_weights
 from .workers import choose_workers, start_workers
 
@@ -77,6 +83,7 @@ def start_run(
     out: str | None = None,
     command: str,
     group: Group = SINGLE_PROCESS,
+    evidence: Evidence = "graph",
 ) -> Run | None:
     """Check a training's parts, try its network, and make its run folder.
 
@@ -104,27 +111,35 @@ def start_run(
         path, arguments = chosen.model, chosen.model_args
         if model is not None:
             (path, source), arguments = _locate(model, Path(folder)), {}
-        seed_everything(seed, -1)
-        network = build(path, arguments, split.num_classes, split.shape)
         tried = dataclasses.replace(chosen, model=path, model_args=arguments)
+        graph = export_network(tried, split, seed) if evidence == "graph" else None
+        if graph is not None and graph.faithful:
+            network: nn.Module = graph
+        else:
+            seed_everything(seed, -1)
+            network = build(path, arguments, split.num_classes, split.shape)
         check_recipe(tried, split, network)
     if model is not None:  # tables and pictures name the network, not the recipe that trains it
-        name = type(network).__name__
+        name = describe(network).rpartition(":")[2]
         kept = f"{SOURCE}:{name}" if source is not None else path
         chosen = dataclasses.replace(tried, name=name, model=kept)
     if not group.is_main:
         return None
-    return create_run(out, chosen, held, split, seed, device, command, threads, source)
+    return create_run(out, chosen, held, split, seed, device, command, threads, source, graph)
 
 
 def judge(run: Run, data: str | None = None, device: "torch.device | None" = None) -> Verdict:
-    """Audit a finished run, and write its verdict, pictures and model card into its folder."""
+    """Audit a finished run, and write its verdict, pictures and model card into its folder.
+
+    A run that was trained without a graph is watched, and its verdict says so."""
     run.refuse_pretrained()
     split = run.load_split(data)
-    verdict, result = audit_run(run, split, device=device)
-    run.write_json("verdict.json", verdict.to_dict())
-    if result is not None:
-        report(run, result, split, verdict.to_dict())
+    evidence: Evidence = "watched" if run.has_own_code and not run.has_graph else "graph"
+    with run.lock():
+        verdict, result = audit_run(run, split, device=device, evidence=evidence)
+        run.write_json("verdict.json", verdict.to_dict())
+        if result is not None:
+            report(run, result, split, verdict.to_dict())
     return verdict
 
 
@@ -141,6 +156,8 @@ def train(
     workers: int | None = None,
     out: str | None = None,
     resume: str | Path | Run | None = None,
+    evidence: Evidence = "graph",
+    keep_states: bool = False,
     on_epoch: Callable[[dict[str, Any]], object] | None = None,
 ) -> Run:
     """Train a network under a contract, audit it, and report it.
@@ -178,6 +195,12 @@ def train(
     resume
         A run folder or Run whose training is to be finished; it keeps all of the above, except that
         `workers` may change.
+    evidence
+        graph: a network of your own is exported once, in a process apart, and its graph is trained
+        and judged. watched: its code runs here, for a network that can't be exported; the verdict
+        says so.
+    keep_states
+        Keep the state after each epoch, so that `audit` can train single epochs again.
     on_epoch
         Called after each epoch with its row of metrics.jsonl: epoch, seconds, lr, train_loss,
         val_loss, val_correct, val_total. The epoch is saved before, so that `resume` goes on after
@@ -219,6 +242,7 @@ def train(
             workers=workers,
             out=out,
             command="featherweight.train(...)",
+            evidence=evidence,
         )
         assert started is not None  # there is no group
         run = started
@@ -229,6 +253,7 @@ def train(
         lambda n_images: show(run, n_images, Console(stderr=True, highlight=False)),
         on_epoch=on_epoch,
         workers=workers,
+        keep_states=keep_states,
     )
     judge(run, data, where)
     return run
@@ -250,12 +275,15 @@ def finish_run(
     group: Group = SINGLE_PROCESS,
     on_epoch: Callable[[dict[str, Any]], object] | None = None,
     workers: int | None = None,
+    keep_states: bool = False,
 ) -> None:
     """Train a run to its last epoch; an interrupt gets a note of how to resume.
 
     `progress`, given the number of training images, returns the context that gives the functions
-    that show an epoch and a batch. `on_epoch` is the caller's own function for an epoch, and
-    `workers` the number of processes on this machine that train, unless there is a group."""
+    that show an epoch and a batch. `on_epoch` is the caller's own function for an epoch, `workers`
+    the number of processes on this machine that train, unless there is a group, and with
+    `keep_states` the state after each epoch is kept. Raises InputError if another process trains
+    the run."""
     run.refuse_pretrained()
     split = run.load_split(data)
     n_workers = choose_workers(workers, run.recipe, device) if group.size == 1 else 1
@@ -269,11 +297,12 @@ def finish_run(
 
     try:
         with (
+            run.lock() if group.is_main else contextlib.nullcontext(),
             start_workers(run, split, n_workers) as local,
             progress(len(split.train)) as (show_epoch, on_batch),
         ):
             together = local if group.size == 1 else group
-            train_run(run, split, device, after_epoch, on_batch, together)
+            train_run(run, split, device, after_epoch, on_batch, together, keep_states)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"resume with featherweight.train(resume={str(run.path)!r})")
         raise
@@ -287,7 +316,11 @@ def audit(
     weights: str | Path | None = None,
     mean: float | None = None,
     std: float | None = None,
+    evidence: Evidence = "graph",
     quick: bool = False,
+    retrain: bool = False,
+    retrain_epochs: int | None = None,
+    workers: int | None = None,
 ) -> Verdict:
     """Judge a run or a network against a contract, trusting no log.
 
@@ -311,16 +344,27 @@ def audit(
     mean, std
         How the images in [0, 1] were normalised where the weights were trained. Default: the mean
         and standard deviation of the training images.
+    evidence
+        graph: the network is exported once, its code in a process apart, and its graph is judged.
+        watched: its code runs here and is watched, for a network that can't be exported; the
+        verdict says so.
     quick
-        Look for hidden weights in 64 images instead of all validation images.
+        With `watched`: look for hidden weights in 64 images instead of all validation images.
+    retrain
+        Train a run again from its recipe, seed and images. That its weights come out to the bit is
+        the only evidence that this training made them.
+    retrain_epochs
+        Train so many epochs of a run again instead, drawn at random, each from the state before it.
+    workers
+        Processes that train again; every number gives the same bits. Default: as for `train`.
 
     Raises
     ------
     InputError
-        Where the target can't be built, does not run, or does not match the weights.
+        Where the target can't be built or exported, does not run, or does not match the weights.
     """
     network: nn.Module | None = None
-    if isinstance(target, (str, Path)) and not _is_network(str(target)):
+    if isinstance(target, (str, Path)) and not is_network(str(target)):
         target = load_run(target)
     if isinstance(target, Run):
         given = {"weights": weights, "mean": mean, "std": std, "quick": quick or None}
@@ -332,8 +376,17 @@ def audit(
         split, held = target.load_split(data), _find_contract(contract or target.contract)
         # What ships without the state of its training is judged like weights from elsewhere.
         if target.pretrained or ("library_name" in target.config and not target.has_state):
-            return audit_weights(target.load_model(), split, held, None, everything=True)[0]
-        return audit_run(target, split, held)[0]
+            if retrain or retrain_epochs:
+                raise InputError(
+                    f"retrain with {target.path}: expected a run with the state of its training"
+                )
+            model = run_network(target, split, evidence)
+            target.load_weights(model)
+            return audit_weights(model, split, held, None, evidence=evidence)[0]
+        again = _train_again(target, split, retrain, retrain_epochs, workers)
+        return audit_run(target, split, held, evidence=evidence, retrained=again)[0]
+    if retrain or retrain_epochs:
+        raise InputError(f"retrain with {target}: expected a run")
     if (mean is None) != (std is None) or (mean is not None and weights is None):
         raise InputError(
             f"mean {mean}, std {std}, weights {weights}: expected mean and std both, and with "
@@ -349,12 +402,15 @@ def audit(
     split = load_split(data, held.train_size, held.val_size)
     state = None if weights is None else read_weights(str(weights))
     if isinstance(target, nn.Module):
-        network = target
-    elif isinstance(target, type):
-        with tempfile.TemporaryDirectory() as folder:
-            network = build(_locate(target, Path(folder))[0], {}, split.num_classes, split.shape)
+        network = as_graph(target, split.shape, evidence)
     else:
-        network = build(str(target), {}, split.num_classes, split.shape)
+        with tempfile.TemporaryDirectory() as folder:
+            path = _locate(target, Path(folder))[0] if isinstance(target, type) else str(target)
+            if evidence == "graph" and not path.startswith("featherweight.model:"):
+                passes = audit_passes(split.shape)
+                network = capture_apart(path, {}, split.num_classes, passes)
+            else:
+                network = build(path, {}, split.num_classes, split.shape)
     if state is not None:
         try:
             load_weights(network, state)
@@ -364,13 +420,22 @@ def audit(
         network, normalise(split.train.pixels[:8], mean_std or split.mean_std), split.num_classes
     )
     if state is None:
-        return audit_model(network, split, held, everything=not quick)
-    return audit_weights(network, split, held, mean_std, everything=not quick)[0]
+        return audit_model(network, split, held, not quick, evidence)
+    return audit_weights(network, split, held, mean_std, not quick, evidence)[0]
 
 
-def _is_network(target: str) -> bool:
-    """Return whether a text names a network, MODULE:CLASS or FILE.py, and not a run folder."""
-    return not Path(target).is_dir() and (":" in target or target.endswith(".py"))
+def _train_again(
+    run: Run, split: Split, retrain: bool, epochs: int | None, workers: int | None
+) -> Clause | None:
+    """Train a run or some of its epochs again, if that is asked for; return the clause."""
+    if not retrain and epochs is None:
+        return None
+    if retrain and epochs is not None:
+        raise InputError(f"retrain with retrain epochs {epochs}: expected one of them")
+    with show(run, len(split.train), Console(stderr=True, highlight=False)) as report:
+        if epochs is not None:
+            return retrain_run_epochs(run, split, epochs, workers, report)
+        return retrain_run(run, split, workers, report)
 
 
 def load_run(run: str | Path | Run) -> Run:
@@ -418,7 +483,7 @@ def from_pretrained(folder: str | Path, *, trust_code: bool = False) -> nn.Modul
                 "`featherweight export RUN --format hub` wrote"
             )
     run = open_run(path)
-    if run.has_own_code and not trust_code:
+    if run.has_own_code and not run.has_graph and not trust_code:
         raise InputError(
             f"{path}: its network is {run.recipe.model}, code from outside of this package",
             hint=f"read it; if you trust it: from_pretrained({str(folder)!r}, trust_code=True)",

@@ -5,6 +5,7 @@ Example:
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,22 @@ PICTURES = {
     "confusion.png": "confusion matrix",
     "mistakes.png": "every mistake",
 }
+CLAUSE = ("clause", "required", "found", "how")
 VERDICTS = {True: "pass", False: "**FAIL**", None: "not judged"}
+
+
+def _text(value: object) -> str:
+    """Return a stranger's text for Markdown, which shows it as it is, on one line."""
+    line = " ".join(str(value).split())
+    return re.sub(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+
+
+def _code(value: object) -> str:
+    """Return a text as code in Markdown, between more backticks than it has in a row."""
+    line = " ".join(str(value).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    space = " " if "`" in line else ""
+    return f"{fence}{space}{line}{space}{fence}"
 
 
 def _header(
@@ -149,11 +165,11 @@ def card(
         test: Test images that it reads right, and all of them, if they were read.
         chosen: How the run was chosen among others, if it was.
     """
-    environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
-    rows, recipe, embedded = run.read_metrics(), run.recipe, split.source is None
+    environment, rows, recipe = run.environment, run.read_metrics(), run.recipe
+    embedded = split.source is None
     low, high = result.interval
     clauses = "\n".join(
-        f"| {c['clause']} | {c['required']} | {c['found']} | {c['how']} | {VERDICTS[c['passed']]} |"
+        f"| {' | '.join(_text(c[key]) for key in CLAUSE)} | {VERDICTS[c['passed']]} |"
         for c in verdict["clauses"]
     )
     sizes = "\n".join(
@@ -164,13 +180,15 @@ def card(
     height, width = split.shape[1:]
     data = "MNIST" if split.source is None else Path(split.source).name
     where = (
-        environment["gpu"] or f"{environment['cpu']}, {_count(environment['threads'], 'thread')}"
+        _text(environment["gpu"] or environment["cpu"])
+        if environment["gpu"]
+        else f"{_text(environment['cpu'])}, {_count(environment['threads'], 'thread')}"
     )
-    commit = f", commit {environment['commit']}" if environment["commit"] else ""
+    commit = f", commit {_text(environment['commit'])}" if environment["commit"] else ""
     replaced = any(
         preset.name == recipe.name and preset.model != recipe.model for preset in RECIPES
     )
-    network = f"`{recipe.model}` {json.dumps(recipe.model_args)}" + (
+    network = f"{_code(recipe.model)} {_text(json.dumps(recipe.model_args))}" + (
         ", in place of the recipe's network" if replaced else ""
     )
     # Picture preparation and the stress set are for digits.
@@ -195,7 +213,7 @@ def card(
     }
     module = recipe.model.partition(":")[0]
     carried = not run.has_own_code or (run.path / module).is_file()
-    needed = "" if carried else f" and `{module}` on Python's path"
+    needed = "" if carried else f" and {_code(module)} on Python's path"
     licence = (
         "The author of the network has stated none: do so here, and as `license` in the header."
         if run.has_own_code
@@ -209,13 +227,13 @@ def card(
     n_params = verdict.get("n_params")
     size = f" with {_count(n_params, 'parameter')}" if n_params else ""
     return f"""{_header(run, result, split, data, test)}
-# {recipe.name}, seed {run.seed}
+# {_text(recipe.name)}, seed {run.seed}
 
 A network{size} that sorts grey images of {width}x{height} pixels into
 {split.num_classes} classes{", handwritten digits" if embedded else ""}.
-Featherweight trained it on {data} and checked it against the contract below.
+Featherweight trained it on {_text(data)} and checked it against the contract below.
 
-Contract `{verdict["contract"]}`: **{"PASS" if verdict["passed"] else "FAIL"}**.
+Contract {_code(verdict["contract"])}: **{"PASS" if verdict["passed"] else "FAIL"}**.
 Validation: **{percent(result.correct, result.total)}**,
 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
 expected calibration error {100 * result.calibration_error:.2f} %;
@@ -235,11 +253,11 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 
 ## Training
 - network: {network}
-- data: {data}, {len(split.train):,} training and {len(split.val):,} validation images,
+- data: {_text(data)}, {len(split.train):,} training and {len(split.val):,} validation images,
   {width}x{height} grey pixels, {split.num_classes} classes;
   normalised with mean {split.mean_std[0]:.4f} and standard deviation {split.mean_std[1]:.4f}
 - training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
-  torch {environment["torch"]}, featherweight {environment["featherweight"]}{commit}
+  torch {_text(environment["torch"])}, featherweight {_text(environment["featherweight"])}{commit}
 - weights: the last epoch's{" (moving average)" if recipe.ema else ""};
   {"the test images were not read" if test is None else "the test images decided nothing"}
 

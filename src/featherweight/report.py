@@ -38,6 +38,9 @@ DARKEST_SHARE = 0.1
 INK, MUTED, FAINT = "#222222", "#666666", "#dddddd"
 BLUE = "#1f5fa8"
 
+# Names are drawn as they are: two dollar signs in one would else be read as a formula of TeX.
+literally = rc_context({"text.parse_math": False})
+
 
 def save_picture(figure: Figure, path: Path) -> Path:
     """Write a figure as .svg or .png and return `path`; the same figure gives the same bytes.
@@ -46,12 +49,17 @@ def save_picture(figure: Figure, path: Path) -> Path:
     """
     if path.suffix not in (".svg", ".png"):
         raise InputError(f"{path}: expected a file name that ends in .svg or .png")
-    buffer = io.BytesIO()
-    undated = {"Date": None} if path.suffix == ".svg" else None
-    with rc_context({"svg.hashsalt": "featherweight"}):
-        figure.savefig(buffer, format=path.suffix[1:], dpi=150, metadata=undated)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, picture(figure, path.suffix))
     return path
+
+
+def picture(figure: Figure, suffix: str) -> bytes:
+    """Return the content of a figure's file, of the suffix .svg or .png."""
+    buffer = io.BytesIO()
+    undated = {"Date": None} if suffix == ".svg" else None
+    with rc_context({"svg.hashsalt": "featherweight"}):
+        figure.savefig(buffer, format=suffix[1:], dpi=150, metadata=undated)
+    return buffer.getvalue()
 
 
 def bare(axes: Axes) -> None:
@@ -167,6 +175,7 @@ def _draw_learning_rate(axes: Axes, rows: list[Row]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
+@literally
 def curves(run: Run) -> Figure:
     """Draw loss, validation mistakes and learning rate over epochs."""
     rows = run.read_metrics()
@@ -194,6 +203,7 @@ def curves(run: Run) -> Figure:
     return figure
 
 
+@literally
 def confusion(result: Evaluation, title: str) -> Figure:
     """Draw the confusion matrix: a row per true class, a column per predicted class.
 
@@ -265,6 +275,7 @@ def _draw_mistake(
     axes.text(x, y + side + 0.16, f"{first}, {second}", va="top", fontsize=7, color=MUTED)
 
 
+@literally
 def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
     """Draw every misclassified image, the most confident mistake first.
 
@@ -329,6 +340,7 @@ def _wrap(text: str, inches: float) -> list[str]:
     return lines
 
 
+@literally
 def verdict_picture(verdict: dict[str, Any], title: str = "") -> Figure:
     """Draw a verdict: PASS or FAIL, and what each clause required and found.
 
@@ -394,6 +406,7 @@ def report(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) 
         "mistakes.png": mistakes(result, split.val.pixels, title),
         "verdict.svg": verdict_picture(verdict, name),
     }
-    written = [save_picture(figure, run.path / file) for file, figure in pictures.items()]
-    write_atomic(run.path / "README.md", card(run, result, split, verdict).encode())
-    return [*written, run.path / "README.md"]
+    written = [
+        run.write(file, picture(figure, Path(file).suffix)) for file, figure in pictures.items()
+    ]
+    return [*written, run.write("README.md", card(run, result, split, verdict).encode())]

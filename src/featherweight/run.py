@@ -1,9 +1,13 @@
-"""The run folder: everything about one training, each file whole or absent.
+"""The run folder: everything about one training, each file whole or absent, and checked.
 
 Example:
     run = open_run("runs/feather-20k-s0-1")
     run.verdict, run.evaluate("val").accuracy
     model = run.load_model()
+    with run.lock(): ...          # while it is trained
+
+`Run.write` lists the digest of each file in SHA256SUMS, and whatever reads a file compares it. A
+folder without that file, as older runs and those of hubs are, is read unchecked.
 """
 
 import base64
@@ -11,9 +15,11 @@ import contextlib
 import html
 import io
 import json
+import math
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -23,26 +29,45 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from ._files import new_folder, reason
-from ._files import write_atomic as write_atomic
+from ._files import new_folder, read_listed, reason, write_listed
 from .build import build
 from .contract import Contract
-from .data import Split, load_split, load_test
+from .data import MAX_CLASSES, MAX_SIDE, Split, load_split, load_test
 from .errors import InputError
 from .evaluate import Evaluation, evaluate
+from .exported import Exported, load_exported
 from .pretrained import FOLDER as PRETRAINED_FOLDER
 from .pretrained import find_pretrained
 from .recipe import Recipe
 from .verdict import Verdict
-from .weights import load_weights
+from .weights import load_weights, refuse_packed
 
 FORMAT = 1  # of the folder; another one is refused
 MAX_CONFIG_BYTES = 1_000_000  # of a config.json; a run's has some thousand
 SOURCE = "model.py"  # the source of a network that was defined in a notebook
+GRAPH = "graph.safetensors"  # a network of others' code as graphs, with its initial weights
+LOCK = ".lock"
+# A run's files with digests. Exported files, which are checked when they are made, have none.
+OWN_FILES = (
+    *("config.json", "environment.json", "metrics.jsonl", "resume.pt", "verdict.json", SOURCE),
+    GRAPH,
+    *("model.safetensors", "epoch-*.safetensors", "state-*.pt", "README.md"),
+    *("curves.png", "confusion.png", "mistakes.png", "verdict.svg"),
+)
+# What can be done about a damaged file; of the others, only a copy helps.
+REMEDIES = {
+    "resume.pt": "restore it from a copy; or delete it, and the run is trained from its start",
+    "metrics.jsonl": "restore it from a copy; or resume the run, if it is not finished",
+    "verdict.json": "make it again with: featherweight report {path}",
+}
 # What config.json says about the data.
 DATA_KEYS = ("source", "sha256", "n_train", "n_val", "num_classes", "shape", "mean", "std")
+# What environment.json says in texts, or null, and metrics.jsonl in numbers.
+ENVIRONMENT_KEYS = ("featherweight", "torch", "cpu", "gpu", "commit")
+METRICS_KEYS = ("epoch", "seconds", "lr", "train_loss", "val_loss", "val_correct", "val_total")
 # Pictures of the folder that a notebook shows, and their widths in pixels; two stand side by side.
 PICTURE_WIDTHS = {"curves.png": 450, "confusion.png": 420, "mistakes.png": 870}
 Row = dict[str, Any]
@@ -52,8 +77,22 @@ class IncompatibleWeightsError(InputError):
     """The weights file does not hold this network's weights."""
 
 
+class RunBusyError(InputError):
+    """Another process trains the run."""
+
+
 def _json(values: Any) -> bytes:
     return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _state_bytes(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _rows_bytes(rows: list[Row]) -> bytes:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
 
 
 def _git_commit() -> str | None:
@@ -99,6 +138,15 @@ def environment(device: torch.device, command: str, threads: int) -> dict[str, A
     }
 
 
+def _remedy(file: Path) -> str:
+    remedy = REMEDIES.get(file.name, "restore it from a copy, or train again")
+    return remedy.format(path=file.parent)
+
+
+def _damaged(file: Path, error: BaseException) -> InputError:
+    return InputError(f"{file}: damaged: {error}", hint=_remedy(file))
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder: one training, its network and what was found about it."""
@@ -126,10 +174,51 @@ class Run:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Return versions, hardware and threads, as found when the run was made."""
-        values: dict[str, Any] = json.loads(
-            (self.path / "environment.json").read_text(encoding="utf-8")
-        )
+        file = self.path / "environment.json"
+        try:
+            content = self.read(file.name)
+        except OSError as error:
+            raise InputError(reason(error)) from error
+        try:
+            values: dict[str, Any] = json.loads(content)
+            texts = [values[key] for key in ENVIRONMENT_KEYS if values[key] is not None]
+            if type(values["threads"]) is not int or not all(type(t) is str for t in texts):
+                raise TypeError("expected texts, and a whole number of threads")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{file}: damaged, or not a run's: {error!r}") from error
         return values
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file of the folder.
+
+        Raises InputError where it is not what was written, and OSError where it can't be read."""
+        return read_listed(self.path, name, _remedy(self.path / name))
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write a file into the folder, whole or not at all, and list its digest; return its path.
+
+        The process may be killed at any moment. Raises InputError where SHA256SUMS is damaged."""
+        write_listed(self.path, {name: content}, OWN_FILES)
+        return self.path / name
+
+    @contextlib.contextmanager
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
+        """Hold the run while it is trained, by the main process alone.
+
+        The lock ends with the process, however that ends. Within one process and thread it may be
+        taken again. Raises RunBusyError at once where another process holds it, unless `wait`."""
+        lock = FileLock((self.path / LOCK).resolve(), is_singleton=True)
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout as error:
+            raise RunBusyError(
+                f"{self.path}: another process is training this run, expected one at a time",
+                hint="wait until it has finished, or stop it",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def record_workers(self, n: int) -> None:
         """Add to environment.json the number of processes that train from now on, if it changes."""
@@ -174,12 +263,11 @@ class Run:
         file = self.path / "verdict.json"
         if not file.is_file():
             return None
+        content = self.read(file.name)
         try:
-            return Verdict.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{file}: damaged: {error}", hint=f"featherweight report {self.path}"
-            ) from error
+            return Verdict.from_dict(json.loads(content))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _damaged(file, error) from error
 
     def evaluate(
         self, split: Literal["val", "test"] = "val", *, data: str | None = None, device: str = "cpu"
@@ -232,65 +320,136 @@ class Run:
         """Return whether building the network runs code that is not this package's."""
         return not self.recipe.model.startswith("featherweight.model:")
 
-    def build_model(self) -> nn.Module:
-        """Return the run's network, with initial weights."""
-        data, model = self.config["data"], self.recipe.model
+    @property
+    def has_graph(self) -> bool:
+        """Return whether the folder has the network as graphs, so that no code of it is needed."""
+        return (self.path / GRAPH).is_file()
+
+    @property
+    def model_path(self) -> str:
+        """Return where the network's class is: MODULE:CLASS or FILE.py:CLASS."""
+        model = self.recipe.model
         # A network from a notebook stands in the run folder.
         if model.startswith(f"{SOURCE}:") and (self.path / SOURCE).is_file():
-            model = f"{self.path / SOURCE}:{model.partition(':')[2]}"
-        return build(model, self.recipe.model_args, data["num_classes"], data["shape"])
+            self.read(SOURCE)  # is it what was written?
+            return f"{self.path / SOURCE}:{model.partition(':')[2]}"
+        return model
+
+    def build_model(self) -> nn.Module:
+        """Return the run's network with initial weights, as it is trained.
+
+        This is its graph, where it has one whose gradients are the module's."""
+        graph = self.load_graph()
+        return graph if graph is not None and graph.faithful else self.build_module()
+
+    def build_module(self) -> nn.Module:
+        """Return the run's network with initial weights. Its code runs in this process."""
+        data = self.config["data"]
+        return build(self.model_path, self.recipe.model_args, data["num_classes"], data["shape"])
+
+    def load_graph(self) -> Exported | None:
+        """Return the run's network as graphs with initial weights, None where the folder has none.
+
+        Raises InputError where the file is damaged. It runs no code of the file."""
+        if not self.has_graph:
+            return None
+        try:
+            return load_exported(self.read(GRAPH))
+        except InputError as error:
+            raise InputError(f"{self.path / GRAPH}: {error.message}", hint=error.hint) from error
 
     def load_model(self, weights: str = "model.safetensors") -> nn.Module:
         """Return the network in evaluation mode, with the run's weights.
 
         Raises InputError where there are none yet, IncompatibleWeightsError where they are another
         network's."""
-        file = self.path / weights
+        model = self.load_graph() or self.build_module()
+        self.load_weights(model, weights)
+        return model.eval()
+
+    def load_weights(self, model: nn.Module, name: str = "model.safetensors") -> None:
+        """Load the run's weights, or those of another file of it, into its network.
+
+        Raises InputError where there are none yet, IncompatibleWeightsError where they are another
+        network's."""
+        file = self.path / name
         if not file.is_file():
             raise InputError(
-                f"{self.path}: got no {weights}, expected a finished run",
+                f"{self.path}: got no {name}, expected a finished run",
                 hint=f"featherweight train --resume {self.path}",
             )
-        model = self.build_model()
+        content = self.read(name)
         try:
-            load_weights(model, safetensors.torch.load(file.read_bytes()))
+            load_weights(model, safetensors.torch.load(content))
         except (ValueError, safetensors.SafetensorError) as error:
             raise IncompatibleWeightsError(
                 f"{file}: not weights of {self.recipe.model}: {error}"
             ) from error
-        return model.eval()
+
+    def read_weights(self, name: str = "model.safetensors") -> bytes:
+        """Return the content of a weights file."""
+        return self.read(name)
 
     def save_weights(self, state: dict[str, Tensor], name: str = "model.safetensors") -> None:
         """Write a network's tensors, by their names, as a safetensors file."""
         # A copy of each: safetensors refuses tensors that share memory, which tied layers do.
         copies = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-        write_atomic(self.path / name, safetensors.torch.save(copies))
+        self.write(name, safetensors.torch.save(copies))
 
     def save_resume(self, state: dict[str, Any]) -> None:
         """Write the training's state after an epoch."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomic(self.path / "resume.pt", buffer.getvalue())
+        self.write("resume.pt", _state_bytes(state))
+
+    def save_epoch(self, state: dict[str, Any], rows: list[Row], keep: bool = False) -> None:
+        """Write the training's state after an epoch, then the rows of metrics.jsonl.
+
+        With `keep` the state is also kept as state-EPOCH.pt, for audits that train an epoch again.
+        It is faster than `save_resume` and `write_metrics`: SHA256SUMS is written for both at
+        once."""
+        content = _state_bytes(state)
+        contents = {"resume.pt": content, "metrics.jsonl": _rows_bytes(rows)}
+        if keep:
+            contents = {f"state-{state['epoch']}.pt": content} | contents
+        write_listed(self.path, contents, OWN_FILES)
 
     def load_resume(self) -> dict[str, Any] | None:
         """Return the state after the last finished epoch, None before the first.
 
         Raises InputError where the file is damaged. It runs no code of the file."""
-        file = self.path / "resume.pt"
-        if not self.has_state:
+        return self._load_state("resume.pt") if self.has_state else None
+
+    def load_state(self, epoch: int) -> dict[str, Any] | None:
+        """Return the state after an epoch, None after epoch 0, with which training starts.
+
+        Raises InputError where the run has not kept it, or the file is damaged."""
+        if epoch == 0:
             return None
+        if epoch == self.recipe.epochs and self.has_state:
+            return self.load_resume()
+        if not (self.path / f"state-{epoch}.pt").is_file():
+            raise InputError(
+                f"{self.path}: got no state-{epoch}.pt, expected the state after each epoch",
+                hint="train with --keep-states; or audit with --retrain, which needs none",
+            )
+        return self._load_state(f"state-{epoch}.pt")
+
+    def _load_state(self, name: str) -> dict[str, Any]:
+        file = self.path / name
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            content = io.BytesIO(self.read(name))
+            refuse_packed(file)
+            state = torch.load(content, map_location="cpu", weights_only=True)
+        except InputError:
+            raise
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise InputError(f"{file}: damaged: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{file}: damaged: {reason(error)[:200]}") from error
         if not isinstance(state, dict) or "epoch" not in state:
             raise InputError(f"{file}: got no training state, expected one")
         return state
 
     def write_metrics(self, rows: list[Row]) -> None:
         """Write metrics.jsonl, a line for each epoch."""
-        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        write_atomic(self.path / "metrics.jsonl", text.encode())
+        self.write("metrics.jsonl", _rows_bytes(rows))
 
     def read_metrics(self) -> list[Row]:
         """Return the rows of metrics.jsonl, one for each epoch.
@@ -298,11 +457,19 @@ class Run:
         Raises InputError where a line is not one."""
         file = self.path / "metrics.jsonl"
         try:
-            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            content = self.read(file.name)
         except OSError as error:
             raise InputError(reason(error)) from error
-        except ValueError as error:
-            raise InputError(f"{file}: unreadable: {error}") from error
+        try:
+            rows = [json.loads(line) for line in content.decode().splitlines()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise TypeError("expected an object in each line")
+            numbers = [row[key] for row in rows for key in METRICS_KEYS if key in row]
+            if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers):
+                raise TypeError("expected finite numbers")
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise InputError(f"{file}: unreadable: {error!r}") from error
+        return rows
 
     def read_verdict(self) -> str:
         """Return what the last audit found: PASS, FAIL with its clauses, or `not judged`."""
@@ -314,7 +481,7 @@ class Run:
 
     def write_json(self, name: str, values: Any) -> None:
         """Write a JSON file into the folder."""
-        write_atomic(self.path / name, _json(values))
+        self.write(name, _json(values))
 
 
 def create_run(
@@ -327,6 +494,7 @@ def create_run(
     command: str,
     threads: int | None = None,
     source: str | None = None,
+    graph: Exported | None = None,
 ) -> Run:
     """Make the folder of a new run: `out`, or the next free runs/NAME-sSEED-N.
 
@@ -341,6 +509,8 @@ def create_run(
         always computed on one.
     source
         The network's source, where it stands in no file: it is kept as the run's model.py.
+    graph
+        The network as graphs, with the initial weights of the seed: it is kept, and trained.
 
     Raises
     ------
@@ -371,11 +541,14 @@ def create_run(
     # Filled under a temporary name, so that a folder with a run's name always has a config.
     temporary = new_folder(parent, ".new-")
     try:
-        (temporary / "config.json").write_bytes(_json(config))
-        (temporary / "environment.json").write_bytes(_json(environment(device, command, threads)))
-        (temporary / "metrics.jsonl").write_bytes(b"")
+        new = Run(temporary, config)
+        new.write_json("config.json", config)
+        new.write_json("environment.json", environment(device, command, threads))
+        new.write_metrics([])
         if source is not None:
-            (temporary / SOURCE).write_text(source, encoding="utf-8")
+            new.write(SOURCE, source.encode())
+        if graph is not None:
+            new.write(GRAPH, graph.to_bytes())
         n = 1
         while True:
             path = Path(out) if out is not None else parent / f"{recipe.name}-s{seed}-{n}"
@@ -393,6 +566,29 @@ def create_run(
         raise
 
 
+def _check_data(values: list[Any]) -> None:
+    """Raise InputError unless the seed and DATA_KEYS of a config.json are what `create_run` writes.
+
+    Raises TypeError or ValueError if there are more or fewer of them."""
+    seed, source, digest, n_train, n_val, num_classes, shape, mean, std = values
+    counts = [seed, n_train, n_val, num_classes, *shape]
+    if not all(type(value) is int and value >= 0 for value in counts):
+        raise InputError(
+            f"got {counts!r:.120}, expected whole numbers for the seed, the numbers of images and "
+            "classes, and the shape of an image"
+        )
+    if len(shape) != 3 or shape[0] != 1 or not all(1 <= side <= MAX_SIDE for side in shape):
+        raise InputError(f"got shape {shape!r:.120}, expected 1, height and width")
+    if not 2 <= num_classes <= MAX_CLASSES:
+        raise InputError(f"got {num_classes!r:.40} classes, expected 2 to {MAX_CLASSES}")
+    if not (type(source) in (str, type(None)) and type(digest) is str):
+        raise InputError("got another source or hash of the data than a text")
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in (mean, std)):
+        raise InputError(f"got mean {mean!r:.40} and std {std!r:.40}, expected numbers")
+    if std <= 0:
+        raise InputError(f"got std {std}, expected more than 0")
+
+
 def open_run(path: str | Path) -> Run:
     """Return the run in a folder, or the pretrained network of a name.
 
@@ -408,8 +604,9 @@ def open_run(path: str | Path) -> Run:
         )
     if file.stat().st_size > MAX_CONFIG_BYTES:
         raise InputError(f"{file}: got over {MAX_CONFIG_BYTES:,} bytes, expected a run's config")
+    content = Run(path, {}).read(file.name)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(content)
         found = config["format"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{file}: damaged, or not a run's: {error!r}") from error
@@ -417,13 +614,10 @@ def open_run(path: str | Path) -> Run:
         raise InputError(f"{path}: got a run folder of version {found}, expected version {FORMAT}")
     run = Run(path, config)
     try:
-        _ = run.recipe, run.contract, [config["data"][key] for key in DATA_KEYS]
-        whole_numbers = [config["seed"], config["data"]["num_classes"], *config["data"]["shape"]]
-    except (AttributeError, KeyError, TypeError) as error:
+        _ = run.recipe, run.contract
+        _check_data([config["seed"], *(config["data"][key] for key in DATA_KEYS)])
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{file}: incomplete: {error!r}") from error
-    if not all(type(value) is int for value in whole_numbers):
-        raise InputError(
-            f"{file}: got {whole_numbers}, expected whole numbers for the seed, the number of "
-            "classes and the shape of an image"
-        )
     return run

@@ -11,11 +11,12 @@ epoch and ends with the same bits, and any number of processes may share the gho
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from .apart import capture_apart
 from .augment import resized
 from .build import check_model, unchanged
 from .data import Images, Split
@@ -23,13 +24,16 @@ from .device import cpu_threads, keep_freed_memory, seed_everything
 from .distributed import SINGLE_PROCESS, Group
 from .errors import InputError
 from .evaluate import EVAL_BATCH_SIZE
+from .exported import Exported
 from .locate import describe, reason
 from .model import Block
+from .passes import N_PROBE, Pass
 from .recipe import Recipe
 from .run import Row, Run
 from .trainer import Trainer
 from .weights import tensors
 
+N_FEW = 8  # images of a pass that shows whether a network takes them
 LOSS_INTERVAL = 10  # steps between two readings of the loss, each of which waits for the device
 
 
@@ -44,6 +48,7 @@ def train(
     on_epoch: Callable[[Row], None] | None = None,
     on_batch: Callable[[int, int, int, float], None] | None = None,
     group: Group = SINGLE_PROCESS,
+    keep_states: bool = False,
 ) -> None:
     """Train the run's recipe to its last epoch, resuming after the last finished one.
 
@@ -59,6 +64,7 @@ def train(
         on_epoch: Called after each epoch with its row of metrics.jsonl.
         on_batch: Called every ten steps with (epoch, step, steps per epoch, loss).
         group: The processes that train together.
+        keep_states: Keep the state after each epoch, for audits that train an epoch again.
 
     Raises DivergedError if the loss is not finite, InputError if the network can't be built or
     used, and OSError if a file can't be written.
@@ -111,10 +117,8 @@ def train(
         # Save. An audit evaluates each of the last epochs again, if the contract names several.
         if recipe.epochs - run.contract.consistent_epochs <= epoch < recipe.epochs - 1:
             run.save_weights(tensors(evaluated), f"epoch-{epoch + 1}.safetensors")
-        run.save_resume(
-            trainer.state() | {"evaluated": tensors(evaluated), "epoch": epoch + 1, "rows": rows}
-        )
-        run.write_metrics(rows)
+        state = {"evaluated": tensors(evaluated), "epoch": epoch + 1, "rows": rows}
+        run.save_epoch(trainer.state() | state, rows, keep_states)
         if on_epoch is not None:
             on_epoch(rows[-1])
 
@@ -150,6 +154,54 @@ def start(
     return trainer, rows
 
 
+def export_network(
+    recipe: Recipe, split: Split, seed: int, path: str | None = None
+) -> Exported | None:
+    """Return the recipe's network as graphs, with the initial weights of a seed.
+
+    Its code runs in a process of its own. None for this package's networks, whose code is trusted.
+
+    Args:
+        recipe: How it is trained, which says what graphs are needed.
+        split: The images.
+        seed: Seed of the training.
+        path: Where its class is now. None: where the recipe says.
+
+    Raises InputError if the network can't be built or exported.
+    """
+    path = path or recipe.model
+    if path.startswith("featherweight.model:"):
+        return None
+    passes = training_passes(recipe, len(split.train), split.shape)
+    graph = capture_apart(path, recipe.model_args, split.num_classes, passes, seed)
+    # Quantised training needs the module's layers.
+    graph.faithful = graph.faithful and not recipe.weight_bits
+    return graph
+
+
+def batch_sizes(recipe: Recipe, n_train: int) -> tuple[int, int]:
+    """Return the smallest and the largest number of images that the network is trained on at once.
+
+    The training images are dealt out evenly, and a batch's images to its ghost batches."""
+    steps = math.ceil(n_train / recipe.batch_size)
+    return (
+        n_train // steps // recipe.n_ghosts,
+        math.ceil(math.ceil(n_train / steps) / recipe.n_ghosts),
+    )
+
+
+def training_passes(recipe: Recipe, n_train: int, shape: Sequence[int]) -> list[Pass]:
+    """Return the passes of which a training, its evaluation and its audit need the graphs.
+
+    `shape` is that of an image, (1, height, width)."""
+    shapes = [tuple(shape)]
+    if recipe.resize_until:
+        smaller = resized(torch.zeros(1, *shape), recipe.resize)
+        shapes.append(tuple(smaller.shape[1:]))
+    sizes = tuple(sorted({N_PROBE, *batch_sizes(recipe, n_train)}))
+    return [Pass(False, shapes[0]), *(Pass(True, each, sizes) for each in shapes)]
+
+
 def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
     """Check that the network can be trained and evaluated as the recipe says.
 
@@ -157,11 +209,14 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
     stays unchanged. Raises InputError if anything fails.
     """
     train, val = split.train, split.val
-    images = split.normalise(train.pixels[:8])
-    check_model(model, images, split.num_classes)
+    n_ghosts, (smallest, largest) = recipe.n_ghosts, batch_sizes(recipe, len(train))
+    sized = isinstance(model, Exported) and not model.takes_any_number
+    tried = split.normalise(train.pixels[: largest if sized else N_FEW])
+    check_model(model, tried, split.num_classes)
     if recipe.resize_until:
         try:
-            check_model(model, resized(images, recipe.resize), split.num_classes)
+            smaller = resized(tried, recipe.resize)
+            check_model(model, smaller, split.num_classes, (True,))
         except InputError as error:
             raise InputError(
                 f"{error.message} (the images of {recipe.name}'s first steps are smaller)",
@@ -177,11 +232,6 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
                 f"model {describe(model)}: got a complex parameter, {name}, expected real ones",
                 hint="keep torch.view_as_real of it, and use torch.view_as_complex in forward",
             )
-    steps, n_ghosts = math.ceil(len(train) / recipe.batch_size), recipe.n_ghosts
-    smallest, largest = (
-        len(train) // steps // n_ghosts,
-        math.ceil(math.ceil(len(train) / steps) / n_ghosts),
-    )
     if not smallest:
         raise InputError(
             f"ghost_batch: got {recipe.ghost_batch} for {len(train)} training images, expected at "

@@ -1,5 +1,7 @@
 """The command line as users see it: processes, exit codes, and what is on which stream."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -12,13 +14,17 @@ import warnings
 from inspect import signature
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from helpers import COMMAND, ENVIRONMENT, featherweight
+from PIL import Image
 
 from featherweight.build import build
 from featherweight.cli import COMMAND_GROUPS, app, base, main
 from featherweight.contract import CONTRACTS, load_contract
+from featherweight.pretrained import find_pretrained
 from featherweight.recipe import RECIPES, Recipe, find_recipe
 
 pytestmark = pytest.mark.slow
@@ -141,6 +147,46 @@ def test_the_reference_of_the_commands_is_what_the_parser_says(request, monkeypa
         "run: python tools/make_cli.py"
     )
     assert set(make_cli.command_sections()) == {*COMMANDS, "--install-completion"}
+
+
+HOSTILE = "[red]x[ <b> [bold]"
+
+
+def test_names_and_labels_of_strangers_are_shown_as_they_are(command, workplace):
+    shown = Path(find_pretrained("feather-1k") / "model.onnx")
+    graph = onnx.load(shown)
+    (entry,) = (each for each in graph.metadata_props if each.key == "labels")
+    entry.value = " ".join(f"[red]{k}[/] [/]".split()[k % 2] + str(k) for k in range(10))
+    onnx.save(graph, workplace / "m.onnx")
+    bar = np.full((100, 100), 255, np.uint8)
+    bar[20:80, 45:55] = 0
+    names = [f"{HOSTILE}.png", "=1+1.png", "-2+3.png", "two\nlines\x1b[31m.png", "@x.png"]
+    for name in names:
+        Image.fromarray(bar).save(workplace / name)
+    code, out, err = command("predict", *(f"./{name}" for name in names), "--model", "m.onnx")
+    assert (code, err) == (0, "")
+    assert f"./{HOSTILE}.png" in out
+    assert r"./two\nlines\x1b[31m.png" in out
+    assert "\x1b[31m" not in out
+    assert out.count("[/]1") + out.count("[red]0[/]0") == len(names)
+    code, out, err = command("predict", *names, "--model", "m.onnx", "--csv")
+    assert (code, err) == (0, "")
+    first = [row[0] for row in csv.reader(io.StringIO(out))][1:]
+    assert first == [names[0], *("'" + name for name in names[1:3]), names[3], "'@x.png"]
+    code, out, err = command("predict", "gone\n\x1b[2J[red].png")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0] == r"error: gone\n\x1b[2J[red].png: no such file"
+
+
+def test_recipes_of_strangers_are_shown_as_they_are(capsys):
+    from featherweight.cli.study import _print_summaries
+    from featherweight.studies.summary import Summary
+
+    names = ["[red]x", "[/]", "[bold", "\x1b[31mred\x1b[0m"]
+    _print_summaries([Summary(n, "5", 1, 1, 0, None, None, 1.0) for n in names])
+    out = capsys.readouterr().out
+    assert all(name in out for name in [*names[:3], r"\x1b[31mred\x1b[0m"])
+    assert "\x1b" not in out
 
 
 @pytest.mark.parametrize(
@@ -297,6 +343,9 @@ def test_train_audit_evaluate_report(workplace, options, digits):
         "metrics.jsonl",
         "model.safetensors",
         "resume.pt",
+        "SHA256SUMS",
+        ".lock",
+        "graph.safetensors",
         "verdict.json",
         "README.md",
         "curves.png",
@@ -369,15 +418,19 @@ class Net(Quiet):
 """
 
 
-def test_what_a_network_prints_is_kept_from_the_data(workplace, options, command):
+@pytest.mark.apart
+@pytest.mark.parametrize("evidence", ["graph", "watched"])
+def test_what_a_network_prints_is_kept_from_the_data(workplace, options, command, evidence):
     (workplace / "loud.py").write_text(LOUD)
-    code, out, err = command("audit", "loud.py:Net", "--quick", "--json", *options[:4])
+    code, out, err = command(
+        "audit", "loud.py:Net", "--quick", "--json", "--evidence", evidence, *options[:4]
+    )
     assert code == 0
     verdict = json.loads(out)
     assert verdict["passed"]
     assert verdict["not_judged"] == ["epochs", "split", "accuracy", "weights", "log"]
     for words in ("at import", "in the constructor", "in forward", "to the descriptor"):
-        assert words in err
+        assert (words in err) == (evidence == "watched")  # apart, it prints to nobody
     print("stdout is put back")
     os.write(1, b"and its descriptor")
     assert command("contracts")[1].startswith("stdout is put back\nand its descriptor")
@@ -469,7 +522,7 @@ def test_a_verdict_fits_its_terminal(workplace, options, command, monkeypatch, w
     assert code == 1
     lines = out.splitlines()
     assert max(map(len, lines)) <= width
-    assert ("passes in evaluation mode" in " ".join(out.replace("\u2502", " ").split())) is how
+    assert ("passes in" in " ".join(out.replace("\u2502", " ").split())) is how
     assert lines[-1] == "verdict: FAIL (structure alone: 5 of 10 clauses judged)"
     rows = [
         line.split("\u2502")[1].split()[0]
@@ -479,7 +532,7 @@ def test_a_verdict_fits_its_terminal(workplace, options, command, monkeypatch, w
     assert (rows[0], rows[-1]) == ("parameters", "head")  # what fails stands last
     assert len(rows) == 10
     if not words:
-        assert len(lines) < 32
+        assert len(lines) < 46
 
 
 def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, command, monkeypatch):
@@ -517,6 +570,8 @@ def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, co
         assert f"{words[0][2:]} with run: expected a network" in err
     monkeypatch.chdir(workplace / "nets")
     code, _, err = command("audit", "../run")
+    assert code == 0, err  # the run has the graph, and needs no source
+    code, _, err = command("audit", "../run", "--retrain")
     assert code == 2
     assert f"{workplace}/nets/nets/filed.py" in err
     assert "hint: a relative path starts at the working directory" in err
@@ -679,7 +734,9 @@ def test_diverged_run_keeps_its_log_and_exits_1(workplace, options, monkeypatch)
         "        return super().forward(x) * (float('inf') if self.calls > 12 else 1)\n"
     )
     result = featherweight(
-        "train", *options[:4], "--model", "exploding:Net", "--out", "run", cwd=workplace
+        *("train", *options[:4], "--model", "exploding:Net", "--out", "run"),
+        *("--evidence", "watched"),  # its Python runs in training
+        cwd=workplace,
     )
     assert result.returncode == 1
     assert "diverged" in result.stderr
@@ -702,6 +759,7 @@ def test_a_killed_worker_is_one_line_and_exits_1(workplace, options):
         "from featherweight.cli import main; main()"
     )
     words = ["train", *options[:4], "--model", "dying:Net", "--workers", "2", "--out", "run"]
+    words += ["--evidence", "watched"]  # its Python runs in training
     result = subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=workplace,
@@ -724,6 +782,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(workplace, options):
         1,
         "--out",
         "run",
+        "--evidence",
+        "watched",  # else the graph is the first file that is too large
         cwd=workplace,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
@@ -734,6 +794,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(workplace, options):
         "config.json",
         "environment.json",
         "metrics.jsonl",
+        "SHA256SUMS",
+        ".lock",
     }
 
 

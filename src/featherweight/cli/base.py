@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import Parameter as Argument
 from inspect import signature
 from pathlib import Path
@@ -22,11 +22,13 @@ from cyclopts import (
     Parameter,
     UnusedCliTokensError,
 )
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
 from .. import __version__
 from .._extras import extra_for
-from .._files import reason
+from .._files import reason, visible
 from .._openmp import cores as cores
 from .._openmp import share_cores
 from ..contract import CONTRACTS, load_contract
@@ -42,6 +44,11 @@ PIPE_WIDTH = 160  # columns of a table that is not printed on a terminal
 DEFAULT_CONTRACT = "era-v3-s6"
 
 
+def literal(text: str) -> Text:
+    """Return a stranger's text as one line for a table: no markup, and line ends shown as such."""
+    return Text(visible(text).replace("\n", "\\n").replace("\t", "\\t"))
+
+
 class Stream(Console):
     """A console that does not fail when nobody reads its output.
 
@@ -53,6 +60,15 @@ class Stream(Console):
         """Print as `rich.console.Console.print` does."""
         with self._ignore_closed():
             super().print(*objects, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render as `rich.console.Console.render` does, with control characters shown as such.
+
+        A stranger's name may hold some, which a terminal would obey."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
     def write(self, text: str) -> None:
         """Write text unchanged: data for other programs."""
@@ -135,7 +151,7 @@ def progress_line() -> Iterator[Callable[[str], None]]:
         yield lambda text: stderr.print(text, markup=False)
         return
     with stderr.status("") as status:
-        yield lambda text: status.update(text)
+        yield lambda text: status.update(Text(text))
 
 
 def _open_streams() -> None:

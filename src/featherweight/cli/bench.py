@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from ..errors import InputError
+from ..pretrained import DEFAULT_MODEL
 from .base import BROKEN, DONE, app, cores, load_mnist, stderr, stdout
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ RECORDS = Path("results/records.csv")
 
 @app.command(name="bench", usage="Usage: featherweight bench [OPTIONS] WHAT [RUN]")
 def cmd_bench(
-    what: Literal["train", "workers", "sprint", "predict", "study", "load", "gpu"],
+    what: Literal["train", "workers", "sprint", "predict", "audit", "study", "load", "gpu"],
     run: str | None = None,
     /,
     *,
@@ -51,6 +52,9 @@ def cmd_bench(
     - `sprint`: whole trainings of `sprint`, `baseline` and `sprint` again, in six minutes.
     - `predict`: reading with the network of RUN in PyTorch and from its exported files, in one
       minute.
+    - `audit`: an audit of the network RUN, MODULE:CLASS or FILE.py (default: feather-20k), by its
+      graph and by watching it, and training steps of three recipes with the graph and with the
+      module, in two minutes.
     - `study`: eight short runs on local processes and on Ray, and a simulated cluster.
     - `load`: training, evaluation, audit and export alone and beside busy processes, in five
       minutes.
@@ -63,7 +67,7 @@ def cmd_bench(
     what
         What to measure.
     run
-        Folder of a finished run, for predict.
+        Folder of a finished run, for predict; for audit a run, a pretrained network, or a network.
     device
         Device for train and sprint: cpu, cuda, mps (Apple GPU), or auto. `gpu` uses CUDA, the
         others the CPU.
@@ -75,10 +79,14 @@ def cmd_bench(
         raise InputError(f"--peer with {what}: expected with sprint alone")
     if peer and device not in ("auto", "cpu"):
         raise InputError(f"--peer with --device {device}: expected cpu, where the plain loop runs")
-    if (what == "predict") != (run is not None):
-        raise InputError(f"RUN: got {run or 'none'}, expected a run folder with predict alone")
-    if run is not None:
+    if run is not None and what not in ("predict", "audit"):
+        raise InputError(f"RUN: got {run}, expected a run folder with predict or audit alone")
+    if what == "predict" and run is None:
+        raise InputError("RUN: got none, expected a run folder with predict")
+    if what == "predict" and run is not None:
         return _bench_predict(run)
+    if what == "audit":
+        return _bench_audit(run or DEFAULT_MODEL)
     if what == "study":
         return _bench_study()
     if what == "load":
@@ -174,6 +182,20 @@ def _bench_recipes(split: "Split") -> int:
             )
     stdout.print(table)
     return DONE
+
+
+def _bench_audit(target: str) -> int:
+    from ..bench.auditing import bench_audits, bench_graph_steps
+
+    audits = bench_audits(target)
+    stdout.print(f"audit of {target} by its graph / by watching it: {_shown(audits)}", markup=False)
+    split, alike = load_mnist(), True
+    for recipe in ("feather-20k", "sprint", "baseline"):
+        steps, same = bench_graph_steps(recipe, split)
+        alike = alike and same
+        found = "the same bits" if same else "OTHER BITS"
+        stdout.print(f"training step of {recipe}, graph / module: {_shown(steps)}, {found}")
+    return DONE if alike else BROKEN
 
 
 def _shown(ratio: "Ratio") -> str:

@@ -161,7 +161,8 @@ def cmd_firmware(
             f"{int(row['constants']):,} bytes of constants, {int(row['ram']):,} bytes of RAM, "
             f"val {row['val_correct']} of {row['val_total']}, "
             f"test {row['test_correct'] or 'not read'}, "
-            f"scores of {row['equal']} of {row['images']} images equal to the bit"
+            f"scores of {row['equal']} of {row['images']} images equal to the bit",
+            markup=False,
         )
     stderr.print(f"see {table}", markup=False)
     compared = (("equal", "images"), ("equal_m0", "images_on_chip"), ("equal_m4", "images_on_chip"))

@@ -1,11 +1,9 @@
 """The commands that read digits: predict, stress."""
 
 import glob
-import io
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from csv import DictWriter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,17 +17,18 @@ from rich.progress import (
     track,
 )
 from rich.table import Table
-from rich.text import Text
 
 from .._files import reason
 from ..errors import InputError
 from ..pretrained import DEFAULT_MODEL, find_pretrained
+from ..tables import format_table
 from .base import (
     DONE,
     INTERRUPTED,
     USAGE,
     app,
     cores,
+    literal,
     load_mnist,
     print_json,
     stderr,
@@ -199,18 +198,14 @@ def _print_readings(rows: list[dict[str, Any]], format: str, *, number: bool) ->
     if format == "json":
         print_json(rows)
     elif format == "csv":
-        text = io.StringIO()
-        columns = ["file", "label", "confidence", "unsure"]
-        writer = DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        stdout.write(text.getvalue())
+        columns = ("file", "label", "confidence", "unsure")
+        stdout.write(format_table(([row[key] for key in columns] for row in rows), columns))
     elif rows:
         table = Table("file", "number" if number else "digit", "confidence", "")
         for row in rows:
             table.add_row(
-                Text(row["file"]),
-                row["label"] or "no ink",
+                literal(row["file"]),
+                literal(row["label"] or "no ink"),
                 f"{100 * row['confidence']:.1f} %" if row["label"] else "",
                 "unsure" if row["label"] and row["unsure"] else "",
             )

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..contract import load_contract
 from ..errors import InputError
-from .base import BROKEN, DONE, INTERRUPTED, app, cores, stderr, stdout
+from .base import BROKEN, DONE, INTERRUPTED, app, cores, literal, stderr, stdout
 
 if TYPE_CHECKING:
     from ..studies.plan import Plan, Search
@@ -163,7 +164,8 @@ def _print_search(result: "SearchResult", search: "Search", table: Path) -> int:
     for row in result.rows[:MAX_CANDIDATES]:
         stderr.print(
             f"{row['recipe']}: {row['n_params']} parameters, "
-            f"val {row['val_correct']} of {row['val_total']}, {row['verdict']}"
+            f"val {row['val_correct']} of {row['val_total']}, {row['verdict']}",
+            markup=False,
         )
     plan = to_plan(result.best, search.preset, search.contract)
     stdout.print(plan, end="", markup=False, soft_wrap=True)
@@ -175,7 +177,8 @@ def _print_summaries(summaries: "list[Summary]") -> None:
     titles = ("recipe", "params", "pass", "on", "n", "mean %", "s.d.", "min", "95 % of mean", "s")
     table = Table(*titles, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for summary in summaries:
-        first = (summary.recipe, summary.n_params, f"{summary.passed}/{summary.runs}")
+        recipe, n_params = literal(summary.recipe), literal(summary.n_params)
+        first = (recipe, n_params, literal(f"{summary.passed}/{summary.runs}"))
         for split, spread in (("val", summary.val), ("test", summary.test)):
             if spread is None:
                 continue
@@ -189,7 +192,7 @@ def _print_summaries(summaries: "list[Summary]") -> None:
             table.add_row(
                 *first, split, str(spread.n), f"{100 * spread.mean:.3f}", *figures, seconds
             )
-            first = ("", "", "")
+            first = (Text(), Text(), Text())
         if summary.val is None:
             table.add_row(*first, "-", "0")
     stdout.print(table)
@@ -224,15 +227,16 @@ def cmd_frontier(
     from ..export.firmware import FIRMWARE_COLUMNS
     from ..report import save_picture
     from ..studies.frontier import frontier_picture, read_published, study_points
-    from ..studies.rows import STUDY_COLUMNS
+    from ..studies.rows import read_rows
     from ..tables import read_table
 
-    columns: tuple[str, ...]
-    if by == "bytes":
-        columns, size, published_size = FIRMWARE_COLUMNS, "constants", "bytes"
-    else:
-        columns, size, published_size = STUDY_COLUMNS, "n_params", "n_params"
-    rows = [row for table in tables for row in read_table(Path(table), columns, must_exist=True)]
+    rows: list[Row] = []
+    size, published_size = ("constants", "bytes") if by == "bytes" else ("n_params", "n_params")
+    for table in map(Path, tables):
+        if by == "bytes":
+            rows += read_table(table, FIRMWARE_COLUMNS, must_exist=True)
+        else:
+            rows += read_rows(table, must_exist=True)
     points = study_points(rows, size)
     if not points:
         raise InputError(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..evaluate import Evaluation
     from ..verdict import Verdict
 
+MNIST_CLASSES, MNIST_SHAPE = 10, (1, 28, 28)
 WIDE = 110  # columns from which on a verdict's table says how each clause was found
 
 
@@ -53,6 +54,8 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
         else ""
     )
     some = f"structure alone: {some}" if verdict.scope == "structure" else some
+    stdout.print(f"contract {verdict.contract_text}", markup=False)
+    stdout.print(f"evidence: {verdict.basis}", markup=False)
     stdout.print(
         f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]{f' ({some})' if some else ''}"
     )
@@ -72,6 +75,8 @@ def train(
     workers: int | None = None,
     out: str | None = None,
     resume: str | None = None,
+    evidence: Literal["graph", "watched"] = "graph",
+    keep_states: bool = False,
 ) -> int:
     """Train a network under a contract, then audit and report it.
 
@@ -104,6 +109,12 @@ def train(
     resume
         Finish the interrupted run in this folder; the result is bit-identical, also with another
         number of workers.
+    evidence
+        graph: your own network is exported once, in a process apart, and its graph is trained and
+        judged. watched: its code runs in this process, for a network that can't be exported; the
+        verdict says so.
+    keep_states
+        Keep the state after each epoch, for `audit --retrain-epochs`.
     """
     from ..contract import load_contract
     from ..recipe import DEFAULT_RECIPE, find_recipe
@@ -151,6 +162,7 @@ def train(
                 out=out,
                 command=shlex.join([*group.command, "featherweight", *sys.argv[1:]]),
                 group=group,
+                evidence=evidence,
             )
     run = group.broadcast(opened)
     assert run is not None  # the main process has opened it
@@ -163,6 +175,7 @@ def train(
                 lambda n_images: show(run, n_images, stderr),
                 group,
                 workers=workers,
+                keep_states=keep_states,
             )
             if not group.is_main:
                 return DONE
@@ -204,13 +217,17 @@ def audit(
     data: str | None = None,
     mean: float | None = None,
     std: float | None = None,
+    evidence: Literal["graph", "watched"] = "graph",
+    retrain: bool = False,
+    retrain_epochs: int | None = None,
+    workers: int | None = None,
     quick: bool = False,
     why: bool = False,
     json: bool = False,
 ) -> int:
     """Judge a run, or a network and perhaps its weights, against a contract.
 
-    A network that is not the project's own is run to judge it: only audit code that you trust.
+    A network's code runs in a process of its own, with limits, to be exported; its graph is judged.
 
     Parameters
     ----------
@@ -229,18 +246,45 @@ def audit(
         Default: that of the training images.
     std
         With --weights and --mean: the standard deviation likewise.
+    evidence
+        graph: judge the exported graph. watched: run the code of a network that can't be exported
+        in this process, and watch it; only for code that you trust. The verdict says so.
+    retrain
+        Train the run again from its recipe, seed and images, and compare to the bit: the only
+        evidence that this training made the weights.
+    retrain_epochs
+        Train so many epochs again instead, drawn at random, each from the state before it, which
+        `train --keep-states` keeps.
+    workers
+        Processes that train again. Default: as for `train`.
     quick
-        Look for hidden weights in 64 images instead of all validation images.
+        With --evidence watched: look for hidden weights in 64 images instead of all of validation.
     why
         Print under each clause how it was found.
     json
         Print the verdict as JSON.
     """
+    from ..apart import begin_capture, is_network
+    from ..passes import audit_passes
+
+    if evidence == "graph" and data is None and is_network(target):
+        # Two processes import PyTorch at the same time, instead of one after the other.
+        begin_capture(target, {}, MNIST_CLASSES, audit_passes(MNIST_SHAPE))
     from ..api import audit as audit_target
 
     with networks_apart():
         verdict = audit_target(
-            target, contract=contract, data=data, weights=weights, mean=mean, std=std, quick=quick
+            target,
+            contract=contract,
+            data=data,
+            weights=weights,
+            mean=mean,
+            std=std,
+            evidence=evidence,
+            quick=quick,
+            retrain=retrain,
+            retrain_epochs=retrain_epochs,
+            workers=workers,
         )
     failed = {clause.clause for clause in verdict.failed}
     if weights is not None and mean is None and "accuracy" in failed:
@@ -394,5 +438,5 @@ def report(run: str, /, *, data: str | None = None, device: str = "auto") -> int
         "mistakes.png",
         "verdict.svg",
     ):
-        stdout.print(str(opened.path / name), soft_wrap=True)
+        stdout.print(str(opened.path / name), soft_wrap=True, markup=False)
     return DONE if verdict.passed else BROKEN

@@ -16,14 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._files import new_folder
+from .._files import MANIFEST, new_folder
 from ..audit import audit_run
 from ..card import card
 from ..data import Split
 from ..errors import InputError
+from ..locate import describe
 from ..pretrained import pretrained
 from ..report import report
-from ..run import SOURCE, Run
+from ..run import GRAPH, SOURCE, Run
 from .onnx import Exported, export_onnx
 
 USE = Path(__file__).parent / "templates" / "use.py"
@@ -68,8 +69,11 @@ def export_hub(
         for name in ("model.safetensors", "metrics.jsonl"):
             shutil.copyfile(run.path / name, temporary / name)
         if run.has_own_code:
-            config["recipe"]["model"] = f"{SOURCE}:{type(model).__name__}"
-            _carry_source(run, type(model), hub)
+            config["recipe"]["model"] = f"{SOURCE}:{describe(model).rpartition(':')[2]}"
+            if run.has_graph:  # which needs no code
+                hub.write(GRAPH, run.read(GRAPH))
+            else:
+                _carry_source(run, type(model), hub)
         environment = {key: run.environment[key] for key in run.environment if key != "command"}
         hub.write_json("environment.json", environment)
         hub.write_json("verdict.json", verdict.to_dict())
@@ -81,7 +85,9 @@ def export_hub(
             shipped = pretrained()[run.path.name]
             test = shipped.test_correct, shipped.test_total
             told = card(hub, exported.float_result, split, verdict.to_dict(), test, shipped.chosen)
-            (hub.path / "README.md").write_text(told, encoding="utf-8")
+            hub.write("README.md", told.encode())
+        # A hub has digests of its own, and its card is there to be edited.
+        (temporary / MANIFEST).unlink()
         temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
