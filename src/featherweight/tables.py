@@ -32,6 +32,8 @@ def escape_cell(value: object) -> str:
     """Return the text of a cell, which no spreadsheet takes for a formula; None is empty."""
     text = "" if value is None else str(value)
     begins_so = text.startswith((*FORMULA, QUOTE)) and not NUMBER.fullmatch(text)
+    if text == "-":  # the name of standard input
+        return text
     return QUOTE + text if begins_so else text
 
 
