@@ -134,7 +134,7 @@ def judge(run: Run, data: str | None = None, device: "torch.device | None" = Non
     A run that was trained without a graph is watched, and its verdict says so."""
     run.refuse_pretrained()
     split = run.load_split(data)
-    evidence: Evidence = "watched" if run.has_own_code and not run.has_graph else "graph"
+    evidence: Evidence = "watched" if run.needs_code else "graph"
     with run.lock():
         verdict, result = audit_run(run, split, device=device, evidence=evidence)
         run.write_json("verdict.json", verdict.to_dict())
@@ -483,7 +483,7 @@ def from_pretrained(folder: str | Path, *, trust_code: bool = False) -> nn.Modul
                 "`featherweight export RUN --format hub` wrote"
             )
     run = open_run(path)
-    if run.has_own_code and not run.has_graph and not trust_code:
+    if run.needs_code and not trust_code:
         raise InputError(
             f"{path}: its network is {run.recipe.model}, code from outside of this package",
             hint=f"read it; if you trust it: from_pretrained({str(folder)!r}, trust_code=True)",

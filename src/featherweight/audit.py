@@ -26,7 +26,7 @@ from .evaluate import Evaluation, evaluate, percent
 from .exported import Exported
 from .passes import audit_passes
 from .run import IncompatibleWeightsError, Run
-from .splits import split_faults
+from .splits import MNIST_SPLIT, split_faults
 from .structure import structure
 from .verdict import Clause, Verdict
 from .weights import tensors
@@ -213,7 +213,12 @@ def _split(split: Split, contract: Contract, run: Run | None = None) -> Clause:
         "split",
         _requires_split(contract),
         "; ".join(faults) or f"{sizes}, none alike",
-        "every image against every other; "
+        (
+            "the hash is that of MNIST's own"
+            if split.sha256 == MNIST_SPLIT
+            else "every validation image against every training image"
+        )
+        + "; "
         + (
             "the split's hash is the run's"
             if run
@@ -352,7 +357,7 @@ def run_network(run: Run, split: Split, evidence: Evidence) -> nn.Module:
     """Return a run's network as what is judged, without its weights.
 
     Code that is not this package's runs only to be watched, or apart."""
-    if evidence == "graph" and run.has_own_code and not run.has_graph:
+    if evidence == "graph" and run.needs_code:
         return capture_apart(
             run.model_path,
             run.recipe.model_args,

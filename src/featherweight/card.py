@@ -12,13 +12,15 @@ from typing import Any
 from .data import Split
 from .evaluate import Evaluation, percent
 from .recipe import RECIPES
-from .run import SOURCE, Run
+from .run import GRAPH, SOURCE, Run
+from .verdict import Verdict
 
 # Files of the run folder that the card lists if they exist.
 FILES = {
     "model.safetensors": "weights for PyTorch",
     "model.onnx": "ONNX, 32-bit floats",
     "model-int8.onnx": "ONNX, 8-bit integers",
+    GRAPH: "the network as graphs, without code",
     SOURCE: "the network's source",
     "use.py": "reads a picture with ONNX Runtime",
 }
@@ -117,7 +119,7 @@ featherweight predict photo.jpg --model .     # read a picture with model.onnx
 ```{audit}"""
     (height, width), (mean, std) = split.shape[1:], split.mean_std
     source = ""
-    if run.has_own_code:
+    if run.needs_code:
         source = f"""
 The network is defined in `{SOURCE}`, which PyTorch needs and ONNX Runtime does not. It is code:
 read it before you run it. `from_pretrained` runs it only with `trust_code=True`.
@@ -136,7 +138,7 @@ With `featherweight` installed, any picture, such as a photograph, and the netwo
 import featherweight as fw
 
 fw.Reader(".").read("photo.jpg")
-model = fw.from_pretrained("."{", trust_code=True" if run.has_own_code else ""})
+model = fw.from_pretrained("."{", trust_code=True" if run.needs_code else ""})
 # It takes images (n, 1, {height}, {width}) in [0, 1], less {mean:.4f}, divided by {std:.4f}.
 ```
 {source}
@@ -212,7 +214,7 @@ def card(
         for name, what in PICTURES.items()
     }
     module = recipe.model.partition(":")[0]
-    carried = not run.has_own_code or (run.path / module).is_file()
+    carried = not run.needs_code or (run.path / module).is_file()
     needed = "" if carried else f" and {_code(module)} on Python's path"
     licence = (
         "The author of the network has stated none: do so here, and as `license` in the header."
@@ -234,6 +236,7 @@ A network{size} that sorts grey images of {width}x{height} pixels into
 Featherweight trained it on {_text(data)} and checked it against the contract below.
 
 Contract {_code(verdict["contract"])}: **{"PASS" if verdict["passed"] else "FAIL"}**.
+Evidence: {_text(Verdict.from_dict(verdict).basis)}.
 Validation: **{percent(result.correct, result.total)}**,
 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
 expected calibration error {100 * result.calibration_error:.2f} %;

@@ -326,6 +326,11 @@ class Run:
         return (self.path / GRAPH).is_file()
 
     @property
+    def needs_code(self) -> bool:
+        """Return whether the network can't be loaded without code that is not this package's."""
+        return self.has_own_code and not self.has_graph
+
+    @property
     def model_path(self) -> str:
         """Return where the network's class is: MODULE:CLASS or FILE.py:CLASS."""
         model = self.recipe.model

@@ -101,7 +101,7 @@ class Structure:
     "Elements of the parameters that the module declares."
     n_literals: int | None
     "Numbers in the code, None if they are unknown."
-    watched: str
+    counted: str
     "How the numbers were counted."
     batch_norm: _Layer
     "Batch norms that run in training."
@@ -216,7 +216,7 @@ def _watch(
         n_params=trace.stored_numbers(n_literals),
         declared=count_parameters(model) if not isinstance(model, Exported) else model.declared,
         n_literals=n_literals,
-        watched=how,
+        counted=how,
         batch_norm=_Layer(len(norms), bypassed[0], norm_effect, f"{len(norms)} used"),
         dropout=_Layer(
             len(dropouts),
@@ -243,7 +243,7 @@ def _clauses(found: Structure, contract: Contract) -> list[Clause]:
             "parameters",
             f"fewer than {contract.max_params:,}",
             f"{found.n_params:,}{unread}",
-            f"stored numbers {found.watched}, of {declared}; batch-norm statistics, up to "
+            f"stored numbers {found.counted}, of {declared}; batch-norm statistics, up to "
             f"{MAX_FREE_CONSTANTS} constants and as many numbers in the code{literals} are free",
             found.n_params < contract.max_params,
         )

@@ -31,9 +31,8 @@ def make_cells(values: dict[str, object], columns: tuple[str, ...]) -> Row:
 def escape_cell(value: object) -> str:
     """Return the text of a cell, which no spreadsheet takes for a formula; None is empty."""
     text = "" if value is None else str(value)
-    begins_so = text.startswith((*FORMULA, QUOTE)) and not NUMBER.fullmatch(text)
-    if text == "-":  # the name of standard input
-        return text
+    # A sign alone, such as the name of standard input, is no formula.
+    begins_so = len(text) > 1 and text.startswith((*FORMULA, QUOTE)) and not NUMBER.fullmatch(text)
     return QUOTE + text if begins_so else text
 
 

@@ -24,7 +24,7 @@ from featherweight.export import hub as module
 from featherweight.export.hub import export_hub
 from featherweight.pretrained import pretrained
 from featherweight.run import create_run, open_run
-from featherweight.train import train
+from featherweight.train import export_network, train
 
 OWN = """
 import torch
@@ -244,7 +244,7 @@ def test_a_run_that_is_not_finished_is_refused(tiny_recipe, tiny_contract, split
 def own_run(tiny_recipe, tiny_contract, split, tmp_path):
     """A function that trains a network of a file, OWN with another first line."""
 
-    def make(first="", kept=False):
+    def make(first="", kept=False, as_graph=False):
         text = OWN.format(first=first)
         file = tmp_path / "mine" / "net.py"
         file.parent.mkdir(exist_ok=True)
@@ -254,6 +254,7 @@ def own_run(tiny_recipe, tiny_contract, split, tmp_path):
         run = create_run(
             *(str(tmp_path / "run"), recipe, tiny_contract, split, 0, torch.device("cpu"), ""),
             source=text if kept else None,
+            graph=export_network(recipe, split, 0) if as_graph else None,
         )
         train(run, split, torch.device("cpu"))
         return run
@@ -281,6 +282,19 @@ def test_a_network_of_ones_own_is_carried_and_runs_only_if_trusted(
     assert "trust_code=True" in text
     assert str(tmp_path) not in text + (folder / "config.json").read_text()
     assert ModelCard(text).data.license == "other"
+
+
+def test_a_network_with_a_graph_goes_to_a_hub_without_its_code(own_run, split, tmp_path):
+    run = own_run(as_graph=True)
+    expected = logits(run.load_model(), split)
+    folder = export_hub(run, split).path
+    shutil.rmtree(tmp_path / "mine")
+    assert not (folder / "model.py").exists()
+    assert torch.equal(logits(fw.from_pretrained(folder), split), expected)
+    text = (folder / "README.md").read_text()
+    assert f"| graph.safetensors | {(folder / 'graph.safetensors').stat().st_size:,} |" in text
+    assert "trust_code" not in text
+    assert "Evidence: weights (" in text
 
 
 def test_a_network_that_needs_other_files_is_refused(own_run, split, tmp_path):

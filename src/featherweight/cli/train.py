@@ -166,6 +166,12 @@ def train(
             )
     run = group.broadcast(opened)
     assert run is not None  # the main process has opened it
+    graph = run.load_graph() if group.is_main else None
+    if graph is not None and not graph.faithful:
+        stderr.print(
+            "note: the network's graph can't be trained, for example because it has a gradient of "
+            "its own; its code is trained, in this process, and its graph is judged"
+        )
     try:
         with networks_apart():
             finish_run(
@@ -247,8 +253,8 @@ def audit(
     std
         With --weights and --mean: the standard deviation likewise.
     evidence
-        graph: judge the exported graph. watched: run the code of a network that can't be exported
-        in this process, and watch it; only for code that you trust. The verdict says so.
+        graph: judge the exported graph. watched: for a network that can't be exported, run its code
+        in this process and watch it, which only code that you trust should do. The verdict says so.
     retrain
         Train the run again from its recipe, seed and images, and compare to the bit: the only
         evidence that this training made the weights.
