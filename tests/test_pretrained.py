@@ -100,7 +100,7 @@ def test_models_lists_them(tmp_path):
 
 
 def test_one_is_exported_to_the_working_directory(tmp_path):
-    result = featherweight("export", "int4-1kb", "--format", "c", cwd=tmp_path)
+    result = featherweight("export", "feather-1k", "--format", "onnx", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "int4-1kb-c-int4\n"
-    assert (tmp_path / "int4-1kb-c-int4" / "digit.c").is_file()
+    assert result.stdout == "feather-1k-model.onnx\n"
+    assert (tmp_path / "feather-1k-model.onnx").is_file()
