@@ -190,7 +190,7 @@ def _both(values: tuple[int, ...] | tuple[float, ...]) -> str:
 def _cells(layer: Layer) -> tuple[str, ...]:
     words = [SHORT.get(layer.kind, layer.kind)]
     if layer.kind == "other":
-        words = [layer.operation]
+        words = ["upsample" if layer.operation.startswith("upsample") else layer.operation]
     if layer.kernel:
         words.append(_size(layer.kernel))
     for letter, values in (("s", layer.stride), ("d", layer.dilation)):

@@ -10,7 +10,7 @@ the means and variances of group, layer and instance norms are left out, as is u
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -35,39 +35,70 @@ class Axis:
 
     @property
     def moves(self) -> bool:
-        """Whether elements of an image differ in the pixels that they depend on."""
-        return any(jump for part in self.parts[1:] for _, jump in part)
+        """Whether elements differ in the pixels that they depend on."""
+        return any(jump for part in self.parts for _, jump in part)
 
-    @property
-    def jump(self) -> float:
-        """Pixels between neighbours of the map, 0 without positions."""
-        return max((abs(jump) for part in self.parts[1:] for _, jump in part), default=0)
-
-    def reach(self, dims: Sequence[int]) -> float:
+    def reach(self, dims: Iterable[int]) -> float:
         """Return how many pixels the elements along some dimensions are apart, at most."""
         return sum(_reach(self.parts[dim]) for dim in dims)
 
 
 class Field(NamedTuple):
-    """The receptive field of a value, in both directions of the image."""
+    """The receptive field of a value: along the height, along the width, and over the images."""
 
     height: Axis
     width: Axis
+    images: Axis
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width in pixels that one element depends on."""
+        return math.ceil(self.height.extent), math.ceil(self.width.extent)
+
+    @property
+    def jump(self) -> tuple[float, float]:
+        """Pixels between neighbours of the map, 0 where there are none."""
+        down, right = (
+            max(
+                (
+                    abs(jump)
+                    for part, images in zip(axis.parts, self.images.parts, strict=True)
+                    if not _reach(images)
+                    for _, jump in part
+                ),
+                default=0.0,
+            )
+            for axis in self[:2]
+        )
+        return down, right
 
     @property
     def moves(self) -> bool:
-        """Whether the value has positions."""
-        return self.height.moves or self.width.moves
+        """Whether elements of one image differ in the pixels that they depend on."""
+        return any(self.jump)
+
+    def reach(self, dims: Iterable[int] | None = None) -> float:
+        """Return how many pixels the elements along some or all dimensions are apart."""
+        dims = range(len(self.height.parts)) if dims is None else list(dims)
+        return self.height.reach(dims) + self.width.reach(dims)
+
+    def shape_of_one(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return a value's shape for one image."""
+        sizes = []
+        for size, part in zip(shape, self.images.parts, strict=True):
+            n_images = math.prod(count for count, jump in part if jump)
+            if n_images == 1 or size > n_images:
+                sizes.append(size // n_images)
+        return tuple(sizes)
 
 
 def start(shape: Sequence[int]) -> Field:
     """Return the field of the images, shape (n, channels, height, width)."""
-    n, channels, height, width = shape
-    others = ((n, 0.0),), ((channels, 0.0),)
-    return Field(
-        Axis(1, 0, _tidy([*others, ((height, 1.0),), ((width, 0.0),)])),
-        Axis(1, 0, _tidy([*others, ((height, 0.0),), ((width, 1.0),)])),
-    )
+    axes = []
+    for moving in (2, 3, 0):
+        parts: list[Part] = [((size, float(dim == moving)),) for dim, size in enumerate(shape)]
+        axes.append(Axis(1, 0, _tidy(parts)))
+    return Field(*axes)
 
 
 def _reach(part: Part) -> float:
@@ -419,7 +450,7 @@ def follow(
     for number, result in enumerate(results):
         axes = [
             _follow_axis(name, named, fields, result, number, results, side, pointwise)
-            for side in (0, 1)
+            for side in range(3)
         ]
         found.append(Field(*axes))
     return found

@@ -6,8 +6,9 @@
 Memory that an operation writes in place belongs to that operation from then on, as in trace.py.
 """
 
+import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,12 @@ class Step:
         return [*(step for _, _, step in self.operands), *self.also]
 
 
+# Deviation of the noise in place of an untrained network's parameters that are about zero.
+NOISE = 0.1
+# A step has an effect where the output changes by more than this part of its deviation.
+MIN_EFFECT = 1e-4
+# A step whose gradient lets the output change by this part of its change is not tried.
+MIN_GRADIENT = 1e-2
 # Operations whose result has a shape from its argument, and no values.
 _SHAPES = ("_like", "new_")
 
@@ -246,10 +253,84 @@ def leaves(step: Step) -> Iterator[Step]:
             todo += reversed(each.parents)
 
 
-def copies(network: Exported) -> dict[str, Tensor]:
-    """Return the network's stored tensors by name; a pass that changes them changes copies."""
+def without_effect(
+    graph: Graph, tensors: Callable[[], Mapping[str, Tensor]], images: Tensor, seed: int = 0
+) -> tuple[list[Step], set[Step]]:
+    """Run a graph, and find the steps whose results hardly change the output.
+
+    Such are a branch that is multiplied by zero, and a layer whose weights are all zero.
+
+    Args:
+        graph: The graph.
+        tensors: Gives its stored tensors by name, each time as new copies.
+        images: Images (n, channels, height, width); a step's effect is the change of the output
+            when it gets what it would give for the images in another order.
+        seed: Of the random numbers in each pass.
+
+    Returns the steps as `run_graph` does, and those without an effect among them.
+    """
+
+    def run(batch: Tensor, instead: Mapping[int, Any] | None = None) -> list[Step]:
+        torch.manual_seed(seed)
+        return run_graph(graph, tensors(), batch.clone(), instead)
+
+    with torch.no_grad():
+        others = run(images.flip(0))
+    with torch.enable_grad():
+        steps = run(images.clone().requires_grad_())
+    output = steps[-1].result
+    used = on_the_way(steps)
+    tried = [i for i, step in enumerate(steps[:-1]) if step in used and step.from_images]
+    effects = _effects(steps, others, tried)
+    before = output.detach()
+    least = MIN_GRADIENT * float((before - others[-1].result).abs().sum())
+    scale = float(before.std().clamp_min(1e-12))
+    dead: set[Step] = set()
+    for i in tried:
+        if effects[i] < least and steps[i].results:
+            with torch.no_grad():  # a gradient does not show what a step function or argmax does
+                changed = run(images, {i: others[i].result})[-1].result
+            if float((changed - before).abs().max()) <= MIN_EFFECT * scale:
+                dead.add(steps[i])
+    return steps, dead
+
+
+def _effects(steps: Sequence[Step], others: Sequence[Step], numbers: Sequence[int]) -> list[float]:
+    """Return about how much the output changes if steps get their results of the other images."""
+    effects = [0.0] * len(steps)
+    output = steps[-1].result
+    owners = [
+        (i, x, y)
+        for i in numbers
+        for x, y in zip(steps[i].results, others[i].results, strict=True)
+        if x.requires_grad
+    ]
+    if not output.requires_grad or not owners:
+        return effects
+    signs = torch.linspace(-1, 1, output.numel()).sign().view(output.shape)
+    with contextlib.suppress(RuntimeError):  # what was written in place may have no gradient
+        gradients = torch.autograd.grad(
+            (output * signs).sum(), [x for _, x, _ in owners], allow_unused=True
+        )
+        for (i, x, y), gradient in zip(owners, gradients, strict=True):
+            if gradient is not None:
+                effects[i] += float((gradient * (x.detach() - y)).abs().sum())
+    return effects
+
+
+def copies(network: Exported, trained: bool) -> dict[str, Tensor]:
+    """Return copies of a network's stored tensors by name.
+
+    Unless it is trained, parameters that start at zero get some noise: training changes them."""
     made: dict[int, Tensor] = {}
-    return {
-        name: made.setdefault(id(tensor), tensor.detach().clone())
-        for name, tensor in network.stored()
-    }
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name, tensor in network.stored():
+        if id(tensor) not in made:
+            copy = tensor.detach().clone()
+            if not trained and tensor.requires_grad:
+                noise = torch.randn(copy.shape, generator=generator).to(copy)
+                copy = torch.where(copy.abs() < MIN_EFFECT, NOISE * noise, copy)
+            made[id(tensor)] = copy
+        found[name] = made[id(tensor)]
+    return found

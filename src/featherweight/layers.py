@@ -8,7 +8,6 @@ A layer is an operation on the way from the images to the output, whatever modul
 any. Reshaping, scaling by a number and the like are no layers, nor is what has no effect.
 """
 
-import math
 from dataclasses import replace
 
 import torch
@@ -45,7 +44,7 @@ from .fields import (
 )
 from .fields import COPIES as COPYING
 from .fields import CUTS as CUTTING
-from .flow import Step, copies, leaves, on_the_way, run_graph
+from .flow import Step, copies, leaves, on_the_way, without_effect
 from .passes import N_PROBE
 
 N_IMAGES = 4  # of the pass that is followed
@@ -76,18 +75,21 @@ LEAVES = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"
 }
 
 
-def layer_table(network: Exported, training: bool = False) -> LayerTable:
+def layer_table(network: Exported, training: bool = False, trained: bool = False) -> LayerTable:
     """Return the layers of a network's graph.
+
+    Left out is what does not lead to the output, and what has no effect on it.
 
     Args:
         network: The network as graphs; it stays unchanged.
         training: Follow the graph of training mode instead of evaluation mode.
+        trained: Whether its weights are trained: then a weight of zero stays zero.
 
     Raises InputError if it has no graph of the mode.
     """
     graph = _find_graph(network, training)
-    n_images, steps = _run(network, graph)
-    return _Rows(network, graph, steps, n_images).table()
+    steps, dead = _run(network, graph, trained)
+    return _Rows(network, graph, steps, dead).table()
 
 
 def _find_graph(network: Exported, training: bool) -> Graph:
@@ -98,38 +100,44 @@ def _find_graph(network: Exported, training: bool) -> Graph:
     raise InputError(f"model {network.title}: got no graph of {mode} mode, expected one")
 
 
-def _run(network: Exported, graph: Graph) -> tuple[int, list[Step]]:
-    """Run a graph on a few images of noise; return how many they are, and its steps."""
+def _run(network: Exported, graph: Graph, trained: bool) -> tuple[list[Step], set[Step]]:
+    """Run a graph on noise, and return its steps and those without an effect."""
     sizes = [graph.n_images] if graph.n_images else [N_IMAGES, N_PROBE]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         for n_images in sizes:
             generator = torch.Generator().manual_seed(0)
             images = torch.randn(n_images, *graph.shape, generator=generator)
-            torch.manual_seed(0)
             try:
-                return n_images, run_graph(graph, copies(network), images)
+                return without_effect(graph, lambda: copies(network, trained), images)
             except RuntimeError:
                 if n_images == sizes[-1]:  # some graphs hold from a number of images on
                     raise
     raise AssertionError("no number of images")
 
 
-def _follow(steps: list[Step]) -> dict[Step, list[Field]]:
-    """Return the fields of the results of every step that depends on the images."""
-    fields: dict[Step, list[Field]] = {}
+Fields = dict[Step, list[Field]]  # of the results of the steps that depend on the images
+
+
+def _field(fields: Fields, tensor: Tensor, step: Step) -> Field:
+    """Return the field of one of a step's results."""
+    which = next((i for i, result in enumerate(step.results) if result is tensor), 0)
+    return fields[step][which]
+
+
+def _follow(steps: list[Step], dead: set[Step]) -> Fields:
+    fields: Fields = {}
     for step in steps:
         given: dict[str, list[tuple[Tensor, Field]]] = {}
-        written = [("also", each.results[0], each) for each in step.also if each.results]
+        written = [("also", each.results[0], each) for each in step.also]
         for key, tensor, parent in [*step.operands, *written]:
             if parent.op == "images" and parent not in fields:
                 fields[parent] = [start(parent.result.shape)]
             if parent in fields:
-                which = next((i for i, r in enumerate(parent.results) if r is tensor), 0)
-                given.setdefault(key, []).append((tensor, fields[parent][which]))
-        if not given or not step.from_images:
+                given.setdefault(key, []).append((tensor, _field(fields, tensor, parent)))
+        if step in dead or not given or not step.from_images:
             continue
         if step.op == "getitem":
-            fields[step] = [next(f for x, f in given["0"] if x is step.result)]
+            fields[step] = [next(field for x, field in given["0"] if x is step.result)]
         elif step.results:
             fields[step] = follow(step.op, step.named, given, step.results, step.pointwise)
     return fields
@@ -138,12 +146,13 @@ def _follow(steps: list[Step]) -> dict[Step, list[Field]]:
 class _Rows:
     """Makes the rows of a table of a graph's steps."""
 
-    def __init__(self, network: Exported, graph: Graph, steps: list[Step], n_images: int) -> None:
-        self.graph, self.n_images = graph, n_images
-        self.fields = _follow(steps)
+    def __init__(self, network: Exported, graph: Graph, steps: list[Step], dead: set[Step]) -> None:
+        self.graph, self.dead = graph, dead
+        self.fields = _follow(steps, dead)
         used = on_the_way(steps)
         self.steps = [step for step in steps if step in used and step in self.fields]
         self.stored = dict(network.stored())
+        self.n_images = next((len(s.result) for s in used if s.op == "images"), 1)
         self.layers: list[Layer] = []
         # The rows whose results a step passes on.
         self.sources: dict[Step, tuple[int, ...]] = {}
@@ -166,7 +175,7 @@ class _Rows:
             self.layers.append(self._layer(step, kind, names, before))
             self._count(len(self.layers) - 1, names)
             self.sources[step] = (len(self.layers) - 1,)
-        return LayerTable(tuple(self.layers), self.graph.shape, self.graph.training)
+        return LayerTable(tuple(self.layers), self.graph.shape, self.graph.training, len(self.dead))
 
     def _before(self, step: Step) -> tuple[int, ...]:
         """Return the rows that lead to a step; -1: the images."""
@@ -203,7 +212,7 @@ class _Rows:
 
     def _kind(self, step: Step) -> str | None:
         """Return what kind of layer a step is, None if it is none."""
-        op, images = step.op, [x for _, x, parent in step.operands if parent in self.fields]
+        op, images = step.op, self._inputs(step)
         simple = (
             (CONVOLUTIONS, "conv"),
             ({"batch_norm", "native_batch_norm", "cudnn_batch_norm"}, "batch norm"),
@@ -237,35 +246,38 @@ class _Rows:
             return "add" if op in JOINS else "other"
         return None if step.pointwise or op in SILENT else "other"
 
-    def _fields_of(self, step: Step) -> list[Field]:
-        found = []
-        for _, tensor, parent in step.operands:
-            if parent in self.fields:
-                which = next((i for i, r in enumerate(parent.results) if r is tensor), 0)
-                found.append(self.fields[parent][which])
-        return found
+    def _inputs(self, step: Step) -> list[tuple[Tensor, Field]]:
+        """Return the arguments of a step that depend on the images, with their fields."""
+        return [
+            (tensor, _field(self.fields, tensor, parent))
+            for _, tensor, parent in step.operands
+            if parent in self.fields
+        ]
 
     def _average(self, step: Step) -> str:
         """Return which kind of average a step is: over all positions, over some, or over others."""
-        before, after = self._fields_of(step)[0], self.fields[step][0]
-        reaches = [
-            sum(axis.reach(range(len(axis.parts))) for axis in field) for field in (before, after)
-        ]
-        if not before.moves or reaches[1] >= reaches[0]:
+        ((_, before), *_), after = self._inputs(step), self.fields[step][0]
+        if not before.moves or after.reach() >= before.reach():
             return "other"
-        return "global average pool" if 2 * reaches[1] < reaches[0] else "average pool"
+        return (
+            "average pool"
+            if after.moves and 2 * after.reach() >= before.reach()
+            else "global average pool"
+        )
 
     def _extreme(self, step: Step) -> str:
         """Return whether the largest of several positions is taken, or of something else."""
-        field = self._fields_of(step)[0]
-        x = step.operands[0][1]
-        dims = dims_of(step.named, x.ndim)
-        return "max pool" if any(axis.reach(dims) for axis in field) else "other"
+        ((x, field), *_) = self._inputs(step)
+        return "max pool" if field.reach(dims_of(step.named, x.ndim)) else "other"
 
     def _is_shifted(self, step: Step) -> bool:
-        """Return whether operands of a step are the same map at different places."""
-        starts = {(f.height.start, f.width.start) for f in self._fields_of(step) if f.moves}
-        return len(starts) > 1
+        """Return whether operands of a step are maps at different places."""
+        places = {
+            (field.height.start, field.width.start)
+            for _, field in self._inputs(step)
+            if field.moves
+        }
+        return len(places) > 1
 
     def _is_mask(self, step: Step) -> bool:
         """Return whether a step multiplies by a random mask, or fills or chooses by one."""
@@ -308,18 +320,16 @@ class _Rows:
                 )
         elif kind == "linear":
             channels = x.shape[-1]
-        extent = math.ceil(field.height.extent), math.ceil(field.width.extent)
-        jump = (field.height.jump, field.width.jump)
         return Layer(
             _name(step, names),
             kind,
-            _shape(result, self.n_images),
+            field.shape_of_one(result.shape),
             kernel,
             stride,
             dilation,
             groups,
-            (int(extent[0]), int(extent[1])),
-            jump if field.moves else None,
+            field.extent,
+            field.jump if field.moves else None,
             0,
             self._macs(step) // self.n_images,
             operation=step.op,
@@ -361,11 +371,3 @@ def _name(step: Step, names: dict[str, int]) -> str:
     name = name.partition(".parametrizations.")[0] if ".parametrizations." in name else name
     parent, _, leaf = name.rpartition(".")
     return parent if parent and leaf in LEAVES else name
-
-
-def _shape(result: Tensor, n_images: int) -> tuple[int, ...]:
-    """Return the shape of a result for one image."""
-    if not result.ndim or result.shape[0] % n_images:
-        return tuple(result.shape)
-    several = result.shape[0] // n_images
-    return (*((several,) if several > 1 else ()), *result.shape[1:])
