@@ -327,7 +327,7 @@ def copies(network: Exported, trained: bool) -> dict[str, Tensor]:
     found = {}
     for name, tensor in network.stored():
         if id(tensor) not in made:
-            copy = tensor.detach().clone()
+            copy = tensor.detach().to("cpu", copy=True)
             if not trained and tensor.requires_grad:
                 noise = torch.randn(copy.shape, generator=generator).to(copy)
                 copy = torch.where(copy.abs() < MIN_EFFECT, NOISE * noise, copy)
