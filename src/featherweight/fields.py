@@ -19,7 +19,8 @@ from torch import Tensor
 # A kernel's column or row whose weights are this small beside its largest is not counted.
 MIN_TAP = 1e-6
 
-Part = tuple[tuple[int, float], ...]  # of a dimension: (size, jump in pixels), outer ones first
+# Of a dimension: (size, jump in pixels), outer ones first. Below 0: between copies of an image.
+Part = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,12 @@ class Field(NamedTuple):
 
     @property
     def jump(self) -> tuple[float, float]:
-        """Pixels between neighbours of the map, 0 where there are none."""
+        """Pixels between neighbours of the map, 0 where there are none.
+
+        Shifted copies of an image beside the images are no neighbours."""
         down, right = (
             max(
-                (
-                    abs(jump)
-                    for part, images in zip(axis.parts, self.images.parts, strict=True)
-                    if not _reach(images)
-                    for _, jump in part
-                ),
+                (jump for part in axis.parts for _, jump in part if jump > 0),
                 default=0.0,
             )
             for axis in self[:2]
@@ -362,21 +360,25 @@ def _cut(axis: Axis, dim: int, begin: int, step: int, size: int) -> Axis:
     return replace(axis, parts=_tidy([*axis.parts[:dim], new, *axis.parts[dim + 1 :]]))
 
 
-def _concatenate(axes: Sequence[Axis], dim: int, shape: Sequence[int]) -> Axis:
-    """Join values along a dimension."""
+def _concatenate(axes: Sequence[Axis], dim: int, shape: Sequence[int], among_images: bool) -> Axis:
+    """Join values along a dimension, which may be that of the images."""
     starts = [axis.start for axis in axes]
     longest = max(axes, key=lambda axis: (axis.moves, axis.extent))
-    apart = (max(starts) - min(starts)) / max(1, len(axes) - 1) if longest.moves else 0.0
-    part = longest.parts[dim]
+    alike = all((axis.extent, axis.parts) == (longest.extent, longest.parts) for axis in axes)
+    apart = (max(starts) - min(starts)) / max(1, len(axes) - 1) if alike else 0.0
+    part, size = longest.parts[dim], shape[dim]
+    new: Part
     if len(part) == 1 and part[0][1]:  # one beside the other
-        new: Part = ((shape[dim], part[0][1]),)
-    elif apart and shape[dim] % len(axes) == 0:  # shifted copies
-        new = ((len(axes), apart), *(part or _plain(shape[dim] // len(axes))))
+        new = ((size, part[0][1]),)
+    elif apart:  # shifted copies
+        new = ((len(axes), -apart if among_images else apart), *(part or _plain(size // len(axes))))
+    elif _reach(part):
+        new = ((size, _reach(part) / max(1, size - 1)),)
     else:
-        new = _plain(shape[dim])
-    parts = tuple(
+        new = _plain(size)
+    parts = [
         max((axis.parts[each] for axis in axes), key=_reach) for each in range(len(longest.parts))
-    )
+    ]
     extent = max(axis.extent for axis in axes)
     begin = min(starts) if longest.moves else longest.start
     return Axis(extent, begin, _tidy([*parts[:dim], new, *parts[dim + 1 :]]))
@@ -388,7 +390,9 @@ RESHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias", "view_as", "res
     *("contiguous", "clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh"),
     *("detach_copy", "float", "double", "half"),
 }
-ORDERS = {"permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "numpy_T"}
+ORDERS = {"permute", "transpose", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "numpy_T"} | {
+    *("mT", "mH", "adjoint", "matrix_H"),
+}
 CUTS = {"select", "slice", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "unbind"}
 COPIES = {"expand", "expand_as", "repeat", "tile", "broadcast_to"}
 PADS = {"pad", "constant_pad_nd"} | {
@@ -482,17 +486,24 @@ def _follow_axis(
     if name in NORMS:
         return replace(axis, parts=axis.parts) if shape == tuple(x.shape) else _lose(axis, shape)
     if name in ("cat", "concat", "concatenate"):
-        return _concatenate([a for _, a in operands], named.get("dim", 0) % len(shape), shape)
+        dim = named.get("dim", 0) % len(shape)
+        among_images = any(
+            _reach(f.images.parts[dim]) for pairs in fields.values() for _, f in pairs
+        )
+        return _concatenate([a for _, a in operands], dim, shape, among_images)
     if name == "stack":
         dim = named.get("dim", 0) % len(shape)
         grown = [replace(a, parts=(*a.parts[:dim], (), *a.parts[dim:])) for _, a in operands]
-        return _concatenate(grown, dim, shape)
+        return _concatenate(grown, dim, shape, False)
     if len(operands) == 1 and name in RESHAPES | ORDERS | CUTS | COPIES | PADS | MOVES:
         return _move(name, named, x, axis, result, number, results)
     if pointwise or name in ("copy", "dropout", "feature_dropout", "alpha_dropout"):
         return _join([a for _, a in operands], shape)
     if len(operands) == 1:
         return _reduced(named, x, axis, shape)
+    if side == 2 and len(shape) == x.ndim:  # as far as one can tell, images stay apart
+        pairs = zip(axis.parts, shape, x.shape, strict=True)
+        return replace(axis, parts=_tidy([part if n == m else _plain(n) for part, n, m in pairs]))
     wide = [_lose(a, shape) for _, a in operands]
     return max(wide, key=lambda each: each.extent)
 
@@ -624,6 +635,8 @@ def _order(name: str, named: Mapping[str, Any], rank: int) -> list[int]:
         return [dim % rank for dim in named["dims"]]
     if name in ("t", "numpy_T"):
         return order[::-1]
+    if name in ("mT", "mH", "adjoint", "matrix_H"):
+        return [*order[:-2], order[-1], order[-2]]
     if name in ("movedim", "moveaxis"):
         source, target = named["source"], named["destination"]
         sources = [dim % rank for dim in ([source] if isinstance(source, int) else source)]
