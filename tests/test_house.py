@@ -25,10 +25,12 @@ TRUNK = (
     "device",
     "tables",
     "counts",
+    "facts",
+    "verdict",
+    "requirements",
     "contract",
     "recipe",
     "pretrained",
-    "verdict",
     "data",
     "splits",
     "model",
@@ -71,10 +73,12 @@ PLAIN_DATA = (
     "_html",
     "tables",
     "counts",
+    "facts",
+    "verdict",
+    "requirements",
     "contract",
     "recipe",
     "pretrained",
-    "verdict",
 )
 
 
