@@ -16,6 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ._layers import NORMS as NORM_LAYERS
+from ._layers import (
+    LayerTable,
+    depthwise_separable,
+    dilated,
+    max_pools,
+    strided,
+    without_dropout,
+)
 from .counts import percent
 from .errors import InputError
 from .facts import MIN_DROPOUT, Effect, Evaluated, Facts, Structure
@@ -37,6 +46,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 # By the facts that are missing: what a clause then says was found, and how.
 MISSING = {
     "layers": ("not judged: needs the graph", "the module was watched"),
+    "training_layers": ("not judged: needs the graph", "the module was watched"),
     "builds": ("not judged: no class", "needs the network's class, to build it with two seeds"),
     "training": ("not judged: no run", "needs the training state"),
     "split": ("not judged: no weights", "needs weights"),
@@ -226,21 +236,21 @@ class Normalisation(Kind):
         return f"{runs}, and no other normalisation" if limits.get("only") else runs
 
     def needs(self, limits: Limits) -> tuple[str, ...]:
-        """Batch norm alone is seen without a layer table."""
+        """See batch norm alone without a layer table."""
         batch = limits["norm"] == "batch"
         return ("structure", "layers") if limits.get("only") or not batch else ("structure",)
 
     def judge(self, limits: Limits, facts: Facts) -> Finding:
         """Look for the layers, and with `only` for others."""
-        norm = limits["norm"]
-        kinds = [] if facts.layers is None else facts.layers.kinds
-        others = sorted({each for each in kinds if each.endswith(" norm")} - {f"{norm} norm"})
-        if norm == "batch":
-            finding = _effect("batch norm", facts)
+        name = f"{limits['norm']} norm"
+        kinds = [] if facts.layers is None else [layer.kind for layer in facts.layers.layers]
+        if name == "batch norm":
+            finding = _effect(name, facts)
         else:
-            number = kinds.count(f"{norm} norm")
+            number = kinds.count(name)
             how = "layers of the graph; a group norm of one group is a layer norm"
             finding = Finding(f"{number} used", how, passed=number > 0)
+        others = sorted((set(kinds) & set(NORM_LAYERS)) - {name})
         if limits.get("only") and others:
             found = f"{finding.found}; also {' and '.join(others)}"
             return Finding(found, finding.how, passed=False)
@@ -273,12 +283,12 @@ class Dropout(Kind):
         if "greatest" in limits:
             words += f" and at most {limits['greatest']}"
         if "all_but" in limits:
-            words += f", after all but {limits['all_but']} layers"
+            words += f", after all convolutions but {limits['all_but']}"
         return words
 
     def needs(self, limits: Limits) -> tuple[str, ...]:
-        """Take the number of layers from the layer table."""
-        return ("structure", "layers") if "all_but" in limits else ("structure",)
+        """Take the layers without one from the table of training mode."""
+        return ("structure", "training_layers") if "all_but" in limits else ("structure",)
 
     def judge(self, limits: Limits, facts: Facts) -> Finding:
         """Look for dropouts that work, then at their rates, then at the layers without one."""
@@ -288,10 +298,10 @@ class Dropout(Kind):
             low, high = limits.get("least", 0), limits.get("greatest", 1)
             if not low - uncertainty <= rate <= high + uncertainty:
                 faults.append(f"p {rate:.3g}")
-        if "all_but" in limits and facts.layers is not None:
-            without = _without_dropout(facts.layers.kinds)
-            if without > limits["all_but"]:
-                faults.append(f"none after {without} layers")
+        if "all_but" in limits and facts.training_layers is not None:
+            bare = [layer.name for layer in without_dropout(facts.training_layers)]
+            if len(bare) > limits["all_but"]:
+                faults.append(f"none after {', '.join(bare)}")
         if {"least", "greatest"} & limits.keys():
             measured = any(uncertainty for _, uncertainty in rates)
             seen = " (measured, give or take 4 standard deviations)" if measured else ""
@@ -320,25 +330,36 @@ class Head(Kind):
     def required(self, limits: Limits) -> str:
         """Return the accepted heads."""
         if limits.get("gap"):
-            return "global average pooling, then at most linear layers"
+            return "global average pooling, and behind it at most linear layers"
         return " or ".join(HEADS[name] for name in limits["accept"])
 
+    def needs(self, limits: Limits) -> tuple[str, ...]:
+        """See what is behind global average pooling in the layer table."""
+        return ("structure", "layers") if limits.get("gap") else ("structure",)
+
     def judge(self, limits: Limits, facts: Facts) -> Finding:
-        """Compare what stands last, and look what is before linear layers."""
+        """Compare what stands last, and look at what makes one number of a map."""
         found = _structure(facts)
         names = {**HEADS, "other": "something else"}
         seen = " and ".join(names[name] for name in sorted(found.heads))
         how = f"last before log-softmax: {found.head_seen}"
         if not limits.get("gap"):
             return Finding(seen, how, found.heads <= set(limits["accept"]))
-        if found.heads == {"gap"} or "other" in found.heads:
-            return Finding(seen, how, found.heads == {"gap"})
-        if facts.layers is None:
-            missing, why = MISSING["layers"]
-            return Finding(missing, why, passed=None)
-        pooled = "global average pool" in facts.layers.kinds
-        after = " after global average pooling" if pooled else ", no global average pooling"
-        return Finding(f"{seen}{after}", f"{how}; layers of the graph", pooled)
+        table = _table(facts.layers)
+        # The layers whose input has positions and whose output has none.
+        ends = {
+            layer.kind
+            for layer in table.layers
+            if layer.jump is None
+            and any(i < 0 or table.layers[i].jump is not None for i in layer.inputs)
+        }
+        pooled = ends == {"global average pool"}
+        after = f", behind {' and '.join(sorted(ends)) or 'no pooling'}"
+        return Finding(
+            seen if found.heads == {"gap"} else f"{seen}{after}",
+            f"{how}; what the graph's maps end in",
+            found.heads == {"gap"} or (found.heads == {"linear"} and pooled),
+        )
 
     def allows(self, limits: Limits) -> dict[str, Allowed]:
         """Return the accepted heads."""
@@ -364,7 +385,7 @@ class Forbid(Kind):
         return {
             "max-pool": "no max-pool layer",
             "linear": "no fully connected layer",
-            "stride": "no convolution with a stride above 1",
+            "stride": "no layer that skips positions",
             "pretrained": "initial weights that the seed draws",
         }[limits["layer"]]
 
@@ -384,14 +405,23 @@ class Forbid(Kind):
                 "loaded or written down, those that do may still have been"
             )
             return Finding(f"{found}{named}", how, not builds.alike)
-        layers = facts.layers
-        assert layers is not None
-        number = {
-            "max-pool": layers.kinds.count("max pool"),
-            "linear": layers.kinds.count("linear"),
-            "stride": layers.strided,
+        table = _table(facts.layers)
+        names = {
+            "max-pool": [layer.name for layer in max_pools(table)],
+            # A linear layer at every position is a 1x1 convolution.
+            "linear": [
+                layer.name
+                for layer in table.layers
+                if layer.kind == "linear" and layer.jump is None
+            ],
+            "stride": [
+                layer.name
+                for layer in table.layers
+                if layer.jump is not None and max(layer.jump) > _jump(table, layer.inputs)
+            ],
         }[limits["layer"]]
-        return Finding(str(number), "layers of the graph", number == 0)
+        found = f"{len(names)}: {', '.join(names[:3])}" if names else "none"
+        return Finding(found, "layers of the graph", not names)
 
     def allows(self, limits: Limits) -> dict[str, Allowed]:
         """There are none."""
@@ -426,19 +456,17 @@ class Require(Kind):
 
     def judge(self, limits: Limits, facts: Facts) -> Finding:
         """Count such layers."""
-        layers = facts.layers
-        assert layers is not None
-        number, which = {
-            "dilated": (layers.dilated, "with a dilation above 1"),
+        table = _table(facts.layers)
+        count, which = {
+            "dilated": (dilated, "with a dilation above 1"),
             "depthwise separable": (
-                layers.depthwise_separable,
-                "of a group for each channel, before a pointwise one",
+                depthwise_separable,
+                "with a group for each channel, each before a 1x1 convolution",
             ),
-            "stride": (layers.strided, "with a stride above 1"),
+            "stride": (strided, "with a stride above 1"),
         }[limits["layer"]]
-        return Finding(
-            str(number), f"convolutions of the graph {which}", number >= limits["at_least"]
-        )
+        number, how = count(table), f"convolutions of the graph {which}"
+        return Finding(str(number), how, number >= limits["at_least"])
 
     def allows(self, limits: Limits) -> dict[str, Allowed]:
         """There are so many."""
@@ -465,12 +493,11 @@ class ReceptiveField(Kind):
 
     def judge(self, limits: Limits, facts: Facts) -> Finding:
         """Compare the receptive field before the head."""
-        layers = facts.layers
-        assert layers is not None
+        height, width = _table(facts.layers).receptive_field
         return Finding(
-            str(layers.receptive_field),
+            f"{height}x{width}",
             "kernels, strides and dilations of the graph's layers before the head",
-            _holds(limits, layers.receptive_field),
+            _holds(limits, min(height, width)),
         )
 
 
@@ -494,10 +521,9 @@ class Macs(Kind):
 
     def judge(self, limits: Limits, facts: Facts) -> Finding:
         """Compare the sum over all layers."""
-        layers = facts.layers
-        assert layers is not None
+        macs = _table(facts.layers).macs
         how = "multiply-accumulates of the graph's layers for an image"
-        return Finding(f"{layers.macs:,}", how, _holds(limits, layers.macs))
+        return Finding(f"{macs:,}", how, _holds(limits, macs))
 
 
 class EvaluationMode(Kind):
@@ -768,15 +794,15 @@ def _effect(name: str, facts: Facts) -> Finding:
     )
 
 
-def _without_dropout(kinds: Sequence[str]) -> int:
-    """Return after how many convolutions and linear layers no dropout comes before the next one."""
-    without, pending = 0, False
-    for kind in (*kinds, "conv"):
-        if kind in ("conv", "linear"):
-            without, pending = without + pending, True
-        elif kind == "dropout":
-            pending = False
-    return without
+def _table(table: LayerTable | None) -> LayerTable:
+    assert table is not None
+    return table
+
+
+def _jump(table: LayerTable, inputs: tuple[int, ...]) -> float:
+    """Return the largest jump of some layers' maps, 1 of the images."""
+    jumps = [table.layers[i].jump for i in inputs if i >= 0]
+    return max((max(jump) for jump in jumps if jump is not None), default=1.0)
 
 
 # In the order of a verdict's rows.
