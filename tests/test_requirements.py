@@ -151,7 +151,7 @@ def test_each_clause_of_a_built_in_contract_is_met_and_missed(contract, graphs, 
     mnist = contract.data == "mnist"
     met = graphs(GOOD.get(contract.name, "small-mnist" if mnist else "batch"))
     missed = graphs("wrong-mnist" if mnist else "wrong-cifar")
-    good = recipe(epochs=24, batch_size=512, warmup=5 / 24)
+    good = recipe(epochs=24, batch_size=512, warmup=5 / 24, optimiser="adam")
     if contract.name != "era-s10":
         good = recipe(epochs=1)
     bad = recipe(epochs=30, batch_size=128, schedule="constant")

@@ -276,7 +276,7 @@ def training_facts(recipe: Recipe, n_train: int, logged: Sequence[object], saved
         saved=saved,
         agree=agree,
         batch_size=recipe.batch_size,
-        optimisers=("muon", "sgd") if recipe.muon else ("sgd",),
+        optimisers=("muon", recipe.optimiser) if recipe.muon else (recipe.optimiser,),
         schedule=recipe.schedule,
         peak_epoch=round((highest + 1) * recipe.epochs / steps, 6),
     )
