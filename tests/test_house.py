@@ -26,10 +26,12 @@ TRUNK = (
     "device",
     "tables",
     "counts",
+    "facts",
+    "verdict",
+    "requirements",
     "contract",
     "recipe",
     "pretrained",
-    "verdict",
     "data",
     "splits",
     "model",
@@ -76,10 +78,12 @@ PLAIN_DATA = (
     "_layers",
     "tables",
     "counts",
+    "facts",
+    "verdict",
+    "requirements",
     "contract",
     "recipe",
     "pretrained",
-    "verdict",
 )
 
 
