@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ._files import visible
-from ._html import html_table, html_text
+from ._html import html_table, html_text, markdown_text
 from .errors import InputError
 
 KINDS = (
@@ -139,7 +139,7 @@ class LayerTable:
         """Return the table in Markdown, with the totals under it."""
         lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
         for row in self.rows():
-            lines.append("| " + " | ".join(_escape(cell) for cell in row) + " |")
+            lines.append("| " + " | ".join(markdown_text(visible(cell)) for cell in row) + " |")
         return "\n".join([*lines, "", f"{self.summary}."])
 
     def _repr_html_(self) -> str:
@@ -216,10 +216,6 @@ def _cells(layer: Layer) -> tuple[str, ...]:
         "shared" if shared else f"{layer.parameters:,}" if layer.parameters else "",
         f"{layer.macs:,}" if layer.macs else "",
     )
-
-
-def _escape(text: str) -> str:
-    return visible(text).replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`")
 
 
 def dilated(table: LayerTable) -> int:
