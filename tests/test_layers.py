@@ -156,7 +156,7 @@ MACS = {
         12 * 12 * 12 * 2,
     ),
     "fused attention": (lambda net, x: F.scaled_dot_product_attention(x, x, x), 12 * 12 * 12 * 2),
-    "einsum": (lambda net, x: torch.einsum("nchw,wk->nck", x, net.w), 12 * 12 * 7),
+    "einsum": (lambda net, x: torch.einsum("nchw,wk->nchk", x, net.w), 12 * 12 * 7),
     "product and sum": (lambda net, x: (x[..., None] * net.w).sum(3), 12 * 12 * 7),
 }
 

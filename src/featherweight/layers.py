@@ -26,10 +26,14 @@ from ._layers import strided as strided
 from ._layers import without_dropout as without_dropout
 from .errors import InputError
 from .exported import Exported, Graph
-from .fields import (
+from .fields import Field, start
+from .flow import Step, copies, leaves, on_the_way, without_effect
+from .follow import (
     ADAPTIVE_POOLS,
     AVERAGE_POOLS,
     CONVOLUTIONS,
+    COPIES,
+    CUTS,
     FACTORS,
     MAX_POOLS,
     MOVES,
@@ -37,16 +41,11 @@ from .fields import (
     ORDERS,
     PADS,
     RESHAPES,
-    Field,
     convolution_options,
     dims_of,
     follow,
-    start,
     taps,
 )
-from .fields import COPIES as COPYING
-from .fields import CUTS as CUTTING
-from .flow import Step, copies, leaves, on_the_way, without_effect
 from .locate import reason
 from .passes import N_PROBE
 
@@ -67,13 +66,15 @@ EXTREMES = {"amax", "amin", "max", "min", "argmax", "sort", "topk", "kthvalue", 
     *("nanmedian", "quantile", "aminmax", "argmin", "argsort", "msort", "cummax", "cummin"),
     *("fractional_max_pool2d", "mode"),
 }
+# Operations that take one of several elements.
+CHOICES = {"maximum", "minimum", "fmax", "fmin", "max", "min", "where"}
 AVERAGES = {"mean", "sum", "nanmean", "nansum"}
 PRODUCTS = {*FACTORS, "einsum"} - {"scaled_dot_product_attention"}
 # Operations that always are a layer.
 LAYERS = CONVOLUTIONS | MAX_POOLS | AVERAGE_POOLS | ADAPTIVE_POOLS | NORMS | DROPOUTS | PRODUCTS
 JOINS = {"add", "sub", "rsub", "subtract"}
 # Operations that only move or scale numbers.
-SILENT = RESHAPES | ORDERS | CUTTING | COPYING | PADS | MOVES | {"getitem", "copy", "output"}
+SILENT = RESHAPES | ORDERS | CUTS | COPIES | PADS | MOVES | {"getitem", "copy", "output"}
 # Last parts of a parameter's name that don't tell it from others of its module.
 LEAF = re.compile(r"(weight|bias|in_proj_weight|in_proj_bias|running_(mean|var))(_[a-z].*)?")
 LABELS = {"scaled_dot_product_attention": "attention"}  # of operations
@@ -268,7 +269,7 @@ class _Rows:
         if step.pointwise and self._is_mask(step):
             return "dropout"
         if len(images) > 1 and step.pointwise:
-            if op in ("maximum", "minimum", "fmax", "fmin", "max", "min"):
+            if op in CHOICES:
                 return "max pool" if self._is_shifted(step) else "other"
             return "add" if op in JOINS else "other"
         return None if step.pointwise or op in SILENT else "other"

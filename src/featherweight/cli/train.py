@@ -38,7 +38,7 @@ def _print_verdict(verdict: "Verdict", why: bool = False, layers: bool = False) 
     How each clause was found stands in a column where there is room, or under it with `why`. With
     `layers` the layer table stands above it."""
     if layers and verdict.layers is not None:
-        stdout.print(verdict.layers.to_text(stdout.width), markup=False, soft_wrap=True)
+        stdout.print(f"{verdict.layers.to_text(stdout.width)}\n", markup=False, soft_wrap=True)
     marks = {
         "pass": "[green]pass[/]",
         "FAIL": "[bold red]FAIL[/]",
