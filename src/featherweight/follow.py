@@ -7,7 +7,7 @@ that is not known is taken to see all that its arguments see.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -70,163 +70,134 @@ def dims_of(named: Mapping[str, Any], rank: int) -> list[int]:
     return [dim % max(1, rank) for dim in given]
 
 
-def follow(
-    name: str,
-    named: Mapping[str, Any],
-    fields: Mapping[str, Sequence[tuple[Tensor, Field]]],
-    results: Sequence[Tensor],
-    pointwise: bool = False,
-) -> list[Field]:
-    """Return the fields of an operation's results.
+@dataclass(frozen=True)
+class Call:
+    """An operation with its arguments and results."""
 
-    Args:
-        name: Its name, such as `conv2d`.
-        named: All of its arguments by name.
-        fields: The tensor arguments that depend on the images, by name, with their fields.
-        results: Its results.
-        pointwise: Whether it takes element by element.
-    """
-    found = []
-    for number, result in enumerate(results):
-        axes = [
-            _follow_axis(name, named, fields, result, number, results, side, pointwise)
-            for side in range(3)
-        ]
-        found.append(Field(*axes))
-    return found
+    name: str
+    "Its name without overload, such as `conv2d`."
+    named: Mapping[str, Any]
+    "All of its arguments by name, with tensors."
+    operands: Sequence[tuple[str, Tensor, Field]]
+    "Its tensor arguments that depend on the images: name, value and field."
+    results: Sequence[Tensor]
+    "Its results."
+    pointwise: bool = False
+    "Whether it takes element by element."
+
+    def axes(self, side: int) -> list[Axis]:
+        """Return one axis of each operand's field."""
+        return [field[side] for _, _, field in self.operands]
 
 
-def _follow_axis(
-    name: str,
-    named: Mapping[str, Any],
-    fields: Mapping[str, Sequence[tuple[Tensor, Field]]],
-    result: Tensor,
-    number: int,
-    results: Sequence[Tensor],
-    side: int,
-    pointwise: bool,
-) -> Axis:
-    operands = [(x, field[side]) for pairs in fields.values() for x, field in pairs]
-    x, axis = operands[0]
-    shape = tuple(result.shape)
-    if name in FACTORS or name == "einsum":
-        return _product(name, named, fields, result, side)
-    if name in CONVOLUTIONS and "weight" not in fields:
+def follow(call: Call) -> list[Field]:
+    """Return the fields of an operation's results."""
+    return [
+        Field(*(_follow_axis(call, side, number) for side in range(3)))
+        for number in range(len(call.results))
+    ]
+
+
+def _follow_axis(call: Call, side: int, number: int) -> Axis:
+    """Return one axis of the field of a result."""
+    name, named, result, axes = call.name, call.named, call.results[number], call.axes(side)
+    (argument, x, _), axis, shape = call.operands[0], axes[0], tuple(result.shape)
+    if name in FACTORS:
+        return _product(call, side, shape)
+    if name == "einsum":
+        return _einsum(call, side, shape)
+    if name in CONVOLUTIONS and argument == "input" and len(axes) == 1:
         return _slide(name, axis, named, x, result)
-    if name in MAX_POOLS or name in AVERAGE_POOLS:
+    if name in MAX_POOLS | AVERAGE_POOLS:
         return _slide(name, axis, named, x, result)
     if name in ADAPTIVE_POOLS:
         return _adapt(axis, x, result, int(name[-2]))
     if name.startswith("upsample_"):
         return _resize(name, axis, x, result)
     if name in NORMS:
-        return replace(axis, parts=axis.parts) if shape == tuple(x.shape) else axis.lose(shape)
+        return axis if shape == tuple(x.shape) else axis.lose(shape)
     if name in ("cat", "concat", "concatenate"):
         dim = named.get("dim", 0) % len(shape)
-        among_images = any(f.images.reach([dim]) for pairs in fields.values() for _, f in pairs)
-        return concatenate([a for _, a in operands], dim, shape, among_images)
+        among_images = any(field.images.reach([dim]) for _, _, field in call.operands)
+        return concatenate(axes, dim, shape, among_images)
     if name == "stack":
         dim = named.get("dim", 0) % len(shape)
-        grown = [replace(a, parts=(*a.parts[:dim], (), *a.parts[dim:])) for _, a in operands]
+        grown = [replace(each, parts=(*each.parts[:dim], (), *each.parts[dim:])) for each in axes]
         return concatenate(grown, dim, shape, False)
-    if len(operands) == 1 and name in RESHAPES | ORDERS | CUTS | COPIES | PADS | MOVES:
-        return _move(name, named, x, axis, result, number, results)
-    if pointwise or name in ("copy", "dropout", "feature_dropout", "alpha_dropout"):
-        return join([a for _, a in operands], shape)
-    if len(operands) == 1:
+    if len(axes) == 1 and name in RESHAPES | ORDERS | CUTS | COPIES | PADS | MOVES:
+        return _move(call, axis, number)
+    if call.pointwise or name in ("copy", "dropout", "feature_dropout", "alpha_dropout"):
+        return join(axes, shape)
+    if len(axes) == 1:
         return _reduced(named, x, axis, shape)
     if side == 2 and len(shape) == x.ndim:  # as far as one can tell, images stay apart
         pairs = zip(axis.parts, shape, x.shape, strict=True)
         return replace(axis, parts=tidy([part if n == m else plain(n) for part, n, m in pairs]))
-    wide = [a.lose(shape) for _, a in operands]
-    return max(wide, key=lambda each: each.extent)
+    return max((each.lose(shape) for each in axes), key=lambda each: each.extent)
 
 
 def _reduced(named: Mapping[str, Any], x: Tensor, axis: Axis, shape: tuple[int, ...]) -> Axis:
     """Follow a reduction, or anything else that takes one value."""
     dims = dims_of(named, x.ndim)
     named_dims = any(named.get(key) not in (None, []) for key in ("dim", "dims", "axis"))
-    kept = x.ndim - len(dims)
-    if named_dims and len(shape) in (x.ndim, kept):
+    if named_dims and len(shape) in (x.ndim, x.ndim - len(dims)):
         return axis.reduce(dims, shape)
-    if shape == tuple(x.shape):
-        return axis
-    return axis.lose(shape)
+    return axis if shape == tuple(x.shape) else axis.lose(shape)
 
 
-def _product(
-    name: str,
-    named: Mapping[str, Any],
-    fields: Mapping[str, Sequence[tuple[Tensor, Field]]],
-    result: Tensor,
-    side: int,
-) -> Axis:
-    """Follow a product of matrices."""
-    shape = tuple(result.shape)
-    if name == "einsum":
-        equation = named["equation"].replace(" ", "")
-        sides, arrow, places = equation.partition("->")
-        if "." in equation or not arrow:
-            wide = [f[side].lose(shape) for pairs in fields.values() for _, f in pairs]
-            return max(wide, key=lambda axis: axis.extent)
-        names = sides.split(",")
-        operands = [
-            (f[side], names[i])
-            for i, tensor in enumerate(named["tensors"])
-            for pairs in fields.values()
-            for x, f in pairs
-            if x is tensor
-        ]
-        return contract(operands, places, shape)
-    factors, axes = FACTORS[name], []
-    sizes = [named[key].ndim for key in factors if isinstance(named.get(key), Tensor)]
-    rank = max(len(shape), *sizes)
-    for key, last in factors.items():
-        for x, field in fields.get(key, ()):
-            label = last if x.ndim > 1 else "k"
-            front = [i - x.ndim for i in range(x.ndim - len(label))]
-            axes.append((field[side], [*front, *label]))
+def _einsum(call: Call, side: int, shape: tuple[int, ...]) -> Axis:
+    sides, arrow, places = call.named["equation"].replace(" ", "").partition("->")
+    if "." in sides or not arrow:
+        return max((axis.lose(shape) for axis in call.axes(side)), key=lambda axis: axis.extent)
+    operands = [
+        (field[side], names)
+        for tensor, names in zip(call.named["tensors"], sides.split(","), strict=True)
+        for _, x, field in call.operands
+        if x is tensor
+    ]
+    return contract(operands, places, shape)
+
+
+def _product(call: Call, side: int, shape: tuple[int, ...]) -> Axis:
+    """Follow a product of matrices: dimensions before the last two are counted from the end."""
+    factors, named, axes = FACTORS[call.name], call.named, []
+    for key, x, field in call.operands:
+        if key in factors:
+            last = factors[key] if x.ndim > 1 else "k"
+            axes.append((field[side], [*range(-x.ndim, -len(last)), *last]))
     if not axes:  # the summand of a product
-        pairs = next(iter(fields.values()))
-        return join([f[side] for _, f in pairs], shape)
-    labels: list[Any]
-    if name == "linear":
-        labels = [*[i - len(shape) for i in range(len(shape) - 1)], "n"]
+        return join(call.axes(side), shape)
+    first, *_, final = factors
+    rank = max(len(shape), named[first].ndim, named[final].ndim)
+    if call.name == "linear":
+        ends = ["n"]
+    elif call.name == "mv":
+        ends = ["m"]
     else:
-        ends = [
-            letter
-            for letter, key in (("m", next(iter(factors))), ("n", list(factors)[-1]))
-            if named[key].ndim > 1 or name == "mv"
-        ]
-        ends = ["m"] if name == "mv" else ends
-        labels = [*[i - rank for i in range(len(shape) - len(ends))], *ends]
-    return contract(axes, labels, shape)
+        ends = [letter for letter, key in (("m", first), ("n", final)) if named[key].ndim > 1]
+    front = range(-rank, len(shape) - len(ends) - rank)
+    return contract(axes, [*front, *ends], shape)
 
 
-def _move(
-    name: str,
-    named: Mapping[str, Any],
-    x: Tensor,
-    axis: Axis,
-    result: Tensor,
-    number: int,
-    results: Sequence[Tensor],
-) -> Axis:
+def _move(call: Call, axis: Axis, number: int) -> Axis:
     """Follow an operation that only takes elements elsewhere."""
-    shape = tuple(result.shape)
+    name, named, x, shape = (
+        call.name,
+        call.named,
+        call.operands[0][1],
+        tuple(call.results[number].shape),
+    )
     if name in RESHAPES:
         return axis.reshape(shape)
     if name in ORDERS:
         return axis.order(_order(name, named, x.ndim))
     if name in CUTS:
-        return _take(name, named, x, axis, number, results)
+        return _take(call, axis, number)
     if name in COPIES:
-        rank, before = len(shape), axis.broadcast(len(shape)).parts
-        sizes = (1,) * (rank - x.ndim) + tuple(x.shape)
-        parts: list[Part] = [
-            (*(((shape[dim] // sizes[dim]), 0.0),), *before[dim]) for dim in range(rank)
-        ]
-        return replace(axis, parts=tidy(parts))
+        sizes = (1,) * (len(shape) - x.ndim) + tuple(x.shape)
+        before = axis.broadcast(len(shape)).parts
+        pairs = zip(shape, sizes, before, strict=True)
+        return replace(axis, parts=tidy([(*plain(n // m), *part) for n, m, part in pairs]))
     if name in PADS:
         pads = named["pad"] if "pad" in named else named["padding"]
         for i in range(len(pads) // 2):
@@ -235,19 +206,18 @@ def _move(
         return axis
     if name == "unfold":
         dim = named["dimension"] % x.ndim
-        jump = axis.parts[dim][0][1] if len(axis.parts[dim]) == 1 else 0.0
-        parts = [*axis.parts, ((named["size"], jump),)]
+        jump = _jump(axis, dim)
+        parts: list[Part] = [*axis.parts, ((named["size"], jump),)]
         parts[dim] = ((shape[dim], jump * named["step"]),)
         return replace(axis, parts=tidy(parts))
     if name == "im2col":
-        return _columns(named, x, axis, shape)
+        return _columns(named, x, axis)
     if name in ("pixel_shuffle", "pixel_unshuffle"):
         return _shuffle(name, named, x, axis, shape)
     if name in ("roll", "flip"):
         shifts = named.get("shifts", [0])
         for dim, shift in zip(dims_of(named, x.ndim), shifts * x.ndim, strict=False):
-            if len(axis.parts[dim]) == 1:
-                axis = replace(axis, start=axis.start - shift * axis.parts[dim][0][1])
+            axis = replace(axis, start=axis.start - shift * _jump(axis, dim))
         return axis
     if name in ("index_select", "index") and len(shape) == x.ndim:
         for dim in range(x.ndim):
@@ -255,6 +225,11 @@ def _move(
                 axis = axis.cut(dim, 0, 1, shape[dim])
         return axis
     return axis.lose(shape)
+
+
+def _jump(axis: Axis, dim: int) -> float:
+    """Return by how many pixels a dimension moves, 0 where it is not as simple."""
+    return axis.parts[dim][0][1] if len(axis.parts[dim]) == 1 else 0.0
 
 
 def _order(name: str, named: Mapping[str, Any], rank: int) -> list[int]:
@@ -280,49 +255,39 @@ def _order(name: str, named: Mapping[str, Any], rank: int) -> list[int]:
     return order
 
 
-def _take(
-    name: str,
-    named: Mapping[str, Any],
-    x: Tensor,
-    axis: Axis,
-    number: int,
-    results: Sequence[Tensor],
-) -> Axis:
+def _take(call: Call, axis: Axis, number: int) -> Axis:
     """Follow an operation that takes a part of a dimension."""
+    name, named, x = call.name, call.named, call.operands[0][1]
     dim = named.get("dim", 0) % x.ndim
     if name in ("select", "unbind"):
         index = number if name == "unbind" else named["index"] % x.shape[dim]
-        cut = axis.cut(dim, index, 1, 1)
-        return replace(cut, parts=(*cut.parts[:dim], *cut.parts[dim + 1 :]))
-    size, step = results[number].shape[dim], 1
+        taken = axis.cut(dim, index, 1, 1)
+        return replace(taken, parts=(*taken.parts[:dim], *taken.parts[dim + 1 :]))
+    sizes, step = [result.shape[dim] for result in call.results], 1
     if name == "slice":
         begin, step = named.get("start") or 0, named.get("step", 1)
         begin = max(0, begin + x.shape[dim]) if begin < 0 else min(begin, x.shape[dim])
     elif name == "narrow":
         begin = named["start"] if isinstance(named["start"], int) else 0
     else:
-        begin = sum(results[i].shape[dim] for i in range(number))
-    return axis.cut(dim, begin, step, size)
+        begin = sum(sizes[:number])
+    return axis.cut(dim, begin, step, sizes[number])
 
 
-def _columns(named: Mapping[str, Any], x: Tensor, axis: Axis, shape: tuple[int, ...]) -> Axis:
+def _columns(named: Mapping[str, Any], x: Tensor, axis: Axis) -> Axis:
     """Follow an unfold to columns: (n, c, h, w) -> (n, c * kernel, positions)."""
-    windows: list[tuple[int, float]] = []
-    places: list[tuple[int, float]] = []
-    begin = axis.start
+    windows, places, begin = [], [], axis.start
     for i, dim in enumerate((x.ndim - 2, x.ndim - 1)):
         size, dilation, pad, stride = (
             each(named[key], i, 2) for key in ("kernel_size", "dilation", "padding", "stride")
         )
-        jump = axis.parts[dim][0][1] if len(axis.parts[dim]) == 1 else 0.0
+        jump = _jump(axis, dim)
         windows.append((size, jump * dilation))
         n = (x.shape[dim] + 2 * pad - dilation * (size - 1) - 1) // stride + 1
         places.append((n, jump * stride))
         begin -= pad * jump
-    channels = axis.parts[1] if x.ndim == 4 else axis.parts[0]
-    parts: list[Part] = [(*channels, *windows), tuple(places)]
-    front = list(axis.parts[:1]) if x.ndim == 4 else []
-    return Axis(axis.extent, begin, tidy([*front, *parts]))
+    *front, channels = axis.parts[:-2]
+    return Axis(axis.extent, begin, tidy([*front, (*channels, *windows), tuple(places)]))
 
 
 def _shuffle(
@@ -338,9 +303,7 @@ def _shuffle(
     r = named["upscale_factor"]
     # Channels of one place become neighbours, each of which depends on as much.
     reach, parts = axis.reach([1]), [axis.parts[0], plain(shape[1])]
-    for dim in (2, 3):
-        jump = axis.parts[dim][0][1] / r if len(axis.parts[dim]) == 1 else 0.0
-        parts.append(((shape[dim], jump),))
+    parts += [((shape[dim], _jump(axis, dim) / r),) for dim in (2, 3)]
     return Axis(axis.extent + reach, axis.start + reach / 2, tidy(parts))
 
 

@@ -41,6 +41,7 @@ from .follow import (
     ORDERS,
     PADS,
     RESHAPES,
+    Call,
     convolution_options,
     dims_of,
     follow,
@@ -154,19 +155,20 @@ def _field(fields: Fields, tensor: Tensor, step: Step) -> Field:
 def _follow(steps: list[Step], dead: set[Step]) -> Fields:
     fields: Fields = {}
     for step in steps:
-        given: dict[str, list[tuple[Tensor, Field]]] = {}
+        operands = []
         written = [("also", each.results[0], each) for each in step.also]
         for key, tensor, parent in [*step.operands, *written]:
             if parent.op == "images" and parent not in fields:
                 fields[parent] = [start(parent.result.shape)]
             if parent in fields:
-                given.setdefault(key, []).append((tensor, _field(fields, tensor, parent)))
-        if step in dead or not given or not step.from_images:
+                operands.append((key, tensor, _field(fields, tensor, parent)))
+        if step in dead or not operands or not step.from_images:
             continue
         if step.op == "getitem":
-            fields[step] = [next(field for x, field in given["0"] if x is step.result)]
+            fields[step] = [next(field for _, x, field in operands if x is step.result)]
         elif step.results:
-            fields[step] = follow(step.op, step.named, given, step.results, step.pointwise)
+            call = Call(step.op, step.named, operands, step.results, step.pointwise)
+            fields[step] = follow(call)
     return fields
 
 
