@@ -77,7 +77,7 @@ def test_json_is_alone_on_stdout_and_the_exit_code_is_the_verdicts(folder, optio
     limit = {"kind": "parameters", "fewer_than": 20_000}
     assert verdict["contract_values"]["clause"][0] == limit
     if code == 0:
-        assert verdict["n_params"] == 208 + 16 + 11_530
+        assert verdict["n_params"] == 208 + 16 + 11_530 == verdict["layers"]["parameters"]
         assert done.stderr == ""
     else:
         assert "parameters" in [c["clause"] for c in verdict["clauses"] if c["passed"] is False]
@@ -92,8 +92,21 @@ def test_what_is_watched_says_so(folder, options):
     table = featherweight(*words, cwd=folder).stdout
     assert "the module was watched" in table
     assert "at import" not in table
-    graph = featherweight("audit", "net.py:Net", *options, cwd=folder).stdout
+    assert "layers: not known: only a graph has a layer table" in table
+    graph = featherweight("audit", "net.py:Net", "--layers", *options, cwd=folder).stdout
     assert "the graph was judged" in graph
+    assert "layers: 6; 11,754 parameters; 40,320 multiply-accumulates" in graph
+    assert graph.splitlines()[2].split() == [
+        "0",
+        "conv",
+        "5x5",
+        "s2",
+        "8x12x12",
+        "5",
+        "2",
+        "208",
+        "28,800",
+    ]
     assert "watched" not in graph
 
 
