@@ -1,6 +1,6 @@
 """Run a graph on a few images, and keep what each operation takes and gives.
 
-    steps = run_graph(graph, tensors, images)
+    steps = run_graph(graph, {}, images)
     used = on_the_way(steps)            # what leads from the images to the output
 
 Memory that an operation writes in place belongs to that operation from then on, as in trace.py.
