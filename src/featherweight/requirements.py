@@ -420,7 +420,8 @@ class Forbid(Kind):
                 if layer.jump is not None and max(layer.jump) > _jump(table, layer.inputs)
             ],
         }[limits["layer"]]
-        found = f"{len(names)}: {', '.join(names[:3])}" if names else "none"
+        layers = "1 layer" if len(names) == 1 else f"{len(names)} layers"
+        found = f"{layers}: {', '.join(names[:3])}" if names else "none"
         return Finding(found, "layers of the graph", not names)
 
     def allows(self, limits: Limits) -> dict[str, Allowed]:
@@ -886,7 +887,8 @@ class Requirement:
         """Return JSON values that `from_dict` reads back."""
         values = {"kind": self.kind, **copy.deepcopy(dict(self.limits))}
         if (self.points != 1 and "bands" not in self.limits) or self.bonus:
-            values["points"] = self.points
+            whole = float(self.points).is_integer()
+            values["points"] = int(self.points) if whole else self.points
         return values | ({"bonus": True} if self.bonus else {})
 
     @property
