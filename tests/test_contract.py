@@ -353,6 +353,16 @@ def test_a_contract_says_where_it_differs_from_the_built_in_of_its_name():
     assert (mine.is_built_in, mine.differences()) == (False, {})
 
 
+def test_a_notebook_shows_the_clauses_escaped():
+    html = load_contract("era-s9")._repr_html_()
+    assert "CIFAR-10" in html
+    for word in ("parameters", "fewer than 200,000", "no stride (bonus)", "more than 44 pixels"):
+        assert word in html
+    mine = make_contract(name="<b>")._repr_html_()
+    assert "&lt;b&gt;" in mine
+    assert "any data" in mine
+
+
 def test_what_is_no_file_or_no_toml_is_refused(tmp_path):
     with pytest.raises(InputError, match="era-v3-s6"):
         load_contract("nope")
