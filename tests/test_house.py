@@ -39,6 +39,7 @@ TRUNK = (
     "build",
     "exported",
     "fields",
+    "follow",
     "flow",
     "layers",
     "capture",
