@@ -2,7 +2,7 @@
 
     requirement = Requirement("parameters", {"fewer_than": 20_000}, points=2)
     requirement.required                        # "fewer than 20,000"
-    requirement.judge("parameters", facts)      # a Clause of a verdict
+    requirement.judge("parameters", requirement.required, Facts())      # a Clause of a verdict
 
 To add a kind, write one class and name it in `KINDS`. A judge sees facts, plain data, so nothing
 here imports PyTorch.
