@@ -308,7 +308,7 @@ GAP = structure(heads={"gap"})
             "something else, behind global average pool",
         ),
         ("head", {"gap": True}, {"layers": None}, None, "not judged: needs the graph"),
-        ("forbid", {"layer": "linear"}, {}, False, "1: fc"),
+        ("forbid", {"layer": "linear"}, {}, False, "1 layer: fc"),
         (
             "forbid",
             {"layer": "linear"},
@@ -322,7 +322,7 @@ GAP = structure(heads={"gap"})
             {"layer": "max-pool"},
             {"layers": table(CONV, layer("max pool", (0,), 2.0))},
             False,
-            "1: max pool 1",
+            "1 layer: max pool 1",
         ),
         ("forbid", {"layer": "stride"}, {}, True, "none"),
         (
@@ -330,7 +330,7 @@ GAP = structure(heads={"gap"})
             {"layer": "stride"},
             {"layers": table(CONV, layer("average pool", (0,), 2.0), layer("conv", (1,), 2.0))},
             False,
-            "1: average pool 1",
+            "1 layer: average pool 1",
         ),
         ("forbid", {"layer": "pretrained"}, {}, None, "not judged: no class"),
         (

@@ -137,9 +137,11 @@ def structure_facts(
     facts = Facts(structure=structure(model, split, everything, mean_std, trained))
     if isinstance(model, Exported):
         images = normalise(split.train.pixels[:N_PROBE], mean_std or split.mean_std)
-        facts.layers = layer_table(model, trained=trained, images=images)
+        device = next((p.device for p in model.parameters()), images.device)
+        graph = model if device == images.device else copy.deepcopy(model).cpu()
+        facts.layers = layer_table(graph, trained=trained, images=images)
         if contract.needs("training_layers"):
-            facts.training_layers = layer_table(model, True, trained, images)
+            facts.training_layers = layer_table(graph, True, trained, images)
     if fresh is not None and contract.needs("builds"):
         facts.builds = _builds(fresh)
     return facts
