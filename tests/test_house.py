@@ -41,6 +41,7 @@ TRUNK = (
     "build",
     "exported",
     "fields",
+    "follow",
     "flow",
     "layers",
     "capture",

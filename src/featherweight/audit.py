@@ -22,14 +22,14 @@ from .apart import capture_apart
 from .build import build
 from .capture import capture
 from .contract import Contract
-from .data import Split
+from .data import Split, normalise
 from .device import seed_everything
 from .errors import InputError
 from .evaluate import Evaluation, evaluate
 from .exported import Exported
 from .facts import Builds, Evaluated, Facts, Training
 from .layers import layer_table
-from .passes import audit_passes
+from .passes import N_PROBE, audit_passes
 from .recipe import Recipe
 from .requirements import MISSING
 from .run import IncompatibleWeightsError, Run
@@ -72,7 +72,7 @@ def as_graph(model: nn.Module, shape: Sequence[int], evidence: Evidence) -> nn.M
 def _verdict(
     contract: Contract,
     clauses: Sequence[Clause],
-    n_params: int | None,
+    facts: Facts,
     scope: str,
     model: nn.Module,
     evidence: str | None = None,
@@ -97,12 +97,13 @@ def _verdict(
     return Verdict(
         contract.name,
         tuple(clauses),
-        n_params,
+        facts.n_params,
         scope,
         evidence=evidence or ("structure" if scope == "structure" else "weights"),
         method="watched" if watched else "graph",
         values=contract.to_dict(),
         confined=model.confined if isinstance(model, Exported) else None,
+        layers=facts.layers,
     )
 
 
@@ -135,11 +136,12 @@ def structure_facts(
     """Return the facts that need no weights."""
     facts = Facts(structure=structure(model, split, everything, mean_std, trained))
     if isinstance(model, Exported):
-        graph = copy.deepcopy(model).cpu()
-        if contract.needs("layers"):
-            facts.layers = layer_table(graph, trained=trained)
+        images = normalise(split.train.pixels[:N_PROBE], mean_std or split.mean_std)
+        device = next((p.device for p in model.parameters()), images.device)
+        graph = model if device == images.device else copy.deepcopy(model).cpu()
+        facts.layers = layer_table(graph, trained=trained, images=images)
         if contract.needs("training_layers"):
-            facts.training_layers = layer_table(graph, training=True, trained=trained)
+            facts.training_layers = layer_table(graph, True, trained, images)
     if fresh is not None and contract.needs("builds"):
         facts.builds = _builds(fresh)
     return facts
@@ -210,7 +212,7 @@ def audit_model(
     judged = as_graph(model, split.shape, evidence)
     facts = structure_facts(judged, split, contract, everything, fresh, trained=False)
     clauses = [*judge(contract, facts), *_needs_run()]
-    return _verdict(contract, clauses, facts.n_params, "structure", judged)
+    return _verdict(contract, clauses, facts, "structure", judged)
 
 
 def audit_weights(
@@ -255,7 +257,7 @@ def audit_weights(
         for part, found in results.items()
     }
     clauses = [*judge(contract, facts), *_needs_run()]
-    return _verdict(contract, clauses, facts.n_params, "weights", judged), result
+    return _verdict(contract, clauses, facts, "weights", judged), result
 
 
 def training_facts(recipe: Recipe, n_train: int, logged: Sequence[object], saved: int) -> Training:
@@ -276,7 +278,7 @@ def training_facts(recipe: Recipe, n_train: int, logged: Sequence[object], saved
         saved=saved,
         agree=agree,
         batch_size=recipe.batch_size,
-        optimisers=("muon", "sgd") if recipe.muon else ("sgd",),
+        optimisers=("muon", recipe.optimiser) if recipe.muon else (recipe.optimiser,),
         schedule=recipe.schedule,
         peak_epoch=round((highest + 1) * recipe.epochs / steps, 6),
     )
@@ -353,7 +355,7 @@ def audit_run(
         run.load_weights(network)
     except IncompatibleWeightsError as error:
         clause = Clause("weights", LAST_WEIGHTS, "another network's", str(error), False)
-        return _verdict(contract, [clause], None, "run", network), None
+        return _verdict(contract, [clause], Facts(), "run", network), None
     # Evaluate each of the last epochs that the contract names.
     last, networks = run.recipe.epochs, {}
     for epoch in range(max(1, last - contract.consistent_epochs + 1), last):
@@ -386,7 +388,7 @@ def audit_run(
     if retrained is not None:
         clauses.append(retrained)
         proof = retrained.clause if retrained.passed else None
-    verdict = _verdict(contract, clauses, facts.n_params, "run", model, proof)
+    verdict = _verdict(contract, clauses, facts, "run", model, proof)
     return verdict, results["val"][last]
 
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ._html import markdown_text as _text
 from .data import Split
 from .evaluate import Evaluation, percent
 from .image_kind import ImageKind
@@ -34,12 +35,6 @@ PICTURES = {
 }
 MAX_NAMES = 26  # classes that a card names
 CLAUSE = ("clause", "required", "found", "how")
-
-
-def _text(value: object) -> str:
-    """Return a stranger's text for Markdown, which shows it as it is, on one line."""
-    line = " ".join(str(value).split())
-    return re.sub(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
 
 
 def _result(clause: Clause, weighted: bool) -> str:
@@ -248,6 +243,12 @@ def card(
         if embedded
         else " The training images have their own licence."
     )
+    table = judged.layers
+    layers = (
+        table.to_markdown()
+        if table is not None
+        else "Not known: the network was watched while it ran, and only a graph has a layer table."
+    )
     n_params = verdict.get("n_params")
     size = f" with {_count(n_params, 'parameter')}" if n_params else ""
     return f"""{_header(run, result, split, data, test)}
@@ -275,6 +276,9 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 | file | bytes | what |
 |---|---|---|
 {sizes}
+
+## Layers
+{layers}
 
 ## Training
 - network: {network}
