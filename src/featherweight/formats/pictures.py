@@ -126,8 +126,8 @@ def _sort(members: Iterable[str]) -> tuple[Names, set[str]]:
         above, _, file = name.rpartition("/")
         above, _, label = above.rpartition("/")
         above, _, part_folder = above.rpartition("/")
-        part = _part_of(part_folder)
-        if part and _is_picture(file) and not above.startswith("__MACOSX"):
+        part, hidden = _part_of(part_folder), label.startswith(".") or above.startswith("__MACOSX")
+        if part and _is_picture(file) and not hidden:
             tops.add(f"{above}/" if above else "")
             parts.setdefault(part, {}).setdefault(label, []).append(name)
     return parts, tops
@@ -158,7 +158,7 @@ def _make_source(where: Path, parts: Names, reader: Callable[[], Reader], said: 
         )
         with reader() as read_file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about damaged metadata
-            images = _stack((name, read_file(name)) for _, _, name in files)
+            images = _stack((f"{where}/{name}", read_file(name)) for _, _, name in files)
         return Part(images, np.array([label for _, label, _ in files]), f"{where} ({part})")
 
     try:
@@ -169,9 +169,9 @@ def _make_source(where: Path, parts: Names, reader: Callable[[], Reader], said: 
 
 
 def _read_file(path: Path) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):  # to open a named pipe would wait for its writer
+        raise InputError(f"{path}: not a file, expected a picture")
     with path.open("rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InputError(f"{path}: not a file, expected a picture")
         return _bounded(file.read(MAX_PICTURE_BYTES + 1), str(path), MAX_PICTURE_BYTES)
 
 
@@ -188,7 +188,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:
-    where = f"{archive.filename} ({member.filename})"
+    where = f"{archive.filename}/{member.filename}"
     # What else ZIP allows is decompressed without a limit.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InputError(
@@ -249,6 +249,8 @@ def _decode(content: bytes, name: str) -> np.ndarray:
         return _pixels(picture, name)
     except (InputError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: {error}; expected at most {MAX_SIDE}x{MAX_SIDE}") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture, expected one of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise exceptions of nearly every class
