@@ -448,8 +448,8 @@ def load_run(run: str | Path | Run) -> Run:
 def load_model(run: str | Path | Run) -> nn.Module:
     """Return the network of a finished run or of a pretrained one's name, in evaluation mode.
 
-    It takes images (n, 1, height, width), normalised by the run's mean and standard deviation, and
-    returns logits or log-probabilities (n, classes)."""
+    It takes images (n, channels, height, width), normalised by the run's mean and standard
+    deviation, and returns logits or log-probabilities (n, classes)."""
     return load_run(run).load_model()
 
 

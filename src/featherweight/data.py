@@ -20,10 +20,12 @@ from torch import Tensor
 
 from ._arrays import read_idx, read_npz
 from .errors import InputError
+from .image_kind import CHANNELS, MAX_SIDE, ImageKind
 
 STEMS = {"train": "train", "test": "t10k"}
-MAX_SIDE = 64  # pixels, of an image that is accepted
-MAX_CLASSES = 256  # as a label is from 0 to 255
+# Grey levels up to which a border's pixel is dark, and from which it is light; and the share of
+# such pixels in the borders of images that show light ink on dark paper, or dark ink on light.
+DARK, LIGHT, PAPER_SHARE = 63, 192, 0.6
 
 
 def normalise(pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
@@ -37,10 +39,10 @@ def normalise(pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled greyscale images."""
+    """Labelled images."""
 
     pixels: Tensor
-    "Shape (n, 1, height, width), uint8."
+    "Shape (n, channels, height, width), uint8; channels are 1 (grey) or 3 (red, green, blue)."
     labels: Tensor
     "Shape (n,), int64."
 
@@ -61,6 +63,18 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What a data set, or its name, says about its images; what is empty is not said."""
+
+    polarity: str = ""
+    "As in `ImageKind`."
+    orientation: str = ""
+    "As in `ImageKind`."
+    classes: tuple[str, ...] = ()
+    "Name of each class."
+
+
+@dataclass(frozen=True)
 class Split:
     """Training and validation images of one data set."""
 
@@ -71,11 +85,23 @@ class Split:
     val: Images
     "Validation images."
     num_classes: int
-    "Number of classes, from the training labels."
+    "Number of classes, from the training labels or as the data set says."
+    said: Said = Said()
+    "What the data set says about its images."
+
+    @cached_property
+    def kind(self) -> ImageKind:
+        """What the images are like: as the data set says, else as the training images show."""
+        return ImageKind(
+            *self.shape,
+            self.said.polarity or find_polarity(self.train.pixels),
+            self.said.orientation or "upright",
+            self.said.classes or tuple(map(str, range(self.num_classes))),
+        )
 
     @cached_property
     def mean_std(self) -> tuple[float, float]:
-        """Mean and standard deviation of the training pixels, scaled to [0, 1].
+        """Mean and standard deviation of the training pixels of all channels, scaled to [0, 1].
 
         For MNIST's first 50,000 images 0.1310 and 0.3085 (of all 60,000: 0.1307 and 0.3081).
         """
@@ -108,9 +134,26 @@ class Split:
         return digest.hexdigest()
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one image, (1, height, width)."""
-        return tuple(self.train.pixels.shape[1:])
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image, (channels, height, width)."""
+        channels, height, width = self.train.pixels.shape[1:]
+        return channels, height, width
+
+
+def find_polarity(pixels: Tensor) -> str:
+    """Return the polarity of images (n, channels, height, width) uint8, as `ImageKind` names it.
+
+    Paper shows at the border of an image. Colour images count as natural.
+    """
+    if pixels.shape[1] != 1:
+        return "natural"
+    rows, columns = pixels[:, 0, [0, -1]], pixels[:, 0, :, [0, -1]]
+    counts = sum(torch.bincount(border.flatten(), minlength=256) for border in (rows, columns))
+    assert isinstance(counts, Tensor)
+    shares = counts.double() / counts.sum()
+    if shares[: DARK + 1].sum() >= PAPER_SHARE:
+        return "light on dark"
+    return "dark on light" if shares[LIGHT:].sum() >= PAPER_SHARE else "natural"
 
 
 def mnist_folder() -> Path:
@@ -157,12 +200,18 @@ def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
-    """Check arrays, images (n, height, width) and labels (n,) or (n, 1), and return tensors."""
-    if images.ndim != 3 or images.dtype != np.uint8:
+    """Check arrays and return tensors.
+
+    Images are (n, height, width), (n, height, width, channels) or (n, channels, height, width),
+    with 1 channel or 3; labels are (n,) or (n, 1).
+    """
+    axis = _channel_axis(images.shape)
+    if axis is None or images.dtype != np.uint8:
         raise InputError(
-            f"{where}: got images {images.dtype} {images.shape}, "
-            "expected greyscale uint8 (n, height, width)"
+            f"{where}: got images {images.dtype} {images.shape}, expected uint8 (n, height, width),"
+            " greyscale, or (n, height, width, 3), colour"
         )
+    images = np.moveaxis(images, axis, 1) if axis else images[:, None]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
@@ -174,7 +223,7 @@ def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
             f"{where}: got {len(images)} images and {len(labels)} labels, expected one label "
             "per image"
         )
-    if not len(images) or not all(1 <= side <= MAX_SIDE for side in images.shape[1:]):
+    if not len(images) or not all(1 <= side <= MAX_SIDE for side in images.shape[2:]):
         raise InputError(
             f"{where}: got images {images.shape}, "
             f"expected at least one image, of at most {MAX_SIDE}x{MAX_SIDE} pixels"
@@ -184,11 +233,18 @@ def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
             f"{where}: got label {labels.min() if labels.min() < 0 else labels.max()}, "
             "expected 0 to 255"
         )
-    # (n, height, width) -> (n, 1, height, width)
     return Images(
-        torch.from_numpy(np.ascontiguousarray(images))[:, None],
-        torch.from_numpy(labels.astype(np.int64)),
+        torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64))
     )
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Return the axis of the channels of images, 0 where they have none, None where it is wrong."""
+    if len(shape) == 3:
+        return 0
+    if len(shape) == 4 and shape[3] in CHANNELS:
+        return 3
+    return 1 if len(shape) == 4 and shape[1] in CHANNELS else None
 
 
 def _read_npz_part(path: Path, part: str) -> Images:

@@ -33,6 +33,14 @@ class Augmentation:
     "Largest rotation to either side, in degrees."
     shift: float = 0.0
     "Largest shift along either axis, in pixels."
+    crop: int = 0
+    "Pixels by which an image is padded by reflection before a crop of its own size is drawn from "
+    "it: a shift by whole pixels."
+    flip: float = 0.0
+    "Probability of exchanging left and right."
+    cutout: int = 0
+    "Side of a square that is filled with the mean of the training pixels, in pixels (DeVries and "
+    "Taylor 2017). Its centre is drawn from the image, so part of it may be outside."
     scale: float = 0.0
     "Largest relative change of size: 0.1 scales by 0.9 to 1.1."
     shear: float = 0.0
@@ -66,6 +74,11 @@ class Augmentation:
         for name, value in asdict(self).items():
             if name not in ("blur_sigma", "blur_kernel") and not 0 <= value < 90:
                 raise InputError(f"{name}: got {value}, expected 0 to below 90")
+        for name in ("crop", "cutout"):
+            if type(value := getattr(self, name)) is not int:
+                raise InputError(f"{name}: got {value!r}, expected a whole number of pixels")
+        if self.flip > 1:
+            raise InputError(f"flip: got {self.flip}, expected a probability")
         if max(self.scale, self.brightness, self.contrast) >= 1:
             raise InputError("scale, brightness and contrast: expected fractions below 1")
 

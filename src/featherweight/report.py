@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from ._files import write_atomic
+from ._files import visible, write_atomic
 from ._html import GREEN as GREEN
 from ._html import GREY as GREY
 from ._html import RED as RED
@@ -30,8 +30,10 @@ from .contract import Contract
 from .data import Split
 from .errors import InputError
 from .evaluate import Evaluation, percent
+from .image_kind import MAX_CLASSES, ImageKind
 from .run import Row, Run
 
+MAX_NAME_SHOWN = 14  # characters of a class's name
 MAX_MISTAKES = 400  # images in one picture: the most confident mistakes if there are more
 # Share of a class predicted as one other class that gets the confusion matrix's darkest colour.
 DARKEST_SHARE = 0.1
@@ -204,15 +206,19 @@ def curves(run: Run) -> Figure:
 
 
 @literally
-def confusion(result: Evaluation, title: str) -> Figure:
+def confusion(result: Evaluation, title: str, kind: ImageKind) -> Figure:
     """Draw the confusion matrix: a row per true class, a column per predicted class.
 
     A mistake's colour is its share of the true class on a fixed scale, so a handful among a
-    thousand images is always pale. `title` names the run and the split.
+    thousand images is always pale. `title` names the run and the split, `kind`
+    the classes.
     """
-    counts = result.confusion
+    counts, names = result.confusion, _shortened(kind)
     classes = len(counts)
-    figure = Figure(figsize=(0.8 + 0.35 * classes, 1.15 + 0.35 * classes), layout="constrained")
+    beside = 0.8 + 0.08 * max(0, max(map(len, names)) - 2)  # inches, for names
+    figure = Figure(
+        figsize=(beside + 0.35 * classes, beside + 0.35 + 0.35 * classes), layout="constrained"
+    )
     axes = figure.subplots()
     shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     shares.fill_diagonal_(0)
@@ -235,7 +241,8 @@ def confusion(result: Evaluation, title: str) -> Figure:
                 )
     axes.set_xlabel("predicted", fontsize=8, color=INK)
     axes.set_ylabel("true class", fontsize=8, color=INK)
-    axes.set(xticks=range(classes), yticks=range(classes))
+    axes.set_yticks(range(classes), names)
+    axes.set_xticks(range(classes), names, rotation=90 if _are_long(names) else 0)
     axes.set_xticks([x - 0.5 for x in range(1, classes)], minor=True)
     axes.set_yticks([y - 0.5 for y in range(1, classes)], minor=True)
     axes.grid(which="minor", color=FAINT, lw=0.6)
@@ -252,12 +259,23 @@ def confusion(result: Evaluation, title: str) -> Figure:
 
 
 def _draw_mistake(
-    axes: Axes, result: Evaluation, index: int, image: np.ndarray, x: float, y: float, side: float
+    axes: Axes,
+    result: Evaluation,
+    index: int,
+    image: np.ndarray,
+    kind: ImageKind,
+    x: float,
+    y: float,
+    side: float,
 ) -> None:
-    """Draw one image at (x, y), in inches, with its caption below."""
+    """Draw one image (height, width, channels) at (x, y), in inches, with its caption below.
+
+    Light ink on dark paper is drawn as dark ink on light paper."""
+    if kind.orientation == "transposed":
+        image = image.transpose(1, 0, 2)
     axes.imshow(
-        image,
-        cmap="gray_r",
+        image[..., 0] if kind.channels == 1 else image,
+        cmap="gray_r" if kind.polarity == "light on dark" else "gray",
         vmin=0,
         vmax=255,
         extent=(x, x + side, y + side, y),
@@ -265,30 +283,49 @@ def _draw_mistake(
         interpolation="nearest",
     )
     axes.add_patch(Rectangle((x, y), side, side, fill=False, ec=FAINT, lw=0.6))
+    names = _shortened(kind)
     probabilities, guesses = result.probabilities[index].topk(2)
     first, second = (
-        f"{guess}: {100 * p:.0f} %"
+        f"{names[guess]}: {100 * p:.0f} %"
         for guess, p in zip(guesses.tolist(), probabilities.tolist(), strict=True)
     )
-    caption = f"no. {index:,}, true {int(result.labels[index])}"
-    axes.text(x, y + side + 0.03, caption, va="top", fontsize=7, color=INK)
-    axes.text(x, y + side + 0.16, f"{first}, {second}", va="top", fontsize=7, color=MUTED)
+    number, true = f"no. {index:,}", f"true {names[int(result.labels[index])]}"
+    lines = [f"{number}, {true}", f"{first}, {second}"]
+    if _are_long(names):
+        lines = [number, true, first, second]
+    for i, line in enumerate(lines):
+        colour = INK if 2 * i < len(lines) else MUTED
+        axes.text(x, y + side + 0.03 + 0.13 * i, line, va="top", fontsize=7, color=colour)
+
+
+def _shortened(kind: ImageKind) -> list[str]:
+    """Return the classes' names, each as one line, shortened if it is long."""
+    lines = [" ".join(visible(name).split()) for name in kind.classes]
+    most = MAX_NAME_SHOWN
+    return [line if len(line) <= most else f"{line[: most - 3]}..." for line in lines]
+
+
+def _are_long(names: list[str]) -> bool:
+    """Return whether names of classes take more room than numbers."""
+    return max(map(len, names)) > len(str(MAX_CLASSES))
 
 
 @literally
-def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
+def mistakes(result: Evaluation, pixels: torch.Tensor, title: str, kind: ImageKind) -> Figure:
     """Draw every misclassified image, the most confident mistake first.
 
     Args:
         result: The evaluation.
-        pixels: The images that were evaluated, shape (n, 1, height, width), uint8.
+        pixels: The images that were evaluated, shape (n, channels, height, width), uint8.
         title: Name of the run and the split.
+        kind: What the images are like.
     """
     wrong = result.mistakes
     drawn = wrong[:MAX_MISTAKES].tolist()
     columns = min(10, max(7, len(drawn)))
     rows = math.ceil(len(drawn) / columns)
-    side, caption, gap, head, margin = 1.0, 0.3, 0.08, 0.85, 0.12  # inches
+    side, gap, head, margin = 1.0, 0.08, 0.85, 0.12  # inches
+    caption = 0.56 if _are_long(_shortened(kind)) else 0.3  # four lines, or two
     figure, axes = _inches(
         2 * margin + columns * (side + gap) - gap, head + rows * (side + caption + gap) + margin
     )
@@ -321,7 +358,8 @@ def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
     for i, index in enumerate(drawn):
         x = margin + i % columns * (side + gap)
         y = head + i // columns * (side + caption + gap)
-        _draw_mistake(axes, result, index, pixels[index, 0].cpu().numpy(), x, y, side)
+        image = pixels[index].permute(1, 2, 0).cpu().numpy()
+        _draw_mistake(axes, result, index, image, kind, x, y, side)
     # imshow has changed the limits.
     axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     return figure
@@ -402,8 +440,8 @@ def report(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) 
     title = f"{name}, validation"
     pictures = {
         "curves.png": curves(run),
-        "confusion.png": confusion(result, title),
-        "mistakes.png": mistakes(result, split.val.pixels, title),
+        "confusion.png": confusion(result, title, split.kind),
+        "mistakes.png": mistakes(result, split.val.pixels, title, split.kind),
         "verdict.svg": verdict_picture(verdict, name),
     }
     written = [
