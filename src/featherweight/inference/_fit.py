@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ._form import CENTRE, FIT, Form
+from ..layout import CENTRE, FIT
+from ._form import Bytes, Form
 from ._ink import Floats
 
 FINE = 8  # subpixels of an MNIST pixel while a digit is placed, so that rounding does not show
@@ -18,7 +19,6 @@ FINE = 8  # subpixels of an MNIST pixel while a digit is placed, so that roundin
 # are between 1.5 and 4.1.
 STROKE = 2.0
 
-Bytes = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 "Left, top, right and bottom side."
 
@@ -43,7 +43,7 @@ def fit(ink: Floats, form: Form) -> tuple[Bytes, Box]:
     # Subpixels of a pixel: as many as give the ink its side, or more where it would be cut off.
     lengths = [int(np.ptp(each)) + 1 for each in (rows, columns)]
     fine = max(
-        FIT * FINE / form.ink.longer,
+        FIT * FINE / form.layout.longer,
         *(length / side for length, side in zip(lengths, form.upright, strict=True)),
     )
     high, wide = (round(side * fine) for side in form.upright)

@@ -8,7 +8,6 @@ without this was trained on MNIST, or on images of its size and kind.
 """
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,61 +16,12 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..image_kind import ImageKind
+from ..layout import CENTRE, MNIST_LAYOUT, SIDE, Layout, default_layout
 from ._ink import border
 
 Bytes = NDArray[np.uint8]
 
-SIDE, FIT = 28, 20  # pixels: an MNIST image, and the box that holds a digit (LeCun et al. 1998)
-CENTRE = 14.5 / SIDE  # where the centre of mass lies: the middle of pixel 14 of 28
 MAX_KIND = 200_000  # characters: 256 names of 100, each of which JSON may write as six
-
-
-@dataclass(frozen=True)
-class Ink:
-    """Where the ink lies in the images of a data set, as light ink on a dark ground."""
-
-    level: float
-    "Grey level above which a pixel is ink."
-    full: float
-    "Grey level that the strongest pixel of each image reaches."
-    longer: float
-    "Longer side of the ink in pixels, the median of the images."
-    shortest: float
-    "Its minimum over the images."
-    longest: float
-    "Its maximum over the images."
-    off_centre: float
-    """Largest distance of an image's centre of mass from CENTRE, in pixels, downwards or to the
-    side."""
-
-    def fits(self, image: Bytes) -> bool:
-        """Return whether an image (height, width), light on dark, looks like those of the set."""
-        if image.max() < self.full or np.median(border(image)) > self.level:
-            return False
-        ink = np.where(image > self.level, image, 0)
-        lines = [np.flatnonzero(ink.any(1 - axis)) for axis in (0, 1)]
-        if not len(lines[0]):
-            return False
-        longer = max(int(np.ptp(each)) for each in lines) + 1
-        total = ink.sum()
-        off = [
-            abs(ink.sum(1 - axis) @ np.arange(side) / total + 0.5 - CENTRE * side)
-            for axis, side in enumerate(image.shape)
-        ]
-        return bool(self.shortest <= longer <= self.longest and max(off) <= self.off_centre)
-
-
-# All of MNIST's first 60,000 images fit.
-MNIST_INK = Ink(level=0, full=200, longer=FIT, shortest=FIT - 2, longest=FIT, off_centre=0.5)
-
-
-def default_ink(height: int, width: int) -> Ink:
-    """Return where the ink of images of this size lies if nothing was measured."""
-    if (height, width) == (SIDE, SIDE):
-        return MNIST_INK
-    # A digit fills as much of an image as in MNIST, and whatever has this size may be one.
-    most = max(height, width)
-    return Ink(127, 128, FIT / SIDE * min(height, width), 1, most, most)
 
 
 @dataclass(frozen=True)
@@ -80,7 +30,7 @@ class Form:
 
     kind: ImageKind
     "Size, colour, polarity, orientation and classes of the images."
-    ink: Ink
+    layout: Layout
     "Where the ink lies. It means nothing where the images show no ink on a ground."
 
     @property
@@ -111,13 +61,30 @@ class Form:
         """
         return 255 - image if self.kind.polarity == "dark on light" else image
 
+    def lies_in(self, image: Bytes) -> bool:
+        """Return whether the ink of an image (height, width), light on dark, lies as it should."""
+        level = self.layout.level
+        if image.max() < self.layout.full or np.median(border(image)) > level:
+            return False
+        ink = np.where(image > level, image, 0)
+        lines = [np.flatnonzero(ink.any(1 - axis)) for axis in (0, 1)]
+        if not len(lines[0]):
+            return False
+        longer = max(int(np.ptp(each)) for each in lines) + 1
+        off = [
+            abs(ink.sum(1 - axis) @ (np.arange(side) + 0.5) / ink.sum() - CENTRE * side)
+            for axis, side in enumerate(image.shape)
+        ]
+        fine = self.layout.shortest <= longer <= self.layout.longest
+        return bool(fine and max(off) <= self.layout.off_centre)
+
     def turn(self, image: Bytes) -> Bytes:
         """Return an upright image (..., height, width) as the network takes it, or back."""
         return np.ascontiguousarray(image.swapaxes(-1, -2)) if self.transposed else image
 
 
 MNIST = Form(
-    ImageKind(1, SIDE, SIDE, "light on dark", "upright", tuple(map(str, range(10)))), MNIST_INK
+    ImageKind(1, SIDE, SIDE, "light on dark", "upright", tuple(map(str, range(10)))), MNIST_LAYOUT
 )
 
 
@@ -141,23 +108,15 @@ def load_form(path: Path, card: dict[str, str], shape: tuple[int, ...]) -> Form 
         raise InputError(f"{path}: kind: {why}") from error
     if not all(map(str.isprintable, kind.classes)):
         raise InputError(f"{path}: kind: got a class name that is no printable line, expected one")
-    form = Form(kind, _ink(path, card, kind))
+    try:
+        layout = (
+            Layout.from_text(card["layout"])
+            if "layout" in card
+            else default_layout(kind.height, kind.width)
+        )
+    except InputError as error:
+        raise InputError(f"{path}: layout: {error}") from error
+    form = Form(kind, layout)
     if form.shape != shape:
         raise InputError(f"{path}: kind: got images {form.shape}, the network takes {shape}")
     return form
-
-
-def _ink(path: Path, card: dict[str, str], kind: ImageKind) -> Ink:
-    """Return where the ink of the training images lies; raise InputError for damaged numbers."""
-    _, height, width = kind.shape
-    if "ink" not in card:
-        return default_ink(height, width)
-    words = card["ink"].split()
-    if len(words) == 6 and all(re.fullmatch(r"\d{1,3}(\.\d{1,6})?", word) for word in words):
-        ink = Ink(*map(float, words))
-        if ink.level < 255 and 1 <= ink.longer <= max(height, width):
-            return ink
-    raise InputError(
-        f"{path}: ink: got {card['ink'][:40]!r}, expected six numbers as `featherweight export` "
-        "writes"
-    )

@@ -23,7 +23,8 @@ import onnxruntime
 from .._format import EXPORT_FORMAT
 from ..errors import InputError
 from ..image_kind import ImageKind
-from ._form import MAX_KIND, Form, default_ink, load_form
+from ..layout import default_layout
+from ._form import MAX_KIND, Form, load_form
 
 MAX_FILE_BYTES = 256 * 1024**2
 MAX_MEMORY = 4 * 1024**3  # bytes; ten times what 1,000 images take in the largest built-in network
@@ -190,9 +191,11 @@ def _labels(path: Path, text: str) -> list[str]:
 def _undeclared(path: Path, shape: tuple[int, ...], labels: list[str]) -> Form:
     """Return the form of the images where the file says nothing of them: like MNIST's."""
     if len(shape) != 2:
-        raise InputError(f"{path}: got a network for colour images and no kind of them, expected it")
+        raise InputError(
+            f"{path}: got a network for colour images and no kind of them, expected it"
+        )
     kind = ImageKind(1, *shape, "light on dark", "upright", tuple(labels))
-    return Form(kind, default_ink(*shape))
+    return Form(kind, default_layout(*shape))
 
 
 def _shape(path: Path, session: onnxruntime.InferenceSession) -> tuple[int, ...]:

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
-from ._fit import Box, Bytes, extent, fit
-from ._form import MNIST, MNIST_INK, Form
+from ..layout import MNIST_LAYOUT
+from ._fit import Box, extent, fit
+from ._form import MNIST, Bytes, Form
 from ._ink import THRESHOLDS, Floats, Labels, find_ink
 
 MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
@@ -368,7 +369,7 @@ def _in_form(picture: Image.Image, form: Form) -> Bytes | None:
         return None
     image = form.light_on_dark(np.ascontiguousarray(pixels[..., 0]))
     for each in (image, 255 - image):
-        if form.ink.fits(each):
+        if form.lies_in(each):
             return form.light_on_dark(each)
     return None
 
@@ -378,7 +379,7 @@ def _is_plain(picture: Image.Image, form: Form) -> bool:
     if picture.mode in ("L", "RGB"):
         return True
     # Browsers write a channel of transparency into every picture.
-    return form.ink is not MNIST_INK and picture.mode in ("RGBA", "LA") and _opaque(picture)
+    return form.layout is not MNIST_LAYOUT and picture.mode in ("RGBA", "LA") and _opaque(picture)
 
 
 def _planes(picture: Image.Image) -> Floats:
@@ -392,9 +393,7 @@ def _planes(picture: Image.Image) -> Floats:
     return np.ascontiguousarray(np.moveaxis(planes, 2, 0))
 
 
-def _reduced(
-    picture: Image.Image, to_grey_or_rgb: Callable[[Image.Image], Image.Image]
-) -> Bytes:
+def _reduced(picture: Image.Image, to_grey_or_rgb: Callable[[Image.Image], Image.Image]) -> Bytes:
     """Return (height, width) or (height, width, 3), the longer side at most MAX_SIDE."""
     n = _reduction(picture)
     # Strip by strip: of a large picture, copies in other modes would take ten times its memory.

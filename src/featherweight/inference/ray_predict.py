@@ -112,7 +112,7 @@ class Part:
 
 
 def _check_header(header: Header, path: Path) -> tuple[int, ...]:
-    """Return the shape of the images in an .npz file, (n, height, width) or (n, height, width, 3)."""
+    """Return the shape of an .npz file's images: (n, height, width) or (n, height, width, 3)."""
     shape = header.shape
     colour = len(shape) == 4 and shape[3] == 3
     if header.dtype != np.uint8 or not (len(shape) == 3 or colour) or header.fortran:

@@ -175,9 +175,11 @@ class Reader:
 
         No candidates stand for a picture without ink.
         """
-        rows = iter(self.read_digits([digit for each in candidates for digit in each or [None]]))
+        rows = iter(self.read_digits([digit for each in candidates for digit in each]))
         return [
-            max((next(rows) for _ in each or [None]), key=lambda reading: reading.confidence)
+            max((next(rows) for _ in each), key=lambda reading: reading.confidence)
+            if each
+            else self._blank
             for each in candidates
         ]
 
@@ -196,11 +198,15 @@ class Reader:
         nothing is known of the pictures.
         """
         inked = [image for image in images if image is not None]
-        blank = Reading(None, None, None, unsure=True, side_by_side=0, labels=tuple(self.labels))
         if not inked:
-            return [blank for _ in images]
+            return [self._blank for _ in images]
         rows = iter(self._read_inked(np.array(inked, np.uint8)))
-        return [blank if image is None else next(rows) for image in images]
+        return [self._blank if image is None else next(rows) for image in images]
+
+    @property
+    def _blank(self) -> Reading:
+        """Return the reading of a picture without ink."""
+        return Reading(None, None, None, unsure=True, side_by_side=0, labels=tuple(self.labels))
 
     def _read_inked(self, pixels: np.ndarray) -> list[Reading]:
         """Read images (n, *shape) uint8 that have ink, or need none."""

@@ -353,7 +353,7 @@ class Score:
 
 
 def shrink(picture: Picture, form: Form = MNIST) -> NDArray[np.uint8]:
-    """Resize the whole picture to the form's size and grey levels; invert it if its border is light.
+    """Resize the whole picture to grey levels of the form's size; invert it if its border is light.
 
     The form is one of ink, and says how the result is turned and inverted again.
     """

@@ -56,7 +56,8 @@ def _raw(content: bytes, form: Form) -> Digit | None:
         each = "one for each pixel" + (" of three planes" if len(form.shape) == 3 else "")
         raise InputError(f"got {len(content):,} bytes, expected {n}, {each}")
     pixels = np.frombuffer(content, np.uint8).reshape(form.shape)
-    return as_digit(pixels, form) if form.light_on_dark(pixels).any() else None
+    blank = form.reads_ink and not form.light_on_dark(pixels).any()
+    return None if blank else as_digit(pixels, form)
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,8 @@ def _add_reading(app: FastAPI, models: Models, room: Room) -> None:
         content_type = request.headers["content-type"]
         reader = await _get(models, model)
         question = _Question(reader, model, maps=maps, digits=digits, evidence=evidence)
+        if digits and not reader.form.reads_ink:
+            raise HTTPException(422, f"digits: {model} reads whole pictures, expected no digits")
         try:
             if media_type_of(content_type) == RAW:
                 # Shorter than the way to a thread and back.
