@@ -763,7 +763,8 @@ def test_the_picture_of_evidence_sums_to_the_difference(page, url):
         return (await answer.json()).evidence; }""",
         body,
     )
-    total = module(page, "spread", "m.spread(argument).reduce((a, b) => a + b)", evidence)
+    pixels = "m.spread(argument, { width: 28, height: 28 })"
+    total = module(page, "spread", f"{pixels}.reduce((a, b) => a + b)", evidence)
     assert total == pytest.approx(evidence["difference"], abs=1e-4)
     assert np.sum(evidence["values"]) == pytest.approx(evidence["difference"], abs=1e-4)
 

@@ -22,14 +22,12 @@ import onnxruntime
 
 from .._format import EXPORT_FORMAT
 from ..errors import InputError
-from ..image_kind import ImageKind
+from ..image_kind import MAX_CLASSES, MAX_SIDE, ImageKind
 from ..layout import default_layout
 from ._form import MAX_KIND, Form, load_form
 
 MAX_FILE_BYTES = 256 * 1024**2
 MAX_MEMORY = 4 * 1024**3  # bytes; ten times what 1,000 images take in the largest built-in network
-MAX_SIDE = 64  # pixels, as of images that are trained on
-MAX_CLASSES = 256  # as a label has one byte
 MAX_TEXT = 10_000  # characters of one entry of the metadata
 MAX_LABEL = 40  # characters
 SECONDS = 10  # that the first two images may take; others take milliseconds
@@ -191,9 +189,7 @@ def _labels(path: Path, text: str) -> list[str]:
 def _undeclared(path: Path, shape: tuple[int, ...], labels: list[str]) -> Form:
     """Return the form of the images where the file says nothing of them: like MNIST's."""
     if len(shape) != 2:
-        raise InputError(
-            f"{path}: got a network for colour images and no kind of them, expected it"
-        )
+        raise InputError(f"{path}: got colour images and no kind in the metadata, expected it")
     kind = ImageKind(1, *shape, "light on dark", "upright", tuple(labels))
     return Form(kind, default_layout(*shape))
 

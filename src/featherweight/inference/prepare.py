@@ -251,9 +251,9 @@ class Sheet:
         return [] if self._ink is None else [self._place(self._ink[0] * m) for m in self._masks]
 
     def number(self) -> list[Digit]:
-        """Return the digits of a number; a digit and its loose strokes are one."""
-        whole = self.whole()
-        return [whole] if whole is not None and self.count() == 1 else self.digits()
+        """Return the digits of a number as `digits` does; a digit and its loose strokes are one."""
+        one = self.form.reads_ink and self.count() == 1
+        return self.candidates()[:1] if one else self.digits()
 
     def count(self) -> int:
         """Return the number of digits that stand side by side; 0 without ink.
