@@ -60,6 +60,7 @@ function fit() {
   byId("figure").style.aspectRatio = `${width} / ${height}`;
   byId("sheet").setAttribute("aria-label", readsInk ? "Sheet to draw on" : "The opened picture");
   byId("bars").setAttribute("aria-label", `Probability of each ${models.readsDigits ? "digit" : "label"}`);
+  document.body.classList.toggle("named", models.labels.some(({ length }) => length > 3));
   pen.off = !readsInk;
   samples.tell(models.name, readsInk && models.readsDigits);
   if (!readsInk) erase(false);
