@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 import torch
-from helpers import ENVIRONMENT
+from helpers import ENVIRONMENT, make_contract
 from torch import nn
 
 from featherweight import _files
@@ -66,8 +66,8 @@ def test_folders_are_numbered_and_never_overwritten(run, tiny_recipe, tiny_contr
         ),
         (lambda c: c.write_text(c.read_text().replace('"epochs": 4', '"epochs": 0')), "epochs"),
         (
-            lambda c: c.write_text(c.read_text().replace('"max_params"', '"most_params"')),
-            "most_params",
+            lambda c: c.write_text(c.read_text().replace('"fewer_than"', '"fewest"')),
+            "fewest",
         ),
         (lambda c: c.write_text(json.dumps({"format": 1})), "incomplete"),
     ],
@@ -209,7 +209,7 @@ def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
     split = load_split(str(digits), 500, 100)
     recipe, contract = (
         dataclasses.replace(tiny_recipe, epochs=3),
-        dataclasses.replace(tiny_contract, consistent_epochs=2),
+        make_contract(consistent_epochs=2),
     )
     path = tmp_path_factory.mktemp("finished") / "run"
     run = create_run(str(path), recipe, contract, split, 0, CPU, "")
@@ -419,7 +419,11 @@ def test_the_source_of_a_notebooks_network_is_checked(tmp_path, tiny_recipe, tin
         ("std", float("inf")),
         ("shape", [1, 28]),
         ("shape", [1, 2**40, 28]),
-        ("shape", [3, 28, 28]),
+        ("shape", [2, 28, 28]),
+        ("shape", [3, 28, 28]),  # not the kind's
+        ("kind", {}),
+        ("kind", None),
+        ("kind", {"channels": 1, "height": 28}),
         ("shape", 28),
         ("num_classes", 2**40),
         ("num_classes", -1),

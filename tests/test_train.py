@@ -7,16 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from helpers import make_contract
 
 import featherweight
 from featherweight.audit import audit_run
 from featherweight.augment import resized
 from featherweight.build import build
+from featherweight.data import load_split
 from featherweight.device import pick_device, seed_everything
 from featherweight.evaluate import evaluate
-from featherweight.recipe import Recipe
+from featherweight.recipe import Augmentation, Recipe
 from featherweight.run import create_run, open_run
 from featherweight.train import DivergedError, train
 from featherweight.trainer import Trainer
@@ -53,6 +56,35 @@ def test_it_learns_and_logs_every_epoch(make, split, tiny_recipe):
     }
     assert rows[-1]["val_correct"] > 50
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_colour_images_are_trained_audited_and_opened_again(tmp_path, tiny_recipe, tiny_contract):
+    """Of two classes, which only the colour tells apart."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 90, (600, 9, 8, 3), np.uint8), np.arange(600) % 2
+    images[labels == 1, ..., 0] += 100
+    images[labels == 0, ..., 2] += 100
+    parts = {"train": slice(500), "val": slice(500, 600)}
+    arrays = {f"{part}_images": images[where] for part, where in parts.items()}
+    arrays |= {f"{part}_labels": labels[where] for part, where in parts.items()}
+    np.savez(tmp_path / "colour.npz", **arrays, classes=["blue", "red"])
+    split = load_split(str(tmp_path / "colour.npz"), 500, 100)
+    recipe = dataclasses.replace(
+        tiny_recipe,
+        epochs=2,
+        batch_size=50,
+        ghost_batch=25,
+        model_args={"layers": ["conv 8 s2", "sep 8 p2 d2"], "dropout": 0.05},
+        augmentation=Augmentation(rotation=5, crop=1, flip=0.5, cutout=3),
+    )
+    run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, CPU, "")
+    train(run, split, CPU)
+    verdict, result = audit_run(run, split)
+    assert verdict.passed, verdict
+    assert result.correct == 100
+    opened = open_run(run.path)
+    assert opened.config["data"]["kind"] == split.kind.to_dict()
+    assert opened.load_model()(torch.zeros(1, 3, 9, 8)).shape == (1, 2)
 
 
 def test_a_seed_means_the_same_bits_and_another_does_not(make, split):
@@ -283,6 +315,29 @@ def test_weights_decay_and_biases_do_not(split, tiny_recipe):
     ]
 
 
+def test_adam_learns_and_resumes_to_the_same_bits(make, split, tiny_recipe):
+    recipe = dataclasses.replace(
+        tiny_recipe, optimiser="adam", lr=0.02, nesterov=False, momentum=0.8, weight_decay=0.01
+    )
+    whole, stopped = make("whole", recipe), make("stopped", recipe)
+    train(whole, split, CPU)
+    assert whole.read_metrics()[-1]["val_correct"] > 50
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, split, CPU, on_epoch=stop)
+    train(open_run(stopped.path), split, CPU)
+    assert weights(stopped) == weights(whole)
+    trainer = Trainer(recipe, whole.build_model(), split.train, split.mean_std)
+    ((optimizer, factor),) = trainer.optimizers.values()
+    assert (type(optimizer), factor) == (torch.optim.Adam, 1.0)
+    assert optimizer.defaults["betas"] == (0.8, 0.999)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
+
+
 def test_a_diverged_run_stops_and_keeps_its_log(make, split, tiny_recipe):
     run = make("run", dataclasses.replace(tiny_recipe, lr=1e30))
     with pytest.raises(DivergedError, match="epoch 1"):
@@ -301,7 +356,7 @@ def test_a_run_that_diverges_later_keeps_its_finished_epochs(make, split, monkey
 
 
 def test_the_last_epochs_weights_are_kept_for_a_contract_on_several(make, split, tiny_contract):
-    run = make("run", contract=dataclasses.replace(tiny_contract, consistent_epochs=3))
+    run = make("run", contract=make_contract(consistent_epochs=3))
     train(run, split, CPU)
     assert sorted(path.name for path in run.path.glob("epoch-*")) == [
         "epoch-2.safetensors",

@@ -9,12 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ._html import markdown_text as _text
 from .data import Split
 from .evaluate import Evaluation, percent
 from .image_kind import ImageKind
 from .recipe import RECIPES
 from .run import GRAPH, SOURCE, Run
-from .verdict import Verdict
+from .verdict import Clause, Verdict
 
 # Files of the run folder that the card lists if they exist.
 FILES = {
@@ -34,13 +35,12 @@ PICTURES = {
 }
 MAX_NAMES = 26  # classes that a card names
 CLAUSE = ("clause", "required", "found", "how")
-VERDICTS = {True: "pass", False: "**FAIL**", None: "not judged"}
 
 
-def _text(value: object) -> str:
-    """Return a stranger's text for Markdown, which shows it as it is, on one line."""
-    line = " ".join(str(value).split())
-    return re.sub(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+def _result(clause: Clause, weighted: bool) -> str:
+    """Return a clause's result for the table, with its points where these say more."""
+    result = f"**{clause.result}**" if clause.failed else clause.result
+    return f"{result} {clause.score}".strip() if weighted else result
 
 
 def _code(value: object) -> str:
@@ -95,10 +95,7 @@ model-index:
 
 def _validation_images(split: Split) -> str:
     """Return which images validate."""
-    n = f"{len(split.val):,}"
-    if split.source is not None and split.source.endswith(".npz"):
-        return f"the {n} validation images of the file"
-    return f"the last {n} images of the training file (validation)"
+    return f"{split.validating.format(n=f'{len(split.val):,}')} (validation)"
 
 
 def _looks(kind: ImageKind) -> str:
@@ -182,9 +179,12 @@ def card(
     environment, rows, recipe = run.environment, run.read_metrics(), run.recipe
     embedded = split.source is None
     low, high = result.interval
+    judged = Verdict.from_dict(verdict)
+    points = f", {judged.points_text}" if judged.weighted else ""
     clauses = "\n".join(
-        f"| {' | '.join(_text(c[key]) for key in CLAUSE)} | {VERDICTS[c['passed']]} |"
-        for c in verdict["clauses"]
+        f"| {' | '.join(_text(getattr(clause, key)) for key in CLAUSE)} | {result} |"
+        for clause in judged.clauses
+        for result in [_result(clause, judged.weighted)]
     )
     sizes = "\n".join(
         f"| {name} | {(run.path / name).stat().st_size:,} | {what} |"
@@ -243,6 +243,12 @@ def card(
         if embedded
         else " The training images have their own licence."
     )
+    table = judged.layers
+    layers = (
+        table.to_markdown()
+        if table is not None
+        else "Not known: the network was watched while it ran, and only a graph has a layer table."
+    )
     n_params = verdict.get("n_params")
     size = f" with {_count(n_params, 'parameter')}" if n_params else ""
     return f"""{_header(run, result, split, data, test)}
@@ -252,8 +258,8 @@ A network{size} that sorts {colour} images of {width}x{height} pixels into
 {split.num_classes} classes{named}.
 Featherweight trained it on {_text(data)} and checked it against the contract below.
 
-Contract {_code(verdict["contract"])}: **{"PASS" if verdict["passed"] else "FAIL"}**.
-Evidence: {_text(Verdict.from_dict(verdict).basis)}.
+Contract {_code(verdict["contract"])}: **{"PASS" if verdict["passed"] else "FAIL"}**{points}.
+Evidence: {_text(judged.basis)}.
 Validation: **{percent(result.correct, result.total)}**,
 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
 expected calibration error {100 * result.calibration_error:.2f} %;
@@ -270,6 +276,9 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 | file | bytes | what |
 |---|---|---|
 {sizes}
+
+## Layers
+{layers}
 
 ## Training
 - network: {network}

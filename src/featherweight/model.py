@@ -117,12 +117,12 @@ class LayerSpec:
     "Stride in pixels."
     padding: int = 0
     "Zero padding on every side in pixels."
-    dilation: int = 1
-    "Distance between neighbouring taps of the kernel in pixels."
     pool: int = 1
     "Side of the max-pooling windows in pixels. 1: no pooling."
     times: int = 1
     "How many times the layer is applied with the same weights."
+    dilation: int = 1
+    "Distance between neighbouring taps of the kernel in pixels."
 
 
 def parse_layer(layer: str) -> LayerSpec:

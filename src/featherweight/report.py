@@ -8,6 +8,7 @@ Example:
 import io
 import math
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .errors import InputError
 from .evaluate import Evaluation, percent
 from .image_kind import MAX_CLASSES, ImageKind
 from .run import Row, Run
+from .verdict import Verdict
 
 MAX_NAME_SHOWN = 14  # characters of a class's name
 MAX_MISTAKES = 400  # images in one picture: the most confident mistakes if there are more
@@ -138,17 +140,20 @@ def _draw_mistakes(axes: Axes, rows: list[Row], contract: Contract) -> None:
     """Draw mistakes over epochs, with the contract's limit, and the accuracy at the right."""
     total = rows[-1]["val_total"]
     errors = [total - row["val_correct"] for row in rows]
-    allowed = (1 - contract.min_val_accuracy) * total
     last = percent(total - errors[-1], total)
     epochs = [row["epoch"] for row in rows]
     axes.plot(epochs, errors, "o-", color=BLUE, ms=3.5, label=f"last epoch: {last}")
-    required = f"{contract.name} asks for {100 * contract.min_val_accuracy:.2f} %"
-    axes.axhline(allowed, color=RED, ls="--", lw=1, label=required)
     axes.set(ylabel=f"wrong of {total:,}")
-    if min(*errors, allowed) > 0:
-        _log_axis(axes, [*errors, allowed], max_ticks=9)
+    drawn: list[float] = list(errors)
+    if (required := contract.min_val_accuracy) is not None:
+        allowed = (1 - required) * total
+        label = f"{contract.name} asks for {100 * required:.2f} %"
+        axes.axhline(allowed, color=RED, ls="--", lw=1, label=label)
+        drawn.append(allowed)
+    if min(drawn) > 0:
+        _log_axis(axes, drawn, max_ticks=9)
     else:
-        high = max(*errors, allowed, 1)
+        high = max(*drawn, 1)
         axes.set_ylim(-0.04 * high, 1.08 * high)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     # The same ticks left and right: a round number of mistakes is a round percentage too.
@@ -206,27 +211,25 @@ def curves(run: Run) -> Figure:
 
 
 @literally
-def confusion(result: Evaluation, title: str, kind: ImageKind) -> Figure:
+def confusion(result: Evaluation, title: str, classes: Sequence[str] = ()) -> Figure:
     """Draw the confusion matrix: a row per true class, a column per predicted class.
 
     A mistake's colour is its share of the true class on a fixed scale, so a handful among a
-    thousand images is always pale. `title` names the run and the split, `kind`
-    the classes.
+    thousand images is always pale. `title` names the run and the split, `classes`
+    are the names of the classes (by default their numbers).
     """
-    counts, names = result.confusion, _shortened(kind)
-    classes = len(counts)
-    beside = 0.8 + 0.08 * max(0, max(map(len, names)) - 2)  # inches, for names
-    figure = Figure(
-        figsize=(beside + 0.35 * classes, beside + 0.35 + 0.35 * classes), layout="constrained"
-    )
+    counts = result.confusion
+    names = _shortened(classes or range(len(counts)))
+    sides = 0.35 * len(counts) + 0.8 + 0.08 * max(0, max(map(len, names)) - 2)  # inches
+    figure = Figure(figsize=(sides, sides + 0.35), layout="constrained")
     axes = figure.subplots()
     shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     shares.fill_diagonal_(0)
     shown = shares.masked_fill(shares == 0, math.nan)  # cells without mistakes stay white
     axes.imshow(shown.numpy(), cmap="YlOrBr", norm=PowerNorm(0.6, 0, DARKEST_SHARE, clip=True))
-    for true in range(classes):
+    for true in range(len(counts)):
         axes.add_patch(Rectangle((true - 0.5, true - 0.5), 1, 1, color="#e8eff7", lw=0))
-        for predicted in range(classes):
+        for predicted in range(len(counts)):
             if count := int(counts[true, predicted]):
                 on_dark = shares[true, predicted] > 0.4 * DARKEST_SHARE
                 colour = BLUE if true == predicted else "white" if on_dark else INK
@@ -241,10 +244,10 @@ def confusion(result: Evaluation, title: str, kind: ImageKind) -> Figure:
                 )
     axes.set_xlabel("predicted", fontsize=8, color=INK)
     axes.set_ylabel("true class", fontsize=8, color=INK)
-    axes.set_yticks(range(classes), names)
-    axes.set_xticks(range(classes), names, rotation=90 if _are_long(names) else 0)
-    axes.set_xticks([x - 0.5 for x in range(1, classes)], minor=True)
-    axes.set_yticks([y - 0.5 for y in range(1, classes)], minor=True)
+    axes.set_yticks(range(len(counts)), names)
+    axes.set_xticks(range(len(counts)), names, rotation=90 if _are_long(names) else 0)
+    axes.set_xticks([x - 0.5 for x in range(1, len(counts))], minor=True)
+    axes.set_yticks([y - 0.5 for y in range(1, len(counts))], minor=True)
     axes.grid(which="minor", color=FAINT, lw=0.6)
     axes.tick_params(which="both", length=0, labelsize=8, labelcolor=INK)
     axes.spines[:].set_color(FAINT)
@@ -263,19 +266,18 @@ def _draw_mistake(
     result: Evaluation,
     index: int,
     image: np.ndarray,
-    kind: ImageKind,
+    names: list[str],
+    cmap: str,
     x: float,
     y: float,
     side: float,
 ) -> None:
-    """Draw one image (height, width, channels) at (x, y), in inches, with its caption below.
+    """Draw one image, (height, width) or (height, width, 3), with its caption below.
 
-    Light ink on dark paper is drawn as dark ink on light paper."""
-    if kind.orientation == "transposed":
-        image = image.transpose(1, 0, 2)
+    It is drawn at (x, y), in inches; `cmap` is the colour map of a grey image."""
     axes.imshow(
-        image[..., 0] if kind.channels == 1 else image,
-        cmap="gray_r" if kind.polarity == "light on dark" else "gray",
+        image,
+        cmap=cmap,
         vmin=0,
         vmax=255,
         extent=(x, x + side, y + side, y),
@@ -283,7 +285,6 @@ def _draw_mistake(
         interpolation="nearest",
     )
     axes.add_patch(Rectangle((x, y), side, side, fill=False, ec=FAINT, lw=0.6))
-    names = _shortened(kind)
     probabilities, guesses = result.probabilities[index].topk(2)
     first, second = (
         f"{names[guess]}: {100 * p:.0f} %"
@@ -298,9 +299,9 @@ def _draw_mistake(
         axes.text(x, y + side + 0.03 + 0.13 * i, line, va="top", fontsize=7, color=colour)
 
 
-def _shortened(kind: ImageKind) -> list[str]:
-    """Return the classes' names, each as one line, shortened if it is long."""
-    lines = [" ".join(visible(name).split()) for name in kind.classes]
+def _shortened(names: Iterable[object]) -> list[str]:
+    """Return the names of classes, each as one line, shortened if it is long."""
+    lines = [" ".join(visible(str(name)).split()) for name in names]
     most = MAX_NAME_SHOWN
     return [line if len(line) <= most else f"{line[: most - 3]}..." for line in lines]
 
@@ -311,21 +312,28 @@ def _are_long(names: list[str]) -> bool:
 
 
 @literally
-def mistakes(result: Evaluation, pixels: torch.Tensor, title: str, kind: ImageKind) -> Figure:
+def mistakes(
+    result: Evaluation, pixels: torch.Tensor, title: str, kind: ImageKind | None = None
+) -> Figure:
     """Draw every misclassified image, the most confident mistake first.
+
+    Light ink on dark paper is drawn as dark ink on light paper, and a transposed image upright.
 
     Args:
         result: The evaluation.
         pixels: The images that were evaluated, shape (n, channels, height, width), uint8.
         title: Name of the run and the split.
-        kind: What the images are like.
+        kind: What the images are like. None: upright and light on dark, with numbers as classes.
     """
+    names = _shortened(kind.classes if kind else range(result.probabilities.shape[1]))
+    cmap = "gray" if kind and kind.polarity != "light on dark" else "gray_r"
+    order = (2, 1, 0) if kind and kind.orientation == "transposed" else (1, 2, 0)
     wrong = result.mistakes
     drawn = wrong[:MAX_MISTAKES].tolist()
     columns = min(10, max(7, len(drawn)))
     rows = math.ceil(len(drawn) / columns)
     side, gap, head, margin = 1.0, 0.08, 0.85, 0.12  # inches
-    caption = 0.56 if _are_long(_shortened(kind)) else 0.3  # four lines, or two
+    caption = 0.56 if _are_long(names) else 0.3  # four lines, or two
     figure, axes = _inches(
         2 * margin + columns * (side + gap) - gap, head + rows * (side + caption + gap) + margin
     )
@@ -358,8 +366,8 @@ def mistakes(result: Evaluation, pixels: torch.Tensor, title: str, kind: ImageKi
     for i, index in enumerate(drawn):
         x = margin + i % columns * (side + gap)
         y = head + i // columns * (side + caption + gap)
-        image = pixels[index].permute(1, 2, 0).cpu().numpy()
-        _draw_mistake(axes, result, index, image, kind, x, y, side)
+        image = pixels[index].permute(order).squeeze(2).cpu().numpy()
+        _draw_mistake(axes, result, index, image, names, cmap, x, y, side)
     # imshow has changed the limits.
     axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     return figure
@@ -386,43 +394,39 @@ def verdict_picture(verdict: dict[str, Any], title: str = "") -> Figure:
         verdict: As `Verdict.to_dict` returns it; a clause whose `passed` is None was not judged.
         title: Name of what was judged.
     """
-    clauses = verdict["clauses"]
+    judged = Verdict.from_dict(verdict)
+    clauses = judged.clauses
     margin, head, width, leading = 0.3, 1.5, 9.0, 0.19  # inches
     # Left edge and width of each column, in inches.
     columns = {"clause": (margin, 1.1), "required": (1.45, 3.45), "found": (5.05, 3.3)}
     cells = [
-        [_wrap(clause[name], wide) for name, (_, wide) in columns.items()] for clause in clauses
+        [_wrap(getattr(clause, name), wide) for name, (_, wide) in columns.items()]
+        for clause in clauses
     ]
     heights = [0.18 + leading * max(map(len, row)) for row in cells]
     figure, axes = _inches(width, head + sum(heights) + margin)
-    word, colour = ("PASS", GREEN) if verdict["passed"] else ("FAIL", RED)
+    word, colour = ("PASS", GREEN) if judged.passed else ("FAIL", RED)
     axes.text(margin, 0.62, word, fontsize=44, weight="bold", va="center_baseline", color=colour)
-    judged = [clause["passed"] for clause in clauses if clause["passed"] is not None]
-    summary = f"{sum(judged)} of {len(judged)} clauses hold"
-    if len(judged) < len(clauses):
-        summary += f", {len(clauses) - len(judged)} not judged"
     axes.text(
         2.4,
         0.48,
-        f"{title}{': ' if title else ''}contract {verdict['contract']}",
+        f"{title}{': ' if title else ''}contract {judged.contract}",
         fontsize=13,
         va="center",
         color=INK,
     )
-    axes.text(2.4, 0.78, summary, fontsize=11, va="center", color=MUTED)
+    axes.text(2.4, 0.78, judged.summary, fontsize=11, va="center", color=MUTED)
     for name, (x, _) in columns.items():
         axes.text(x, head - 0.12, name, fontsize=9, color=MUTED)
     y = head
     for clause, row, height in zip(clauses, cells, heights, strict=True):
         axes.plot((margin, width - margin), (y, y), color=FAINT, lw=0.8)
-        sign, tint = {True: ("✓", GREEN), False: ("✗", RED), None: ("\N{EN DASH}", GREY)}[
-            clause["passed"]
-        ]
+        sign = {True: "✓", False: "✗", None: "\N{EN DASH}"}[clause.passed]
         for (x, _), lines in zip(columns.values(), row, strict=True):
             # Line by line, so that all columns have the same baselines.
             for i, line in enumerate(lines):
                 axes.text(x, y + 0.23 + leading * i, line, fontsize=10, color=INK)
-        axes.text(width - margin, y + 0.24, sign, fontsize=14, ha="right", color=tint)
+        axes.text(width - margin, y + 0.24, sign, fontsize=14, ha="right", color=clause.colour)
         y += height
     return figure
 
@@ -440,7 +444,7 @@ def report(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) 
     title = f"{name}, validation"
     pictures = {
         "curves.png": curves(run),
-        "confusion.png": confusion(result, title, split.kind),
+        "confusion.png": confusion(result, title, split.kind.classes),
         "mistakes.png": mistakes(result, split.val.pixels, title, split.kind),
         "verdict.svg": verdict_picture(verdict, name),
     }

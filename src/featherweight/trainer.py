@@ -257,17 +257,16 @@ def optimizers(
         # Biases and batch-norm parameters, of one dimension, don't decay.
         matrices = [p for p in rest if p.ndim - stacked > 1]
         vectors = [p for p in rest if p.ndim - stacked <= 1]
-        sgd = torch.optim.SGD(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            fused=True,
-        )
-        found["sgd"] = sgd, 1.0
+        groups = [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        lr, beta = recipe.lr, recipe.momentum
+        if recipe.optimiser == "adam":
+            found["adam"] = torch.optim.Adam(groups, lr, betas=(beta, 0.999), fused=True), 1.0
+        else:
+            sgd = torch.optim.SGD(groups, lr, beta, nesterov=recipe.nesterov, fused=True)
+            found["sgd"] = sgd, 1.0
     return found
 
 

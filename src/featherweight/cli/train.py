@@ -32,21 +32,31 @@ MNIST_CLASSES, MNIST_SHAPE = 10, (1, 28, 28)
 WIDE = 110  # columns from which on a verdict's table says how each clause was found
 
 
-def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
+def _print_verdict(verdict: "Verdict", why: bool = False, layers: bool = False) -> None:
     """Print a table, the clauses that fail last, and the verdict under it.
 
-    How each clause was found stands in a column where there is room, or under it with `why`."""
-    marks = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}
+    How each clause was found stands in a column where there is room, or under it with `why`. With
+    `layers` the layer table stands above it."""
+    if layers and verdict.layers is not None:
+        stdout.print(f"{verdict.layers.to_text(stdout.width)}\n", markup=False, soft_wrap=True)
+    marks = {
+        "pass": "[green]pass[/]",
+        "FAIL": "[bold red]FAIL[/]",
+        "missed": "missed",
+        "not judged": "[yellow]-[/]",
+    }
+    points = ["points"] if verdict.weighted else []
     wide = stdout.width >= WIDE and not why
     table = Table(
         title=f"contract {escape(verdict.contract)}", title_justify="left", show_lines=why
     )
-    for column in ("clause", "required", "found", *(["how"] if wide else []), "verdict"):
+    for column in ("clause", "required", "found", *(["how"] if wide else []), *points, "verdict"):
         table.add_column(column, overflow="fold")
-    for clause in sorted(verdict.clauses, key=lambda clause: clause.passed is False):
+    for clause in sorted(verdict.clauses, key=lambda clause: clause.failed):
         found = f"{clause.found}\n({clause.how})" if why else clause.found
         cells = (clause.clause, clause.required, found, *([clause.how] if wide else []))
-        table.add_row(*map(escape, cells), marks[clause.passed])
+        score = [clause.score] if points else []
+        table.add_row(*map(escape, cells), *score, marks[clause.result])
     stdout.print(table)
     some = (
         f"{len(verdict.judged)} of {len(verdict.clauses)} clauses judged"
@@ -54,7 +64,10 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
         else ""
     )
     some = f"structure alone: {some}" if verdict.scope == "structure" else some
+    if points:
+        some = f"{some}, {verdict.points_text}" if some else verdict.points_text
     stdout.print(f"contract {verdict.contract_text}", markup=False)
+    stdout.print(f"layers: {verdict.layers_text}", markup=False)
     stdout.print(f"evidence: {verdict.basis}", markup=False)
     stdout.print(
         f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]{f' ({some})' if some else ''}"
@@ -229,6 +242,7 @@ def audit(
     workers: int | None = None,
     quick: bool = False,
     why: bool = False,
+    layers: bool = False,
     json: bool = False,
 ) -> int:
     """Judge a run, or a network and perhaps its weights, against a contract.
@@ -267,8 +281,11 @@ def audit(
         With --evidence watched: look for hidden weights in 64 images instead of all of validation.
     why
         Print under each clause how it was found.
+    layers
+        Print the layers of the network's graph, with shapes, receptive fields, parameters and
+        multiply-accumulates.
     json
-        Print the verdict as JSON.
+        Print the verdict as JSON, with the layers.
     """
     from ..apart import begin_capture, is_network
     from ..passes import audit_passes
@@ -301,7 +318,7 @@ def audit(
     if json:
         print_json(verdict.to_dict())
     else:
-        _print_verdict(verdict, why)
+        _print_verdict(verdict, why, layers)
     return DONE if verdict.passed else BROKEN
 
 
