@@ -122,7 +122,8 @@ class Reading:
     def __repr__(self) -> str:
         """Return one line, such as `7 (99.8 %)`."""
         if self.label is None:
-            return "no digit found"
+            digits = all(label.isdecimal() for label in self.labels)
+            return "no digit found" if digits else "no ink found"
         doubt = ", unsure" if self.unsure else ""
         if self.side_by_side > 1:
             doubt += f", {self.side_by_side} digits side by side"
