@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import json
+import math
 import os
 import signal
 import struct
@@ -14,8 +16,10 @@ from pathlib import Path
 import httpx2 as httpx
 import numpy as np
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from featherweight._format import EXPORT_FORMAT
 from featherweight.build import build
 from featherweight.contract import Contract
 from featherweight.evaluate import Evaluation, normalise
@@ -128,6 +132,46 @@ def train_and_export(folder, recipe, contract, split):
     run = create_run(str(folder / "run"), recipe, contract, split, 0, torch.device("cpu"), "")
     train(run, split, torch.device("cpu"))
     return export_onnx(run, split, int8=False)
+
+
+def write_network(path, kind, layout=None, weight=None):
+    """An exported file of a linear layer for images of a kind; without `weight` it is random."""
+    grey = kind.channels == 1
+    shape = [kind.height, kind.width] if grey else [3, kind.height, kind.width]
+    n, classes = math.prod(shape), len(kind.classes)
+    if weight is None:
+        weight = np.random.default_rng(0).normal(0, 0.001, (n, classes))
+    stored = {"weight": np.asarray(weight, np.float32), "flat": np.array([-1, n])}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["floats", "flat"], ["rows"]),
+            helper.make_node("MatMul", ["rows", "weight"], ["logits"]),
+            helper.make_node("LogSoftmax", ["logits"], ["log_probabilities"], axis=1),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", *shape])],
+        [helper.make_tensor_value_info("log_probabilities", TensorProto.FLOAT, ["n", classes])],
+        [numpy_helper.from_array(array, name) for name, array in stored.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    card = {
+        "format": EXPORT_FORMAT,
+        "recipe": "made",
+        "labels": " ".join(map(str, range(classes))),
+        "kind": json.dumps(kind.to_dict()),
+        "temperature": "1",
+        "sure_from": "0.5",
+        "parameters": str(n * classes),
+        "validation_correct": "9",
+        "validation_total": "10",
+    }
+    if layout is not None:
+        card["layout"] = layout.to_text()
+    for key, value in card.items():
+        model.metadata_props.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
 def bomb(side=20_000):

@@ -18,12 +18,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers import COMMAND, ENVIRONMENT, featherweight
+from helpers import COMMAND, ENVIRONMENT, featherweight, write_network
 from PIL import Image
 
 from featherweight.build import build
 from featherweight.cli import COMMAND_GROUPS, app, base, main
 from featherweight.contract import CONTRACTS, load_contract
+from featherweight.image_kind import ImageKind
 from featherweight.pretrained import find_pretrained
 from featherweight.recipe import RECIPES, Recipe, find_recipe
 
@@ -150,6 +151,26 @@ def test_the_reference_of_the_commands_is_what_the_parser_says(request, monkeypa
 
 
 HOSTILE = "[red]x[ <b> [bold]"
+
+
+def test_photographs_are_read_by_the_names_of_their_classes(command, workplace):
+    kind = ImageKind(3, 32, 32, "natural", "upright", ("a cat", "dog"))
+    write_network(workplace / "m.onnx", kind)
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(workplace / "p.png")
+    code, out, err = command("predict", "p.png", "--model", "m.onnx")
+    assert (code, err) == (0, "")
+    assert "label" in out.splitlines()[1]
+    assert "a cat" in out or "dog" in out
+    code, out, err = command("predict", "p.png", "--model", "m.onnx", "--json")
+    assert json.loads(out)[0]["label"] in ("a cat", "dog")
+    for words, message in (
+        (("predict", "p.png", "--number"), "--number: m.onnx reads whole pictures"),
+        (("stress",), "made: reads whole pictures"),
+    ):
+        code, out, err = command(*words, "--model", "m.onnx")
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {message}")
+        assert "Traceback" not in err
 
 
 def test_names_and_labels_of_strangers_are_shown_as_they_are(command, workplace):

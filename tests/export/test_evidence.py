@@ -67,7 +67,7 @@ def test_the_head_of_a_users_network_is_found_by_what_it_computes(head, split):
             logits.log_softmax(1), model(x).log_softmax(1), atol=1e-5, rtol=0
         )
     # 28 -> 28 -> 14 -> 10 places, 2 pixels apart. The first one sees pixels -1 to 10.
-    grid = measure_grid(model, found, (28, 28))
+    grid = measure_grid(model, found, (1, 28, 28))
     assert grid.extent == (4, 4, 24, 24)
     assert grid.field == (12, 12)
 
@@ -94,7 +94,7 @@ def test_the_grid_lies_where_the_arithmetic_of_convolutions_says(
     layers, dense, extent, field, split
 ):
     model = random_feather(split, layers, dense=dense)
-    grid = measure_grid(model, find_head(model, images(split)), (28, 28))
+    grid = measure_grid(model, find_head(model, images(split)), (1, 28, 28))
     assert grid.extent == extent
     assert grid.field == (field, field)
 
@@ -113,7 +113,7 @@ def test_a_pixel_changes_the_places_around_it(arguments, split):
     """One pixel changes just those places whose field holds it, as far as the grid goes."""
     model = random_feather(split, **arguments)
     head = find_head(model, images(split))
-    grid = measure_grid(model, head, (28, 28))
+    grid = measure_grid(model, head, (1, 28, 28))
     x = images(split, 30)
     (left, top, right, bottom), (width, height) = grid.extent, grid.field
     for row, column in ((14, 14), (9, 17), (20, 12)):
@@ -159,7 +159,7 @@ def test_the_file_holds_what_the_evidence_is_made_of(arguments, split):
 
 def test_a_stride_between_two_pools_gives_no_even_grid(split):
     model = random_feather(split, ["conv 4 m2", "conv 4 s2 p1", "conv 4 p1 m2"], dense=True)
-    assert measure_grid(model, find_head(model, images(split)), (28, 28)) is None
+    assert measure_grid(model, find_head(model, images(split)), (1, 28, 28)) is None
     graph = to_graph(model, split, evidence=True)
     assert not [item for item in graph.metadata_props if item.key.startswith("evidence")]
 
@@ -175,7 +175,7 @@ def test_a_network_for_images_of_one_size_has_no_grid(split):
     torch.manual_seed(0)
     model = Fixed("mean").eval()
     head = find_head(model, images(split))
-    assert measure_grid(model, head, (28, 28)) is None
+    assert measure_grid(model, head, (1, 28, 28)) is None
 
 
 def test_evidence_that_does_not_sum_to_the_logits_is_not_written(split, monkeypatch):

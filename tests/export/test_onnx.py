@@ -1,7 +1,10 @@
 """ONNX files against PyTorch: predictions, feature maps, batch norm, int8, and what is refused."""
 
 import dataclasses
+import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -9,12 +12,18 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
 
 from featherweight.build import build
+from featherweight.data import load_split
+from featherweight.errors import InputError
 from featherweight.evaluate import Evaluation, normalise
 from featherweight.export import onnx as export
+from featherweight.export.c import export_c
 from featherweight.export.graph import fold_batch_norm, to_graph
+from featherweight.export.hub import export_hub
 from featherweight.export.onnx import UnfaithfulError, export_onnx, sure_from, temperature
+from featherweight.inference.reader import Reader
 from featherweight.model import Pool
 from featherweight.run import create_run, open_run
 from featherweight.train import train
@@ -35,8 +44,6 @@ def verdict(**clauses):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
     """Return a run with every kind of layer, trained on made digits, and its data."""
-    from featherweight.data import load_split
-
     split = load_split(str(digits), 500, 100)
     recipe = dataclasses.replace(tiny_recipe, model_args={"layers": LAYERS, "dense": True})
     run = create_run(
@@ -288,3 +295,69 @@ def test_sure_from_is_the_least_confidence_with_one_in_a_thousand_wrong():
     assert int((labels[more] == 1).sum()) > int(more.sum()) / 1000 or int(kept.sum()) == 3000
     labels[:] = 1
     assert sure_from(Evaluation(0.0, probabilities, labels)) == 1
+
+
+def coloured(split, **said):
+    """Images of a split in colour, 32x32: the channels are enough to tell them apart."""
+    from featherweight.data import Images, Said, Split
+
+    def part(images):
+        grey = torch.nn.functional.pad(images.pixels, (2, 2, 2, 2))
+        return Images(torch.cat([grey, grey.flip(2), 255 - grey], 1), images.labels)
+
+    return Split("colour.npz", part(split.train), part(split.val), 10, Said(**said))
+
+
+NAMES = ("a cat", *"bcdefgh", "two words", "x" * 100)
+
+
+@pytest.fixture(scope="module")
+def in_colour(tmp_path_factory, tiny_recipe, tiny_contract, digits):
+    """Return a run on colour images whose classes have names, and its data."""
+    split = coloured(load_split(str(digits), 500, 100), classes=NAMES)
+    recipe = dataclasses.replace(tiny_recipe, epochs=1)
+    folder = tmp_path_factory.mktemp("colour") / "run"
+    run = create_run(str(folder), recipe, tiny_contract, split, 0, CPU, "")
+    train(run, split, CPU)
+    return run, split
+
+
+def test_colour_images_are_exported_with_their_kind(in_colour):
+    run, split = in_colour
+    exported = export_onnx(run, split, int8=False)
+    reader = Reader(exported.path)
+    assert reader.form.kind == split.kind
+    assert reader.labels == list(NAMES)
+    assert reader.shape == (3, 32, 32)
+    assert exported.metadata["labels"] == "0 1 2 3 4 5 6 7 8 9"  # names with spaces are no words
+    assert "layout" not in exported.metadata
+    pixels = split.val.pixels.numpy()
+    expected = reader.probabilities(pixels)
+    for image, row in zip(pixels[:10], expected, strict=False):
+        reading = reader.read(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        np.testing.assert_allclose(reading.probabilities, row, atol=1e-6)
+        assert reading.evidence.values.sum() == pytest.approx(reading.evidence.difference, abs=1e-3)
+        assert [len(stage.maps) for stage in reader.stages(reading.seen)] == [8, 8]
+
+
+def test_colour_images_are_quantised_and_put_on_a_hub_but_not_into_c(
+    in_colour, tmp_path, monkeypatch
+):
+    run, split = in_colour
+    monkeypatch.setattr(export, "MAX_ACCURACY_LOSS", 1.0)  # a network of one epoch
+    eight = export_onnx(run, split, int8=True)
+    assert Reader(eight.path).shape == (3, 32, 32)
+    with pytest.raises(InputError, match="3 channels, expected grey ones"):
+        export_c(run, split, bits=8)
+    hub = export_hub(run, split, tmp_path / "hub").path
+    assert json.loads((hub / "config.json").read_text())["labels"] == list(NAMES)
+    image = split.val.pixels[0].numpy()
+    Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "p.png")
+    done = subprocess.run(
+        [sys.executable, hub / "use.py", tmp_path / "p.png"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (odds,) = Reader(hub).probabilities(image[None])
+    assert done.stdout == f"{NAMES[odds.argmax()]}, {odds.max():.1%} sure\n"

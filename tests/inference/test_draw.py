@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SHEET, encoded
+from helpers import SHEET, encoded, write_network
 from PIL import Image
 
 import featherweight as fw
 from featherweight.errors import InputError
+from featherweight.image_kind import ImageKind
 from featherweight.inference import draw as module
 
 CHROMIUM = next(
@@ -38,6 +39,12 @@ window.ready = true;
 @pytest.fixture
 def drawing(model):
     return fw.draw(model.path)
+
+
+def test_a_network_of_photographs_has_no_sheet(tmp_path):
+    kind = ImageKind(3, 32, 32, "natural", "upright", ("cat", "dog"))
+    with pytest.raises(InputError, match="reads whole pictures"):
+        fw.draw(write_network(tmp_path / "m.onnx", kind))
 
 
 def test_a_drawing_is_read_when_it_arrives(drawing):

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from helpers import Server
+from helpers import Server, encoded, write_network
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
+from featherweight.image_kind import ImageKind
 from featherweight.inference import server
 from featherweight.inference.reader import Reader
 from featherweight.inference.stress import STROKES
@@ -186,6 +187,82 @@ def change_answers(page, **changes):
         route.fulfill(response=response, json=response.json() | changes)
 
     page.route("**/predict?*", answer)
+
+
+# --- networks that read something else
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """The address of a server whose network tells colours apart, by the mean of each channel."""
+    path = tmp_path_factory.mktemp("photographs") / "m.onnx"
+    kind = ImageKind(3, 32, 32, "natural", "upright", ("red", "green", "a light blue"))
+    weight = np.eye(3).repeat(1024, 0) / 10_000
+    server = Server(write_network(path, kind, weight=weight))
+    yield server.url
+    server.stop()
+    server.process.stderr.close()
+
+
+def test_a_network_of_photographs_opens_pictures_and_shows_them_in_colour(browser, photographs):
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    failed = []
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    page.goto(photographs)
+    expect(page.locator("#title")).to_have_text("Open a picture")
+    expect(page.locator("#why-so")).to_contain_text("red, green, a light blue.")
+    for gone in ("#eraser", "#ghost", ".samples"):
+        expect(page.locator(gone)).to_be_hidden()
+    draw(page, 1)
+    expect(page.locator("#title")).to_have_text("Open a picture")
+    with page.expect_file_chooser() as chooser:
+        page.click("#offer")
+    picture = np.full((60, 90, 3), (20, 40, 220), np.uint8)
+    chooser.value.set_files({"name": "a.png", "mimeType": "image/png", "buffer": encoded(picture)})
+    is_read(page, "a light blue")
+    expect(page.locator("#caption")).to_have_text("What the network saw: 32 \u00d7 32 pixels.")
+    expect(page.locator("#bars li.first .name")).to_have_text("a light blue")
+    pixel = "[...seen.getContext('2d').getImageData(16, 16, 1, 1).data]"
+    assert page.evaluate(pixel) == [20, 40, 220, 255]
+    page.click("#inside summary")
+    expect(page.locator("#order")).to_contain_text("no feature maps")
+    page.select_option("#model", DEFAULT_MODEL)
+    expect(page.locator("#eraser")).to_be_visible()
+    page.click("#clear")
+    draw(page, 1)
+    is_read(page, "1")
+    page.select_option("#model", "made")  # which reads no drawings
+    expect(page.locator("#title")).to_have_text("Open a picture")
+    expect(page.locator("#offer")).to_be_visible()
+    page.close()
+    assert failed == []
+
+
+def test_evidence_lies_on_a_drawing_as_its_rows_and_columns_do(page):
+    """A network whose images have rows and columns exchanged has its evidence turned back."""
+    whole = {"values": [[1, 0], [0, 0], [0, 0]], "extent": [0, 0, 20, 30], "field": [6, 6]}
+    painted = module(
+        page,
+        "evidence",
+        """[false, true].map((transposed) => {
+        const make = () => document.createElement("canvas");
+        const evidence = new m.Evidence({ sheet: make(), overlay: make(), seen: make(),
+            places: make(), readout: make() }, () => {});
+        evidence.on = true;
+        evidence.show({ evidence: { ...argument, first: "1", second: "7", difference: 1 },
+            frame: [0, 0, 1, 1] }, { width: 20, height: 30, transposed }, [0, 0, 1, 1]);
+        const canvas = Object.assign(make(), { width: 60, height: 60 });
+        const context = canvas.getContext("2d");
+        evidence.paintOn(context, 60);
+        const alpha = context.getImageData(0, 0, 60, 60).data.filter((v, i) => i % 4 === 3);
+        const most = alpha.indexOf(Math.max(...alpha));
+        return [most % 60, Math.floor(most / 60)];
+    })""",
+        whole,
+    )
+    # The first of three rows and of two columns.
+    assert painted[0] == pytest.approx([15, 10], abs=3)
+    assert painted[1] == pytest.approx([10, 15], abs=3)
 
 
 # --- drawing
@@ -763,7 +840,8 @@ def test_the_picture_of_evidence_sums_to_the_difference(page, url):
         return (await answer.json()).evidence; }""",
         body,
     )
-    total = module(page, "spread", "m.spread(argument).reduce((a, b) => a + b)", evidence)
+    pixels = "m.spread(argument, { width: 28, height: 28 })"
+    total = module(page, "spread", f"{pixels}.reduce((a, b) => a + b)", evidence)
     assert total == pytest.approx(evidence["difference"], abs=1e-4)
     assert np.sum(evidence["values"]) == pytest.approx(evidence["difference"], abs=1e-4)
 

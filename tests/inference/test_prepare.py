@@ -18,7 +18,6 @@ from featherweight.inference.prepare import (
     Sheet,
     open_picture,
     prepare,
-    prepare_and_count,
 )
 from featherweight.inference.stress import make_stress
 
@@ -31,6 +30,13 @@ CENTRE = np.arange(28)
 @pytest.fixture(scope="module")
 def mnist():
     return load_split(None, 50_000, 10_000).val.pixels[:, 0].numpy()
+
+
+def prepare_and_count(picture):
+    """What `prepare` returns, and the number of digits side by side."""
+    sheet = Sheet(picture)
+    digit = sheet.whole()
+    return (None if digit is None else digit.image), sheet.count()
 
 
 def drawing(image, side=200, canvas=(320, 320), at=(60, 60), ink=(0, 0, 0), paper=(255, 255, 255)):

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import make_digits
+from helpers import make_digits, write_network
 from PIL import Image
 
 from featherweight.errors import InputError
 from featherweight.export.onnx import export_onnx
+from featherweight.image_kind import ImageKind
 from featherweight.inference import ray_predict
 from featherweight.inference.ray_predict import ReadTotals, list_parts, read_all, read_part
 from featherweight.inference.reader import Reader
@@ -184,6 +185,32 @@ def test_parquet_of_each_kind_is_read_as_its_images(kind, tmp_path, model):
     assert [row[:4] for row in rows] == [
         ("some.parquet", i, reading.label, reading.confidence) for i, reading in enumerate(expected)
     ]
+
+
+def test_colour_images_are_read_from_every_source(tmp_path):
+    kind = ImageKind(3, 20, 24, "natural", "upright", ("a cat", "dog"))
+    reader = Reader(write_network(tmp_path / "m.onnx", kind))
+    images = np.random.default_rng(0).integers(0, 256, (5, 20, 24, 3), dtype=np.uint8)
+    planes = images.transpose(0, 3, 1, 2)
+    source = tmp_path / "source"
+    source.mkdir()
+    Image.fromarray(images[0]).save(source / "a.png")
+    np.savez(source / "b.npz", images=images)
+    np.savez(source / "c.npz", images=np.repeat(images, 3, 1))  # larger: cropped and resized
+    column = pa.array([image.flatten().tolist() for image in planes], pa.list_(pa.uint8()))
+    pq.write_table(pa.table({"image": column}), source / "d.parquet")
+    rows = [row for part in list_parts(source, PICTURES) for row in read_part(reader, part, source)]
+    assert [row.file for row in rows] == [
+        "a.png",
+        *["b.npz"] * 5,
+        *["c.npz"] * 5,
+        *["d.parquet"] * 5,
+    ]
+    assert {row.error for row in rows} == {""}
+    expected = reader.probabilities(np.ascontiguousarray(planes)).max(1)
+    found = [row.confidence for row in rows]
+    assert found[:6] == pytest.approx([expected[0], *expected], abs=1e-6)
+    assert found[11:] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize(

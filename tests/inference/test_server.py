@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
-from helpers import SHEET, Server, bomb, command, encoded, split_number
+from helpers import SHEET, Server, bomb, command, encoded, split_number, write_network
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -25,6 +25,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from featherweight.data import load_split
 from featherweight.errors import InputError
+from featherweight.image_kind import ImageKind
 from featherweight.inference.prepare import FORMATS, MEDIA_TYPES
 from featherweight.inference.reader import Reader
 from featherweight.inference.server import (
@@ -222,6 +223,76 @@ def test_maps_have_one_range_a_stage_and_the_channels_that_decide_first(client, 
     one, two = int(body["evidence"]["first"]), int(body["evidence"]["second"])
     total = parts.sum() + bias[one] - bias[two]
     assert total == pytest.approx(body["evidence"]["difference"], abs=1e-4)
+
+
+@pytest.fixture
+def serving(tmp_path):
+    """A client of a server whose network takes images of a kind."""
+
+    def serve(kind, **arguments):
+        reader = Reader(write_network(tmp_path / "m.onnx", kind))
+        return TestClient(create_app(reader, **arguments))
+
+    return serve
+
+
+def test_a_network_without_feature_maps_has_none(serving):
+    with serving(ImageKind(1, 28, 28, "light on dark", "upright", tuple("0123456789"))) as client:
+        answer = post(client, encoded(SHEET), maps=True, evidence=True, digits=True)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["maps"], body["evidence"], len(body["digits"])) == ([], None, 1)
+
+
+def test_a_network_of_colour_images_is_served(serving):
+    kind = ImageKind(3, 32, 24, "natural", "upright", ("a cat", "dog"))
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (32, 24, 3), dtype=np.uint8)
+    with serving(kind) as client:
+        body = post(client, encoded(image), maps=True).json()
+        planes = image.transpose(2, 0, 1).tobytes()
+        assert base64.b64decode(body["seen"]) == planes
+        assert body["label"] in ("a cat", "dog")
+        assert (body["box"], body["frame"], body["side_by_side"]) == (None, [0, 0, 1, 1], 1)
+        raw = post(client, planes, "application/octet-stream").json()
+        assert raw["probabilities"] == body["probabilities"]
+        blank = post(client, bytes(len(planes)), "application/octet-stream").json()
+        assert blank["label"] is not None  # a black picture is a picture
+        card = client.get("/model").json()
+        assert card["labels"] == ["a cat", "dog"]
+        assert [card[key] for key in ("channels", "height", "width", "reads_ink")] == [
+            *(3, 32, 24, False)
+        ]
+        for content, message in (
+            (planes[1:], "expected 2304, one for each pixel of three planes"),
+        ):
+            refused = post(client, content, "application/octet-stream")
+            assert (refused.status_code, message in refused.json()["detail"]) == (422, True)
+        refused = post(client, encoded(image), digits=True)
+        assert refused.status_code == 422
+        assert "reads whole pictures" in refused.json()["detail"]
+
+
+def test_paper_without_ink_is_blank_in_either_polarity(serving):
+    with serving(ImageKind(1, 28, 28, "dark on light", "upright", ("a", "b"))) as client:
+        for byte, label in ((255, True), (0, False)):
+            answer = post(client, bytes([byte]) * 784, "application/octet-stream").json()
+            assert (answer["label"] is None) == label
+
+
+def test_a_class_that_is_no_folders_name_is_not_kept(serving, tmp_path):
+    names = ("../out", "in")
+    kind = ImageKind(1, 28, 28, "light on dark", "upright", names)
+    with serving(kind, collect=tmp_path / "kept" / "here") as client:
+        for label, status in zip(names, (422, 201), strict=True):
+            answer = client.post(
+                "/feedback",
+                content=encoded(SHEET),
+                headers={"content-type": "image/png"},
+                params={"label": label},
+            )
+            assert answer.status_code == status
+    assert [path.name for path in (tmp_path / "kept").rglob("*") if path.is_dir()] == ["here", "in"]
 
 
 def stored_bias(path):

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from helpers import write_network
 
 from featherweight.data import load_split
+from featherweight.errors import InputError
+from featherweight.image_kind import ImageKind
 from featherweight.inference.prepare import prepare
 from featherweight.inference.reader import Reader
 from featherweight.inference.stress import (
@@ -135,3 +138,19 @@ def test_a_model_of_other_labels_is_refused(real_model, pictures):
     reader.labels = list("abcdefghij")
     with pytest.raises(ValueError, match="labels: got a b c"):
         score_stress(reader, pictures)
+
+
+def test_a_model_of_photographs_is_refused(tmp_path):
+    kind = ImageKind(3, 32, 32, "natural", "upright", tuple("0123456789"))
+    reader = Reader(write_network(tmp_path / "m.onnx", kind))
+    with pytest.raises(InputError, match="reads whole pictures"):
+        score_stress(reader, [])
+
+
+def test_pictures_are_prepared_and_resized_as_the_network_takes_them(mnist, tmp_path):
+    kind = ImageKind(1, 32, 32, "dark on light", "upright", tuple("0123456789"))
+    reader = Reader(write_network(tmp_path / "m.onnx", kind))
+    assert len(score_stress(reader, make_stress(*mnist, seed=0, per_category=1))) == 12
+    white = np.full((90, 60, 3), 255, np.uint8)
+    for picture in (white, 255 - white):
+        assert (shrink(picture, reader.form) == np.full((32, 32), 255)).all()

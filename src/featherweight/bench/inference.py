@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..data import Split
 from ..evaluate import normalise
+from ..export.graph import as_input
 from ..export.onnx import export_onnx
 from ..inference.reader import Reader
 from ..run import Run
@@ -94,7 +95,8 @@ from PIL import Image
 from featherweight.evaluate import normalise
 from featherweight.run import open_run
 run = open_run(sys.argv[1])
-pixels = torch.from_numpy(numpy.array(Image.open(sys.argv[2])))[None, None]
+image = numpy.atleast_3d(numpy.array(Image.open(sys.argv[2])))
+pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
 with torch.inference_mode():
     images = normalise(pixels, (float(sys.argv[3]), float(sys.argv[4])))
     print(int(run.load_model()(images).argmax()))
@@ -143,7 +145,8 @@ def bench_predict(
         files[name] = run.path / name
         if not files[name].exists():
             export_onnx(run, split, int8=int8)
-    pixels = split.val.pixels[:, 0].numpy()  # (n, height, width) uint8
+    # (n, height, width) uint8, or (n, 3, height, width) in colour
+    pixels = as_input(split.val.pixels).numpy()
     calls = {
         "PyTorch eager": _eager_call(run, split),
         "ONNX Runtime": Reader(files["model.onnx"]).probabilities,
@@ -162,7 +165,8 @@ def bench_predict(
 
     with tempfile.TemporaryDirectory() as folder:
         picture = f"{folder}/digit.png"
-        Image.fromarray(pixels[0]).save(picture)
+        first = split.val.pixels[0].permute(1, 2, 0).numpy()
+        Image.fromarray(first.squeeze(2) if first.shape[2] == 1 else first).save(picture)
         programs = [
             [_EAGER, str(run.path), picture, *map(str, split.mean_std)],
             *([_PREDICT, "predict", "--model", str(path), picture] for path in files.values()),
@@ -189,7 +193,8 @@ def _eager_call(run: Run, split: Split) -> Call:
     model = run.load_model()
 
     def call(pixels: np.ndarray) -> object:
-        images = torch.from_numpy(pixels)[:, None]  # (n, 1, height, width)
+        images = torch.from_numpy(pixels)
+        images = images if images.ndim == 4 else images[:, None]  # (n, channels, height, width)
         with torch.inference_mode():
             return model(normalise(images, split.mean_std)).softmax(1).numpy()
 

@@ -54,7 +54,7 @@ def cmd_predict(
     ray: Annotated[list[str] | None, Parameter(consume_multiple=(0, 1))] = None,
     out: str | None = None,
 ) -> int:
-    """Read pictures of digits.
+    """Read pictures: of digits, or of whatever the network was trained on.
 
     Parameters
     ----------
@@ -99,18 +99,25 @@ def cmd_predict(
     if out is not None:
         raise InputError("--out without --ray: expected it with --ray only")
     reader, sources = Reader(model), list(_sources(images))
+    if number and not reader.form.reads_ink:
+        raise InputError(
+            f"--number: {model} reads whole pictures, expected a network that reads ink",
+            hint=f"featherweight predict {shlex.join(images)} --model {shlex.quote(model)}",
+        )
     if not sources:
         raise InputError(
             f"{', '.join(images)}: got no picture, expected names that end in "
             f"{', '.join(sorted(SUFFIXES))}"
         )
     rows, n_failed, several = _read_all(reader, sources, number=number)
-    _print_readings(rows, "json" if json else "csv" if csv else "table", number=number)
+    digits = all(len(label) == 1 and label.isdecimal() for label in reader.labels)
+    what = "number" if number else "digit" if digits else "label"
+    _print_readings(rows, "json" if json else "csv" if csv else "table", what)
     if several:
-        what = several[0]
+        which = several[0]
         if len(several) > 1:
-            what = f"{len(several):,} pictures: several digits side by side"
-        stderr.print(f"{what}; hint: --number reads them", markup=False)
+            which = f"{len(several):,} pictures: several digits side by side"
+        stderr.print(f"{which}; hint: --number reads them", markup=False)
     if n_failed and len(sources) > 1:
         stderr.print(f"error: {n_failed:,} of {len(sources):,} could not be read")
     return USAGE if n_failed else DONE
@@ -194,14 +201,15 @@ def _to_row(source: str, readings: "list[Reading]", *, number: bool) -> dict[str
     }
 
 
-def _print_readings(rows: list[dict[str, Any]], format: str, *, number: bool) -> None:
+def _print_readings(rows: list[dict[str, Any]], format: str, what: str) -> None:
+    """Print readings of digits, numbers or other labels, which `what` names."""
     if format == "json":
         print_json(rows)
     elif format == "csv":
         columns = ("file", "label", "confidence", "unsure")
         stdout.write(format_table(([row[key] for key in columns] for row in rows), columns))
     elif rows:
-        table = Table("file", "number" if number else "digit", "confidence", "")
+        table = Table("file", what, "confidence", "")
         for row in rows:
             table.add_row(
                 literal(row["file"]),
@@ -282,13 +290,21 @@ def cmd_stress(
 
     from ..data import load_test
     from ..inference.reader import Reader
-    from ..inference.stress import FROM_MNIST, FROM_NOTHING, make_stress, score_stress
+    from ..inference.stress import (
+        FROM_MNIST,
+        FROM_NOTHING,
+        check_reader,
+        make_stress,
+        score_stress,
+    )
 
     if per_category < 1:
         raise InputError(f"--per-category: got {per_category}, expected 1 or more")
     if seed < 0:
         raise InputError(f"--seed: got {seed}, expected 0 or more")
-    reader, mnist = Reader(model), load_mnist()
+    reader = Reader(model)
+    check_reader(reader)
+    mnist = load_mnist()
     part = mnist.val if split == "val" else load_test(mnist)
     pictures = list(
         track(

@@ -27,6 +27,11 @@ from .integer import IntegerNetwork, Layer, integer_network
 
 TEMPLATES = Path(__file__).parent / "templates"
 C_KINDS = {"conv": "CONVOLUTION", "depthwise": "DEPTHWISE", "pool": "MAX_POOL"}
+LOOKS = {
+    "light on dark": "light ink (255) on black (0)",
+    "dark on light": "dark ink (0) on white (255)",
+    "natural": "black (0) to white (255)",
+}
 EXAMPLES = 10  # validation images that the folder holds, with the expected output
 LAYER_BYTES, STATE_BYTES = 12, 14  # sizes of Layer and State in digit.c; its compiler checks STATE
 EXPORT_HEADER = "/* Made by featherweight"  # how digit.c begins
@@ -151,8 +156,16 @@ def flash(network: IntegerNetwork) -> int:
     return sum(map(len, constants(network).values())) + LAYER_BYTES * len(network.layers)
 
 
-def source(network: IntegerNetwork, title: str) -> dict[str, str]:
-    """Return the source files by name; `title` is put in the comment of digit.h."""
+def source(
+    network: IntegerNetwork, title: str, looks: str = LOOKS["light on dark"]
+) -> dict[str, str]:
+    """Return the source files by name.
+
+    Args:
+        network: The network.
+        title: Put into the comment of digit.h.
+        looks: What an image looks like, such as `light ink (255) on black (0)`.
+    """
     tables, sizes = constants(network), scratch(network)
     figures = (
         f"{flash(network):,} bytes of constants, {sizes['ram']:,} of RAM, {network.macs:,} "
@@ -161,6 +174,7 @@ def source(network: IntegerNetwork, title: str) -> dict[str, str]:
     values: dict[str, object] = {
         "version": version("featherweight"),
         "title": title,
+        "looks": looks,
         "figures": figures,
         **sizes,
         "height": network.shape[0],
@@ -241,10 +255,14 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
         ram=scratch(network)["ram"],
     )
     title = f"{run.recipe.name}, seed {run.seed}"
-    files = source(network, title)
+    looks = LOOKS[split.kind.polarity]
+    if split.kind.orientation == "transposed":
+        looks += ", rows and columns exchanged"
+    files = source(network, title, looks)
     height, width = network.shape
     files["README.md"] = Template((TEMPLATES / "README.md").read_text(encoding="utf-8")).substitute(
         title=title,
+        looks=looks,
         pixels=height * width,
         height=height,
         width=width,

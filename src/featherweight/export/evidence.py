@@ -2,7 +2,7 @@
 
     head = find_head(model, images)         # None if the head is not a mean and a linear layer
     grid = head.evidence(maps)              # (n, classes, rows, columns); sums to the logits
-    measure_grid(model, head, (28, 28))     # where that grid lies in the image
+    measure_grid(model, head, (1, 28, 28))  # where that grid lies in the image
 
 If a network's last step is the mean over the places of its last maps and one linear layer, the
 two can be exchanged: each place has logits of its own, and the network's are their sum (class
@@ -129,8 +129,8 @@ def find_head(model: nn.Module, images: Tensor) -> Head | None:
 
     Args:
         model: A network in evaluation mode, on the CPU.
-        images: Normalised images (n, 1, height, width), on which the head must give the network's
-            own log-probabilities.
+        images: Normalised images (n, channels, height, width), on which the head must give the
+            network's own log-probabilities.
     """
     pools = tuple(m.size for m in model.modules() if isinstance(m, Pool) and m.dense)
     stacked = math.prod(pools) ** 2 * len(images)
@@ -150,7 +150,7 @@ def find_head(model: nn.Module, images: Tensor) -> Head | None:
 
 
 @torch.no_grad()
-def measure_grid(model: nn.Module, head: Head, shape: tuple[int, int]) -> Grid | None:
+def measure_grid(model: nn.Module, head: Head, shape: tuple[int, int, int]) -> Grid | None:
     """Measure where the places of the last maps lie in the image.
 
     One line of pixels at a time is changed, to see which places change. Returns None if the places
@@ -160,7 +160,7 @@ def measure_grid(model: nn.Module, head: Head, shape: tuple[int, int]) -> Grid |
     Args:
         model: A network in evaluation mode.
         head: Its head.
-        shape: Height and width of its images.
+        shape: Shape of one of its images, (channels, height, width).
     """
     model = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
@@ -169,7 +169,7 @@ def measure_grid(model: nn.Module, head: Head, shape: tuple[int, int]) -> Grid |
             if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
                 module.reset_parameters()
     grids = []
-    for batch in (torch.zeros(1, 1, *shape), *_changed_lines(shape)):
+    for batch in (torch.zeros(1, *shape), *_changed_lines(shape)):
         with _outputs(model) as outputs:
             try:
                 forward(model, batch)
@@ -188,16 +188,19 @@ def measure_grid(model: nn.Module, head: Head, shape: tuple[int, int]) -> Grid |
     return Grid((left, top, right, bottom), (width, height))
 
 
-def _changed_lines(shape: tuple[int, int]) -> list[Tensor]:
+def _changed_lines(shape: tuple[int, int, int]) -> list[Tensor]:
     """Return two batches: one image and copies with one row changed; the same with columns.
 
-    The images are LARGER times as large as `shape`.
+    The images are LARGER times as large as `shape`. All channels of an image are equal.
     """
-    height, width = LARGER * shape[0], LARGER * shape[1]
+    channels, height, width = shape[0], LARGER * shape[1], LARGER * shape[2]
     noise = torch.randn(2, height, width, generator=torch.Generator().manual_seed(0))
     rows = torch.where(torch.eye(height, dtype=torch.bool)[:, :, None], noise[1], noise[0])
     columns = torch.where(torch.eye(width, dtype=torch.bool)[:, None, :], noise[1], noise[0])
-    return [torch.cat([noise[:1], changed])[:, None] for changed in (rows, columns)]
+    return [
+        torch.cat([noise[:1], changed])[:, None].expand(-1, channels, -1, -1)
+        for changed in (rows, columns)
+    ]
 
 
 def _fit_line(changes: Tensor) -> tuple[float, float, float] | None:

@@ -2,6 +2,7 @@
 
 Example:
     graph = to_graph(model, split, evidence=True)       # outputs and metadata as `onnx.py` says
+    pixels = as_input(split.val.pixels).numpy()         # (n, height, width) of grey images
     make_session(graph).run(["log_probabilities"], {"pixels": pixels})
 """
 
@@ -30,8 +31,16 @@ class UnfaithfulError(Exception):
     """The exported file does not read the validation images as the run does."""
 
 
+def as_input(pixels: Tensor) -> Tensor:
+    """Return pixels (n, channels, height, width) as a graph takes them.
+
+    They are (n, height, width) of grey images, and (n, 3, height, width) in colour.
+    """
+    return pixels[:, 0] if pixels.shape[1] == 1 else pixels
+
+
 class _Shipped(nn.Module):
-    """pixels (n, height, width) uint8 -> log-probabilities (n, classes), and the other outputs."""
+    """Pixels as `as_input` returns them -> log-probabilities (n, classes), and other outputs."""
 
     def __init__(
         self, model: nn.Module, mean_std: tuple[float, float], head: Head | None = None
@@ -55,10 +64,9 @@ class _Shipped(nn.Module):
         if self.head is not None:
             source = self.model.get_submodule(self.head.name)
             hooks.append(source.register_forward_hook(lambda _, __, out: last.append(out)))
-        # (n, height, width) -> (n, 1, height, width) -> (n, classes)
-        log_probabilities = torch.log_softmax(
-            self.model(normalise(pixels[:, None], self.mean_std)), 1
-        )
+        # (n, height, width) -> (n, 1, height, width), or (n, 3, height, width) -> (n, classes)
+        images = pixels if pixels.ndim == 4 else pixels[:, None]
+        log_probabilities = torch.log_softmax(self.model(normalise(images, self.mean_std)), 1)
         for hook in hooks:
             hook.remove()
         if self.head is None:
@@ -101,8 +109,8 @@ def _find_evidence(model: nn.Module, split: Split) -> tuple[Head, Grid] | None:
     head = find_head(model, images)
     if head is None:
         return None
-    height, width = images.shape[2:]
-    grid = measure_grid(model, head, (height, width))
+    channels, height, width = images.shape[1:]
+    grid = measure_grid(model, head, (channels, height, width))
     return None if grid is None else (head, grid)
 
 
@@ -122,7 +130,7 @@ def to_graph(model: nn.Module, split: Split, *, evidence: bool) -> onnx.ModelPro
             warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about its own code
             program = torch.onnx.export(
                 shipped,
-                (split.val.pixels[:2, 0],),
+                (as_input(split.val.pixels[:2]),),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -163,7 +171,7 @@ def _check_evidence(graph: onnx.ModelProto, maps: str, head: Head, split: Split)
     Raises:
         UnfaithfulError: It does not.
     """
-    pixels = split.val.pixels[:EVIDENCE_IMAGES, 0].numpy()
+    pixels = as_input(split.val.pixels[:EVIDENCE_IMAGES]).numpy()
     outputs = make_session(graph).run([maps, "log_probabilities"], {"pixels": pixels})
     last, log_probabilities = map(torch.from_numpy, outputs)
     found = torch.log_softmax(head.evidence(last).sum((2, 3)), 1)

@@ -110,7 +110,7 @@ def _facts(hub: Run, metadata: dict[str, str]) -> dict[str, Any]:
         "library_name": "featherweight",
         "architecture": hub.recipe.model,
         "parameters": int(metadata["parameters"]),
-        "labels": metadata["labels"].split(),
+        "labels": json.loads(metadata["kind"])["classes"],
         "input": metadata["input"],
         "normalisation": {"scale": 1 / 255, "mean": data["mean"], "std": data["std"]},
         "temperature": float(metadata["temperature"]),

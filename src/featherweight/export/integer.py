@@ -433,12 +433,18 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
         bits: Bits of each weight: 2, 4 or 8.
 
     Raises:
-        InputError: The network is no Feather, or its dense evaluation has no integer form.
+        InputError: The network is no Feather, its images have colours, or its dense evaluation has
+            no integer form.
         AccumulatorOverflowError: Its numbers may not fit the integers of the C code.
     """
     if not isinstance(model, Feather):
         raise InputError(
             f"the network is a {type(model).__name__}, expected a Feather",
+            hint="featherweight export RUN --format onnx-int8",
+        )
+    if split.shape[0] != 1:
+        raise InputError(
+            f"the images have {split.shape[0]} channels, expected grey ones for integers",
             hint="featherweight export RUN --format onnx-int8",
         )
     _check_dense(model, normalise(split.train.pixels[:8], split.mean_std))

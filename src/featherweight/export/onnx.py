@@ -3,10 +3,11 @@
     exported = export_onnx(run, split, int8=False)      # RUN/model.onnx; int8: RUN/model-int8.onnx
     exported.path, exported.max_difference
 
-The graph's input is `pixels` (n, height, width) uint8 for any n, light ink on black as in the
-training images. Its outputs are `log_probabilities` (n, classes), and the feature maps of each
-stage: `maps_1`, `maps_2`, ... A file in floating point has more outputs, which are stored arrays
-and cost no time:
+The graph's input is `pixels` uint8 for any n, as the training images are: (n, height, width), for
+MNIST light ink on black, or (n, 3, height, width) in colour: red, green, blue. The metadata say of
+what kind they are, as JSON (`kind`), and where their ink lies (`layout`). Its outputs are
+`log_probabilities` (n, classes), and the feature maps of each stage: `maps_1`, `maps_2`, ... A file
+in floating point has more outputs, which are stored arrays and cost no time:
 
 - `filters_1`, ...: the filters (channels, inputs, height, width) of each stage. A separable
   convolution has its 1x1 filters there, and its 3x3 ones in `depthwise_1`, ...
@@ -39,7 +40,8 @@ from ..evaluate import Evaluation, evaluate
 from ..run import Run
 from . import CALIBRATION_IMAGES
 from .graph import UnfaithfulError as UnfaithfulError
-from .graph import make_session, to_graph
+from .graph import as_input, make_session, to_graph
+from .looks import describe_images
 
 CHECKED_BATCHES = (1, 2, 7, 1000)  # batch sizes at which the file is compared with PyTorch
 MAX_ACCURACY_LOSS = 0.0005  # fraction of the validation images that int8 may read wrong in addition
@@ -68,10 +70,12 @@ class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]
     """Batches of the first training images, in the form that ONNX Runtime asks for."""
 
     def __init__(self, images: Images) -> None:
-        self.batches: Iterator[Tensor] = iter(images.pixels[:CALIBRATION_IMAGES, 0].split(100))
+        self.batches: Iterator[Tensor] = iter(
+            as_input(images.pixels[:CALIBRATION_IMAGES]).split(100)
+        )
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next batch (n, height, width), or None at the end."""
+        """Return the next batch, or None at the end."""
         batch = next(self.batches, None)
         return None if batch is None else {"pixels": batch.numpy()}
 
@@ -101,7 +105,7 @@ def _to_int8(graph: onnx.ModelProto, train: Images) -> onnx.ModelProto:
 def run_session(
     session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int
 ) -> np.ndarray:
-    """Return log-probabilities (n, classes) of pixels (n, height, width) uint8, batch by batch."""
+    """Return log-probabilities (n, classes) of pixels as `as_input` has them, batch by batch."""
     return np.concatenate(
         [
             session.run(["log_probabilities"], {"pixels": pixels[i : i + batch]})[0]
@@ -160,7 +164,7 @@ def _compare(
         UnfaithfulError: A prediction differs or, for int8, too many images are read wrong.
     """
     session = make_session(graph)
-    pixels, difference = split.val.pixels[:, 0].numpy(), 0.0
+    pixels, difference = as_input(split.val.pixels).numpy(), 0.0
     for batch in CHECKED_BATCHES:
         if on_step:
             on_step(f"checking {len(pixels):,} images in batches of {batch:,}")
@@ -228,13 +232,12 @@ def export_onnx(
         "parameters": str(audit_model(model, split, run.contract, everything=False).n_params),
         "validation_correct": str(result.correct),
         "validation_total": str(result.total),
-        "labels": " ".join(map(str, range(split.num_classes))),
+        **describe_images(split),
         "commit": run.environment["commit"] or "unknown",
         "temperature": str(divisor),
         "sure_from": f"{sure_from(calibrated):.4f}",
         "calibration_error_before": f"{result.calibration_error:.5f}",
         "calibration_error": f"{calibrated.calibration_error:.5f}",
-        "input": "pixels (n, height, width) uint8, light ink on black, as the training images",
         "output": (
             "log_probabilities (n, classes); the softmax of log_probabilities / temperature is "
             "calibrated"

@@ -1,7 +1,7 @@
-"""Place the ink of one digit in an MNIST image: its size, its thickness, its centre of mass.
+"""Place the ink of one digit in an image as a data set has it: its size, thickness and centre.
 
 Example:
-    image, (left, top, right, bottom) = fit(ink)    # ink (height, width) from 0 to 1
+    image, (left, top, right, bottom) = fit(ink, MNIST)     # ink (height, width) from 0 to 1
 """
 
 import math
@@ -10,23 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..layout import CENTRE, FIT
+from ._form import Bytes, Form
 from ._ink import Floats
 
-SIDE, FIT = 28, 20  # pixels: an MNIST image, and the box that holds a digit (LeCun et al. 1998)
 FINE = 8  # subpixels of an MNIST pixel while a digit is placed, so that rounding does not show
 # MNIST pixels; thinner strokes are thickened to it. MNIST's strokes have a median of 2.3, and 98 %
 # are between 1.5 and 4.1.
 STROKE = 2.0
 
-Bytes = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 "Left, top, right and bottom side."
 
 
-def fit(ink: Floats) -> tuple[Bytes, Box]:
-    """Scale, thicken and centre the ink (h, w) of one digit into an MNIST image (28, 28).
+def fit(ink: Floats, form: Form) -> tuple[Bytes, Box]:
+    """Scale, thicken and centre the ink (h, w) of one digit into an image as the form has it.
 
-    Returns the image, and its sides in pixels of the ink.
+    Returns the image, upright and light on dark, and its sides in pixels of the ink.
     """
     ink, place = _crop(ink, FIT * FINE, margin=3 * FINE)
     gy, gx = np.diff(ink, axis=0)[:, :-1], np.diff(ink, axis=1)[:-1]
@@ -40,22 +40,29 @@ def fit(ink: Floats) -> tuple[Bytes, Box]:
     y, x = (np.arange(n) + 0.5 for n in ink.shape)
     cy, cx = (ink * y[:, None]).sum() / ink.sum(), (ink * x).sum() / ink.sum()
     rows, columns = extent(ink)
-    # The centre of mass goes to (14, 14), whose middle is at 14.5, unless that cuts off ink.
+    # Subpixels of a pixel: as many as give the ink its side, or more where it would be cut off.
+    lengths = [int(np.ptp(each)) + 1 for each in (rows, columns)]
+    fine = max(
+        FIT * FINE / form.layout.longer,
+        *(length / side for length, side in zip(lengths, form.upright, strict=True)),
+    )
+    high, wide = (round(side * fine) for side in form.upright)
+    # The centre of mass goes to (14, 14) of 28, whose middle is at 14.5, unless that cuts off ink.
     top, left = (
-        min(max(c - 14.5 * FINE, span[-1] + 1 - SIDE * FINE), span[0])
-        for c, span in ((cy, rows), (cx, columns))
+        min(max(c - CENTRE * side, span[-1] + 1 - side), span[0])
+        for c, side, span in ((cy, high, rows), (cx, wide, columns))
     )
-    side = SIDE * FINE
-    # The square may stick out of the ink, on the right and below by a few pixels only.
+    # The image may stick out of the ink, on the right and below by a few pixels only.
     below, right = (
-        max(0, math.ceil(first + side - n)) for first, n in zip((top, left), ink.shape, strict=True)
+        max(0, math.ceil(first + side - n))
+        for first, side, n in zip((top, left), (high, wide), ink.shape, strict=True)
     )
-    large = Image.fromarray(_pad(ink, (side, below), (side, right)))
-    square = left + side, top + side, left + 2 * side, top + 2 * side
-    small = large.resize((SIDE, SIDE), Image.Resampling.BOX, square)
+    large = Image.fromarray(_pad(ink, (high, below), (wide, right)))
+    cut = left + wide, top + high, left + 2 * wide, top + 2 * high
+    small = large.resize(form.upright[::-1], Image.Resampling.BOX, cut)
     image = np.asarray(small)
     image = np.asarray(np.clip(image * (255 / image.max()) + 0.5, 0, 255), np.uint8)
-    return image, _within(place, (left, top, left + side, top + side), ink.shape)
+    return image, _within(place, (left, top, left + wide, top + high), ink.shape)
 
 
 def _pad(ink: Floats, rows: tuple[int, int], columns: tuple[int, int]) -> Floats:

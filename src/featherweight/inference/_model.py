@@ -22,11 +22,12 @@ import onnxruntime
 
 from .._format import EXPORT_FORMAT
 from ..errors import InputError
+from ..image_kind import MAX_CLASSES, MAX_SIDE, ImageKind
+from ..layout import default_layout
+from ._form import MAX_KIND, Form, load_form
 
 MAX_FILE_BYTES = 256 * 1024**2
 MAX_MEMORY = 4 * 1024**3  # bytes; ten times what 1,000 images take in the largest built-in network
-MAX_SIDE = 64  # pixels, as of images that are trained on
-MAX_CLASSES = 256  # as a label has one byte
 MAX_TEXT = 10_000  # characters of one entry of the metadata
 MAX_LABEL = 40  # characters
 SECONDS = 10  # that the first two images may take; others take milliseconds
@@ -53,13 +54,13 @@ class Model:
     "What log-probabilities are divided by."
     sure_from: float
     "Confidence from which on a reading counts as sure."
-    shape: tuple[int, int]
-    "Height and width of an image."
+    form: Form
+    "The form of the images that it takes."
     first: dict[str, np.ndarray]
     "Its outputs for two images, by name."
 
     def run(self, names: Sequence[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs of these names, or all, for images (n, height, width) uint8.
+        """Return the outputs of these names, or all, for images (n, *form.shape) uint8.
 
         Raises InputError if the network fails, or has no log-probabilities (n, classes).
         """
@@ -119,7 +120,11 @@ def open_model(path: Path, threads: int) -> Model:
     # A blank image and one with ink.
     pixels = np.stack([np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)])
     first = dict(zip(names, _run(path, session, None, pixels, SECONDS), strict=True))
-    labels = _labels(path, card.get("labels", ""))
+    form = load_form(path, card, shape)
+    if form is None:
+        labels = _labels(path, card.get("labels", ""))
+        form = _undeclared(path, shape, labels)
+    labels = list(form.kind.classes)
     _check_outputs(path, first, len(pixels), len(labels))
     _check_stages(path, first)
     return Model(
@@ -130,7 +135,7 @@ def open_model(path: Path, threads: int) -> Model:
         labels,
         number(path, card, "temperature", *TEMPERATURES),
         number(path, card, "sure_from", 0, 1),
-        shape,
+        form,
         first,
     )
 
@@ -152,10 +157,11 @@ def number(path: Path, card: dict[str, str], key: str, least: float, most: float
 def _check_card(path: Path, card: dict[str, str]) -> None:
     """Raise InputError unless every entry is a line of text, and counts are whole numbers."""
     for key, text in card.items():
-        if not (key + text).isprintable() or len(key + text) > MAX_TEXT:
+        most = MAX_KIND if key == "kind" else MAX_TEXT
+        if not (key + text).isprintable() or len(key + text) > most:
             raise InputError(
                 f"{path}: metadata {key[:MAX_LABEL]!r}: got {text[:MAX_LABEL]!r}, expected one "
-                f"printable line of at most {MAX_TEXT:,} characters"
+                f"printable line of at most {most:,} characters"
             )
     for key in COUNTS:
         if not re.fullmatch("[0-9]{1,12}", card.get(key, "")):
@@ -180,17 +186,29 @@ def _labels(path: Path, text: str) -> list[str]:
     return labels
 
 
-def _shape(path: Path, session: onnxruntime.InferenceSession) -> tuple[int, int]:
-    """Return height and width of the images that a network takes."""
+def _undeclared(path: Path, shape: tuple[int, ...], labels: list[str]) -> Form:
+    """Return the form of the images where the file says nothing of them: like MNIST's."""
+    if len(shape) != 2:
+        raise InputError(f"{path}: got colour images and no kind in the metadata, expected it")
+    kind = ImageKind(1, *shape, "light on dark", "upright", tuple(labels))
+    return Form(kind, default_layout(*shape))
+
+
+def _shape(path: Path, session: onnxruntime.InferenceSession) -> tuple[int, ...]:
+    """Return (height, width) of the images that a network takes, or (3, height, width)."""
     inputs = [(each.name, each.type, each.shape) for each in session.get_inputs()]
     match inputs:
         case [("pixels", "tensor(uint8)", [_, int(height), int(width)])] if (
             1 <= min(height, width) <= max(height, width) <= MAX_SIDE
         ):
             return height, width
+        case [("pixels", "tensor(uint8)", [_, 3, int(height), int(width)])] if (
+            1 <= min(height, width) <= max(height, width) <= MAX_SIDE
+        ):
+            return 3, height, width
     raise InputError(
-        f"{path}: got inputs {str(inputs)[:200]}, expected one, pixels uint8 (n, height, width) of "
-        f"at most {MAX_SIDE}x{MAX_SIDE}"
+        f"{path}: got inputs {str(inputs)[:200]}, expected one, pixels uint8 (n, height, width) "
+        f"or (n, 3, height, width) of at most {MAX_SIDE}x{MAX_SIDE}"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from ..errors import InputError
 from ..pretrained import DEFAULT_MODEL
 from .reader import Reader, RunFolder
 from .reading import Reading
@@ -30,6 +31,11 @@ class Drawing(anywidget.AnyWidget):
     "The reading as HTML."
 
     def __init__(self, reader: Reader, **traits: Any) -> None:
+        if not reader.form.reads_ink:
+            raise InputError(
+                f"{reader.card['recipe']}: reads whole pictures, expected a network that reads ink",
+                hint='Reader(model).read("photo.jpg")',
+            )
         self.reader = reader
         self.reading: Reading | None = None
         super().__init__(**traits)
@@ -60,6 +66,6 @@ def draw(model: str | Path | RunFolder = DEFAULT_MODEL) -> Drawing:
     Raises
     ------
     InputError
-        Where there is no such network.
+        Where there is no such network, or it reads photographs and not ink.
     """
     return Drawing(Reader(model))

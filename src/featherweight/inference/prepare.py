@@ -1,10 +1,11 @@
-"""Turn any photo, scan, screenshot or drawing of a digit into the 28x28 image of MNIST.
+"""Turn any photo, scan, screenshot or drawing into an image as a network's training images are.
 
     image = prepare("photo.jpg")            # (28, 28) uint8, white ink on black; None if no ink
     Sheet("1905.png").digits()              # from left to right, each with its place in the picture
+    prepare("cat.jpg", reader.form)         # as the images that a network was trained on
 
 This uses NumPy and Pillow only. Ink is whatever differs from the paper, darker or lighter; `_ink`
-finds it.
+finds it. A network that was trained on photographs gets the whole picture, cropped and resized.
 """
 
 import io
@@ -12,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError
-from ._fit import FIT, SIDE, Box, Bytes, extent, fit
+from ..layout import MNIST_LAYOUT
+from ._fit import Box, extent, fit
+from ._form import MNIST, Bytes, Form
 from ._ink import THRESHOLDS, Floats, Labels, find_ink
 
 MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
@@ -44,6 +47,7 @@ MODES = {
     *("I", "F", "I;16", "I;16L", "I;16B"),
 }
 STRIP = 1_000_000  # pixels that are converted from one mode to another at a time
+WHITE = (255, 255, 255)
 MAX_SIDE = 512  # pixels; larger pictures are reduced to it, since strokes stay wide enough there
 
 PictureSource = str | Path | bytes | Bytes | Image.Image
@@ -151,50 +155,42 @@ def _readable(name: str) -> Iterator[None]:
             ) from error
 
 
-def prepare(picture: PictureSource) -> Bytes | None:
-    """Return the digit in a picture as an MNIST image, or None if there is no ink.
+def prepare(picture: PictureSource, form: Form = MNIST) -> Bytes | None:
+    """Return what a picture shows as a network takes it, or None if ink is looked for in vain.
 
-    The result is (28, 28) uint8, 255 for ink and 0 for paper. The longer side of the digit is 20
-    pixels, its centre of mass is at pixel (14, 14) (LeCun et al. 1998), and its strokes are at
-    least about 2 pixels wide.
+    For MNIST the result is (28, 28) uint8, 255 for ink and 0 for paper. The longer side of the
+    digit is 20 pixels, its centre of mass is at pixel (14, 14) (LeCun et al. 1998), and its strokes
+    are at least about 2 pixels wide. For other images of ink the size, the longer side, the
+    polarity and the orientation are those of the form. Where the form has no ink, the middle of
+    the picture is resized, and transparent pixels become white.
 
-    An image that is already in MNIST's form passes unchanged, or inverted if its paper is white:
-    28x28, median 0, maximum above 200, the longer side of the ink 18 to 20 pixels, and the centre
-    of mass within half a pixel of (14, 14). All of MNIST's first 60,000 images meet this.
+    An image that is already in the form passes unchanged, or inverted if its polarity is the other
+    one: of the form's size, its ink as long and as far from the centre as in the training images.
+    All of MNIST's first 60,000 images meet this.
 
     Args:
         picture: The path of a file, its bytes, a Pillow image of any mode, or an array (height,
             width) or (height, width, 3 or 4) of uint8.
+        form: The form of the network's images, as `Reader.form` has it.
 
     Raises:
         InputError: The file is no readable picture, or the array has another shape or type.
         OSError: The file cannot be read.
     """
-    digit = Sheet(picture).whole()
+    digit = Sheet(picture, form).whole()
     return None if digit is None else digit.image
-
-
-def prepare_and_count(picture: PictureSource) -> tuple[Bytes | None, int]:
-    """Return what `prepare` returns, and the number of digits that stand side by side.
-
-    Loose strokes and noise are not counted. A count above 1 means a number, which `Sheet` splits; 0
-    means no ink.
-    """
-    sheet = Sheet(picture)
-    digit = sheet.whole()
-    return (None if digit is None else digit.image), sheet.count()
 
 
 @dataclass(frozen=True, eq=False)
 class Digit:
-    """A digit as an MNIST image, and its place in the picture."""
+    """What a network is given for a picture or a part of it: mostly a digit, and its place."""
 
     image: Bytes
-    "The image (28, 28) uint8."
-    box: Box
-    "Sides of the ink."
-    frame: Box
-    "Sides of the image as a whole, which may lie outside of the picture."
+    "The image (height, width) or (3, height, width) uint8 as the network takes it."
+    box: Box | None = None
+    "Sides of the ink. None where no ink was looked for, or the picture is not known."
+    frame: Box | None = None
+    "Sides of the image as a whole, which may lie outside of the picture, likewise."
 
 
 class Sheet:
@@ -202,11 +198,13 @@ class Sheet:
 
     Args:
         picture: As in `prepare`, which says what is raised too.
+        form: The form of the network's images.
     """
 
-    def __init__(self, picture: PictureSource) -> None:
+    def __init__(self, picture: PictureSource, form: Form = MNIST) -> None:
+        self.form = form
         self._picture = _upright(picture)
-        self._as_mnist = _as_mnist(self._picture)
+        self._in_form = _in_form(self._picture, form) if form.reads_ink else None
 
     @cached_property
     def _ink(self) -> tuple[Floats, Labels] | None:
@@ -222,26 +220,48 @@ class Sheet:
 
     def whole(self) -> Digit | None:
         """Return all of the ink as one digit, or None if there is no ink."""
-        if self._as_mnist is not None:
-            return as_digit(self._as_mnist)
-        return None if self._ink is None else self._place(self._ink[0])
+        candidates = self.candidates()
+        return candidates[0] if candidates else None
+
+    def candidates(self) -> list[Digit]:
+        """Return what the picture may be, one digit or two; none if there is no ink.
+
+        An image of the size and look of transposed training images may be one of them, or upright
+        as every other picture is. Only the network can tell.
+        """
+        if not self.form.reads_ink:
+            return [self._resize()]
+        if self._in_form is not None:
+            as_it_is = as_digit(self._in_form, self.form)
+            turned = replace(as_it_is, image=self.form.turn(self._in_form))
+            both = [as_it_is, turned] if self.form.transposed else [as_it_is]
+            return [digit for digit in both if digit.image.shape == self.form.shape]
+        return [] if self._ink is None else [self._place(self._ink[0])]
 
     def digits(self) -> list[Digit]:
         """Return the digits of a number, from left to right; none without ink.
 
         A digit is a connected component with the fragments above and below it, so digits that touch
-        are returned as one.
+        are returned as one. Raises InputError where the network reads whole pictures.
         """
+        if not self.form.reads_ink:
+            raise InputError(
+                "the network reads whole pictures, expected one that reads ink to split a number"
+            )
         return [] if self._ink is None else [self._place(self._ink[0] * m) for m in self._masks]
 
     def number(self) -> list[Digit]:
-        """Return the digits of a number; a digit and its loose strokes are one."""
-        whole = self.whole()
-        return [whole] if whole is not None and self.count() == 1 else self.digits()
+        """Return the digits of a number as `digits` does; a digit and its loose strokes are one."""
+        one = self.form.reads_ink and self.count() == 1
+        return self.candidates()[:1] if one else self.digits()
 
     def count(self) -> int:
-        """Return the number of digits that stand side by side; see `prepare_and_count`."""
-        if self._as_mnist is not None:
+        """Return the number of digits that stand side by side; 0 without ink.
+
+        Loose strokes and noise are not counted. A count above 1 means a number. Where the network
+        reads whole pictures it is 1.
+        """
+        if self._in_form is not None or not self.form.reads_ink:
             return 1
         if self._ink is None:
             return 0
@@ -259,19 +279,39 @@ class Sheet:
 
     def _place(self, ink: Floats) -> Digit:
         """Fit the ink (h, w) of one digit, and give its place as fractions of the picture."""
-        image, (left, top, right, bottom) = fit(ink)
+        image, (left, top, right, bottom) = fit(ink, self.form)
         rows, columns = extent(ink)
         # Pixels of the ink are `_reduction` pixels of the picture; the last ones may be fewer.
         x, y = (_reduction(self._picture) / side for side in self._picture.size)
         box = columns[0] * x, rows[0] * y, (columns[-1] + 1) * x, (rows[-1] + 1) * y
         frame = left * x, top * y, right * x, bottom * y
-        return Digit(image, _floats(min(side, 1.0) for side in box), _floats(frame))
+        seen = self.form.turn(self.form.light_on_dark(image))
+        return Digit(seen, _floats(min(side, 1.0) for side in box), _floats(frame))
+
+    def _resize(self) -> Digit:
+        """Return the middle of the picture, in the proportions of the form, resized to it."""
+        (height, width), colour = self.form.upright, self.form.kind.channels > 1
+        small = Image.fromarray(_reduced(self._picture, _conversion(self._picture, WHITE)))
+        small = small.convert("RGB" if colour else "L")
+        scale = min(small.width / width, small.height / height)
+        x, y = (small.width - scale * width) / 2, (small.height - scale * height) / 2
+        cut = x, y, small.width - x, small.height - y
+        image = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC, cut))
+        # (height, width, 3) -> (3, height, width)
+        planes = self.form.turn(np.moveaxis(image, 2, 0) if colour else image)
+        frame = (
+            *(x / small.width, y / small.height),
+            *(1 - x / small.width, 1 - y / small.height),
+        )
+        return Digit(np.ascontiguousarray(planes), None, frame)
 
 
-def as_digit(image: Bytes) -> Digit:
-    """Return an image (height, width) with ink, which is a digit as it is, as its own picture."""
+def as_digit(image: Bytes, form: Form = MNIST) -> Digit:
+    """Return an image in the form of the training images, with ink, as a picture of its own."""
+    if not form.reads_ink:
+        return Digit(image, None, (0.0, 0.0, 1.0, 1.0))
     height, width = image.shape
-    rows, columns = extent(np.float32(1 / 255) * image)
+    rows, columns = extent(np.float32(1 / 255) * form.light_on_dark(image))
     box = columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
     return Digit(image, _floats(box), (0.0, 0.0, 1.0, 1.0))
 
@@ -319,25 +359,27 @@ def _upright(picture: PictureSource) -> Image.Image:
         return ImageOps.exif_transpose(picture) if turned else picture  # without a copy
 
 
-def _as_mnist(picture: Image.Image) -> Bytes | None:
-    """Return the image, light on dark, if it is already in MNIST's form; see `prepare`."""
-    if picture.size != (SIDE, SIDE) or picture.mode not in ("L", "RGB"):
+def _in_form(picture: Image.Image, form: Form) -> Bytes | None:
+    """Return the image, in the polarity of the form, if it already looks like one of its images."""
+    height, width = form.upright
+    if picture.size not in ((width, height), form.shape[::-1]) or not _is_plain(picture, form):
         return None
     pixels = np.asarray(picture.convert("RGB"))
     if (pixels != pixels[..., :1]).any():  # coloured
         return None
-    image = np.ascontiguousarray(pixels[..., 0])
-    if np.median(image) > 127:
-        image = 255 - image
-    if np.median(image) > 0 or image.max() < 200:
-        return None
-    rows, columns = np.flatnonzero(image.any(1)), np.flatnonzero(image.any(0))
-    longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    y, x = (
-        (image.sum(1) @ np.arange(SIDE)) / image.sum(),
-        (image.sum(0) @ np.arange(SIDE)) / image.sum(),
-    )
-    return image if FIT - 2 <= longer <= FIT and abs(y - 14) <= 0.5 and abs(x - 14) <= 0.5 else None
+    image = form.light_on_dark(np.ascontiguousarray(pixels[..., 0]))
+    for each in (image, 255 - image):
+        if form.lies_in(each):
+            return form.light_on_dark(each)
+    return None
+
+
+def _is_plain(picture: Image.Image, form: Form) -> bool:
+    """Return whether the pixels of a picture are grey levels or colours as they stand."""
+    if picture.mode in ("L", "RGB"):
+        return True
+    # Browsers write a channel of transparency into every picture.
+    return form.layout is not MNIST_LAYOUT and picture.mode in ("RGBA", "LA") and _opaque(picture)
 
 
 def _planes(picture: Image.Image) -> Floats:
@@ -345,17 +387,18 @@ def _planes(picture: Image.Image) -> Floats:
 
     Transparent pixels get the colour of the paper.
     """
-    to_grey_or_rgb, n = _conversion(picture), _reduction(picture)
-    parts = []
-    # Strip by strip: of a large picture, copies in other modes would take ten times its memory.
-    for strip in _strips(picture, n):
-        small = to_grey_or_rgb(strip).reduce(n)
-        # (height, width) or (height, width, 3)
-        parts.append(np.asarray(small, np.float32))
-    planes = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    planes = _reduced(picture, _conversion(picture)).astype(np.float32)
     if planes.ndim == 2:
         return np.stack([planes] * 3)
     return np.ascontiguousarray(np.moveaxis(planes, 2, 0))
+
+
+def _reduced(picture: Image.Image, to_grey_or_rgb: Callable[[Image.Image], Image.Image]) -> Bytes:
+    """Return (height, width) or (height, width, 3), the longer side at most MAX_SIDE."""
+    n = _reduction(picture)
+    # Strip by strip: of a large picture, copies in other modes would take ten times its memory.
+    parts = [np.asarray(to_grey_or_rgb(strip).reduce(n)) for strip in _strips(picture, n)]
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _strips(picture: Image.Image, n: int = 1) -> Iterator[Image.Image]:
@@ -369,16 +412,21 @@ def _strips(picture: Image.Image, n: int = 1) -> Iterator[Image.Image]:
         yield picture.crop((0, top, width, min(top + rows, height)))
 
 
-def _conversion(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Return the function that turns a strip of a picture into one of mode L or RGB."""
+def _conversion(
+    picture: Image.Image, ground: tuple[int, int, int] | None = None
+) -> Callable[[Image.Image], Image.Image]:
+    """Return the function that turns a strip of a picture into one of mode L or RGB.
+
+    Transparent pixels get the colour of the ground. None: that of the picture's own paper.
+    """
     if picture.mode.startswith(("I", "F")):  # grey with 16 bits or more, or floating point
         return _grey_conversion(picture)
     if picture.has_transparency_data and not _opaque(picture):
-        paper = _paper(picture)
+        paper = ground or _paper(picture)
 
         def on_paper(strip: Image.Image) -> Image.Image:
-            ground = Image.new("RGBA", strip.size, (*paper, 255))
-            return Image.alpha_composite(ground, strip.convert("RGBA")).convert("RGB")
+            below = Image.new("RGBA", strip.size, (*paper, 255))
+            return Image.alpha_composite(below, strip.convert("RGBA")).convert("RGB")
 
         return on_paper
     return lambda strip: strip if strip.mode in ("L", "RGB") else strip.convert("RGB")

@@ -6,11 +6,12 @@
 The source is a folder or a file of
 
 - pictures,
-- `.npz` with an array `images`, uint8 (n, height, width),
-- Parquet with a column `image`: lists of as many pixels as the network's input has, or the bytes
+- `.npz` with an array `images`, uint8 (n, height, width), or (n, height, width, 3) in colour,
+- Parquet with a column `image`: lists of as many numbers as the network's input has, or the bytes
   of pictures, bare or as {bytes, path}.
 
-Arrays of the size of the network's input are read unchanged. All others go through `prepare`.
+Arrays of the size of the network's input are read unchanged, and numbers in a list are taken in the
+input's order, in colour red, green and blue planes. All others go through `prepare`.
 
 The source is always cut into the same parts. An actor of a Ray Data pipeline reads a part and
 writes its readings as one file, which is whole or absent. A part that has its file is not read
@@ -43,8 +44,8 @@ from .._files import reason, write_atomic
 from .._ray import connected
 from ..errors import InputError
 from ..tables import format_table
-from ._fit import Bytes
-from .prepare import MAX_PIXELS, prepare_and_count
+from ._form import Bytes, Form
+from .prepare import MAX_PIXELS, Digit, Sheet
 from .reader import Reader
 
 CHUNK = 100  # images in an actor's memory; larger chunks are not faster
@@ -63,8 +64,8 @@ class PreparedImage(NamedTuple):
     "Path below the source."
     position: int
     "Index in the file."
-    image: Bytes | None
-    "Image (height, width), or None if there is no ink or it could not be read."
+    candidates: list[Digit]
+    "As `Sheet.candidates` has them; none if there is no ink or it could not be read."
     digits: int
     "Number of digits side by side."
     error: str
@@ -110,24 +111,26 @@ class Part:
         return [source / file for file in self.files] if source.is_dir() else [source]
 
 
-def _check_header(header: Header, path: Path) -> tuple[int, int, int]:
-    """Return number, height and width of the images in an .npz file."""
+def _check_header(header: Header, path: Path) -> tuple[int, ...]:
+    """Return the shape of an .npz file's images: (n, height, width) or (n, height, width, 3)."""
     shape = header.shape
-    if header.dtype != np.uint8 or len(shape) != 3 or header.fortran:
+    colour = len(shape) == 4 and shape[3] == 3
+    if header.dtype != np.uint8 or not (len(shape) == 3 or colour) or header.fortran:
         raise InputError(
-            f"{path}: images: got {header.dtype} {shape}, expected uint8 (n, height, width)"
+            f"{path}: images: got {header.dtype} {shape}, expected uint8 (n, height, width), or "
+            "(n, height, width, 3) in colour"
         )
-    n, height, width = shape
+    _, height, width = shape[:3]
     if not 0 < height * width <= MAX_PIXELS:
         raise InputError(
             f"{path}: got images of {height:,} x {width:,} pixels, expected 1 to "
             f"{MAX_PIXELS:,} pixels"
         )
-    return n, height, width
+    return shape
 
 
 @contextmanager
-def _open_images(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, int, int]]]:
+def _open_images(path: Path) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
     """Open the array `images` of an .npz file, and give its shape too."""
     try:
         with open_npz(path, "images") as (file, header):
@@ -162,9 +165,10 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
     for path in files:
         try:
             if path.suffix == ".npz":
-                with _open_images(path) as (_, (total, height, width)):
+                with _open_images(path) as (_, shape):
+                    total, height, width = shape[:3]
                     # A short file that claims 2^40 images would be cut into as many parts.
-                    if total * height * width > MAX_DEFLATE_RATIO * path.stat().st_size:
+                    if math.prod(shape) > MAX_DEFLATE_RATIO * path.stat().st_size:
                         raise InputError(
                             f"{path}: got a header that claims {total:,} images of "
                             f"{height}x{width} pixels, expected no more than the file can hold"
@@ -186,38 +190,40 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
     return parts
 
 
-def _prepare(
-    file: str, index: int, picture: Bytes | bytes | Path, shape: tuple[int, int]
-) -> PreparedImage:
+def _prepare(file: str, index: int, picture: Bytes | bytes | Path, form: Form) -> PreparedImage:
     try:
-        if isinstance(picture, np.ndarray) and picture.shape == shape:
-            return PreparedImage(file, index, picture, 1, "")
-        image, digits = prepare_and_count(picture)
-        return PreparedImage(file, index, image, digits, "")
+        if isinstance(picture, np.ndarray):
+            # (height, width, 3) -> (3, height, width)
+            planes = np.moveaxis(picture, 2, 0) if picture.ndim == 3 else picture
+            if planes.shape == form.shape:
+                return PreparedImage(file, index, [Digit(planes)], 1, "")
+        sheet = Sheet(picture, form)
+        return PreparedImage(file, index, sheet.candidates(), sheet.count(), "")
     except (InputError, OSError) as error:
-        return PreparedImage(file, index, None, 0, reason(error))
+        return PreparedImage(file, index, [], 0, reason(error))
 
 
 def _npz_chunks(path: Path, start: int, stop: int) -> Iterator[Bytes]:
-    """Yield images start to stop - 1 in chunks (n, height, width).
+    """Yield images start to stop - 1 in chunks (n, height, width), with a last axis of 3 in colour.
 
     The images before are skipped without being held in memory.
     """
-    with _open_images(path) as (member, (_, height, width)):
-        member.seek(start * height * width, 1)
-        chunk = max(1, min(CHUNK, CHUNK_BYTES // (height * width)))
+    with _open_images(path) as (member, shape):
+        size = math.prod(shape[1:])
+        member.seek(start * size, 1)
+        chunk = max(1, min(CHUNK, CHUNK_BYTES // size))
         for first in range(start, stop, chunk):
             n = min(chunk, stop - first)
-            content = member.read(n * height * width)
-            if len(content) != n * height * width:
+            content = member.read(n * size)
+            if len(content) != n * size:
                 raise InputError(f"{path}: truncated")
-            yield np.frombuffer(content, np.uint8).reshape(n, height, width)
+            yield np.frombuffer(content, np.uint8).reshape(n, *shape[1:])
 
 
 def _parquet_chunks(
-    path: Path, group: int, shape: tuple[int, int]
+    path: Path, group: int, shape: tuple[int, ...]
 ) -> Iterator[list[Bytes] | list[bytes]]:
-    """Yield the images of a row group in chunks: arrays of `shape`, or the bytes of pictures."""
+    """Yield the images of a row group in chunks: arrays as `prepare` takes them, or bytes."""
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         if "image" not in names:
@@ -242,31 +248,31 @@ def _parquet_chunks(
                     f"{path}: image: got {len(pixels)} numbers for {n} images, expected "
                     f"{math.prod(shape)} each, of 0 to 255"
                 )
-            yield list(pixels.astype(np.uint8).reshape(n, *shape))
+            images = pixels.astype(np.uint8).reshape(n, *shape)
+            # (n, 3, height, width) -> (n, height, width, 3)
+            yield list(np.moveaxis(images, 1, 3) if len(shape) == 3 else images)
 
 
-def _prepared_chunks(
-    part: Part, source: Path, shape: tuple[int, int]
-) -> Iterator[list[PreparedImage]]:
+def _prepared_chunks(part: Part, source: Path, form: Form) -> Iterator[list[PreparedImage]]:
     """Yield the images of a part, at most CHUNK at a time."""
     paths = part.paths(source)
     if paths[0].suffix not in (".npz", ".parquet"):
         for first in range(0, len(paths), CHUNK):
             chunk = slice(first, first + CHUNK)
             yield [
-                _prepare(name, 0, path, shape)
+                _prepare(name, 0, path, form)
                 for name, path in zip(part.files[chunk], paths[chunk], strict=True)
             ]
         return
     chunks = (
         _npz_chunks(paths[0], part.start, part.stop)
         if paths[0].suffix == ".npz"
-        else _parquet_chunks(paths[0], part.group, shape)
+        else _parquet_chunks(paths[0], part.group, form.shape)
     )
     index = part.start
     for images in chunks:
         yield [
-            _prepare(part.files[0], index + i, picture, shape) for i, picture in enumerate(images)
+            _prepare(part.files[0], index + i, picture, form) for i, picture in enumerate(images)
         ]
         index += len(images)
 
@@ -278,8 +284,8 @@ def read_part(reader: Reader, part: Part, source: Path) -> list[ReadingRow]:
         InputError: The file is damaged, or the number of its images has changed.
     """
     rows: list[ReadingRow] = []
-    for chunk in _prepared_chunks(part, source, reader.shape):
-        readings = reader.read_prepared([each.image for each in chunk])
+    for chunk in _prepared_chunks(part, source, reader.form):
+        readings = reader.read_candidates([each.candidates for each in chunk])
         rows += [
             ReadingRow(
                 each.file,

@@ -1,4 +1,4 @@
-"""Read digits with an exported file. This uses ONNX Runtime; PyTorch is not needed.
+"""Read pictures with an exported file. This uses ONNX Runtime; PyTorch is not needed.
 
 Example:
     reader = Reader()                           # feather-20k, which comes with the package
@@ -84,11 +84,12 @@ class Reader:
 
     def __init__(self, model: str | Path | RunFolder = DEFAULT_MODEL, threads: int = 1) -> None:
         self._model = open_model(find_model(model), threads)
-        self.card, self.labels, self.shape = (
+        self.card, self.labels, self.form = (
             self._model.card,
             self._model.labels,
-            self._model.shape,
+            self._model.form,
         )
+        self.shape = self.form.shape  # (height, width), or (3, height, width) in colour
         self.sure_from = self._model.sure_from
         self.size = self._model.size  # bytes
         self._stages = [name for name in self._model.first if name.startswith("maps_")]
@@ -98,8 +99,8 @@ class Reader:
         """Return calibrated probabilities (n, classes) float32.
 
         Args:
-            pixels: Images (n, height, width) uint8 in the form of the training images: light ink
-                on black.
+            pixels: Images (n, height, width) uint8, or (n, 3, height, width) in colour, in the form
+                of the training images: for MNIST light ink on black.
 
         Raises:
             InputError: The array has another shape or type.
@@ -114,10 +115,10 @@ class Reader:
         return self._calibrate(np.concatenate(parts) if len(parts) > 1 else parts[0])
 
     def _check(self, pixels: np.ndarray) -> None:
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[1:] != self.shape:
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != self.shape:
             raise InputError(
-                f"images: got {pixels.dtype} {pixels.shape}, expected uint8 (n, {self.shape[0]}, "
-                f"{self.shape[1]})"
+                f"images: got {pixels.dtype} {pixels.shape}, expected uint8 "
+                f"(n, {', '.join(map(str, self.shape))})"
             )
 
     def _calibrate(self, log_probabilities: np.ndarray) -> np.ndarray:
@@ -134,12 +135,13 @@ class Reader:
         return np.asarray(odds / total, np.float32)
 
     def read(self, picture: PictureSource) -> Reading:
-        """Read a picture of one digit.
+        """Read a picture of one digit, or of whatever the network was trained on.
 
         Args:
             picture: The path of a file, its bytes, a Pillow image, or an array (height, width) or
                 (height, width, 3 or 4) of uint8. It may have any size and colours, and ink darker
-                or lighter than the paper. An image in MNIST's form is read unchanged.
+                or lighter than the paper. An image in the form of the training images is read
+                unchanged; `prepare.prepare` says what is done with all others.
 
         Raises:
             InputError: It is no readable picture.
@@ -149,23 +151,37 @@ class Reader:
 
     def read_many(self, pictures: Sequence[PictureSource]) -> list[Reading]:
         """Read several pictures, each as `read` does; return one reading for each, in order."""
-        digits, counts = [], []
+        candidates, counts = [], []
         for picture in pictures:  # one by one: a decoded photograph takes 36 MB
-            sheet = Sheet(picture)
-            digits.append(sheet.whole())
+            sheet = Sheet(picture, self.form)
+            candidates.append(sheet.candidates())
             counts.append(sheet.count())
         return [
             replace(reading, side_by_side=count, unsure=reading.unsure or count > 1)
-            for reading, count in zip(self.read_digits(digits), counts, strict=True)
+            for reading, count in zip(self.read_candidates(candidates), counts, strict=True)
         ]
 
     def read_number(self, picture: PictureSource) -> list[Reading]:
         """Read the digits of a number from left to right; the list is empty without ink.
 
         Args:
-            picture: As in `read`, which says what is raised too.
+            picture: As in `read`, which says what is raised too. InputError is also raised if the
+                network reads whole pictures, as of photographs.
         """
-        return self.read_digits(Sheet(picture).number())
+        return self.read_digits(Sheet(picture, self.form).number())
+
+    def read_candidates(self, candidates: Sequence[Sequence[Digit]]) -> list[Reading]:
+        """Read pictures as `Sheet.candidates` returns them: of each, what the network is surest of.
+
+        No candidates stand for a picture without ink.
+        """
+        rows = iter(self.read_digits([digit for each in candidates for digit in each]))
+        return [
+            max((next(rows) for _ in each), key=lambda reading: reading.confidence)
+            if each
+            else self._blank
+            for each in candidates
+        ]
 
     def read_digits(self, digits: Sequence[Digit | None]) -> list[Reading]:
         """Read digits as a `Sheet` returns them. None stands for a picture without ink."""
@@ -176,20 +192,24 @@ class Reader:
         ]
 
     def read_prepared(self, images: Sequence[np.ndarray | None]) -> list[Reading]:
-        """Read images (height, width) uint8 as `prepare` returns them.
+        """Read images (height, width) or (3, height, width) uint8 as `prepare` returns them.
 
         None stands for a picture without ink. The readings have no box and no frame, because
         nothing is known of the pictures.
         """
         inked = [image for image in images if image is not None]
-        blank = Reading(None, None, None, unsure=True, side_by_side=0, labels=tuple(self.labels))
         if not inked:
-            return [blank for _ in images]
+            return [self._blank for _ in images]
         rows = iter(self._read_inked(np.array(inked, np.uint8)))
-        return [blank if image is None else next(rows) for image in images]
+        return [self._blank if image is None else next(rows) for image in images]
+
+    @property
+    def _blank(self) -> Reading:
+        """Return the reading of a picture without ink."""
+        return Reading(None, None, None, unsure=True, side_by_side=0, labels=tuple(self.labels))
 
     def _read_inked(self, pixels: np.ndarray) -> list[Reading]:
-        """Read images (n, height, width) uint8 that have ink."""
+        """Read images (n, *shape) uint8 that have ink, or need none."""
         self._check(pixels)
         readings: list[Reading] = []
         names = ["log_probabilities", *([self._head.maps] if self._head else [])]
@@ -211,7 +231,7 @@ class Reader:
         """Return the feature maps (channels, h, w) float32 of each stage for one image.
 
         Args:
-            seen: The image (height, width) uint8, as in `Reading.seen`.
+            seen: The image as in `Reading.seen`.
         """
         return [stage.maps for stage in self.stages(seen)]
 
@@ -219,7 +239,7 @@ class Reader:
         """Return what each stage of the network computes for one image.
 
         Args:
-            seen: The image (height, width) uint8, as in `Reading.seen`.
+            seen: The image as in `Reading.seen`.
         """
         outputs = dict(zip(self._model.first, self._model.run(None, seen[None]), strict=True))
         for name in self._stages:

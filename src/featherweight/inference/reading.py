@@ -87,7 +87,8 @@ class Reading:
     probabilities: np.ndarray | None
     "Calibrated probabilities (classes,) float32, or None if the picture has no ink."
     seen: np.ndarray | None
-    "Image (height, width) uint8 that the network was given, or None if the picture has no ink."
+    """Image (height, width) uint8 that the network was given, (3, height, width) in colour, or None
+    if the picture has no ink."""
     unsure: bool
     """Whether the reading should be checked: the confidence is below the reader's `sure_from`,
     there is no ink, or several digits stand side by side."""
@@ -97,7 +98,7 @@ class Reading:
     "Labels of all classes, in the order of the probabilities."
     box: Box | None = None
     """Sides of the ink (left, top, right, bottom) as fractions of the upright picture. None without
-    ink or if the picture is not known."""
+    ink, if the network reads whole pictures, or if the picture is not known."""
     frame: Box | None = None
     "Sides of `seen` likewise, which may lie outside of the picture."
     evidence: Evidence | None = None
@@ -121,7 +122,8 @@ class Reading:
     def __repr__(self) -> str:
         """Return one line, such as `7 (99.8 %)`."""
         if self.label is None:
-            return "no digit found"
+            digits = all(label.isdecimal() for label in self.labels)
+            return "no digit found" if digits else "no ink found"
         doubt = ", unsure" if self.unsure else ""
         if self.side_by_side > 1:
             doubt += f", {self.side_by_side} digits side by side"

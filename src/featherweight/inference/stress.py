@@ -23,7 +23,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from ..errors import InputError
-from ._fit import SIDE
+from ._form import MNIST, Form
+from ._ink import border
 from .prepare import prepare
 from .reader import Reader
 
@@ -351,36 +352,48 @@ class Score:
     "Pictures read right after `shrink`, which is what most demonstrations do."
 
 
-def shrink(picture: Picture) -> NDArray[np.uint8]:
-    """Resize the whole picture to 28x28 grey levels; invert it if its border is light."""
-    grey = np.asarray(
-        Image.fromarray(picture).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    )
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    return 255 - grey if np.median(border) > 127 else grey
+def shrink(picture: Picture, form: Form = MNIST) -> NDArray[np.uint8]:
+    """Resize the whole picture to grey levels of the form's size; invert it if its border is light.
+
+    The form is one of ink, and says how the result is turned and inverted again.
+    """
+    size = form.upright[::-1]
+    grey = np.asarray(Image.fromarray(picture).convert("L").resize(size, Image.Resampling.BOX))
+    light = 255 - grey if np.median(border(grey)) > 127 else grey
+    return form.turn(form.light_on_dark(light))
+
+
+def check_reader(reader: Reader) -> None:
+    """Raise InputError unless a reader reads the digits 0 to 9 in ink."""
+    if not reader.form.reads_ink:
+        raise InputError(
+            f"{reader.card['recipe']}: reads whole pictures, expected a network that reads digits "
+            "in ink"
+        )
+    if reader.labels != [str(digit) for digit in range(10)]:
+        raise InputError(
+            f"labels: got {' '.join(reader.labels)[:80]}, expected a model that reads 0 to 9"
+        )
 
 
 def score_stress(reader: Reader, pictures: Iterable[tuple[str, Picture, int]]) -> list[Score]:
     """Return one score for each category.
 
     Args:
-        reader: A reader whose labels are the digits 0 to 9.
+        reader: A reader of ink whose labels are the digits 0 to 9.
         pictures: Pictures as `make_stress` yields them, one category after the other.
 
     Raises:
-        InputError: The reader has other labels.
+        InputError: The reader reads something else.
     """
-    if reader.labels != [str(digit) for digit in range(10)]:
-        raise InputError(
-            f"labels: got {' '.join(reader.labels)}, expected a model that reads 0 to 9"
-        )
+    check_reader(reader)
     scores = []
     of_mnist = {make.__name__ for make in FROM_MNIST}
     for category, group in itertools.groupby(pictures, lambda each: each[0]):
         prepared, resized, labels = [], [], []
         for _, picture, label in group:
-            prepared.append(prepare(picture))
-            resized.append(shrink(picture))
+            prepared.append(prepare(picture, reader.form))
+            resized.append(shrink(picture, reader.form))
             labels.append(str(label))
         right = [
             sum(reading.label == label for reading, label in zip(readings, labels, strict=True))

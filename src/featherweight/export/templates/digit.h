@@ -17,8 +17,8 @@ extern "C" {
 #endif
 
 /* Returns the class of an image, which is the index of the largest score, and writes the scores of
- * all classes. The image is stored row by row, light ink (255) on black (0), and must be centred
- * and scaled as MNIST images are. */
+ * all classes. The image is stored row by row, $looks, and must be centred
+ * and scaled as the training images are. */
 int digit_read(const uint8_t image[DIGIT_HEIGHT * DIGIT_WIDTH], int32_t scores[DIGIT_CLASSES]);
 
 #ifdef __cplusplus

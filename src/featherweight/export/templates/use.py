@@ -1,9 +1,10 @@
-"""Read a picture of the training images' size and kind: 28x28 pixels, light ink on black, of MNIST.
+"""Read a picture of the size and kind of the training images, which `card["input"]` describes.
 
 pip install onnxruntime numpy pillow
 python use.py picture.png
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -18,10 +19,13 @@ if len(sys.argv) != 2:
     sys.exit("usage: python use.py picture.png")
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
 card = session.get_modelmeta().custom_metadata_map
-pixels = np.asarray(Image.open(sys.argv[1]).convert("L"))  # (height, width) uint8
+kind = json.loads(card["kind"])
+colour = kind["channels"] == 3
+pixels = np.asarray(Image.open(sys.argv[1]).convert("RGB" if colour else "L"))
+if colour:
+    pixels = pixels.transpose(2, 0, 1)  # (height, width, 3) -> (3, height, width) uint8
 if [*pixels.shape] != session.get_inputs()[0].shape[1:]:
     sys.exit(f"got {pixels.shape} pixels, expected {session.get_inputs()[0].shape[1:]}")
 (log_probabilities,) = session.run(["log_probabilities"], {"pixels": pixels[None]})[0]
 odds = np.exp(log_probabilities / float(card["temperature"]))  # calibrated
-label = card["labels"].split()[odds.argmax()]
-print(f"{label}, {odds.max() / odds.sum():.1%} sure")
+print(f"{kind['classes'][odds.argmax()]}, {odds.max() / odds.sum():.1%} sure")

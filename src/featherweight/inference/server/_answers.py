@@ -76,7 +76,8 @@ class DigitReading(BaseModel):
         description="Calibrated probabilities, in the order of the model's labels."
     )
     seen: str | None = Field(
-        description="Base64 of the height x width bytes that the network was given."
+        description="Base64 of the height x width bytes that the network was given; in colour of "
+        "three planes, red, green and blue."
     )
     box: Sides | None = Field(
         description="Sides of the ink (left, top, right, bottom) as fractions of the upright "
@@ -147,6 +148,20 @@ class Card(BaseModel):
     labels: list[str] = Field(description="Labels of the classes.")
     height: int = Field(description="Height of the network's input in pixels.", examples=[28])
     width: int = Field(description="Width of the network's input in pixels.", examples=[28])
+    channels: int = Field(description="1 for grey images, 3 for colour.", examples=[1])
+    polarity: str = Field(
+        description="light on dark or dark on light, as ink on paper, or natural.",
+        examples=["light on dark"],
+    )
+    orientation: str = Field(
+        description="upright, or transposed: rows and columns of the network's input are "
+        "exchanged.",
+        examples=["upright"],
+    )
+    reads_ink: bool = Field(
+        description="Whether the network reads ink, such as a digit; if not, it reads whole "
+        "pictures."
+    )
     metadata: dict[str, str] = Field(
         description="Recipe, contract, validation result, calibration and commit."
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..._files import write_atomic
+from ..._files import check_name, write_atomic
 from ...errors import InputError
 from ..prepare import decode, open_header
 
@@ -71,10 +71,11 @@ class Collection:
             picture: The picture as `open_png` returns it.
 
         Raises:
-            InputError: It can't be decoded.
+            InputError: It can't be decoded, or the label is no name of a folder.
             FullError: There are MAX_PICTURES already.
             OSError: It can't be written.
         """
+        check_name("label", label, in_paths=True)
         picture, file = decode(picture), io.BytesIO()
         picture.info = {}  # comments and the like, which would be written again
         picture.save(file, "PNG")

@@ -1,6 +1,7 @@
 """The routes that programs call."""
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from ..._files import reason
 from ...errors import InputError
+from .._form import Form
 from ..prepare import Digit, Sheet, as_digit, decode, open_header
 from ..reader import Reader
 from ._answers import (
@@ -43,18 +45,19 @@ TOO_SLOW = {408: "The request took over 10 seconds."}
 NO_MODEL = {404: "The server offers no model of that name."}
 
 
-def _raw(content: bytes, shape: tuple[int, int]) -> Digit | None:
+def _raw(content: bytes, form: Form) -> Digit | None:
     """Return the digit in raw bytes, one for each pixel, or None if there is no ink.
 
-    Raises InputError for another number of bytes.
+    In colour the bytes are those of a red, a green and a blue plane. Raises InputError for another
+    number of bytes.
     """
-    height, width = shape
-    if len(content) != height * width:
-        raise InputError(
-            f"got {len(content):,} bytes, expected {height * width}, one for each pixel"
-        )
-    pixels = np.frombuffer(content, np.uint8).reshape(height, width)
-    return as_digit(pixels) if pixels.any() else None
+    n = math.prod(form.shape)
+    if len(content) != n:
+        each = "one for each pixel" + (" of three planes" if len(form.shape) == 3 else "")
+        raise InputError(f"got {len(content):,} bytes, expected {n}, {each}")
+    pixels = np.frombuffer(content, np.uint8).reshape(form.shape)
+    blank = form.reads_ink and not form.light_on_dark(pixels).any()
+    return None if blank else as_digit(pixels, form)
 
 
 @dataclass(frozen=True)
@@ -70,22 +73,22 @@ class _Question:
     def read_raw(self, content: bytes) -> bytes:
         """Return the JSON of a `Prediction` for raw bytes; raise InputError if they are none."""
         started = time.perf_counter()
-        digit = _raw(content, self.reader.shape)
-        number = [] if digit is None else [digit]
-        return self._read(digit, number if self.digits else [], len(number), started)
+        digit = _raw(content, self.reader.form)
+        whole = [] if digit is None else [digit]
+        return self._read(whole, whole if self.digits else [], len(whole), started)
 
     def read_picture(self, picture: Image.Image) -> bytes:
         """Return the same for a picture of which the header is read."""
         started = time.perf_counter()
-        sheet = Sheet(decode(picture))
-        whole, side_by_side = sheet.whole(), sheet.count()
-        return self._read(whole, sheet.number() if self.digits else [], side_by_side, started)
+        sheet = Sheet(decode(picture), self.reader.form)
+        number = sheet.number() if self.digits else []
+        return self._read(sheet.candidates(), number, sheet.count(), started)
 
     def _read(
-        self, whole: Digit | None, number: list[Digit], side_by_side: int, started: float
+        self, whole: list[Digit], number: list[Digit], side_by_side: int, started: float
     ) -> bytes:
         prepared = time.perf_counter()
-        reading, *each = self.reader.read_digits([whole, *number])
+        reading, *each = self.reader.read_candidates([whole, *([digit] for digit in number)])
         stages = (
             self.reader.stages(reading.seen) if self.maps and reading.seen is not None else None
         )
@@ -182,12 +185,15 @@ def _add_reading(app: FastAPI, models: Models, room: Room) -> None:
         """Read a picture.
 
         The body is the picture itself, a form with the picture as a file (multipart/form-data), or
-        height x width raw bytes in the form of the training images (application/octet-stream).
+        height x width raw bytes in the form of the training images (application/octet-stream); in
+        colour three planes of them, red, green and blue.
         """
         content = await read_body(request, CONTENT_TYPES, MAX_BYTES)
         content_type = request.headers["content-type"]
         reader = await _get(models, model)
         question = _Question(reader, model, maps=maps, digits=digits, evidence=evidence)
+        if digits and not reader.form.reads_ink:
+            raise HTTPException(422, f"digits: {model} reads whole pictures, expected no digits")
         try:
             if media_type_of(content_type) == RAW:
                 # Shorter than the way to a thread and back.
@@ -221,8 +227,17 @@ def _add_models(app: FastAPI, models: Models, *, collects: bool) -> None:
     ) -> Card:
         """Return a model card: recipe, contract, validation result, labels and commit."""
         reader = await _get(models, name)
-        height, width = reader.shape
-        return Card(labels=reader.labels, height=height, width=width, metadata=reader.card)
+        kind = reader.form.kind
+        return Card(
+            labels=reader.labels,
+            height=kind.height,
+            width=kind.width,
+            channels=kind.channels,
+            polarity=kind.polarity,
+            orientation=kind.orientation,
+            reads_ink=reader.form.reads_ink,
+            metadata=reader.card,
+        )
 
 
 def _refuse_other_sites(request: Request, collection: Collection) -> None:

@@ -1,7 +1,10 @@
 // Show an answer: large, in words, as bars, and what the network saw.
 
-import { showGrey, unpack } from "./pixels.js";
+import { showPlanes, unpack } from "./pixels.js";
 import { isNumber, percent, ranked, timing, words } from "./words.js";
+
+const BARS = 12; // that are shown at most
+const NAME = 14; // characters of a label that have room beside its bar
 
 const byId = (id) => document.getElementById(id);
 
@@ -18,7 +21,7 @@ export function showWords(state, title, sentence) {
 }
 
 // Show an answer and, of a number, the chosen digit's details. Return what is to be said aloud.
-export function showAnswer(answer, { labels, sureFrom }, chosen, choose) {
+export function showAnswer(answer, { labels, sureFrom, image }, chosen, choose) {
   const [title, sentence] = words(answer, labels, sureFrom), number = isNumber(answer);
   const doubt = answer.unsure && !number;
   document.body.dataset.state =
@@ -33,7 +36,7 @@ export function showAnswer(answer, { labels, sureFrom }, chosen, choose) {
   const details = number ? answer.digits[chosen] : answer;
   if (answer.label !== null) {
     showBars(details, labels);
-    showGrey(byId("seen"), 28, 28, unpack(details.seen));
+    showPlanes(byId("seen"), image.width, image.height, unpack(details.seen));
   }
   return `${number ? `${answer.number}. ` : ""}${title}. ${sentence}`;
 }
@@ -54,18 +57,23 @@ function showChips(digits, chosen, choose) {
   chips.children[focused]?.focus();
 }
 
+// A bar for each label in its place or, where they are many, for the most probable ones.
 function showBars(reading, labels) {
-  const [first, second] = ranked(reading, labels), bars = byId("bars");
-  if (bars.children.length !== labels.length) {
-    bars.replaceChildren(...labels.map((label) => {
+  const order = ranked(reading, labels), [first, second] = order, bars = byId("bars");
+  const shown = labels.length > BARS ? order.slice(0, BARS)
+    : labels.map((label, i) => ({ label, p: reading.probabilities[i] }));
+  const longest = Math.min(NAME, Math.max(...labels.map(({ length }) => length)));
+  bars.style.setProperty("--name", `${longest * 0.65 + 0.6}em`);
+  if (bars.children.length !== shown.length) {
+    bars.replaceChildren(...shown.map(() => {
       const row = document.createElement("li"), bar = span("bar");
       bar.append(span("fill"));
-      row.append(span("name", label), bar, span("part"));
+      row.append(span("name"), bar, span("part"));
       return row;
     }));
   }
-  labels.forEach((label, i) => {
-    const row = bars.children[i], p = reading.probabilities[i];
+  shown.forEach(({ label, p }, i) => {
+    const row = bars.children[i];
     row.className = label === first.label ? "first" : label === second.label ? "second" : "";
     row.querySelector(".name").textContent = label;
     row.querySelector(".part").textContent = percent(p);

@@ -53,7 +53,8 @@ export function takeFeedback(models, picture, say) {
   }
 
   wrong.addEventListener("click", () => {
-    const question = Object.assign(document.createElement("p"), { textContent: "It is a" });
+    const question = Object.assign(document.createElement("p"), { textContent: models.readsDigits ? "It is a" : "It is" });
+    truth.classList.toggle("named", !models.readsDigits);
     truth.replaceChildren(question, ...models.labels.map((label) => {
       const button = Object.assign(document.createElement("button"),
         { type: "button", textContent: label, disabled: label === reading.label });
@@ -68,7 +69,7 @@ export function takeFeedback(models, picture, say) {
     offer(next, ofNumber = false) {
       reading = next;
       wrong.textContent = next && ofNumber ? `This ${next.label} was wrong` : "That was wrong";
-      wrong.hidden = !next || !models.collects || kept.has(next);
+      wrong.hidden = !next || !models.keeps || kept.has(next);
       thanks.textContent = "";
       open(false);
     },

@@ -1,6 +1,6 @@
 // The feature maps of every stage, and one of them enlarged with its filter.
 
-import { diverge, showGrey, token, unpack } from "./pixels.js";
+import { diverge, showPlanes, token, unpack } from "./pixels.js";
 import { count, fixed, signed } from "./words.js";
 
 const FEW = 10; // maps of a stage that are shown before the rest is asked for
@@ -21,8 +21,12 @@ export class Maps {
   clear() { this.root.replaceChildren(); }
 
   #tellOrder(stages) {
+    if (!stages.length) {
+      this.order.textContent = "This network has no feature maps: none of its layers is a convolution.";
+      return;
+    }
     const varying = "those that vary most over the image", last = stages.at(-1);
-    this.order.textContent = "Every stage’s feature maps for this digit: "
+    this.order.textContent = "Every stage’s feature maps for this image: "
       + (last.contributions ? `in the last stage the channels that contributed most first, in the `
         + `others ${varying}. ` : `${varying} first. `)
       + "Black is a stage’s lowest value, white its highest. "
@@ -43,7 +47,7 @@ export class Maps {
       const map = { stage, i, channel, evidence,
         bytes: bytes.subarray(channel * size, (channel + 1) * size) };
       const canvas = make("canvas");
-      showGrey(canvas, stage.width, stage.height, map.bytes);
+      showPlanes(canvas, stage.width, stage.height, map.bytes);
       const part = stage.contributions?.[channel];
       const button = make("button", { type: "button", hidden: place >= FEW,
         ariaLabel: `Stage ${i + 1}, channel ${channel + 1}`
@@ -71,7 +75,7 @@ export class Maps {
     const value = (byte) => fixed(stage.low + byte / 255 * (stage.high - stage.low));
     const name = `Stage ${i + 1}, channel ${channel + 1}`;
     find("map-title").textContent = name;
-    showGrey(find("map-large"), stage.width, stage.height, bytes);
+    showPlanes(find("map-large"), stage.width, stage.height, bytes);
     find("map-large").setAttribute("aria-label", `Feature map of ${name}`);
     const range = bytes.reduce(([low, high], b) => [Math.min(low, b), Math.max(high, b)], [255, 0]);
     find("map-numbers").textContent =

@@ -25,7 +25,7 @@ const drawing = new Drawing();
 const sheet = new Sheet(byId("sheet"), byId("marks"), drawing);
 const pen = new Pen(sheet, drawing);
 const models = new Models(() => {
-  samples.tell(models.name);
+  fit();
   if (drawing.empty) {
     invite();
     return;
@@ -37,7 +37,8 @@ const samples = new Samples(byId("samples"), byId("samples-title"), drawing);
 const maps = new Maps(byId("order"), byId("stages"), byId("map"));
 const evidence = new Evidence({ sheet: byId("sheet"), overlay: byId("overlay"),
   seen: byId("seen-overlay"), places: byId("places"), readout: byId("readout") }, say);
-const feedback = takeFeedback(models, () => pictureToKeep(drawing, boxes(), chosen), say);
+const feedback = takeFeedback(models,
+  () => pictureToKeep(drawing, models.image, boxes(), chosen), say);
 
 let answer = null; // the newest one, with the area of the sheet that it is about
 let chosen = 0; // which digit of a number has its details shown
@@ -47,11 +48,30 @@ let lifted = 0; // when the drawing came to rest, in milliseconds
 const busy = (yes) => byId("verdict").setAttribute("aria-busy", yes);
 const boxes = () => (isNumber(answer) ? answer.digits.map(({ box }) => box) : []);
 
+// --- what the network takes
+
+// Fit the page to the network that is chosen: the size of its images, and whether it reads ink.
+function fit() {
+  const { width, height, polarity, transposed, readsInk } = models.image;
+  Object.assign(document.body.dataset, { reads: readsInk ? "ink" : "pictures", polarity });
+  byId("caption").textContent = `What the network saw: ${width} × ${height} pixels`
+    + `${transposed ? ", rows and columns exchanged" : ""}.`;
+  byId("seen").setAttribute("aria-label", `The ${width} by ${height} pixels that the network saw`);
+  byId("figure").style.aspectRatio = `${width} / ${height}`;
+  byId("sheet").setAttribute("aria-label", readsInk ? "Sheet to draw on" : "The opened picture");
+  byId("bars").setAttribute("aria-label", `Probability of each ${models.readsDigits ? "digit" : "label"}`);
+  document.body.classList.toggle("named", models.labels.some(({ length }) => length > 3));
+  pen.off = !readsInk;
+  samples.tell(models.name, readsInk && models.readsDigits);
+  if (!readsInk) erase(false);
+  if (!readsInk && drawing.strokes.length) go("clear"); // it reads no drawings
+}
+
 // --- reading
 
 async function ask(signal) {
-  const { blob, area } = pictureOf(drawing);
-  return { ...await read(blob, models.name, signal), area };
+  const { blob, area } = pictureOf(drawing, models.image);
+  return { ...await read(blob, models.name, models.image.readsInk, signal), area };
 }
 
 const latest = new Latest(ask, (found) => {
@@ -114,7 +134,7 @@ function offerAgain(yes) {
   again.hidden = !yes;
 }
 
-const invite = () => forget("empty", "Draw a digit", models.invitation);
+const invite = () => forget("empty", ...models.invitation);
 
 const details = () => (isNumber(answer) ? answer.digits[chosen] : answer);
 
@@ -125,7 +145,7 @@ function show() {
   sheet.mark(isNumber(answer) ? answer.digits : [], answer.area, chosen);
   if (settled) {
     sayAtRest(`${text} ${truth}`);
-    evidence.show(details(), answer.area);
+    evidence.show(details(), models.image, answer.area);
     showMaps();
     busy(false);
   }
@@ -213,6 +233,8 @@ const undo = () => go("undo"), redo = () => go("redo");
 takeKeys(byId("sheet"), { undo, redo, u: undo, r: redo, e: () => erase(!pen.erase),
   delete: () => go("clear"), w: () => showWhy(!evidence.on) });
 
+byId("offer").addEventListener("click", () => byId("file").click());
+
 takeFiles((picture) => {
   samples.stop();
   drawing.open(picture);
@@ -246,7 +268,7 @@ async function start() {
     // All of them, so that none is under way when the next try begins.
     const ends = await Promise.allSettled(missing.map((each) => each.load()));
     for (const { reason } of ends) if (reason) throw reason;
-    samples.tell(models.name);
+    fit();
     if (drawing.empty) invite();
     else if (answer) show();
   } catch (error) {

@@ -1,6 +1,6 @@
 // Paint a drawing: on the screen, for the network, and into the picture that is saved.
 
-const SENT = 224; // pixels on a side of a drawing that is read: 8 for each of the network's
+const FINE = 8; // pixels of a drawing that is read for each of the network's
 const LARGEST = 1024; // pixels on the longer side of an opened picture that is read
 const KEPT = 512; // the same of a picture that is kept, so that none is larger than the server takes
 const MARGIN = 0.25; // around a digit that is cut out, relative to the longer side of its ink
@@ -58,11 +58,11 @@ const copy = document.createElement("canvas"), part = document.createElement("ca
 // Paint what is read, an opened picture alone or the sheet with its strokes, and return where that
 // lies on the sheet. A picture is sent as the browser shows it, upright and not too large, so that
 // whatever can be shown can be read.
-function paintRead(drawing) {
+function paintRead(drawing, image) {
   const { picture, strokes } = drawing;
   if (!picture || strokes.length) {
-    copy.width = copy.height = SENT;
-    paintDrawing(copy.getContext("2d"), drawing, SENT, "#ffffff", "#111111");
+    const side = copy.width = copy.height = FINE * Math.max(image.height, image.width);
+    paintDrawing(copy.getContext("2d"), drawing, side, "#ffffff", "#111111");
     return [0, 0, 1, 1];
   }
   const scale = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
@@ -80,16 +80,17 @@ function toPng(canvas) {
   return new Blob([Uint8Array.from(bytes, (c) => c.charCodeAt(0))], { type: "image/png" });
 }
 
-// What is read, as a PNG whatever the opened file was, and where it lies on the sheet.
-export function pictureOf(drawing) {
-  const area = paintRead(drawing);
+// What is read, as a PNG whatever the opened file was, and where it lies on the sheet. `image` is
+// the kind of image that the network takes.
+export function pictureOf(drawing, image) {
+  const area = paintRead(drawing, image);
   return { blob: toPng(copy), area };
 }
 
 // What was read, or of a number the digit with the index `i`, as a PNG to keep. `boxes` are the
 // digits' from left to right, relative to what was read.
-export function pictureToKeep(drawing, boxes = [], i = 0) {
-  paintRead(drawing);
+export function pictureToKeep(drawing, image, boxes = [], i = 0) {
+  paintRead(drawing, image);
   const [left, top, right, bottom] = boxes.length ? cutOf(boxes, i) : [0, 0, 1, 1];
   const width = (right - left) * copy.width, height = (bottom - top) * copy.height;
   const scale = Math.min(1, KEPT / Math.max(width, height));

@@ -8,6 +8,7 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 
 export class Pen {
   erase = false;
+  off = false; // whether the network reads pictures, so that nothing is drawn
   #pointer = null; // id of the pointer that draws
 
   constructor(sheet, drawing) {
@@ -19,7 +20,7 @@ export class Pen {
       canvas.addEventListener(end, (event) => this.#up(event));
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("focus", () => {
-      if (canvas.matches(":focus-visible")) this.#takeUp();
+      if (!this.off && canvas.matches(":focus-visible")) this.#takeUp();
     });
     canvas.addEventListener("blur", () => this.#put(null));
   }
@@ -33,7 +34,7 @@ export class Pen {
   }
 
   #down(event) {
-    if (this.#pointer !== null || event.button !== 0) return;
+    if (this.off || this.#pointer !== null || event.button !== 0) return;
     this.#pointer = event.pointerId;
     this.sheet.canvas.setPointerCapture(event.pointerId);
     this.#put(null);
@@ -73,7 +74,7 @@ export class Pen {
   lift() { if (this.sheet.cursor) this.sheet.cursor.down = false; }
 
   #key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (this.off || event.ctrlKey || event.metaKey || event.altKey) return;
     if (!(event.key in ARROWS) && event.key !== " ") return;
     event.preventDefault();
     this.#takeUp();

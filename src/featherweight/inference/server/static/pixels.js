@@ -2,15 +2,15 @@
 
 export const unpack = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
-// Show height x width grey bytes, one pixel each. CSS enlarges the canvas without smoothing.
-export function showGrey(canvas, width, height, bytes) {
+// Show planes of height x width bytes, one grey one or a red, a green and a blue one. CSS enlarges
+// the canvas without smoothing.
+export function showPlanes(canvas, width, height, bytes) {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d"), image = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    image.data.fill(bytes[i], 4 * i, 4 * i + 3);
-    image.data[4 * i + 3] = 255;
-  }
+  const size = width * height, step = bytes.length > size ? size : 0;
+  for (let i = 0; i < size; i++)
+    image.data.set([bytes[i], bytes[i + step], bytes[i + 2 * step], 255], 4 * i);
   context.putImageData(image, 0, 0);
 }
 

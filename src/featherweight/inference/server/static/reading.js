@@ -35,15 +35,15 @@ const query = (parameters) => new URLSearchParams(
   Object.entries(parameters).filter(([, value]) => value));
 
 // Return the answer for a picture (a Blob), as POST predict describes it, with `took`: the
-// milliseconds until it was there.
-export async function read(picture, model, signal) {
+// milliseconds until it was there. `digits` asks for each digit of a number too.
+export async function read(picture, model, digits, signal) {
   const start = performance.now();
-  const options = query({ digits: true, evidence: true, model });
+  const options = query({ digits, evidence: true, model });
   const answer = await post(`predict?${options}`, picture, signal);
   return { ...answer, took: performance.now() - start };
 }
 
-// Return every stage's feature maps of one digit, given the bytes that the network saw.
+// Return every stage's feature maps of one image, given the bytes that the network saw.
 export async function readMaps(seen, model) {
   const blob = new Blob([seen], { type: "application/octet-stream" });
   const options = query({ maps: true, evidence: true, model });

@@ -27,9 +27,11 @@ export class Samples {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#paint());
   }
 
-  // Say how many are mistakes; they are those of one network.
-  tell(model) {
+  // Say how many are mistakes; they are those of one network. They are digits to draw, so a network
+  // that reads something else has none.
+  tell(model, fits) {
     if (!this.loaded) return;
+    this.root.parentElement.hidden = !fits;
     const mistakes = this.samples.filter(({ digit, reads }) => digit !== reads).length;
     this.title.textContent = "Or try one of these."
       + (model === this.model ? ` ${COUNTS[mistakes]} are real mistakes.` : "");

@@ -15,7 +15,9 @@ export function percent(p) {
 
 export const bytes = (n) => (n < 1000 ? `${n} bytes` : `${count(Math.round(n / 1000))} kB`);
 
-export const one = (label) => (/^8|^1[18]$/.test(label) ? `an ${label}` : `a ${label}`);
+// A number with its article; the name of anything else stands by itself.
+export const one = (label) => (!/^\d+$/.test(label) ? label
+  : /^8|^1[18]$/.test(label) ? `an ${label}` : `a ${label}`);
 
 // With a true minus sign, which is as wide as the plus.
 export const fixed = (value) => value.toFixed(2).replace("-", "−");
@@ -36,7 +38,9 @@ export function ranked({ probabilities }, labels) {
 // network's answers count as sure, null if that isn't known.
 export function words(answer, labels, sureFrom = null) {
   if (answer.label === null) {
-    return ["No digit found", "Too little ink to read a digit, or too faint."];
+    const digits = labels.every((label) => /^\d$/.test(label));
+    return digits ? ["No digit found", "Too little ink to read a digit, or too faint."]
+      : ["Nothing found", "Too little ink to read, or too faint."];
   }
   if (isNumber(answer)) return numberInWords(answer, labels);
   const [first, second] = ranked(answer, labels);
