@@ -43,7 +43,17 @@ def build(
 
     Raises InputError if the class can't be found or the network can't be built.
     """
-    constructor = find_class(path)
+    return construct(find_class(path), path, arguments, num_classes, shape)
+
+
+def construct(
+    constructor: type[nn.Module],
+    path: str,
+    arguments: Mapping[str, Any],
+    num_classes: int,
+    shape: Sequence[int],
+) -> nn.Module:
+    """Return a network of a class, as `build` does; `path` is what messages call it."""
     given = dict(arguments)
     if "num_classes" in inspect.signature(constructor).parameters:
         given["num_classes"] = num_classes

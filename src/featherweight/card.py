@@ -5,10 +5,12 @@ Example:
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from ._markdown import clause_table
+from ._markdown import code as _code
+from ._markdown import text as _text
 from .data import Split
 from .evaluate import Evaluation, percent
 from .recipe import RECIPES
@@ -31,22 +33,6 @@ PICTURES = {
     "confusion.png": "confusion matrix",
     "mistakes.png": "every mistake",
 }
-CLAUSE = ("clause", "required", "found", "how")
-VERDICTS = {True: "pass", False: "**FAIL**", None: "not judged"}
-
-
-def _text(value: object) -> str:
-    """Return a stranger's text for Markdown, which shows it as it is, on one line."""
-    line = " ".join(str(value).split())
-    return re.sub(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
-
-
-def _code(value: object) -> str:
-    """Return a text as code in Markdown, between more backticks than it has in a row."""
-    line = " ".join(str(value).split())
-    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    space = " " if "`" in line else ""
-    return f"{fence}{space}{line}{space}{fence}"
 
 
 def _header(
@@ -170,10 +156,6 @@ def card(
     environment, rows, recipe = run.environment, run.read_metrics(), run.recipe
     embedded = split.source is None
     low, high = result.interval
-    clauses = "\n".join(
-        f"| {' | '.join(_text(c[key]) for key in CLAUSE)} | {VERDICTS[c['passed']]} |"
-        for c in verdict["clauses"]
-    )
     sizes = "\n".join(
         f"| {name} | {(run.path / name).stat().st_size:,} | {what} |"
         for name, what in FILES.items()
@@ -242,10 +224,7 @@ Validation: **{percent(result.correct, result.total)}**,
 expected calibration error {100 * result.calibration_error:.2f} %;
 measured on {_validation_images(split)}, with the last epoch's weights.
 {tested}
-| clause | required | found | how | verdict |
-|---|---|---|---|---|
-{clauses}
-
+{clause_table(verdict["clauses"])}
 {pictures["verdict.svg"]}
 ## Use
 {_use(run, split, needed)}

@@ -276,8 +276,10 @@ def _draw_mistake(
 
 
 @literally
-def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
-    """Draw every misclassified image, the most confident mistake first.
+def mistakes(
+    result: Evaluation, pixels: torch.Tensor, title: str, most: int = MAX_MISTAKES
+) -> Figure:
+    """Draw every misclassified image, or `most` of them, the most confident mistake first.
 
     Args:
         result: The evaluation.
@@ -285,7 +287,7 @@ def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
         title: Name of the run and the split.
     """
     wrong = result.mistakes
-    drawn = wrong[:MAX_MISTAKES].tolist()
+    drawn = wrong[:most].tolist()
     columns = min(10, max(7, len(drawn)))
     rows = math.ceil(len(drawn) / columns)
     side, caption, gap, head, margin = 1.0, 0.3, 0.08, 0.85, 0.12  # inches
@@ -304,9 +306,7 @@ def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
         axes.text(margin, 0.5, "no mistakes", va="top", fontsize=14, color=GREY)
         return figure
     which = (
-        f"The {MAX_MISTAKES} most confident mistakes"
-        if len(drawn) < len(wrong)
-        else "Every mistake"
+        f"The {len(drawn)} most confident mistakes" if len(drawn) < len(wrong) else "Every mistake"
     )
     axes.text(
         margin,
