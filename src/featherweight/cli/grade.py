@@ -1,5 +1,6 @@
 """The command that judges a class: grade."""
 
+import json
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
+from .._files import write_atomic
 from ..contract import load_contract
 from ..errors import InputError
 from ..recipe import find_recipe

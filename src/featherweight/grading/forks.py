@@ -28,7 +28,7 @@ from ..errors import InputError
 from ..exported import Exported, load_exported
 
 IMPORT_SECONDS = 15  # of CPU time that reading a file may take, before a network is built
-CPU_SECONDS = 60  # of all that a student's code does
+CPU_SECONDS = 45  # of all that a student's code does
 IDLE_SECONDS = 30  # by the clock, that reading a file may take
 SECONDS = 180  # by the clock, of all
 IMPORTED = b"i"  # the byte of a result that says that the file has been read
@@ -80,7 +80,8 @@ class Forks:
             )
             _read(graphs, title, confined, found)
         except InputError as error:
-            found.problem = error
+            message = error.message.replace(request["file"], title)
+            found.problem = InputError(message.replace(f"model '{title}'", title), error.hint)
         return found
 
     def _watch(self, child: int, result: int) -> str:

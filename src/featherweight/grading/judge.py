@@ -47,7 +47,7 @@ def export(submission: Submission, split: Split, settings: Settings, forks: Fork
         return first
     second = _export(submission, split, passes, forks, definitions=True)
     why = first.problem.message
-    if second.problem is not None:
+    if second.problem is not None and "SyntaxError" not in why:
         message = f"{second.problem.message}; as a whole: {why}"
         second.problem = InputError(message, second.problem.hint)
     second.not_imported = why

@@ -216,6 +216,8 @@ def choose(
 
 def _takes_images(network: type[nn.Module]) -> bool:
     """Return whether `forward` takes one argument, as a network does and a loss does not."""
+    if network.forward is nn.Module.forward:  # it has none
+        return False
     try:
         taken = list(inspect.signature(network.forward).parameters.values())[1:]
     except (TypeError, ValueError):
@@ -271,14 +273,17 @@ def export(request: dict[str, Any], imported: Callable[[], None]) -> bytes:
         except InputError as error:
             if request["all"]:
                 continue
-            raise _explain(error, skipped, [each.__name__ for each in classes]) from error
+            names = [each.__name__ for each in classes]
+            raise _explain(error, skipped, names, passes[0].shape) from error
         about.append({"class": network.__name__, "chosen": chosen, "length": len(graph)})
         graphs.append(graph)
     header = json.dumps({"networks": about, "skipped": dict(list(skipped.items())[:MAX_SKIPPED])})
     return len(header.encode()).to_bytes(4, "little") + header.encode() + b"".join(graphs)
 
 
-def _explain(error: InputError, skipped: dict[str, str], classes: list[str]) -> InputError:
+def _explain(
+    error: InputError, skipped: dict[str, str], classes: list[str], shape: tuple[int, ...]
+) -> InputError:
     """Return an error with what the student should do."""
     hint = (error.hint or "").removesuffix("; or judge it by watching it, with --evidence watched")
     missing = re.search(r"name '(\w+)' is not defined", error.message)
@@ -286,6 +291,8 @@ def _explain(error: InputError, skipped: dict[str, str], classes: list[str]) -> 
         hint = f"{skipped[missing[1]]}; define {missing[1]} inside the class"
     elif "required positional argument" in error.message:
         hint = "give every argument of __init__ a default, and let forward take images alone"
+    elif re.search(r"channels|mat1 and mat2|size of tensor|invalid for input", error.message):
+        hint = f"write it for images of shape (n, {', '.join(map(str, shape))})"
     if len(classes) > 1:
         hint = "; ".join(filter(None, [hint, f"its classes are {', '.join(classes)}"]))
     return InputError(error.message, hint=hint or None)

@@ -25,6 +25,7 @@ SKIPPED = {"__pycache__", "__MACOSX", "node_modules", "site-packages", "venv", "
 USUAL_FILES = ("model", "models", "net", "network", "networks", "cnn")
 # A class of PyTorch's, also in the JSON of a notebook.
 CLASS = re.compile(rb"class\s+\w+\s*\([^)\n]*Module")
+ANY_CLASS = re.compile(rb"class\s+\w+")
 MAX_CODE_BYTES = 64 * 2**20  # of a file that is looked through: notebooks hold pictures
 MAX_FILES = 20_000  # of a submission
 COLUMNS = ("name", "path", "class", "weights", "mean", "std")  # of a list of submissions
@@ -250,5 +251,6 @@ def _is_run(folder: Path) -> bool:
 
 
 def _has_class(path: Path) -> bool:
+    usual = path.stem.casefold() in USUAL_FILES  # a base class may be another file's
     with path.open("rb") as file:
-        return CLASS.search(file.read(MAX_CODE_BYTES)) is not None
+        return (ANY_CLASS if usual else CLASS).search(file.read(MAX_CODE_BYTES)) is not None
