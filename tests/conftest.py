@@ -8,12 +8,11 @@ import warnings
 import pytest
 import torch
 from filelock import FileLock
-from helpers import PLAN, train_and_export, write_mnist
+from helpers import PLAN, make_contract, train_and_export, write_mnist
 
 from featherweight import apart
 from featherweight.build import build
 from featherweight.capture import capture
-from featherweight.contract import Contract
 from featherweight.data import load_split
 from featherweight.device import seed_everything
 from featherweight.exported import load_exported
@@ -51,7 +50,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_contract():
-    return Contract("tiny", 20_000, 20, 0.5, 1, 500, 100, True, True, ("linear", "gap"))
+    return make_contract()
 
 
 @pytest.fixture(scope="session")

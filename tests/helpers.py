@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from featherweight.build import build
+from featherweight.contract import Contract
 from featherweight.evaluate import Evaluation, normalise
 from featherweight.export.onnx import export_onnx
 from featherweight.inference.prepare import Sheet
@@ -66,12 +67,30 @@ VERDICT = {
         },
     ],
 }
+# The contract of most tests, which digits from `make_digits` meet.
+TINY = {
+    "name": "tiny",
+    "max_params": 20_000,
+    "max_epochs": 20,
+    "min_val_accuracy": 0.5,
+    "consistent_epochs": 1,
+    "train_size": 500,
+    "val_size": 100,
+    "batch_norm": True,
+    "dropout": True,
+    "heads": ["linear", "gap"],
+}
 SHEET = np.full((200, 200), 255, np.uint8)
 SHEET[40:160, 90:110] = 0
 # As in an activated environment: the command line is found by its name.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 COMMAND = [sys.executable, "-c", "from featherweight.cli import main; main()"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "160"}
+
+
+def make_contract(**changes):
+    """The contract of most tests, with other values under the keys of older files."""
+    return Contract.from_dict(TINY | changes)
 
 
 def write_idx(path, array):

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 import torch
+from helpers import make_contract
 from torch import nn
 from torch.nn import functional as F
 
 from featherweight.audit import audit_model, audit_run, audit_weights
-from featherweight.contract import CONTRACTS
 from featherweight.data import Images, Split
 from featherweight.errors import InputError
 from featherweight.model import BaselineNet, Feather
@@ -310,7 +310,7 @@ def test_honest_networks_pass(net, numbers, split, tiny_contract):
 
 
 def test_a_head_that_the_contract_does_not_take_fails(split, tiny_contract):
-    assert failed(Net(), split, dataclasses.replace(tiny_contract, heads=("gap",))) == {"head"}
+    assert failed(Net(), split, make_contract(heads=("gap",))) == {"head"}
 
 
 class Decoy(Net):
@@ -420,14 +420,14 @@ def test_weights_trained_elsewhere_are_judged_on_all_but_the_run(split, tiny_con
 
 
 def test_one_epochs_weights_cannot_show_three_epochs(split, tiny_contract):
-    three = dataclasses.replace(tiny_contract, consistent_epochs=3)
+    three = make_contract(consistent_epochs=3)
     model = learnt(split, 0.0, 1.0)
     verdict, _ = audit_weights(model, split, three, (0.0, 1.0))
     accuracy = next(clause for clause in verdict.clauses if clause.clause == "accuracy")
     assert (accuracy.passed, verdict.passed) == (None, True)
     assert "weights of 2 epochs are missing" in accuracy.found
     verdict, _ = audit_weights(
-        model, split, dataclasses.replace(three, min_val_accuracy=1.0), (5.0, 1.0)
+        model, split, make_contract(consistent_epochs=3, min_val_accuracy=1.0), (5.0, 1.0)
     )
     assert [clause.clause for clause in verdict.failed] == ["accuracy"]
 
@@ -498,7 +498,7 @@ def test_twenty_epochs_fail_and_nineteen_pass(tmp_path, split, tiny_recipe, tiny
 
 
 def test_too_low_an_accuracy_fails(trained, split, tiny_contract):
-    impossible = dataclasses.replace(tiny_contract, min_val_accuracy=1.0)
+    impossible = make_contract(min_val_accuracy=1.0)
     val = Images(split.val.pixels, (split.val.labels + 1) % 10)
     wrong = Split(split.source, split.train, val, split.num_classes)
     assert "accuracy" in run_failures(trained, wrong, impossible)
@@ -507,7 +507,7 @@ def test_too_low_an_accuracy_fails(trained, split, tiny_contract):
 def test_every_one_of_the_last_epochs_is_evaluated_again(
     tmp_path, split, tiny_recipe, tiny_contract
 ):
-    three = dataclasses.replace(tiny_contract, consistent_epochs=3)
+    three = make_contract(consistent_epochs=3)
     recipe = dataclasses.replace(tiny_recipe, epochs=8)
     run = create_run(str(tmp_path / "run"), recipe, three, split, 0, CPU, "test")
     train(run, split, CPU)
@@ -531,7 +531,7 @@ def test_validation_images_among_the_training_images_fail(
 
 def test_the_split_of_another_size_fails(trained, split):
     assert "split" in run_failures(
-        trained, split, dataclasses.replace(CONTRACTS[0], min_val_accuracy=0.0)
+        trained, split, make_contract(data="mnist", min_val_accuracy=0.0)
     )
 
 

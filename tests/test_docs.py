@@ -197,7 +197,7 @@ def test_an_unknown_command_option_or_target_is_found():
 def _check_toml(text, path):
     values = tomllib.loads(text)
     path.write_text(text)
-    if "max_params" in values:
+    if "train_size" in values:
         load_contract(str(path))
     else:
         assert "recipes" in values, "neither a contract nor a plan"

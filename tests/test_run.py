@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 import torch
-from helpers import ENVIRONMENT
+from helpers import ENVIRONMENT, make_contract
 from torch import nn
 
 from featherweight import _files
@@ -66,8 +66,8 @@ def test_folders_are_numbered_and_never_overwritten(run, tiny_recipe, tiny_contr
         ),
         (lambda c: c.write_text(c.read_text().replace('"epochs": 4', '"epochs": 0')), "epochs"),
         (
-            lambda c: c.write_text(c.read_text().replace('"max_params"', '"most_params"')),
-            "most_params",
+            lambda c: c.write_text(c.read_text().replace('"fewer_than"', '"fewest"')),
+            "fewest",
         ),
         (lambda c: c.write_text(json.dumps({"format": 1})), "incomplete"),
     ],
@@ -209,7 +209,7 @@ def finished(tmp_path_factory, tiny_recipe, tiny_contract, digits):
     split = load_split(str(digits), 500, 100)
     recipe, contract = (
         dataclasses.replace(tiny_recipe, epochs=3),
-        dataclasses.replace(tiny_contract, consistent_epochs=2),
+        make_contract(consistent_epochs=2),
     )
     path = tmp_path_factory.mktemp("finished") / "run"
     run = create_run(str(path), recipe, contract, split, 0, CPU, "")

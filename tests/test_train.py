@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import make_contract
 
 import featherweight
 from featherweight.audit import audit_run
@@ -301,7 +302,7 @@ def test_a_run_that_diverges_later_keeps_its_finished_epochs(make, split, monkey
 
 
 def test_the_last_epochs_weights_are_kept_for_a_contract_on_several(make, split, tiny_contract):
-    run = make("run", contract=dataclasses.replace(tiny_contract, consistent_epochs=3))
+    run = make("run", contract=make_contract(consistent_epochs=3))
     train(run, split, CPU)
     assert sorted(path.name for path in run.path.glob("epoch-*")) == [
         "epoch-2.safetensors",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ENVIRONMENT
+from helpers import ENVIRONMENT, make_contract
 
 import featherweight
 from featherweight.recipe import Augmentation, find_recipe
@@ -65,7 +65,7 @@ def make(tmp_path, split, tiny_recipe, tiny_contract):
 
     def make(name, **changes):
         changes = {"epochs": 2, "ghost_batch": 9} | changes
-        contract = dataclasses.replace(tiny_contract, consistent_epochs=2)
+        contract = make_contract(consistent_epochs=2)
         recipe = dataclasses.replace(tiny_recipe, **changes)
         return create_run(str(tmp_path / name), recipe, contract, split, 0, CPU, "")
 

@@ -33,6 +33,7 @@ from featherweight.build import build, check_model
 from featherweight.contract import load_contract
 from featherweight.data import Split, load_split
 from featherweight.errors import InputError
+from featherweight.requirements import Requirement
 
 LISTS: dict[str, dict[str, Any]] = {"honest": HONEST, "cheats": CHEATS}
 MAX_PARAMS = 20_000  # of the contract
@@ -58,7 +59,9 @@ def judge(kind: str, name: str, split: Split) -> Judged:
     case, contract = LISTS[kind][name], load_contract("era-v3-s6")
     if kind == "cheats":
         n = min(MAX_PARAMS, case.n_hidden)
-        contract = dataclasses.replace(contract, name="own", max_params=n)
+        below = Requirement("parameters", {"fewer_than": n})
+        clauses = [below, *(each for each in contract.clauses if each.kind != "parameters")]
+        contract = dataclasses.replace(contract, name="own", clauses=tuple(clauses))
     started = time.perf_counter()
     torch.manual_seed(0)
     try:

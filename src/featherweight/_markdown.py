@@ -1,10 +1,10 @@
 """Strangers' texts and verdicts as Markdown."""
 
 import re
-from typing import Any
+
+from .verdict import Clause, Verdict
 
 CLAUSE = ("clause", "required", "found", "how")
-VERDICTS = {True: "pass", False: "**FAIL**", None: "not judged"}
 
 
 def text(value: object) -> str:
@@ -21,13 +21,19 @@ def code(value: object) -> str:
     return f"{fence}{space}{line}{space}{fence}"
 
 
-def clause_table(clauses: list[dict[str, Any]]) -> str:
-    """Return the clauses of a verdict, as `Verdict.to_dict` holds them, as a table."""
+def clause_table(verdict: Verdict) -> str:
+    """Return the clauses of a verdict as a table, with points where these say more."""
     rows = "\n".join(
-        f"| {' | '.join(text(c[key]) for key in CLAUSE)} | {VERDICTS[c['passed']]} |"
-        for c in clauses
+        f"| {' | '.join(text(getattr(clause, key)) for key in CLAUSE)} | {result} |"
+        for clause in verdict.clauses
+        for result in [_result(clause, verdict.weighted)]
     )
     return f"""| clause | required | found | how | verdict |
 |---|---|---|---|---|
 {rows}
 """
+
+
+def _result(clause: Clause, weighted: bool) -> str:
+    result = f"**{clause.result}**" if clause.failed else clause.result
+    return f"{result} {clause.score}".strip() if weighted else result

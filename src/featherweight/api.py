@@ -21,7 +21,7 @@ from .apart import capture_apart, is_network
 from .audit import Evidence, as_graph, audit_model, audit_run, audit_weights, run_network
 from .build import build, check_model
 from .contract import Contract, load_contract
-from .data import Split, load_split, normalise
+from .data import Split, normalise
 from .device import pick_device, seed_everything
 from .distributed import SINGLE_PROCESS, Group, refuse_idle_processes
 from .errors import InputError
@@ -35,6 +35,7 @@ from .retrain import retrain as retrain_run
 from .retrain import retrain_epochs as retrain_run_epochs
 from .run import SOURCE, Run, create_run, open_run
 from .source import module_source
+from .splits import contract_split
 from .train import check_recipe, export_network
 from .train import train as train_run
 from .verdict import Clause, Verdict
@@ -105,7 +106,7 @@ def start_run(
             hint="give the number of workers instead",
         )
     held = _find_contract(contract or chosen.contract)
-    split = load_split(data, held.train_size, held.val_size)
+    split = contract_split(data, held)
     source = None
     with tempfile.TemporaryDirectory() as folder:
         path, arguments = chosen.model, chosen.model_args
@@ -399,7 +400,7 @@ def audit(
     ):
         raise InputError(f"mean {mean}, std {std}: expected finite numbers, the second above 0")
     held = _find_contract(contract or "era-v3-s6")
-    split = load_split(data, held.train_size, held.val_size)
+    split = contract_split(data, held)
     state = None if weights is None else read_weights(str(weights))
     if isinstance(target, nn.Module):
         network = as_graph(target, split.shape, evidence)

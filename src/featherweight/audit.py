@@ -10,7 +10,8 @@ a training made the weights is only shown by training again: see retrain.py.
 """
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -22,45 +23,33 @@ from .capture import capture
 from .contract import Contract
 from .data import Split
 from .errors import InputError
-from .evaluate import Evaluation, evaluate, percent
+from .evaluate import Evaluation, evaluate
 from .exported import Exported
+from .facts import Builds, Evaluated, Facts, Training
 from .passes import audit_passes
+from .requirements import MISSING
 from .run import IncompatibleWeightsError, Run
-from .splits import MNIST_SPLIT, split_faults
+from .splits import find_split
 from .structure import structure
+from .trace import MAX_FREE_CONSTANTS
 from .verdict import Clause, Verdict
 from .weights import tensors
 
 # What the clauses `weights` and `log` require.
 LAST_WEIGHTS, TRUE_LOG = "the last epoch's", "agrees with the weights"
 Evidence = Literal["graph", "watched"]
+Fresh = Callable[[int], nn.Module]
+# Two tensors are alike where the root mean square of their difference is below this part of their
+# deviation. Of independent draws it is 1.4.
+MAX_ALIKE = 0.5
 
 
-def _unjudged(contract: Contract, weights: bool) -> list[Clause]:
-    """Return the clauses that need a run and, without `weights`, those that need weights."""
-
-    def missing(clause: str, required: str, what: str = "run") -> Clause:
-        return Clause(
-            clause,
-            required,
-            f"not judged: no {what}",
-            f"needs {what}" if what == "weights" else "needs the training state",
-            None,
-        )
-
-    needs_weights = (
-        []
-        if weights
-        else [
-            missing("split", _requires_split(contract), "weights"),
-            missing("accuracy", _requires_accuracy(contract), "weights"),
-        ]
-    )
+def _needs_run() -> list[Clause]:
+    """Return the clauses beside the contract's that need a run, not judged."""
+    missing = MISSING["training"]
     return [
-        missing("epochs", f"fewer than {contract.max_epochs}"),
-        *needs_weights,
-        missing("weights", LAST_WEIGHTS),
-        missing("log", TRUE_LOG),
+        Clause("weights", LAST_WEIGHTS, *missing, None),
+        Clause("log", TRUE_LOG, *missing, None),
     ]
 
 
@@ -113,12 +102,66 @@ def _verdict(
     )
 
 
+def _judge(contract: Contract, facts: Facts) -> list[Clause]:
+    """Return the contract's clauses.
+
+    Where outputs depend on more than their image, or the split is faulty, an accuracy measures
+    nothing, and no points are given for it."""
+    clauses = [
+        requirement.judge(title, required, facts) for title, required, requirement in contract.rows
+    ]
+    unsound = [c.clause for c in clauses if c.clause in ("evaluation", "split") and c.failed]
+    return [
+        replace(clause, points=0.0, how=f"{clause.how}; no points, as {unsound[0]} fails")
+        if unsound and clause.points and requirement.kind == "accuracy"
+        else clause
+        for clause, (_, _, requirement) in zip(clauses, contract.rows, strict=True)
+    ]
+
+
+def _structure_facts(
+    model: nn.Module,
+    split: Split,
+    contract: Contract,
+    everything: bool,
+    fresh: Fresh | None,
+    mean_std: tuple[float, float] | None = None,
+    trained: bool = True,
+) -> Facts:
+    """Return the facts that need no weights."""
+    return Facts(
+        structure=structure(model, split, everything, mean_std, trained),
+        builds=_builds(fresh) if fresh is not None and contract.needs("builds") else None,
+    )
+
+
+def _builds(fresh: Fresh) -> Builds:
+    """Compare the stored tensors of two networks that were built with different seeds.
+
+    Tensors of few numbers, or of one number throughout, say nothing. Two others are alike where
+    their difference is small against their own deviation: of independent draws it is larger."""
+    one, other = (dict(tensors(fresh(seed))) for seed in (0, 1))
+    compared, alike = 0, []
+    for name, value in one.items():
+        same_shape = name in other and other[name].shape == value.shape
+        if not value.is_floating_point() or value.numel() <= MAX_FREE_CONSTANTS or not same_shape:
+            continue
+        deviation = value.double().std()
+        if deviation > 0:
+            compared += 1
+            difference = (value.double() - other[name].double()).square().mean().sqrt()
+            if difference < MAX_ALIKE * deviation:
+                alike.append(name)
+    return Builds(compared, tuple(alike), sum(one[name].numel() for name in alike))
+
+
 def audit_model(
     model: nn.Module,
     split: Split,
     contract: Contract,
     everything: bool = True,
     evidence: Evidence = "graph",
+    fresh: Fresh | None = None,
 ) -> Verdict:
     """Judge the structure of a network: parameters, batch norm, dropout, head and evaluation.
 
@@ -130,13 +173,14 @@ def audit_model(
         contract: The requirements.
         everything: Watch all validation images, not only 64 of them; a graph needs no watching.
         evidence: Judge the network's graph, or watch the module while it runs.
+        fresh: Builds the network of a seed, for a contract that forbids pretrained weights.
 
     Raises InputError if the network has no graph, or fails on the images.
     """
     judged = as_graph(model, split.shape, evidence)
-    clauses, n_params = structure(judged, split, contract, everything, trained=False)
-    clauses += _unjudged(contract, weights=False)
-    return _verdict(contract, clauses, n_params, "structure", judged)
+    facts = _structure_facts(judged, split, contract, everything, fresh, trained=False)
+    clauses = [*_judge(contract, facts), *_needs_run()]
+    return _verdict(contract, clauses, facts.n_params, "structure", judged)
 
 
 def audit_weights(
@@ -146,6 +190,7 @@ def audit_weights(
     mean_std: tuple[float, float] | None = None,
     everything: bool = True,
     evidence: Evidence = "graph",
+    fresh: Fresh | None = None,
 ) -> tuple[Verdict, Evaluation]:
     """Judge a network with weights that were trained elsewhere.
 
@@ -159,97 +204,48 @@ def audit_weights(
             images. None: those of the training images.
         everything: Watch all validation images for the structure, not only 64 of them.
         evidence: Judge the network's graph, or watch the module while it runs.
+        fresh: As for `audit_model`.
 
     Returns the verdict and the evaluation on the validation images. Raises InputError if the
     network has no graph, or fails on the images.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     judged = as_graph(model, split.shape, evidence)
-    found, n_params = structure(judged, split, contract, everything, mean_std)
+    facts = _structure_facts(judged, split, contract, everything, fresh, mean_std)
+    facts.split = find_split(split, contract, own=None)
     mean, std = mean_std or split.mean_std
-    result = evaluate(judged, split.val.to(device), (mean, std))
     whose = "as given" if mean_std else "those of the training images"
-    accuracy = _accuracy(
-        {"": result}, contract, f"; normalised with mean {mean:.4f} and std {std:.4f}, {whose}"
-    )
-    if accuracy.passed is False and result.accuracy >= contract.min_val_accuracy:
-        accuracy = replace(
-            accuracy, passed=None, how="not judged: needs the weights of several epochs"
-        )
-    epochs, *others = _unjudged(contract, weights=True)
-    clauses = [*found, epochs, _split(split, contract), accuracy, *others]
-    return _verdict(contract, clauses, n_params, "weights", judged), result
+    how = f"; normalised with mean {mean:.4f} and std {std:.4f}, {whose}"
+    result = evaluate(judged, split.val.to(device), (mean, std))
+    results = {"val": result}
+    if contract.needs("train"):
+        results["train"] = evaluate(judged, split.train.to(device), (mean, std))
+    facts.accuracies = {
+        part: Evaluated({0: (found.correct, found.total)}, how=how)
+        for part, found in results.items()
+    }
+    clauses = [*_judge(contract, facts), *_needs_run()]
+    return _verdict(contract, clauses, facts.n_params, "weights", judged), result
 
 
-def _epochs(run: Run, contract: Contract) -> Clause:
-    """Check that recipe, log and saved state agree on a number of epochs within the limit."""
-    state, rows, planned = run.load_resume(), run.read_metrics(), run.recipe.epochs
+def _training(run: Run, n_train: int) -> Training:
+    """Return what recipe, log and saved state of a run say about its training."""
+    state, rows, recipe = run.load_resume(), run.read_metrics(), run.recipe
     if state is None:
         raise InputError(f"{run.path}: incomplete run: got no resume.pt, expected one")
     logged = [row.get("epoch") for row in rows]
-    agree = logged == list(range(1, planned + 1)) and state["epoch"] == planned
-    found = str(planned) if agree else f"recipe {planned}, log {len(rows)}, state {state['epoch']}"
-    return Clause(
-        "epochs",
-        f"fewer than {contract.max_epochs}",
-        found,
-        "recipe, every row of the log and the saved state agree",
-        agree and planned < contract.max_epochs,
-    )
-
-
-def _requires_split(contract: Contract) -> str:
-    whose = "MNIST's " if contract.data == "mnist" else ""
-    return f"{whose}{contract.train_size:,} training, {contract.val_size:,} validation, none alike"
-
-
-def _split(split: Split, contract: Contract, run: Run | None = None) -> Clause:
-    """Check the images for the contract, and that these are the run's images."""
-    faults = split_faults(split, contract)
-    if run is not None and split.sha256 != run.config["data"]["sha256"]:
-        faults.append("not the run's images")
-    sizes = f"{len(split.train):,} training, {len(split.val):,} validation"
-    return Clause(
-        "split",
-        _requires_split(contract),
-        "; ".join(faults) or f"{sizes}, none alike",
-        (
-            "the hash is that of MNIST's own"
-            if split.sha256 == MNIST_SPLIT
-            else "every validation image against every training image"
-        )
-        + "; "
-        + (
-            "the split's hash is the run's"
-            if run
-            else "the images that the weights were trained on are unknown"
-        ),
-        not faults,
-    )
-
-
-def _requires_accuracy(contract: Contract) -> str:
-    several = (
-        f" in each of the last {contract.consistent_epochs} epochs"
-        if contract.consistent_epochs > 1
-        else ""
-    )
-    return f"at least {100 * contract.min_val_accuracy:.2f} %{several}"
-
-
-def _accuracy(results: dict[str, Evaluation], contract: Contract, how: str = "") -> Clause:
-    """Check the accuracy of each of the last epochs; `results` holds evaluations by name."""
-    missing = contract.consistent_epochs - len(results)
-    found = "; ".join(
-        f"{name}{percent(result.correct, result.total)}" for name, result in results.items()
-    )
-    total = next(iter(results.values())).total
-    return Clause(
-        "accuracy",
-        _requires_accuracy(contract),
-        found + (f"; weights of {missing} epochs are missing" if missing else ""),
-        f"every one of {total:,} validation images evaluated again{how}",
-        not missing and all(r.accuracy >= contract.min_val_accuracy for r in results.values()),
+    agree = logged == list(range(1, recipe.epochs + 1)) and state["epoch"] == recipe.epochs
+    steps = math.ceil(n_train / recipe.batch_size) * recipe.epochs
+    highest = max(range(steps), key=lambda step: recipe.lr_at(step, steps))
+    return Training(
+        epochs=recipe.epochs,
+        logged=len(rows),
+        saved=state["epoch"],
+        agree=agree,
+        batch_size=recipe.batch_size,
+        optimisers=("muon", "sgd") if recipe.muon else ("sgd",),
+        schedule=recipe.schedule,
+        peak_epoch=round((highest + 1) * recipe.epochs / steps, 6),
     )
 
 
@@ -274,7 +270,7 @@ def _log_agrees(run: Run, epochs: dict[int, Evaluation]) -> Clause:
 def _weights(run: Run, model: nn.Module) -> Clause:
     """Check that the run's weights are those that training saved after its last epoch."""
     state = run.load_resume()
-    assert state is not None  # _epochs has raised otherwise
+    assert state is not None  # _training has raised otherwise
     # Early runs keep the evaluated network under the key `averaged`.
     saved = state["evaluated" if "evaluated" in state else "averaged"]
     final = tensors(model)
@@ -297,6 +293,7 @@ def audit_run(
     device: torch.device | None = None,
     evidence: Evidence = "graph",
     retrained: Clause | None = None,
+    fresh: Fresh | None = None,
 ) -> tuple[Verdict, Evaluation | None]:
     """Judge a finished run: load the graph of its network and its weights, and evaluate it.
 
@@ -307,6 +304,7 @@ def audit_run(
         device: Where to evaluate. None: the CPU.
         evidence: Judge the network's graph, or watch the module while it runs.
         retrained: The clause of `retrain.retrain`, where the run was trained again.
+        fresh: As for `audit_model`.
 
     Returns the verdict and the evaluation on the validation images, or None for the evaluation if
     the weights are not this network's. Raises InputError if the run is incomplete, or its network
@@ -314,7 +312,7 @@ def audit_run(
     """
     contract = contract or run.contract
     device = device or torch.device("cpu")
-    epochs = _epochs(run, contract)
+    training = _training(run, len(split.train))
     network = run_network(run, split, evidence)
     try:
         run.load_weights(network)
@@ -322,8 +320,7 @@ def audit_run(
         clause = Clause("weights", LAST_WEIGHTS, "another network's", str(error), False)
         return _verdict(contract, [clause], None, "run", network), None
     # Evaluate each of the last epochs that the contract names.
-    val, last = split.val.to(device), run.recipe.epochs
-    results = {}
+    last, networks = run.recipe.epochs, {}
     for epoch in range(max(1, last - contract.consistent_epochs + 1), last):
         if (run.path / f"epoch-{epoch}.safetensors").is_file():
             earlier = copy.deepcopy(network)
@@ -331,26 +328,30 @@ def audit_run(
                 run.load_weights(earlier, f"epoch-{epoch}.safetensors")
             except IncompatibleWeightsError:
                 continue  # its accuracy counts as missing, which fails
-            results[epoch] = evaluate(earlier.to(device), val, split.mean_std)
-    model = network.to(device)
-    results[last] = result = evaluate(model, val, split.mean_std)
-    accuracy = _accuracy(
-        {f"epoch {epoch}: ": evaluation for epoch, evaluation in results.items()}, contract
-    )
-    found, n_params = structure(model, split, contract, everything=True)
-    clauses = [
-        *found,
-        epochs,
-        _split(split, contract, run),
-        accuracy,
-        _weights(run, model),
-        _log_agrees(run, results),
-    ]
+            networks[epoch] = earlier.to(device)
+    networks[last] = model = network.to(device)
+    facts = _structure_facts(model, split, contract, True, fresh)
+    facts.training = training
+    own = split.sha256 == run.config["data"]["sha256"]
+    facts.split = find_split(split, contract, own)
+    parts = {"val": split.val.to(device)}
+    if contract.needs("train"):
+        parts["train"] = split.train.to(device)
+    results = {
+        part: {epoch: evaluate(each, images, split.mean_std) for epoch, each in networks.items()}
+        for part, images in parts.items()
+    }
+    facts.accuracies = {
+        part: Evaluated({last - epoch: (r.correct, r.total) for epoch, r in found.items()}, last)
+        for part, found in results.items()
+    }
+    clauses = [*_judge(contract, facts), _weights(run, model), _log_agrees(run, results["val"])]
     proof = None
     if retrained is not None:
         clauses.append(retrained)
         proof = retrained.clause if retrained.passed else None
-    return _verdict(contract, clauses, n_params, "run", model, proof), result
+    verdict = _verdict(contract, clauses, facts.n_params, "run", model, proof)
+    return verdict, results["val"][last]
 
 
 def run_network(run: Run, split: Split, evidence: Evidence) -> nn.Module:

@@ -156,6 +156,8 @@ def card(
     environment, rows, recipe = run.environment, run.read_metrics(), run.recipe
     embedded = split.source is None
     low, high = result.interval
+    judged = Verdict.from_dict(verdict)
+    points = f", {judged.points_text}" if judged.weighted else ""
     sizes = "\n".join(
         f"| {name} | {(run.path / name).stat().st_size:,} | {what} |"
         for name, what in FILES.items()
@@ -217,14 +219,14 @@ A network{size} that sorts grey images of {width}x{height} pixels into
 {split.num_classes} classes{", handwritten digits" if embedded else ""}.
 Featherweight trained it on {_text(data)} and checked it against the contract below.
 
-Contract {_code(verdict["contract"])}: **{"PASS" if verdict["passed"] else "FAIL"}**.
-Evidence: {_text(Verdict.from_dict(verdict).basis)}.
+Contract {_code(verdict["contract"])}: **{"PASS" if verdict["passed"] else "FAIL"}**{points}.
+Evidence: {_text(judged.basis)}.
 Validation: **{percent(result.correct, result.total)}**,
 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
 expected calibration error {100 * result.calibration_error:.2f} %;
 measured on {_validation_images(split)}, with the last epoch's weights.
 {tested}
-{clause_table(verdict["clauses"])}
+{clause_table(judged)}
 {pictures["verdict.svg"]}
 ## Use
 {_use(run, split, needed)}

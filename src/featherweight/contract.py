@@ -1,195 +1,377 @@
-"""Contracts: the requirements that a network must meet, as data.
+"""Contracts: what must be true of a network, as data, each requirement with its points.
 
 Example:
     contract = load_contract("era-v3-s6")          # a built-in contract
-    contract = load_contract("my-contract.toml")   # a TOML file with the same keys
+    contract = load_contract("my-contract.toml")   # a TOML file
+    contract.to_toml()                             # the text of such a file
 """
 
 import tomllib
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ._files import check_name
 from .errors import InputError
+from .requirements import HEADS, KINDS, Requirement
 
-HEADS = ("linear", "gap")
-DATA_SETS = ("", "mnist")
+# The data sets that a contract may be about, each with the shape of its images and its classes.
+DATA_SETS: dict[str, tuple[tuple[int, int, int], int] | None] = {
+    "": None,
+    "mnist": ((1, 28, 28), 10),
+    "cifar-10": ((3, 32, 32), 10),
+}
+DATA_NAMES = {"mnist": "MNIST", "cifar-10": "CIFAR-10"}
+# Keys at the top of a contract that stand for clauses: the kind, and the limit for their value.
+SHORTHAND = {
+    "max_params": ("parameters", "fewer_than"),
+    "max_epochs": ("epochs", "fewer_than"),
+    "min_val_accuracy": ("accuracy", "at_least"),
+    "consistent_epochs": ("accuracy", "last_epochs"),
+    "heads": ("head", "accept"),
+}
+# Those that are true or false, and the clause that they stand for where they are true.
+FLAGS = {"batch_norm": ("normalisation", {"norm": "batch"}), "dropout": ("dropout", {})}
+KEYS = ("name", "data", "train_size", "val_size", "clause", *SHORTHAND, *FLAGS)
 
 
 @dataclass(frozen=True)
 class Contract:
-    """A budget and what must be true of a network that meets it.
+    """A data set, and what must be true of a network that is trained on it.
 
-    Limits are exclusive, as assignments word them: "fewer than". Raises InputError if a value is
-    of the wrong type or outside its range.
+    Raises InputError if a value is of the wrong type or outside its range, or if two clauses can't
+    both hold.
     """
 
     name: str
     "Name of the contract, as verdicts show it."
-    max_params: int
-    "Exclusive limit: the network must store fewer numbers than this."
-    max_epochs: int
-    "Exclusive limit: the network must be trained for fewer epochs than this."
-    min_val_accuracy: float
-    "Smallest accepted validation accuracy, as a fraction."
-    consistent_epochs: int
-    "Number of last epochs that must each reach that accuracy."
+    data: str
+    "Data set that the contract is about: mnist, cifar-10, or empty for any."
     train_size: int
     "Number of training images: the first ones of the training file."
     val_size: int
     "Number of validation images: the last ones of the training file."
-    batch_norm: bool
-    "Whether batch normalisation is required in training."
-    dropout: bool
-    "Whether dropout is required in training."
-    heads: tuple[str, ...]
-    "Layers accepted last before log-softmax: linear, gap (global average pooling)."
-    data: str = ""
-    "Data set that the contract is about: mnist, or empty for any."
+    clauses: tuple[Requirement, ...] = field(default=())
+    "What is required. That evaluation and split are sound is always required too."
 
     def __post_init__(self) -> None:
-        for key in ("max_params", "max_epochs", "consistent_epochs", "train_size", "val_size"):
+        check_name("contract name", self.name, in_paths=False)
+        if self.data not in DATA_SETS:
+            raise InputError(
+                f"contract data: got {self.data!r}, expected {', '.join(filter(None, DATA_SETS))}, "
+                "or an empty text for any data"
+            )
+        for key in ("train_size", "val_size"):
             value = getattr(self, key)
             if type(value) is not int or value < 1:
                 raise InputError(
                     f"contract {key}: got {value!r}, expected a whole number of at least 1"
                 )
-        for key in ("batch_norm", "dropout"):
-            if type(getattr(self, key)) is not bool:
-                raise InputError(
-                    f"contract {key}: got {getattr(self, key)!r}, expected true or false"
-                )
-        accuracy = self.min_val_accuracy
-        if type(accuracy) not in (int, float) or not 0 <= accuracy <= 1:
-            raise InputError(
-                f"contract min_val_accuracy: got {accuracy!r}, expected a fraction such as 0.994"
-            )
-        check_name("contract name", self.name, in_paths=False)
-        if (
-            not isinstance(self.heads, (list, tuple))
-            or not self.heads
-            or set(self.heads) - set(HEADS)
-        ):
-            raise InputError(
-                f"contract heads: got {self.heads!r}, expected some of {', '.join(HEADS)}"
-            )
-        object.__setattr__(self, "heads", tuple(self.heads))
-        if self.data not in DATA_SETS:
-            raise InputError(
-                f"contract data: got {self.data!r}, expected mnist, or an empty text for any data"
-            )
-        if self.consistent_epochs >= self.max_epochs:
-            raise InputError(
-                f"contract consistent_epochs: got {self.consistent_epochs}, "
-                f"expected fewer than max_epochs ({self.max_epochs})"
-            )
+        object.__setattr__(self, "clauses", tuple(self.clauses))
+        if not self.clauses:
+            raise InputError("contract: got no clause, expected at least one")
+        firm = [clause for clause in self.clauses if not clause.bonus]
+        for i, one in enumerate(firm):
+            for other in firm[:i]:
+                if (quantity := one.contradiction(other)) is not None:
+                    raise InputError(
+                        f"contract: got {other.title} ({other.required}) and {one.title} "
+                        f"({one.required}), which no {quantity} meets, expected clauses that can "
+                        "hold together"
+                    )
+        for kind in ("split", "evaluation"):
+            if sum(clause.kind == kind for clause in self.clauses) > 1:
+                raise InputError(f"contract: got two clauses {kind}, expected at most one")
+
+    @property
+    def rows(self) -> tuple[tuple[str, str, Requirement], ...]:
+        """The rows of a verdict: the name of each, what is required, and the requirement.
+
+        They stand in the order of `KINDS`, whatever the order of the clauses.
+        """
+        listed = {clause.kind for clause in self.clauses}
+        always = [Requirement(kind, points=0) for kind in ("evaluation", "split")]
+        clauses = [*self.clauses, *(each for each in always if each.kind not in listed)]
+        order = list(KINDS)
+        found: list[tuple[str, str, Requirement]] = []
+        titles: dict[str, int] = {}
+        for clause in sorted(clauses, key=lambda clause: order.index(clause.kind)):
+            titles[clause.title] = titles.get(clause.title, 0) + 1
+            number = titles[clause.title]
+            title = clause.title if number == 1 else f"{clause.title} {number}"
+            required = self._split if clause.kind == "split" else clause.required
+            found.append((title, required, clause))
+        return tuple(found)
+
+    @property
+    def _split(self) -> str:
+        whose = f"{DATA_NAMES[self.data]}'s " if self.data else ""
+        return f"{whose}{self.train_size:,} training, {self.val_size:,} validation, none alike"
+
+    def _limits(self, kind: str, key: str, **others: Any) -> list[Any]:
+        """Return the limits under a key of a kind's clauses that are no bonus."""
+        return [
+            clause.limits[key]
+            for clause in self.clauses
+            if clause.kind == kind and not clause.bonus and key in clause.limits
+            if all(clause.limits.get(other) == value for other, value in others.items())
+        ]
+
+    def _below(self, kind: str, **others: Any) -> int | None:
+        """Return the number that a whole number must be fewer than, the least of all clauses."""
+        most = [limit + 1 for limit in self._limits(kind, "at_most", **others)]
+        return min(most + self._limits(kind, "fewer_than", **others), default=None)
+
+    @property
+    def max_params(self) -> int | None:
+        """The number that all parameters must be fewer than; None without such a clause."""
+        return self._below("parameters", which=None)
+
+    @property
+    def max_epochs(self) -> int | None:
+        """The number that the epochs must be fewer than; None without such a clause."""
+        return self._below("epochs")
+
+    @property
+    def min_val_accuracy(self) -> float | None:
+        """The validation accuracy that is required, a fraction; None without such a clause."""
+        least = self._limits("accuracy", "at_least", split=None)
+        return max(least + self._limits("accuracy", "more_than", split=None), default=None)
+
+    @property
+    def consistent_epochs(self) -> int:
+        """The number of last epochs whose weights are judged, at least 1."""
+        return max(int(clause.limits.get("last_epochs", 1)) for clause in self.clauses)
+
+    def needs(self, fact: str) -> bool:
+        """Return whether a clause is judged on certain facts, such as `layers` or `train`."""
+        return any(fact in clause.needs for clause in self.clauses)
 
     @property
     def built_in(self) -> "Contract | None":
-        """Return the built-in contract of the same name, None if there is none."""
+        """The built-in contract of the same name, None if there is none."""
         return next((each for each in CONTRACTS if each.name == self.name), None)
 
     @property
     def is_built_in(self) -> bool:
-        """Return whether it is a built-in contract, in every value."""
+        """Whether it is a built-in contract, in every value."""
         return self == self.built_in
 
     def differences(self) -> dict[str, tuple[Any, Any]]:
-        """Return the fields that differ from the built-in contract of the same name.
+        """Return what differs from the built-in contract of the same name.
 
-        Each has its own value and the built-in's. Empty if all are equal, or there is no built-in
-        contract of that name.
+        Each is a key of the file, or the name of a clause, with its own value or what it requires,
+        and the built-in's. Empty if all are equal, or there is no built-in contract of that name.
         """
-        built_in = self.built_in or self
-        found, expected = self.to_dict(), built_in.to_dict()
-        return {key: (found[key], expected[key]) for key in found if found[key] != expected[key]}
+        found, expected = self._values(), (self.built_in or self)._values()
+        return {
+            key: (found.get(key, "no such clause"), expected.get(key, "no such clause"))
+            for key in {**expected, **found}
+            if found.get(key) != expected.get(key)
+        }
+
+    def _values(self) -> dict[str, Any]:
+        values = {key: getattr(self, key) for key in ("data", "train_size", "val_size")}
+        for title, required, clause in self.rows:
+            if clause.kind != "split" or clause.points:  # else the keys above say it all
+                worth = "" if clause.points == 1 else f", {clause.points:g} points"
+                values[title] = f"{required}{worth}"
+        return values
 
     @staticmethod
-    def from_dict(values: dict[str, Any]) -> "Contract":
+    def from_dict(values: Mapping[str, Any]) -> "Contract":
         """Return the contract with these values.
 
-        Without the key `data`, as in older files, it is about the data set of the built-in contract
-        of that name, else about any. Raises InputError if a key is unknown or missing, or a value
-        is wrong.
+        Keys such as `max_params` stand for clauses, in older files for all of them. Without the
+        key `data`, as in older files, it is about the data set of the built-in contract of that
+        name, else about any. Raises InputError if a key is unknown or missing, or a value is wrong.
         """
-        known = {field.name for field in fields(Contract)}
-        if unknown := sorted(values.keys() - known):
-            raise InputError(
-                f"contract: unknown key {unknown[0]!r}, expected {', '.join(sorted(known))}"
-            )
-        if missing := sorted(known - values.keys() - {"data"}):
+        if unknown := sorted(values.keys() - set(KEYS)):
+            raise InputError(f"contract: unknown key {unknown[0]!r}, expected {', '.join(KEYS)}")
+        if missing := [key for key in ("name", "train_size", "val_size") if key not in values]:
             raise InputError(f"contract: missing key {missing[0]!r}")
-        contract = Contract(**values)
-        if "data" not in values and contract.built_in is not None:
-            return replace(contract, data=contract.built_in.data)
-        return contract
+        clauses = _read_shorthand(values)
+        tables = values.get("clause", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise InputError("contract clause: expected tables, each under [[clause]]")
+        kinds = {clause.kind for clause in clauses}
+        for i, table in enumerate(tables, 1):
+            try:
+                clause = Requirement.from_dict(table)
+            except InputError as error:
+                raise InputError(f"contract clause {i}: {error.message}") from error
+            if clause.kind in kinds and not clause.bonus:
+                keys = {**SHORTHAND, **FLAGS}.items()
+                flat = next(key for key, (kind, _) in keys if key in values and kind == clause.kind)
+                raise InputError(
+                    f"contract clause {i}: got a clause {clause.kind} beside {flat}, which stands "
+                    "for one, expected one of them"
+                )
+            clauses.append(clause)
+        names = ("name", "data", "train_size", "val_size")
+        fields = {key: values[key] for key in names if key in values}
+        if "data" not in fields:
+            same = next((each for each in CONTRACTS if each.name == values["name"]), None)
+            fields["data"] = same.data if same is not None else ""
+        return Contract(**fields, clauses=tuple(clauses))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values that `from_dict` reads back."""
-        return asdict(self) | {"heads": list(self.heads)}
+        return {
+            "name": self.name,
+            "data": self.data,
+            "train_size": self.train_size,
+            "val_size": self.val_size,
+            "clause": [clause.to_dict() for clause in self.clauses],
+        }
 
     def to_toml(self) -> str:
         """Return the text of a TOML file that `load_contract` reads back."""
-
-        def literal(value: object) -> str:
-            if isinstance(value, bool):
-                return str(value).lower()
-            if isinstance(value, str):
-                escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-                return f'"{escaped}"'
-            if isinstance(value, list):
-                return "[" + ", ".join(map(literal, value)) + "]"
-            return repr(value)
-
-        return "".join(f"{key} = {literal(value)}\n" for key, value in self.to_dict().items())
+        values = self.to_dict()
+        tables = values.pop("clause")
+        lines = [f"{key} = {_literal(value)}\n" for key, value in values.items()]
+        for table in tables:
+            lines.append("\n[[clause]]\n")
+            lines += [f"{key} = {_literal(value)}\n" for key, value in table.items()]
+        return "".join(lines)
 
 
-# All built-in contracts: MNIST, its usual split, the required layers, and the accepted heads.
-SHARED: dict[str, Any] = {
-    "train_size": 50_000,
-    "val_size": 10_000,
-    "batch_norm": True,
-    "dropout": True,
-    "heads": HEADS,
-    "data": "mnist",
-}
+def _literal(value: object) -> str:
+    """Return a value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return repr(value)
+
+
+def _read_shorthand(values: Mapping[str, Any]) -> list[Requirement]:
+    """Return the clauses for which keys at the top of a contract stand."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, (kind, limit) in SHORTHAND.items():
+        if key in values:
+            about = KINDS[kind].keys[limit]
+            if not about.accepts(values[key]):
+                raise InputError(f"contract {key}: got {values[key]!r}, expected {about.expected}")
+            found.setdefault(kind, {})[limit] = values[key]
+    for key, (kind, limits) in FLAGS.items():
+        if key in values:
+            if type(values[key]) is not bool:
+                raise InputError(f"contract {key}: got {values[key]!r}, expected true or false")
+            if values[key]:
+                found[kind] = dict(limits)
+    if "consistent_epochs" in values and "min_val_accuracy" not in values:
+        raise InputError("contract: got consistent_epochs, expected min_val_accuracy with it")
+    order = list(KINDS)
+    return [
+        Requirement(kind, found[kind]) for kind in sorted(found, key=lambda each: order.index(each))
+    ]
+
+
+def _mnist(name: str, *clauses: Requirement) -> Contract:
+    """Return a contract about MNIST: its first 50,000 training images, and the other 10,000."""
+    return Contract(name, "mnist", 50_000, 10_000, clauses)
+
+
+def _cifar(name: str, *clauses: Requirement) -> Contract:
+    """Return a contract about CIFAR-10: its first 45,000 training images, and the other 5,000."""
+    return Contract(name, "cifar-10", 45_000, 5_000, clauses)
+
+
+# The layers that most contracts about MNIST ask for.
+_BATCH_NORM = Requirement("normalisation", {"norm": "batch"})
+_DROPOUT = Requirement("dropout")
+_HEAD = Requirement("head", {"accept": list(HEADS)})
+_GAP = Requirement("head", {"gap": True})
+
+
+def _below(n: int, points: float = 1.0, bonus: bool = False) -> Requirement:
+    return Requirement("parameters", {"fewer_than": n}, points, bonus)
+
+
+def _reach(accuracy: float, last_epochs: int = 1) -> Requirement:
+    return Requirement("accuracy", {"at_least": accuracy, "last_epochs": last_epochs})
+
+
+def _fewer_epochs(n: int) -> Requirement:
+    return Requirement("epochs", {"fewer_than": n})
+
+
+def _epochs(n: int) -> Requirement:
+    return Requirement("epochs", {"at_most": n})
+
+
+def _s8(norm: str) -> Contract:
+    """Return the contract of one of session 8's three networks, each of one normalisation."""
+    return _cifar(
+        {"batch": "era-s8-bn", "group": "era-s8-gn", "layer": "era-s8-ln"}[norm],
+        _below(50_000),
+        Requirement("normalisation", {"norm": norm, "only": True}),
+        _GAP,
+        _epochs(20),
+        Requirement("accuracy", {"more_than": 0.7}),
+    )
+
 
 CONTRACTS = (
     # The assignment.
-    Contract(
-        name="era-v3-s6",
-        max_params=20_000,
-        max_epochs=20,
-        min_val_accuracy=0.994,
-        consistent_epochs=1,
-        **SHARED,
+    _mnist(
+        "era-v3-s6",
+        *(_below(20_000), _BATCH_NORM, _DROPOUT, _HEAD, _fewer_epochs(20), _reach(0.994)),
     ),
-    # A stricter assignment: fewer parameters and epochs, and three epochs in a row.
-    Contract(
-        name="era-s7",
-        max_params=8_000,
-        max_epochs=16,
-        min_val_accuracy=0.994,
-        consistent_epochs=3,
-        **SHARED,
+    # Others of the same course. Session 5: one epoch, judged on the training images.
+    _mnist(
+        "era-s5",
+        _below(25_000),
+        _epochs(1),
+        Requirement("accuracy", {"split": "train", "at_least": 0.95}),
+    ),
+    # Session 7: fewer parameters and epochs, and three epochs in a row.
+    _mnist(
+        "era-s7",
+        *(_below(8_000), _BATCH_NORM, _DROPOUT, _HEAD, _fewer_epochs(16), _reach(0.994, 3)),
+    ),
+    # EVA's session 5.
+    _mnist(
+        "eva-10k",
+        *(_below(10_000), _below(8_000, bonus=True), _epochs(15), _reach(0.994, 3)),
+    ),
+    _s8("batch"),
+    _s8("group"),
+    _s8("layer"),
+    # Session 9. The bonus is for dilated convolutions in place of those with a stride.
+    _cifar(
+        "era-s9",
+        _below(200_000),
+        _GAP,
+        Requirement("forbid", {"layer": "max-pool"}),
+        Requirement("forbid", {"layer": "stride"}, bonus=True),
+        Requirement("require", {"layer": "dilated", "at_least": 1}),
+        Requirement("require", {"layer": "depthwise separable", "at_least": 1}),
+        Requirement("receptive field", {"more_than": 44}),
+        _reach(0.85),
+    ),
+    # Session 10, but for its layers and its augmentation.
+    _cifar(
+        "era-s10",
+        _epochs(24),
+        Requirement("batch size", {"exactly": 512}),
+        Requirement("optimiser", {"accept": ["adam"]}),
+        Requirement("schedule", {"name": "one-cycle", "peak_epoch": 5}),
+        _reach(0.9),
     ),
     # Not assignments: the limits that feather-4k and feather-1k were designed for.
-    Contract(
-        name="under-4k",
-        max_params=4_000,
-        max_epochs=20,
-        min_val_accuracy=0.9935,
-        consistent_epochs=1,
-        **SHARED,
+    _mnist(
+        "under-4k",
+        *(_below(4_000), _BATCH_NORM, _DROPOUT, _HEAD, _fewer_epochs(20), _reach(0.9935)),
     ),
-    Contract(
-        name="under-1k",
-        max_params=1_000,
-        max_epochs=20,
-        min_val_accuracy=0.988,
-        consistent_epochs=1,
-        **SHARED,
+    _mnist(
+        "under-1k",
+        *(_below(1_000), _BATCH_NORM, _DROPOUT, _HEAD, _fewer_epochs(20), _reach(0.988)),
     ),
 )
 
@@ -211,5 +393,5 @@ def load_contract(name_or_file: str) -> Contract:
         return Contract.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file: {error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from error

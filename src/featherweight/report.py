@@ -31,6 +31,7 @@ from .data import Split
 from .errors import InputError
 from .evaluate import Evaluation, percent
 from .run import Row, Run
+from .verdict import Verdict
 
 MAX_MISTAKES = 400  # images in one picture: the most confident mistakes if there are more
 # Share of a class predicted as one other class that gets the confusion matrix's darkest colour.
@@ -136,17 +137,20 @@ def _draw_mistakes(axes: Axes, rows: list[Row], contract: Contract) -> None:
     """Draw mistakes over epochs, with the contract's limit, and the accuracy at the right."""
     total = rows[-1]["val_total"]
     errors = [total - row["val_correct"] for row in rows]
-    allowed = (1 - contract.min_val_accuracy) * total
     last = percent(total - errors[-1], total)
     epochs = [row["epoch"] for row in rows]
     axes.plot(epochs, errors, "o-", color=BLUE, ms=3.5, label=f"last epoch: {last}")
-    required = f"{contract.name} asks for {100 * contract.min_val_accuracy:.2f} %"
-    axes.axhline(allowed, color=RED, ls="--", lw=1, label=required)
     axes.set(ylabel=f"wrong of {total:,}")
-    if min(*errors, allowed) > 0:
-        _log_axis(axes, [*errors, allowed], max_ticks=9)
+    drawn: list[float] = list(errors)
+    if (required := contract.min_val_accuracy) is not None:
+        allowed = (1 - required) * total
+        label = f"{contract.name} asks for {100 * required:.2f} %"
+        axes.axhline(allowed, color=RED, ls="--", lw=1, label=label)
+        drawn.append(allowed)
+    if min(drawn) > 0:
+        _log_axis(axes, drawn, max_ticks=9)
     else:
-        high = max(*errors, allowed, 1)
+        high = max(*drawn, 1)
         axes.set_ylim(-0.04 * high, 1.08 * high)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     # The same ticks left and right: a round number of mistakes is a round percentage too.
@@ -348,43 +352,39 @@ def verdict_picture(verdict: dict[str, Any], title: str = "") -> Figure:
         verdict: As `Verdict.to_dict` returns it; a clause whose `passed` is None was not judged.
         title: Name of what was judged.
     """
-    clauses = verdict["clauses"]
+    judged = Verdict.from_dict(verdict)
+    clauses = judged.clauses
     margin, head, width, leading = 0.3, 1.5, 9.0, 0.19  # inches
     # Left edge and width of each column, in inches.
     columns = {"clause": (margin, 1.1), "required": (1.45, 3.45), "found": (5.05, 3.3)}
     cells = [
-        [_wrap(clause[name], wide) for name, (_, wide) in columns.items()] for clause in clauses
+        [_wrap(getattr(clause, name), wide) for name, (_, wide) in columns.items()]
+        for clause in clauses
     ]
     heights = [0.18 + leading * max(map(len, row)) for row in cells]
     figure, axes = _inches(width, head + sum(heights) + margin)
-    word, colour = ("PASS", GREEN) if verdict["passed"] else ("FAIL", RED)
+    word, colour = ("PASS", GREEN) if judged.passed else ("FAIL", RED)
     axes.text(margin, 0.62, word, fontsize=44, weight="bold", va="center_baseline", color=colour)
-    judged = [clause["passed"] for clause in clauses if clause["passed"] is not None]
-    summary = f"{sum(judged)} of {len(judged)} clauses hold"
-    if len(judged) < len(clauses):
-        summary += f", {len(clauses) - len(judged)} not judged"
     axes.text(
         2.4,
         0.48,
-        f"{title}{': ' if title else ''}contract {verdict['contract']}",
+        f"{title}{': ' if title else ''}contract {judged.contract}",
         fontsize=13,
         va="center",
         color=INK,
     )
-    axes.text(2.4, 0.78, summary, fontsize=11, va="center", color=MUTED)
+    axes.text(2.4, 0.78, judged.summary, fontsize=11, va="center", color=MUTED)
     for name, (x, _) in columns.items():
         axes.text(x, head - 0.12, name, fontsize=9, color=MUTED)
     y = head
     for clause, row, height in zip(clauses, cells, heights, strict=True):
         axes.plot((margin, width - margin), (y, y), color=FAINT, lw=0.8)
-        sign, tint = {True: ("✓", GREEN), False: ("✗", RED), None: ("\N{EN DASH}", GREY)}[
-            clause["passed"]
-        ]
+        sign = {True: "✓", False: "✗", None: "\N{EN DASH}"}[clause.passed]
         for (x, _), lines in zip(columns.values(), row, strict=True):
             # Line by line, so that all columns have the same baselines.
             for i, line in enumerate(lines):
                 axes.text(x, y + 0.23 + leading * i, line, fontsize=10, color=INK)
-        axes.text(width - margin, y + 0.24, sign, fontsize=14, ha="right", color=tint)
+        axes.text(width - margin, y + 0.24, sign, fontsize=14, ha="right", color=clause.colour)
         y += height
     return figure
 

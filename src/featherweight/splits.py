@@ -1,19 +1,22 @@
-"""Judge a split: whether its validation images can measure anything for a contract.
+"""Load a contract's split, and judge whether its validation images can measure anything.
 
-    split_faults(load_split(None, 50_000, 10_000), load_contract("era-v3-s6"))     # []
+    split = contract_split(None, load_contract("era-v3-s6"))
+    split_faults(split, load_contract("era-v3-s6"))     # []
 
-Sizes, images that are in both parts, exactly or almost, one label that is nearly all of them, and,
-for a contract about MNIST, whether the images are MNIST's.
+Sizes, images that are in both parts, exactly or almost, one label that is nearly all of them, and
+the contract's data set: whether the images are MNIST's, or have the shape and classes of CIFAR-10.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from .contract import Contract
+from .contract import DATA_NAMES, DATA_SETS, Contract
 from .counts import percent
 from .data import Images, Split, load_split
 from .device import cpu_threads
+from .errors import InputError
+from .facts import SplitFound
 
 # `Split.sha256` of MNIST's first 50,000 training images and its last 10,000, with their labels.
 MNIST_SPLIT = "bef6aa79bded95295eef7eb594897e2fd08798e7b4b6748d6a8e853b7ad808a4"
@@ -25,6 +28,44 @@ MNIST_SIZES, MNIST_IMAGES = (50_000, 10_000), 60_000
 NEAR = 0.05
 BLOCK = 4  # side in pixels of the blocks whose sums are compared before the pixels
 CHUNK = 200  # validation images that are compared at a time
+
+
+def contract_split(data: str | None, contract: Contract) -> Split:
+    """Return the images of a data set in the sizes of a contract; None is MNIST.
+
+    Raises InputError where the contract is about another data set than MNIST and `data` is None,
+    or the data can't be read."""
+    if data is None and contract.data not in ("", "mnist"):
+        name = DATA_NAMES[contract.data]
+        raise InputError(
+            f"contract {contract.name}: got no data, expected {name}'s images",
+            hint=f"give their place with --data; only MNIST comes with Featherweight, not {name}",
+        )
+    return load_split(data, contract.train_size, contract.val_size)
+
+
+def find_split(split: Split, contract: Contract, own: bool | None) -> SplitFound:
+    """Return what is found of a split for a contract.
+
+    `own` says whether it is the split of the run that is judged, None where there is no run."""
+    faults = split_faults(split, contract)
+    if own is False:
+        faults.append("not the run's images")
+    if split.sha256 == MNIST_SPLIT:
+        how = "the hash is that of MNIST's own"
+    else:
+        how = "every validation image against every training image"
+        if contract.data not in ("", "mnist"):
+            how += (
+                "; shape and classes, not that the images are "
+                f"{DATA_NAMES[contract.data]}'s own, of which there are copies of other bits"
+            )
+    whose = (
+        "the images that the weights were trained on are unknown"
+        if own is None
+        else "the split's hash is the run's"
+    )
+    return SplitFound(tuple(faults), len(split.train), len(split.val), f"{how}; {whose}")
 
 
 def split_faults(split: Split, contract: Contract) -> list[str]:
@@ -42,6 +83,13 @@ def split_faults(split: Split, contract: Contract) -> list[str]:
     mnist = _is_mnist(split, contract)
     if contract.data == "mnist" and not mnist:
         faults.append(f"not MNIST's images: their hash is {split.sha256[:12]}")
+    elif (about := DATA_SETS[contract.data]) is not None:
+        shape, classes = about
+        if (split.shape, split.num_classes) != about:
+            faults.append(
+                f"not {DATA_NAMES[contract.data]}'s images: {_size(split.shape)} in "
+                f"{split.num_classes} classes, expected {_size(shape)} in {classes}"
+            )
     if not mnist:
         seen = set(split.train.digests())
         copies = torch.tensor([digest in seen for digest in split.val.digests()])
@@ -56,12 +104,16 @@ def split_faults(split: Split, contract: Contract) -> list[str]:
             )
     most = int(torch.bincount(split.val.labels).max())
     # A contract that asks for no more than even guesses is not made easier by its data.
-    if 1 / split.num_classes < contract.min_val_accuracy <= most / sizes[1]:
+    if 1 / split.num_classes < (contract.min_val_accuracy or 0) <= most / sizes[1]:
         faults.append(
             f"one label is right for {percent(most, sizes[1])} of the validation images: always to "
             "give that one is all that the contract asks for"
         )
     return faults
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _is_mnist(split: Split, contract: Contract) -> bool:

@@ -114,6 +114,14 @@ def _numbers(tensor: Tensor) -> int:
     return tensor.numel() * (2 if tensor.is_complex() else 1)
 
 
+def _size(tensor: Tensor, views: dict[Any, int]) -> int:
+    """Return how many numbers of a stored tensor were read, given the size of each view of it."""
+    if tensor.layout != torch.strided:
+        return sum(views.values())
+    whole = tensor.untyped_storage().nbytes() // tensor.element_size() * (1 + tensor.is_complex())
+    return min(sum(views.values()), whole)
+
+
 def _storage(tensor: Tensor) -> int:
     # Sparse and other such tensors have no storage: each counts as a whole.
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
@@ -251,14 +259,7 @@ class Trace:
                 continue  # updated by a batch norm in training, and read by nothing else
             if roles == {_Role("add_", "self")} and not tensor.is_floating_point():
                 continue  # the number of batches that a batch norm has seen, and nothing else
-            whole = math.inf
-            if tensor.layout == torch.strided:
-                whole = (
-                    tensor.untyped_storage().nbytes()
-                    // tensor.element_size()
-                    * (1 + tensor.is_complex())
-                )
-            numbers = int(min(sum(views.values()), whole))
+            numbers = _size(tensor, views)
             if (
                 isinstance(tensor, torch.nn.Parameter)
                 or tensor.requires_grad
@@ -272,6 +273,11 @@ class Trace:
         return (
             total + sum(n for n in (constants, written) if n > MAX_FREE_CONSTANTS) + self._unpacked
         )
+
+    def trainable_numbers(self) -> int:
+        """Return how many numbers of stored tensors with a gradient were read, each once."""
+        leaves = self._leaves.values()
+        return sum(_size(tensor, views) for tensor, views in leaves if tensor.requires_grad)
 
     def used(self, output: Tensor) -> set[Node]:
         """Return the operations that an output depends on."""
@@ -302,6 +308,22 @@ class Trace:
             for node, (zeros, possible) in pairs.items()
             if zeros >= least * possible > 0 and copies(node) <= MAX_COPIES
         }
+
+    def rates(self, dropouts: dict[Node, tuple[int, int]]) -> tuple[tuple[float, float], ...]:
+        """Return the rate of each of these dropouts, and its uncertainty.
+
+        The uncertainty is 0 where a random operation states the rate, and the activations that were
+        zeroed agree with it; else it is 4 standard deviations of their fraction."""
+        found = []
+        for node, (zeros, possible) in dropouts.items():
+            fraction = zeros / possible
+            uncertainty = 4 * math.sqrt(max(fraction * (1 - fraction), 1 / possible) / possible)
+            stated = _stated_rate(node)
+            if stated is not None and abs(stated - fraction) <= uncertainty:
+                found.append((stated, 0.0))
+            else:
+                found.append((fraction, uncertainty))
+        return tuple(found)
 
     def random(self, output: Tensor) -> set[str]:
         """Return the names of the operations that the output depends on by chance.
@@ -340,6 +362,23 @@ class Trace:
         return head(last, *output.shape)
 
 
+def _stated_rate(node: Node) -> float | None:
+    """Return the rate of a dropout if its mask comes from one operation that states it."""
+    if "rate" in node.detail:
+        return float(node.detail["rate"])
+    rates: set[float] = set()
+    seen: set[Node] = set()
+    todo = [parent for parent in node.parents if parent.drawn]
+    while todo:
+        drawn = todo.pop()
+        if drawn not in seen:
+            seen.add(drawn)
+            todo += [parent for parent in drawn.parents if parent.drawn]
+            if drawn.random:
+                rates.add(float(drawn.detail.get("rate", math.nan)))
+    return rates.pop() if len(rates) == 1 else None
+
+
 def _detail(
     name: str,
     named: dict[str, Any],
@@ -354,8 +393,11 @@ def _detail(
         # The third result is 1 / sqrt(variance + eps) of each channel.
         eps = float(named.get("eps", named.get("epsilon", 0.0)))
         detail["eps_part"] = results[2].square().mean() * eps
+    if name == "bernoulli_" and isinstance(keep := named.get("p", 0.5), float):
+        detail["rate"] = 1 - keep
     if name == "native_dropout" and training:
         detail["dropped"] = int((~results[1]).sum()), results[1].numel()
+        detail["rate"] = named["p"]
     elif dropped := zeroed(name, tensors, parents, named):
         detail["dropped"] = dropped
     elif name in PRODUCTS:

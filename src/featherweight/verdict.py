@@ -19,6 +19,7 @@ COLOURS = {True: GREEN, False: RED, None: GREY}
 MAX_WIDTH = 100  # columns of a printed table
 # Largest widths of a printed table's columns; with the result and the gaps a line fits 100.
 TEXTS = ("clause", "required", "found", "how")  # of a clause
+OWN_WORDS = ("name", "clause")  # values of a contract that are said in another way than the others
 COLUMN_WIDTHS = {"clause": 12, "required": 38, "found": 32}
 
 
@@ -36,6 +37,35 @@ class Clause:
     "How the audit found it."
     passed: bool | None
     "Whether the clause holds. None: not judged, because weights or a run are missing."
+    points: float | None = None
+    "Points that are reached. None: not judged."
+    max_points: float = 0.0
+    "Points where it holds. 0: it only decides whether the verdict passes."
+    bonus: bool = False
+    "Whether it adds points on top; a verdict passes without it."
+
+    @property
+    def failed(self) -> bool:
+        """Whether the clause makes the verdict fail."""
+        return self.passed is False and not self.bonus
+
+    @property
+    def result(self) -> str:
+        """`pass`, `FAIL`, `not judged`, or `missed` of a bonus."""
+        return "missed" if self.bonus and self.passed is False else RESULTS[self.passed]
+
+    @property
+    def score(self) -> str:
+        """The points as text, such as `1.5/2`; empty where it has none."""
+        if not self.max_points:
+            return ""
+        reached = "-" if self.points is None else f"{round(self.points, 2):g}"
+        return f"{reached}/{self.max_points:g}"
+
+    @property
+    def colour(self) -> str:
+        """Colour of the result."""
+        return GREY if self.passed is False and self.bonus else COLOURS[self.passed]
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,18 +102,45 @@ class Verdict:
     @property
     def failed(self) -> tuple[Clause, ...]:
         """The clauses that do not hold."""
-        return tuple(clause for clause in self.clauses if clause.passed is False)
+        return tuple(clause for clause in self.clauses if clause.failed)
 
     @property
     def passed(self) -> bool:
-        """Whether no clause failed."""
+        """Whether no clause failed. A bonus that was missed is none."""
         return not self.failed
+
+    @property
+    def points(self) -> float:
+        """Points that the judged clauses reached, those of bonuses included."""
+        return sum(clause.points or 0.0 for clause in self.clauses)
+
+    @property
+    def max_points(self) -> float:
+        """Points of all clauses but bonuses, judged or not."""
+        return sum(clause.max_points for clause in self.clauses if not clause.bonus)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether points say more than which clauses hold: some are worth more, or a bonus."""
+        return any(clause.bonus or clause.max_points not in (0, 1) for clause in self.clauses)
+
+    @property
+    def points_text(self) -> str:
+        """The points as text, such as `points 7 of 9 judged, 11 in all`."""
+        judged = sum(c.max_points for c in self.clauses if c.points is not None and not c.bonus)
+        bonus = sum(c.points or 0.0 for c in self.clauses if c.bonus)
+        text = f"points {round(self.points, 2):g} of {judged:g}"
+        if judged != self.max_points:
+            text += f" judged, {self.max_points:g} in all"
+        return text + (f" ({round(bonus, 2):g} of bonus)" if bonus else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, as in a run folder's verdict.json."""
         return {
             "contract": self.contract,
             "passed": self.passed,
+            "points": self.points,
+            "max_points": self.max_points,
             "scope": self.scope,
             "evidence": self.evidence,
             "method": self.method,
@@ -105,9 +162,13 @@ class Verdict:
             clauses = tuple(Clause(**clause) for clause in values["clauses"])
             texts = [values["contract"], *(getattr(c, key) for c in clauses for key in TEXTS)]
             if not all(type(text) is str for text in texts) or not all(
-                clause.passed in (True, False, None) for clause in clauses
+                clause.passed in (True, False, None)
+                and type(clause.bonus) is bool
+                and type(clause.max_points) in (int, float)
+                and (clause.points is None or type(clause.points) in (int, float))
+                for clause in clauses
             ):
-                raise TypeError("another type than text, or passed other than true, false or null")
+                raise TypeError("another type than text, number, or true, false or null")
             return Verdict(
                 values["contract"],
                 clauses,
@@ -140,23 +201,32 @@ class Verdict:
     @property
     def contract_text(self) -> str:
         """The contract's name and its values, in words."""
-        values = ", ".join(
-            f"{key} {' or '.join(value) if isinstance(value, list) else value}"
-            for key, value in self.values.items()
-            if key != "name"
-        )
-        return f"{self.contract}: {values}" if values else self.contract
+        words = [
+            f"{key} {_text(value)}" for key, value in self.values.items() if key not in OWN_WORDS
+        ]
+        tables = self.values.get("clause", [])
+        for table in tables if isinstance(tables, list) else []:
+            words.append(" ".join(_words(table)) if isinstance(table, dict) else str(table))
+        return f"{self.contract}: {', '.join(words)}" if words else self.contract
 
-    def _summary(self) -> str:
-        held = f"{len(self.judged) - len(self.failed)} of {len(self.judged)} clauses hold"
-        return held + (f", {len(self.not_judged)} not judged" if self.not_judged else "")
+    @property
+    def summary(self) -> str:
+        """How many clauses hold, how many were not judged, and the points where these say more."""
+        firm = [clause for clause in self.judged if not clause.bonus]
+        held = f"{len(firm) - len(self.failed)} of {len(firm)} clauses hold"
+        if self.not_judged:
+            held += f", {len(self.not_judged)} not judged"
+        return held + (f", {self.points_text}" if self.weighted else "")
 
     def __str__(self) -> str:
         """Return a plain-text table that fits 100 columns."""
         rows = [list(COLUMN_WIDTHS)] + [
             [getattr(clause, name) for name in COLUMN_WIDTHS] for clause in self.clauses
         ]
-        results = ["result", *(RESULTS[clause.passed] for clause in self.clauses)]
+        scores = [clause.score if self.weighted else "" for clause in self.clauses]
+        results = ["result"] + [
+            f"{clause.result} {score}" for clause, score in zip(self.clauses, scores, strict=True)
+        ]
         cells = [
             [
                 textwrap.wrap(cell, width) or [""]
@@ -165,9 +235,7 @@ class Verdict:
             for row in rows
         ]
         widths = [max(len(line) for row in cells for line in row[i]) for i in range(len(cells[0]))]
-        lines = [
-            f"{'PASS' if self.passed else 'FAIL'}: contract {self.contract}; {self._summary()}"
-        ]
+        lines = [f"{'PASS' if self.passed else 'FAIL'}: contract {self.contract}; {self.summary}"]
         for row, result in zip(cells, results, strict=True):
             for n in range(max(map(len, row))):
                 texts = [cell[n] if n < len(cell) else "" for cell in row]
@@ -183,9 +251,22 @@ class Verdict:
         word = html_text(
             "PASS" if self.passed else "FAIL", GREEN if self.passed else RED, bold=True
         )
-        rest = html_text(f": contract {self.contract}; {self._summary()}")
+        rest = html_text(f": contract {self.contract}; {self.summary}")
+        columns = ["clause", "required", "found", "how", *(["points"] if self.weighted else [])]
+        rows = [
+            (c.clause, c.required, c.found, c.how, *([c.score] if self.weighted else []), c.result)
+            for c in self.clauses
+        ]
         return f"<p>{word}{rest}</p>\n" + html_table(
-            ["clause", "required", "found", "how", "result"],
-            [(c.clause, c.required, c.found, c.how, RESULTS[c.passed]) for c in self.clauses],
-            colours=[COLOURS[c.passed] for c in self.clauses],
+            [*columns, "result"], rows, colours=[clause.colour for clause in self.clauses]
         )
+
+
+def _text(value: object) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _words(table: dict[str, Any]) -> list[str]:
+    """Return the words of a clause of a contract: its kind, then its limits."""
+    limits = [f"{key} {_text(value)}" for key, value in table.items() if key != "kind"]
+    return [str(table.get("kind", "")), *limits]

@@ -74,7 +74,8 @@ def test_json_is_alone_on_stdout_and_the_exit_code_is_the_verdicts(folder, optio
     assert verdict["passed"] == (code == 0)
     assert verdict["method"] == "graph"
     assert verdict["evidence"] == "structure"
-    assert verdict["contract_values"]["max_params"] == 20_000
+    limit = {"kind": "parameters", "fewer_than": 20_000}
+    assert verdict["contract_values"]["clause"][0] == limit
     if code == 0:
         assert verdict["n_params"] == 208 + 16 + 11_530
         assert done.stderr == ""

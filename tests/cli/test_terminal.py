@@ -4,7 +4,6 @@ The commands of one terminal run one after the other in one process, which loads
 An emulated terminal turns what they write into the lines of a screen.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -13,7 +12,7 @@ import sys
 import pexpect
 import pyte
 import pytest
-from helpers import make_digits, train_and_export, write_mnist
+from helpers import make_contract, make_digits, train_and_export, write_mnist
 from PIL import Image
 
 from featherweight.data import load_split
@@ -110,7 +109,7 @@ def place(tmp_path_factory, tiny_contract, tiny_recipe):
     """Return a folder with data, a contract, a plan, a network, an exported run and pictures."""
     folder = tmp_path_factory.mktemp("place")
     write_mnist(folder / "digits", n_train=2600)
-    contract = dataclasses.replace(tiny_contract, train_size=2500)
+    contract = make_contract(train_size=2500)
     (folder / "small.toml").write_text(contract.to_toml())
     (folder / "plan.toml").write_text(PLAN)
     (folder / "slow.py").write_text(SLOW)

@@ -9,6 +9,7 @@ import time
 import optuna
 import pytest
 import torch
+from helpers import make_contract
 from optuna.trial import TrialState
 
 from featherweight.recipe import find_recipe
@@ -85,7 +86,7 @@ class Here:
 
 
 def write(folder, contract, trials=5, epochs=3):
-    (folder / "tiny.toml").write_text(dataclasses.replace(contract, max_params=2000).to_toml())
+    (folder / "tiny.toml").write_text(make_contract(max_params=2000).to_toml())
     (folder / "plan.toml").write_text(
         PLAN.format(contract=folder / "tiny.toml", trials=trials, epochs=epochs)
     )
@@ -235,10 +236,8 @@ def test_a_finished_search_trains_nothing_and_more_trials_continue_it(
 def test_a_search_in_which_nothing_can_meet_the_contract_ends(
     tmp_path, digits, tiny_contract, monkeypatch
 ):
-    write(tmp_path, dataclasses.replace(tiny_contract, max_params=2000))
-    (tmp_path / "tiny.toml").write_text(
-        dataclasses.replace(tiny_contract, max_params=100).to_toml()
-    )
+    write(tmp_path, make_contract(max_params=2000))
+    (tmp_path / "tiny.toml").write_text(make_contract(max_params=100).to_toml())
     monkeypatch.setattr(search, "MAX_REJECTED", 20)
     with pytest.raises(ValueError, match="none of 20 candidates can meet the contract: parameters"):
         go(tmp_path, digits)

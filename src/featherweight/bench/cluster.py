@@ -17,8 +17,8 @@ import torch
 
 from .._ray import connected
 from ..contract import load_contract
-from ..data import load_split
 from ..recipe import find_recipe
+from ..splits import contract_split
 from ..studies.plan import Plan, Task
 from ..studies.ray_workers import RayTasks, pack
 from ..studies.study import run_study
@@ -83,7 +83,7 @@ def measure(recipe: str, epochs: int, runs: int, workers: int) -> Measured:
     It trains seeds 0 to `runs` - 1, first on `workers` local processes, then on Ray."""
     preset = find_recipe(recipe)
     contract = load_contract(preset.contract)
-    split = load_split(None, contract.train_size, contract.val_size)
+    split = contract_split(None, contract)
     short = dataclasses.replace(preset, epochs=epochs)
     tasks = tuple(Task(short, contract, seed, None, split.sha256) for seed in range(runs))
     device = torch.device("cpu")

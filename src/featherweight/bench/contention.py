@@ -19,12 +19,13 @@ import torch
 
 from ..audit import audit_run
 from ..contract import load_contract
-from ..data import Images, load_split
+from ..data import Images
 from ..device import cpu_threads
 from ..evaluate import evaluate
 from ..export.onnx import export_onnx
 from ..recipe import Recipe, find_recipe
 from ..run import create_run
+from ..splits import contract_split
 from ..train import train
 from .training import Contestant, timed
 
@@ -120,7 +121,7 @@ def busy_processes(n: int) -> Iterator[Event]:
 def _prepare_epoch(recipe: Recipe, seconds: float) -> Callable[[], float]:
     """Return a function that times training steps, and returns the seconds of a whole epoch."""
     contract = load_contract(recipe.contract)
-    split = load_split(None, contract.train_size, contract.val_size)
+    split = contract_split(None, contract)
     contestant = Contestant(recipe, split, CPU)
 
     def time_epoch() -> float:
@@ -138,7 +139,7 @@ def _prepare_judging(work: str, recipe: Recipe, n_images: int, folder: str) -> C
 
     1,000 training images are enough, because the accuracy does not matter here."""
     contract = load_contract(recipe.contract)
-    split = load_split(None, contract.train_size, contract.val_size)
+    split = contract_split(None, contract)
     split = replace(
         split,
         train=Images(split.train.pixels[:1000], split.train.labels[:1000]),

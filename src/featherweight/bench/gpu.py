@@ -222,12 +222,12 @@ import torch
 from dataclasses import replace
 from featherweight.bench.gpu import train_by_graphs
 from featherweight.contract import load_contract
-from featherweight.data import load_split
 from featherweight.device import pick_device
 from featherweight.recipe import find_recipe
+from featherweight.splits import contract_split
 recipe = replace(find_recipe("sprint"), ghost_batch=0)
 contract = load_contract(recipe.contract)
-split = load_split(None, contract.train_size, contract.val_size)
+split = contract_split(None, contract)
 print(train_by_graphs(recipe, split, pick_device("{device}"), [0], "{arithmetic}").correct[0])
 """
 

@@ -131,10 +131,9 @@ app = App(
 
 def load_mnist() -> "Split":
     """Load MNIST, split as the default contract says."""
-    from ..data import load_split
+    from ..splits import contract_split
 
-    contract = load_contract(DEFAULT_CONTRACT)
-    return load_split(None, contract.train_size, contract.val_size)
+    return contract_split(None, load_contract(DEFAULT_CONTRACT))
 
 
 def print_json(values: Any) -> None:

@@ -11,6 +11,8 @@ from ..pretrained import DEFAULT_MODEL, Pretrained, pretrained
 from ..recipe import RECIPES, find_recipe
 from .base import DONE, app, print_json, stderr, stdout
 
+# Kinds of clauses of which the title says all that a table has room for.
+PLAIN = ("normalisation", "dropout", "head", "forbid", "require")
 TIMED_CALLS = 50  # of one image each, for the milliseconds of a network
 
 
@@ -58,16 +60,18 @@ def cmd_contracts(name: str | None = None, /) -> int:
     if name is not None:
         stdout.write(load_contract(name).to_toml())
         return DONE
-    table = Table("contract", "parameters", "epochs", "accuracy", "in the last")
+    columns = ("parameters", "epochs", "accuracy")
+    table = Table("contract", "data", *columns, "also")
     for contract in CONTRACTS:
-        last = f"{contract.consistent_epochs} epochs" if contract.consistent_epochs > 1 else "epoch"
-        table.add_row(
-            contract.name,
-            f"below {contract.max_params:,}",
-            f"below {contract.max_epochs}",
-            f"from {100 * contract.min_val_accuracy:.2f} %",
-            last,
-        )
+        # The first clause of each of these kinds has a column, the other clauses share one.
+        cells, also = dict.fromkeys(columns, ""), []
+        for title, required, clause in contract.rows:
+            column = clause.kind
+            if column in cells and not cells[column]:
+                cells[column] = f"{title.removesuffix(column)}{required}"
+            elif clause.points:
+                also.append(title if column in PLAIN else f"{title} {required}")
+        table.add_row(contract.name, contract.data, *cells.values(), ", ".join(also))
     stdout.print(table)
     return DONE
 

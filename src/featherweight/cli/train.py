@@ -36,17 +36,24 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
     """Print a table, the clauses that fail last, and the verdict under it.
 
     How each clause was found stands in a column where there is room, or under it with `why`."""
-    marks = {True: "[green]pass[/]", False: "[bold red]FAIL[/]", None: "[yellow]-[/]"}
+    marks = {
+        "pass": "[green]pass[/]",
+        "FAIL": "[bold red]FAIL[/]",
+        "missed": "missed",
+        "not judged": "[yellow]-[/]",
+    }
+    points = ["points"] if verdict.weighted else []
     wide = stdout.width >= WIDE and not why
     table = Table(
         title=f"contract {escape(verdict.contract)}", title_justify="left", show_lines=why
     )
-    for column in ("clause", "required", "found", *(["how"] if wide else []), "verdict"):
+    for column in ("clause", "required", "found", *(["how"] if wide else []), *points, "verdict"):
         table.add_column(column, overflow="fold")
-    for clause in sorted(verdict.clauses, key=lambda clause: clause.passed is False):
+    for clause in sorted(verdict.clauses, key=lambda clause: clause.failed):
         found = f"{clause.found}\n({clause.how})" if why else clause.found
         cells = (clause.clause, clause.required, found, *([clause.how] if wide else []))
-        table.add_row(*map(escape, cells), marks[clause.passed])
+        score = [clause.score] if points else []
+        table.add_row(*map(escape, cells), *score, marks[clause.result])
     stdout.print(table)
     some = (
         f"{len(verdict.judged)} of {len(verdict.clauses)} clauses judged"
@@ -54,6 +61,8 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
         else ""
     )
     some = f"structure alone: {some}" if verdict.scope == "structure" else some
+    if points:
+        some = f"{some}, {verdict.points_text}" if some else verdict.points_text
     stdout.print(f"contract {verdict.contract_text}", markup=False)
     stdout.print(f"evidence: {verdict.basis}", markup=False)
     stdout.print(

@@ -45,6 +45,8 @@ class Export:
     "Names that the file sets and that are missing, because their statement did not run, and why."
     problem: InputError | None = None
     "Why there is no network."
+    again: Exported | None = None
+    "The first of them, built with another seed."
     imported: bool = False
     "Whether the file could be read."
     not_imported: str = ""

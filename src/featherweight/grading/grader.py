@@ -129,8 +129,8 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
     import torch
 
     from ..capture import capture
-    from ..data import load_split
     from ..passes import audit_passes
+    from ..splits import contract_split
     from . import judge, networks
     from .forks import fork, start_forks
 
@@ -142,7 +142,7 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
     capture(warm, audit_passes((1, 8, 8)))
     del networks
     forks = start_forks()
-    split = load_split(settings.data, settings.contract.train_size, settings.contract.val_size)
+    split = contract_split(settings.data, settings.contract)
     _ = split.sha256, split.mean_std  # cached, so that no child computes them again
 
     def answer(task: Any, connection: Connection) -> Any:

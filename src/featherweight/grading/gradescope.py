@@ -10,6 +10,7 @@ output. The points of all tests are the score.
 from typing import Any
 
 from ..tables import Row
+from ..verdict import Verdict
 
 STATUS = {True: "passed", False: "failed"}
 
@@ -23,20 +24,20 @@ def to_gradescope(row: Row, verdict: dict[str, Any] | None, report: str) -> dict
         report: Its report in Markdown.
     """
     if verdict is None:
-        tests = [_test("can be judged", 0, 1, row["problem"], False)]
+        tests = [_test("can be judged", 0, float(row["max points"]), row["problem"], False)]
     else:
         tests = [
             _test(
-                clause["clause"],
-                1 if clause["passed"] else 0,
-                1,
-                f"required: {clause['required']}\nfound: {clause['found']}\n({clause['how']})",
-                clause["passed"],
+                clause.clause,
+                clause.points or 0,
+                0 if clause.bonus else clause.max_points,
+                f"required: {clause.required}\nfound: {clause.found}\n({clause.how})",
+                clause.passed,
             )
-            for clause in verdict["clauses"]
+            for clause in Verdict.from_dict(verdict).clauses
         ]
     return {
-        "score": sum(test["score"] for test in tests),
+        "score": float(row["points"]),
         "output": report,
         "output_format": "md",
         "visibility": "visible",

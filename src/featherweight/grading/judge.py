@@ -4,11 +4,15 @@ graded = judge(submission, export, split, settings, work)
 graded.cells["points"], graded.report
 """
 
+import copy
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from .._markdown import text
 from ..audit import audit_model, audit_run, audit_weights, run_network
 from ..build import build, check_model
 from ..capture import capture
@@ -16,6 +20,7 @@ from ..data import Split, normalise
 from ..errors import InputError
 from ..evaluate import Evaluation
 from ..exported import Exported
+from ..layers import layer_table
 from ..passes import Pass, audit_passes
 from ..recipe import RECIPES
 from ..report import mistakes, picture, report
@@ -29,7 +34,7 @@ from .markdown import N_MISTAKES, PICTURE, Graded, report_text, unjudged
 from .settings import Settings
 from .submissions import Submission
 
-SEED = 0  # of every training
+SEED = 0  # of the initial weights, and of every training
 
 
 def export(submission: Submission, split: Split, settings: Settings, forks: Forks) -> Export:
@@ -41,9 +46,22 @@ def export(submission: Submission, split: Split, settings: Settings, forks: Fork
     passes = audit_passes(split.shape)
     if settings.recipe is not None and submission.weights is None:
         passes = training_passes(settings.recipe, len(split.train), split.shape)
-    notebook = submission.file.suffix == ".ipynb"
-    first = _export(submission, split, passes, forks, definitions=notebook)
-    if notebook or first.imported or first.problem is None:
+    found = _import(submission, split, passes, forks)
+    if found.problem is None and settings.contract.needs("builds"):
+        whole = not found.not_imported and submission.file.suffix == ".py"
+        again = _export(submission, split, passes, forks, definitions=not whole, seed=SEED + 1)
+        found.problem = again.problem
+        found.again = again.networks[0][2] if again.networks else None
+    return found
+
+
+def _import(submission: Submission, split: Split, passes: list[Pass], forks: Forks) -> Export:
+    """Export a network from its file as a whole or, where that fails, from what it defines."""
+    assert submission.file is not None  # the caller has seen to it
+    if submission.file.suffix == ".ipynb":
+        return _export(submission, split, passes, forks, definitions=True)
+    first = _export(submission, split, passes, forks, definitions=False)
+    if first.imported or first.problem is None:
         return first
     second = _export(submission, split, passes, forks, definitions=True)
     why = first.problem.message
@@ -62,6 +80,7 @@ def _export(
     *,
     definitions: bool,
     everything: bool = False,
+    seed: int = SEED,
 ) -> Export:
     assert submission.file is not None  # the caller has seen to it
     root = submission.root if submission.root.is_dir() else submission.root.parent
@@ -71,6 +90,7 @@ def _export(
             "folder": str(root.absolute()),
             "definitions": definitions,
             "network": submission.network,
+            "seed": seed,
             "num_classes": split.num_classes,
             "passes": [asdict(each) for each in passes],
             "all": everything,
@@ -136,7 +156,10 @@ def _judge_network(
     name, chosen, network = found.networks[0]
     result, weights = None, ""
     mean_std = submission.mean_std or settings.mean_std
-    trained = ""
+    trained, fresh = "", None
+    if found.again is not None:
+        built = copy.deepcopy(network), found.again
+        fresh = built.__getitem__
     if submission.weights is not None:
         state = read_weights(submission.weights)
         try:
@@ -151,12 +174,12 @@ def _judge_network(
     few = normalise(split.train.pixels[:8], mean_std or split.mean_std)
     check_model(network, few, split.num_classes)
     if submission.weights is not None:
-        verdict, result = audit_weights(network, split, settings.contract, mean_std)
+        verdict, result = audit_weights(network, split, settings.contract, mean_std, fresh=fresh)
     elif settings.recipe is not None:
-        verdict, result = _train(submission, name, network, split, settings, work)
+        verdict, result = _train(submission, name, network, split, settings, work, fresh)
         trained = settings.recipe.name
     else:
-        verdict = audit_model(network, split, settings.contract)
+        verdict = audit_model(network, split, settings.contract, fresh=fresh)
     return _graded(
         Graded(
             submission,
@@ -209,6 +232,7 @@ def _train(
     split: Split,
     settings: Settings,
     work: Path,
+    fresh: Callable[[int], nn.Module] | None,
 ) -> tuple[Verdict, Evaluation | None]:
     """Train a network's graph in a run folder, or finish the run that is there, and audit it."""
     recipe, device = settings.recipe, torch.device("cpu")
@@ -238,7 +262,7 @@ def _train(
             train(run, split, device)
         except DivergedError as error:
             raise InputError(f"{name}: its training diverged: {error}") from error
-        verdict, result = audit_run(run, split)
+        verdict, result = audit_run(run, split, fresh=fresh)
         run.write_json("verdict.json", verdict.to_dict())
         if result is not None:
             report(run, result, split, verdict.to_dict())
@@ -252,5 +276,14 @@ def _graded(graded: Graded, split: Split, found: Export | None, network: Exporte
         title = f"{graded.submission.name}, validation"
         drawn = mistakes(graded.result, split.val.pixels, title, N_MISTAKES)
         pictures[PICTURE] = picture(drawn, ".png")
-    graded = replace(graded, pictures=pictures)
-    return replace(graded, report=report_text(graded, found, network))
+    layers = "" if network is None else _layers(network)
+    graded = replace(graded, pictures=pictures, layers=layers)
+    return replace(graded, report=report_text(graded, found))
+
+
+def _layers(network: Exported) -> str:
+    """Return a network's layers in Markdown; nothing where a table can't show them."""
+    try:
+        return layer_table(network).to_markdown()
+    except InputError as error:
+        return f"No table: {text(error.message)}."

@@ -7,12 +7,11 @@ from .._markdown import clause_table, code, text
 from ..contract import Contract
 from ..counts import percent
 from ..errors import InputError
-from ..verdict import RESULTS, Verdict
+from ..verdict import Verdict
 from .submissions import Submission
 
 if TYPE_CHECKING:
     from ..evaluate import Evaluation
-    from ..exported import Exported
     from .forks import Export
 
 N_MISTAKES = 10  # that a report shows
@@ -33,6 +32,8 @@ class Graded:
     chosen: str = ""
     "How the class was chosen."
     verdict: Verdict | None = None
+    layers: str = ""
+    "Its layers, as a table in Markdown."
     result: "Evaluation | None" = None
     "The evaluation on the validation images, where there are weights."
     trained: str = ""
@@ -55,8 +56,9 @@ class Graded:
     def points(self) -> tuple[float, float]:
         """Points, and the most there are; a submission that can't be judged has none."""
         if self.verdict is None:
-            return 0, 0
-        return len(self.verdict.judged) - len(self.verdict.failed), len(self.verdict.clauses)
+            rows = self.contract.rows
+            return 0, sum(each.points for _, _, each in rows if not each.bonus)
+        return self.verdict.points, self.verdict.max_points
 
     @property
     def evidence(self) -> str:
@@ -80,7 +82,8 @@ class Graded:
         found: dict[str, str] = {}
         for clause in self.verdict.clauses if self.verdict is not None else ():
             names = (clause.clause, *(f"{clause.clause} {n}" for n in range(2, 100)))
-            found[next(name for name in names if name not in found)] = RESULTS[clause.passed]
+            name = next(name for name in names if name not in found)
+            found[name] = f"{clause.result} {clause.score}".strip()
         return found
 
 
@@ -103,12 +106,11 @@ def report_text(graded: Graded, found: "Export | None", network: "Exported | Non
     Args:
         graded: The submission.
         found: What came back from its confined process.
-        network: Its network, whose layers are listed.
     """
     submission, verdict = graded.submission, graded.verdict
     points, most = graded.points
     word = "PASS" if graded.passed else "FAIL" if verdict is not None else "NOT JUDGED"
-    of = f", {number(points)} of {number(most)} points" if verdict is not None else ""
+    of = f", {number(points)} of {number(most)} points"
     parts = [
         f"# {text(submission.name)}",
         f"**{word}**{of}. Contract {code(graded.contract.name)}.",
@@ -119,8 +121,10 @@ def report_text(graded: Graded, found: "Export | None", network: "Exported | Non
         if graded.problem.hint:
             parts.append(f"To do: {text(graded.problem.hint)}.")
     if verdict is not None:
-        parts += ["## Clauses", clause_table(verdict.to_dict()["clauses"]).rstrip()]
+        parts += ["## Clauses", clause_table(verdict).rstrip()]
         parts.append(f"Evidence: {text(verdict.basis)}.")
+    if graded.layers:
+        parts += ["## Layers", graded.layers]
     if graded.result is not None:
         parts += _evaluation(graded.result)
         if PICTURE in graded.pictures:

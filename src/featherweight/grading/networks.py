@@ -266,7 +266,7 @@ def export(request: dict[str, Any], imported: Callable[[], None]) -> bytes:
         wanted = [choose(classes, file.name, request["network"])]
     for network, chosen in wanted:
         title = f"{file.name}:{network.__name__}"
-        seed_everything(0, -1)
+        seed_everything(request["seed"], -1)
         try:
             model = construct(network, title, {}, request["num_classes"], passes[0].shape)
             graph = capture(model, passes, title).to_bytes()

@@ -237,7 +237,11 @@ def _draw_intervals(axes: Axes, bars: list[tuple[int, float, float]]) -> None:
 
 
 def _draw_contract(axes: Axes, contract: Contract) -> list[Annotation]:
-    """Shade what the contract allows, if it is in the picture; return the text that says so."""
+    """Shade what the contract allows, if it is in the picture; return the text that says so.
+
+    A contract without limits on parameters and accuracy shades nothing."""
+    if contract.max_params is None or contract.min_val_accuracy is None:
+        return []
     left, top = axes.get_xlim()[0], axes.get_ylim()[1]
     allowed = _error(contract.min_val_accuracy)
     if allowed <= top:

@@ -29,9 +29,10 @@ from typing import Any
 
 from ..build import build
 from ..contract import Contract, load_contract
-from ..data import Split, load_split
+from ..data import Split
 from ..errors import InputError
 from ..recipe import Recipe, find_recipe
+from ..splits import contract_split
 from ..train import check_recipe
 
 # The built-in plans by name.
@@ -92,7 +93,7 @@ class Task:
 
     def load_split(self) -> Split:
         """Load the images."""
-        return load_split(self.data, self.contract.train_size, self.contract.val_size)
+        return contract_split(self.data, self.contract)
 
     def folder(self, runs: Path) -> Path:
         """Return the path of the run folder inside `runs`; its name has a hash of `key`."""
@@ -152,7 +153,7 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
     tasks = []
     for recipe in recipes:
         contract = load_contract(values.get("contract") or recipe.contract)
-        split = load_split(data, contract.train_size, contract.val_size)
+        split = contract_split(data, contract)
         model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
         check_recipe(recipe, split, model)
         tasks += [Task(recipe, contract, seed, data, split.sha256) for seed in seeds]

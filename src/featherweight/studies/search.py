@@ -154,7 +154,7 @@ def structural_violation(recipe: Recipe, contract: Contract, split: Split) -> st
     """Return why no training can make the recipe meet the contract, or None.
 
     Checks the number of epochs and audits the untrained network."""
-    if recipe.epochs >= contract.max_epochs:
+    if contract.max_epochs is not None and recipe.epochs >= contract.max_epochs:
         return f"epochs: {recipe.epochs}, required fewer than {contract.max_epochs}"
     try:
         model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
@@ -164,7 +164,7 @@ def structural_violation(recipe: Recipe, contract: Contract, split: Split) -> st
     broken = [
         f"{clause.clause}: {clause.found}, required {clause.required}"
         for clause in audit_model(model, split, contract, everything=False).clauses
-        if clause.passed is False
+        if clause.failed
     ]
     return "; ".join(broken) or None
 

@@ -1,0 +1,373 @@
+"""The layers of a network, from its graph: shapes, receptive fields, parameters and operations.
+
+    table = layer_table(network)            # of an Exported
+    print(table.to_text(80))
+    dilated(table), strided(table), depthwise_separable(table)
+
+A layer is an operation on the way from the images to the output, whatever module it belongs to, if
+any. Reshaping, scaling by a number and the like are no layers, nor is what has no effect.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ._layers import Layer as Layer
+from ._layers import LayerTable as LayerTable
+from ._layers import depthwise_separable as depthwise_separable
+from ._layers import dilated as dilated
+from ._layers import dropouts as dropouts
+from ._layers import max_pools as max_pools
+from ._layers import normalisations as normalisations
+from ._layers import strided as strided
+from ._layers import without_dropout as without_dropout
+from .errors import InputError
+from .exported import Exported, Graph
+from .fields import (
+    ADAPTIVE_POOLS,
+    AVERAGE_POOLS,
+    CONVOLUTIONS,
+    FACTORS,
+    MAX_POOLS,
+    MOVES,
+    NORMS,
+    ORDERS,
+    PADS,
+    RESHAPES,
+    Field,
+    convolution_options,
+    dims_of,
+    follow,
+    start,
+    taps,
+)
+from .fields import COPIES as COPYING
+from .fields import CUTS as CUTTING
+from .flow import Step, copies, leaves, on_the_way, without_effect
+from .passes import N_PROBE
+
+N_IMAGES = 4  # of the pass that is followed
+# Stored tensors with fewer numbers are constants, unless they are parameters; as in trace.py.
+MAX_CONSTANTS = 64
+ACTIVATIONS = {
+    *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu"),
+    *("mish", "hardswish", "hardsigmoid", "hardtanh", "sigmoid", "tanh", "softplus", "softmax"),
+    *("log_softmax", "_softmax", "_log_softmax", "log_sigmoid", "glu", "threshold", "clamp"),
+    *("clamp_min", "clamp_max", "softshrink", "hardshrink", "logsigmoid", "sign", "sin", "cos"),
+}
+DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"} | {
+    "native_dropout"
+}
+# Operations that take the largest or smallest, or put numbers in the order of their size.
+EXTREMES = {"amax", "amin", "max", "min", "argmax", "sort", "topk", "kthvalue", "median"} | {
+    *("nanmedian", "quantile", "aminmax", "argmin", "argsort", "msort", "cummax", "cummin"),
+    *("fractional_max_pool2d", "mode"),
+}
+AVERAGES = {"mean", "sum", "nanmean", "nansum"}
+PRODUCTS = {*FACTORS, "einsum"} - {"scaled_dot_product_attention"}
+JOINS = {"add", "sub", "rsub", "subtract"}
+# Operations that only move or scale numbers.
+SILENT = RESHAPES | ORDERS | CUTTING | COPYING | PADS | MOVES | {"getitem", "copy", "output"}
+# Last parts of a parameter's name that don't tell it from others of its module.
+LEAVES = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"} | {
+    *("weight_g", "weight_v", "weight_orig", "in_proj_weight", "in_proj_bias"),
+}
+
+
+def layer_table(network: Exported, training: bool = False, trained: bool = False) -> LayerTable:
+    """Return the layers of a network's graph.
+
+    Left out is what does not lead to the output, and what has no effect on it.
+
+    Args:
+        network: The network as graphs; it stays unchanged.
+        training: Follow the graph of training mode instead of evaluation mode.
+        trained: Whether its weights are trained: then a weight of zero stays zero.
+
+    Raises InputError if it has no graph of the mode.
+    """
+    graph = _find_graph(network, training)
+    steps, dead = _run(network, graph, trained)
+    return _Rows(network, graph, steps, dead).table()
+
+
+def _find_graph(network: Exported, training: bool) -> Graph:
+    for graph in network.graphs:
+        if graph.training == training:
+            return graph
+    mode = "training" if training else "evaluation"
+    raise InputError(f"model {network.title}: got no graph of {mode} mode, expected one")
+
+
+def _run(network: Exported, graph: Graph, trained: bool) -> tuple[list[Step], set[Step]]:
+    """Run a graph on noise, and return its steps and those without an effect."""
+    sizes = [graph.n_images] if graph.n_images else [N_IMAGES, N_PROBE]
+    with torch.random.fork_rng(devices=[]):
+        for n_images in sizes:
+            generator = torch.Generator().manual_seed(0)
+            images = torch.randn(n_images, *graph.shape, generator=generator)
+            try:
+                return without_effect(graph, lambda: copies(network, trained), images)
+            except RuntimeError:
+                if n_images == sizes[-1]:  # some graphs hold from a number of images on
+                    raise
+    raise AssertionError("no number of images")
+
+
+Fields = dict[Step, list[Field]]  # of the results of the steps that depend on the images
+
+
+def _field(fields: Fields, tensor: Tensor, step: Step) -> Field:
+    """Return the field of one of a step's results."""
+    which = next((i for i, result in enumerate(step.results) if result is tensor), 0)
+    return fields[step][which]
+
+
+def _follow(steps: list[Step], dead: set[Step]) -> Fields:
+    fields: Fields = {}
+    for step in steps:
+        given: dict[str, list[tuple[Tensor, Field]]] = {}
+        written = [("also", each.results[0], each) for each in step.also]
+        for key, tensor, parent in [*step.operands, *written]:
+            if parent.op == "images" and parent not in fields:
+                fields[parent] = [start(parent.result.shape)]
+            if parent in fields:
+                given.setdefault(key, []).append((tensor, _field(fields, tensor, parent)))
+        if step in dead or not given or not step.from_images:
+            continue
+        if step.op == "getitem":
+            fields[step] = [next(field for x, field in given["0"] if x is step.result)]
+        elif step.results:
+            fields[step] = follow(step.op, step.named, given, step.results, step.pointwise)
+    return fields
+
+
+class _Rows:
+    """Makes the rows of a table of a graph's steps."""
+
+    def __init__(self, network: Exported, graph: Graph, steps: list[Step], dead: set[Step]) -> None:
+        self.graph, self.dead = graph, dead
+        self.fields = _follow(steps, dead)
+        used = on_the_way(steps)
+        self.steps = [step for step in steps if step in used and step in self.fields]
+        self.stored = dict(network.stored())
+        self.n_images = next((len(s.result) for s in used if s.op == "images"), 1)
+        self.layers: list[Layer] = []
+        # The rows whose results a step passes on.
+        self.sources: dict[Step, tuple[int, ...]] = {}
+        # Tensors that a row has counted, by identity: tied ones have several names.
+        self.counted: set[int] = set()
+
+    def table(self) -> LayerTable:
+        """Return the table."""
+        for step in self.steps:
+            before, names = self._before(step), self._parameters(step)
+            kind = self._kind(step)
+            if kind is None and any(names.values()):
+                if step.op in JOINS and len(before) == 1 and before[0] >= 0 and _is_bias(step):
+                    self._count(before[0], names)
+                else:
+                    kind = "other"
+            if kind is None:
+                self.sources[step] = before
+                continue
+            self.layers.append(self._layer(step, kind, names, before))
+            self._count(len(self.layers) - 1, names)
+            self.sources[step] = (len(self.layers) - 1,)
+        return LayerTable(tuple(self.layers), self.graph.shape, self.graph.training, len(self.dead))
+
+    def _before(self, step: Step) -> tuple[int, ...]:
+        """Return the rows that lead to a step; -1: the images."""
+        found: list[int] = []
+        for parent in step.parents:
+            found += (-1,) if parent.op == "images" else self.sources.get(parent, ())
+        return tuple(dict.fromkeys(found))
+
+    def _parameters(self, step: Step) -> dict[str, int]:
+        """Return the stored tensors that a step uses, with the numbers of each that count."""
+        statistics = {
+            parent.name
+            for key, _, parent in step.operands
+            if step.op in NORMS and key in ("running_mean", "running_var")
+        }
+        found = {}
+        for leaf in leaves(step):
+            size = leaf.result.numel() * (2 if leaf.result.is_complex() else 1)
+            constant = not isinstance(self.stored[leaf.name], nn.Parameter)
+            if leaf.name in statistics or (constant and size <= MAX_CONSTANTS):
+                size = 0
+            found[leaf.name] = size
+        return found
+
+    def _count(self, row: int, names: dict[str, int]) -> None:
+        """Add the numbers that no row has counted to a row, or note that it shares them."""
+        new = sum(size for name, size in names.items() if id(self.stored[name]) not in self.counted)
+        shared = any(size and id(self.stored[name]) in self.counted for name, size in names.items())
+        self.counted |= {id(self.stored[name]) for name, size in names.items() if size}
+        layer = self.layers[row]
+        self.layers[row] = replace(
+            layer, parameters=layer.parameters + new, shared=layer.shared or shared
+        )
+
+    def _kind(self, step: Step) -> str | None:
+        """Return what kind of layer a step is, None if it is none."""
+        op, images = step.op, self._inputs(step)
+        simple = (
+            (CONVOLUTIONS, "conv"),
+            ({"batch_norm", "native_batch_norm", "cudnn_batch_norm"}, "batch norm"),
+            ({"layer_norm", "native_layer_norm"}, "layer norm"),
+            ({"instance_norm"}, "instance norm"),
+            (DROPOUTS, "dropout"),
+            (ACTIVATIONS, "activation"),
+        )
+        for names, kind in simple:
+            if op in names:
+                return kind
+        if op == "group_norm":
+            groups = step.named["num_groups"]
+            single = {1: "layer norm", step.results[0].shape[1]: "instance norm"}
+            return single.get(groups, "group norm")
+        if op in MAX_POOLS or (op in ADAPTIVE_POOLS and "max" in op):
+            return "max pool"
+        if op in AVERAGE_POOLS or op in ADAPTIVE_POOLS or op in AVERAGES:
+            return self._average(step)
+        if op in EXTREMES and len(images) == 1:
+            return self._extreme(step)
+        if op in PRODUCTS:
+            return "linear" if len(images) == 1 else "other"
+        if op in ("cat", "stack", "concat"):
+            return "concat" if len(images) > 1 else None
+        if step.pointwise and self._is_mask(step):
+            return "dropout"
+        if len(images) > 1 and step.pointwise:
+            if op in ("maximum", "minimum", "fmax", "fmin", "max", "min"):
+                return "max pool" if self._is_shifted(step) else "other"
+            return "add" if op in JOINS else "other"
+        return None if step.pointwise or op in SILENT else "other"
+
+    def _inputs(self, step: Step) -> list[tuple[Tensor, Field]]:
+        """Return the arguments of a step that depend on the images, with their fields."""
+        return [
+            (tensor, _field(self.fields, tensor, parent))
+            for _, tensor, parent in step.operands
+            if parent in self.fields
+        ]
+
+    def _average(self, step: Step) -> str:
+        """Return which kind of average a step is: over all positions, over some, or over others."""
+        ((_, before), *_), after = self._inputs(step), self.fields[step][0]
+        if not before.moves or after.reach() >= before.reach():
+            return "other"
+        return (
+            "average pool"
+            if after.moves and 2 * after.reach() >= before.reach()
+            else "global average pool"
+        )
+
+    def _extreme(self, step: Step) -> str:
+        """Return whether the largest of several positions is taken, or of something else."""
+        ((x, field), *_) = self._inputs(step)
+        return "max pool" if field.reach(dims_of(step.named, x.ndim)) else "other"
+
+    def _is_shifted(self, step: Step) -> bool:
+        """Return whether operands of a step are maps at different places."""
+        places = {
+            (field.height.start, field.width.start)
+            for _, field in self._inputs(step)
+            if field.moves
+        }
+        return len(places) > 1
+
+    def _is_mask(self, step: Step) -> bool:
+        """Return whether a step multiplies by a random mask, or fills or chooses by one."""
+        return any(
+            parent.random and x.ndim and bool((x == 0).any())
+            for key, x, parent in step.operands
+            if step.op in ("mul", "where", "masked_fill")
+            and key in ("self", "other", "condition", "mask")
+        )
+
+    def _layer(
+        self, step: Step, kind: str, names: dict[str, int], before: tuple[int, ...]
+    ) -> Layer:
+        result, field = step.results[0], self.fields[step][0]
+        kernel: tuple[int, ...] = ()
+        stride, dilation, reach, groups, channels = kernel, kernel, kernel, 1, 0
+        x = next((x for _, x, parent in step.operands if parent in self.fields), result)
+        if step.op in CONVOLUTIONS | MAX_POOLS | AVERAGE_POOLS:
+            options = convolution_options(step.op, step.named)
+            kernel, stride, dilation = (options[k] for k in ("kernel", "stride", "dilation"))
+            reach = kernel
+        if kind == "conv":
+            weight, groups = step.named["weight"], step.named.get("groups", 1)
+            first = result.ndim - len(kernel)
+            channels = x.shape[first - 1]
+            if "transpose" not in step.op:
+                reach = tuple(
+                    high - low + 1
+                    for low, high in (
+                        taps(
+                            weight,
+                            2 + i,
+                            stride[i],
+                            options["padding"][i],
+                            dilation[i],
+                            (x.shape[first + i], result.shape[first + i]),
+                        )
+                        for i in range(len(kernel))
+                    )
+                )
+        elif kind == "linear":
+            channels = x.shape[-1]
+        return Layer(
+            _name(step, names),
+            kind,
+            field.shape_of_one(result.shape),
+            kernel,
+            stride,
+            dilation,
+            groups,
+            field.extent,
+            field.jump if field.moves else None,
+            0,
+            self._macs(step) // self.n_images,
+            operation=step.op,
+            p=self._p(step) if kind == "dropout" else None,
+            inputs=before,
+            reach=reach,
+            channels=channels,
+        )
+
+    def _macs(self, step: Step) -> int:
+        if step.op == "sum":  # of a product, as matrix products are written by hand
+            _, x, parent = step.operands[0]
+            if (
+                parent.op == "mul"
+                and all(t.ndim for _, t, _ in parent.operands)
+                and len(parent.operands) == 2
+            ):
+                return x.numel()
+        return step.macs
+
+    def _p(self, step: Step) -> float:
+        if "p" in step.named:
+            return float(step.named["p"])
+        mask = next(x for _, x, parent in step.operands if parent.random)
+        return float((mask == 0).double().mean())
+
+
+def _is_bias(step: Step) -> bool:
+    """Return whether what a step adds is one number a channel."""
+    added = [x for _, x, parent in step.operands if not parent.from_images]
+    return all(sum(side > 1 for side in x.shape) <= 1 for x in added)
+
+
+def _name(step: Step, names: dict[str, int]) -> str:
+    """Return the module whose parameters a step uses, or the parameter, or its operation."""
+    if not names:
+        return step.op
+    name = max(names, key=lambda each: names[each] > 0)  # the first that counts
+    name = name.partition(".parametrizations.")[0] if ".parametrizations." in name else name
+    parent, _, leaf = name.rpartition(".")
+    return parent if parent and leaf in LEAVES else name
