@@ -49,6 +49,8 @@ class Export:
     "The first of them, built with another seed."
     imported: bool = False
     "Whether the file could be read."
+    untrained: str = ""
+    "Why it can't be trained, where it can be judged otherwise."
     not_imported: str = ""
     "Why it was not imported as a whole, where it was tried and only what it defines was run."
 
@@ -82,8 +84,8 @@ class Forks:
             )
             _read(graphs, title, confined, found)
         except InputError as error:
-            message = error.message.replace(request["file"], title)
-            found.problem = InputError(message.replace(f"model '{title}'", title), error.hint)
+            what = error.message.replace(request["file"], title).replace(f"model '{title}'", title)
+            found.problem = InputError(what, error.hint)
         return found
 
     def _watch(self, child: int, result: int) -> str:

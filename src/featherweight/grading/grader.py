@@ -190,8 +190,10 @@ def _wait(
     content = b""
     with open(reader, "rb", buffering=0) as file:
         while True:
-            ready, _, _ = select.select([file, connection], [], [])
-            if connection in ready:  # nothing is sent meanwhile, so the main process has ended
+            ready, _, _ = select.select([file.fileno(), connection.fileno()], [], [])
+            if (
+                connection.fileno() in ready
+            ):  # nothing is sent meanwhile, so the main process has ended
                 os._exit(1)
             piece = os.read(file.fileno(), 2**20)
             if not piece:

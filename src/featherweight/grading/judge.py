@@ -44,9 +44,16 @@ def export(submission: Submission, split: Split, settings: Settings, forks: Fork
     if submission.file is None or submission.is_run:
         return Export()
     passes = audit_passes(split.shape)
-    if settings.recipe is not None and submission.weights is None:
-        passes = training_passes(settings.recipe, len(split.train), split.shape)
-    found = _import(submission, split, passes, forks)
+    if settings.recipe is None or submission.weights is not None:
+        found = _import(submission, split, passes, forks)
+    else:
+        trained = training_passes(settings.recipe, len(split.train), split.shape)
+        found = _import(submission, split, trained, forks)
+        if found.problem is not None:  # such as one for images of one size alone
+            plain = _import(submission, split, passes, forks)
+            if plain.problem is None:
+                plain.untrained = found.problem.message
+                found = plain
     if found.problem is None and settings.contract.needs("builds"):
         whole = not found.not_imported and submission.file.suffix == ".py"
         again = _export(submission, split, passes, forks, definitions=not whole, seed=SEED + 1)
@@ -156,7 +163,7 @@ def _judge_network(
     name, chosen, network = found.networks[0]
     result, weights = None, ""
     mean_std = submission.mean_std or settings.mean_std
-    trained, fresh = "", None
+    verdict, trained, untrained, fresh = None, "", found.untrained, None
     if found.again is not None:
         built = copy.deepcopy(network), found.again
         fresh = built.__getitem__
@@ -175,10 +182,13 @@ def _judge_network(
     check_model(network, few, split.num_classes)
     if submission.weights is not None:
         verdict, result = audit_weights(network, split, settings.contract, mean_std, fresh=fresh)
-    elif settings.recipe is not None:
-        verdict, result = _train(submission, name, network, split, settings, work, fresh)
-        trained = settings.recipe.name
-    else:
+    elif settings.recipe is not None and not untrained:
+        try:
+            verdict, result = _train(submission, name, network, split, settings, work, fresh)
+            trained = settings.recipe.name
+        except InputError as error:
+            untrained = str(error)
+    if verdict is None:
         verdict = audit_model(network, split, settings.contract, fresh=fresh)
     return _graded(
         Graded(
@@ -189,6 +199,7 @@ def _judge_network(
             verdict=verdict,
             result=result,
             trained=trained,
+            untrained=untrained,
             graph=graph_digest(network),
             weights=weights,
         ),

@@ -38,6 +38,8 @@ class Graded:
     "The evaluation on the validation images, where there are weights."
     trained: str = ""
     "The recipe by which it was trained to be judged."
+    untrained: str = ""
+    "Why it could not be trained to be judged, and only its structure is."
     graph: str = ""
     "Digest of what it computes."
     weights: str = ""
@@ -72,7 +74,7 @@ class Graded:
     def advice(self) -> str:
         """Why it could not be judged and what to do about it, on one line."""
         if self.problem is None:
-            return ""
+            return f"not trained: {self.untrained}" if self.untrained else ""
         what = " ".join(self.problem.message.split())
         return f"{what}. To do: {self.problem.hint}" if self.problem.hint else what
 
@@ -100,7 +102,7 @@ def number(value: float) -> str:
     return f"{round(value, 2):g}"
 
 
-def report_text(graded: Graded, found: "Export | None", network: "Exported | None" = None) -> str:
+def report_text(graded: Graded, found: "Export | None") -> str:
     """Return the report of a submission that was judged, or could not be.
 
     Args:
@@ -146,6 +148,8 @@ def _about(graded: Graded, found: "Export | None") -> list[str]:
         lines.append(f"weights: {code(submission.weights.name)}")
     if graded.trained:
         lines.append(f"trained by the recipe {code(graded.trained)} to be judged")
+    if graded.untrained:
+        lines.append(f"not trained, so its structure alone is judged: {text(graded.untrained)}")
     if found is not None and found.not_imported:
         lines.append(
             "the file could not be imported, so only its imports, classes, functions and "

@@ -112,7 +112,7 @@ def mark_copies(rows: Sequence[Row], exempt: set[str]) -> list[str]:
             if row[kind] and row[kind] not in exempt:
                 groups[kind, row[kind]].append(row["name"])
     for row in rows:
-        said = []
+        said: list[str] = []
         for kind, words in SAME.items():
             names = groups[kind, row[kind]]
             others = [name for name in names if name != row["name"]]
