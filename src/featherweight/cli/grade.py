@@ -111,6 +111,10 @@ def cmd_grade(
         find_recipe(train)
     if workers is not None and workers < 1:
         raise InputError(f"--workers: got {workers}, expected 1 or more")
+    if ray not in (None, "local") and workers is not None:
+        raise InputError(
+            "--workers with --ray ADDRESS: not used, because a cluster judges as many as fit"
+        )
     if (mean is None) != (std is None) or (std is not None and not 0 < std < float("inf")):
         raise InputError(
             f"--mean {mean}, --std {std}: expected both, the second above 0",
@@ -159,9 +163,13 @@ def cmd_grade(
 def _make_graders(
     settings: "Settings", workers: int, ray: str | None
 ) -> "AbstractContextManager[Graders]":
-    from ..grading.grade import LocalGraders
+    if ray is None:
+        from ..grading.grade import LocalGraders
 
-    return LocalGraders(settings, workers)
+        return LocalGraders(settings, workers)
+    from ..grading.ray_graders import RayGraders
+
+    return RayGraders(ray, settings, workers)
 
 
 def _describe(row: "Row") -> str:

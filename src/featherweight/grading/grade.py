@@ -173,7 +173,9 @@ def _grade(
                 on_answer(row, None)
         else:
             missing.append(Task(each, folder / f"{stems[each.name]}-run-{digests[each.name][:8]}"))
-    exempt = graders.digests([handout]) if handout is not None and (missing or rows) else set()
+    if not missing and handout is None:
+        return [rows[each.name] for each in submissions]
+    exempt = set() if handout is None else graders.digests([handout])
 
     def write() -> list[str]:
         ordered = [rows[each.name] for each in submissions if each.name in rows] + others

@@ -110,12 +110,13 @@ def _without_magics(source: str) -> str:
     first = next((line for line in lines if line.strip()), "").strip()
     if first.startswith("%%") and not first.startswith(PYTHON_MAGICS):
         return ""
-    kept, inside = [], False
+    kept: list[str] = []
+    inside = False  # a command that goes on in the next line
     for line in lines:
         bare = line.strip()
         own = inside or bare.startswith(("!", "%", "?")) or re.match(r"[\w.]+\s*=\s*[!%]", bare)
+        indent = "" if inside else line[: len(line) - len(line.lstrip())]
         inside = bool(own) and bare.endswith("\\")
-        indent = line[: len(line) - len(line.lstrip())]
         kept.append(f"{indent}pass" if own and indent else "" if own else line)
     return "\n".join(kept) + "\n"
 
