@@ -19,6 +19,7 @@ TRUNK = (
     "passes",
     "_arrays",
     "_html",
+    "badge",
     "_layers",
     "_format",
     "_ray",
@@ -28,6 +29,7 @@ TRUNK = (
     "counts",
     "facts",
     "verdict",
+    "_markdown",
     "requirements",
     "contract",
     "recipe",
@@ -70,6 +72,8 @@ ON_TOP = ("bench", "api", "cli", "__main__")
 # `import featherweight` runs it first, so every module may import it.
 INIT = "__init__"
 PLAIN_DATA = (
+    "badge",
+    "_markdown",
     "errors",
     "_extras",
     "_files",

@@ -14,7 +14,7 @@ from ._html import GREEN, GREY, RED
 
 LABEL = "featherweight"
 LEFT = "#444444"  # behind the label
-HEIGHT, SIZE, MARGIN = 20, 11, 6  # pixels
+HEIGHT, SIZE, MARGIN, ROUND = 20, 11, 6, 3  # pixels
 # Widths of characters in Verdana's, which the fonts of a badge are about as wide as, in hundredths
 # of their size; the others are as wide as a digit.
 WIDTHS = {
@@ -48,9 +48,10 @@ def badge(text: str, passed: bool | None) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole}" height="{HEIGHT}" role="img" '
         f"aria-label={title}>"
         f"<title>{escape(f'{LABEL}: {line}')}</title>"
-        f'<clipPath id="edge"><rect width="{whole}" height="{HEIGHT}" rx="3"/></clipPath>'
-        f'<g clip-path="url(#edge)"><rect width="{left}" height="{HEIGHT}" fill="{LEFT}"/>'
-        f'<rect x="{left}" width="{right}" height="{HEIGHT}" fill="{colour}"/></g>'
+        # Round corners without a clip path, whose id would clash where a page has several badges.
+        f'<rect width="{whole}" height="{HEIGHT}" rx="{ROUND}" fill="{colour}"/>'
+        f'<path d="M{left} 0v{HEIGHT}H{ROUND}a{ROUND} {ROUND} 0 0 1-{ROUND}-{ROUND}V{ROUND}'
+        f'a{ROUND} {ROUND} 0 0 1 {ROUND}-{ROUND}z" fill="{LEFT}"/>'
         f'<g fill="#fff" text-anchor="middle" font-size="{SIZE}" '
         f'font-family="Verdana, DejaVu Sans, Geneva, sans-serif">{texts}</g></svg>\n'
     )

@@ -70,6 +70,12 @@ def test_a_run_folder_goes_before_code(tmp_path):
     assert (itself.is_run, itself.name) == (True, "run")
 
 
+def test_a_folder_can_be_that_of_one_student(tmp_path):
+    fill(tmp_path / "anna", model__py=NETWORK, utils__py="x = 1")
+    (found,) = find_submissions(str(tmp_path / "anna"), single=True)
+    assert (found.name, found.shown_file) == ("anna", "model.py")
+
+
 def test_a_folder_without_a_network_is_a_submission_too(tmp_path):
     fill(tmp_path / "s1", report__txt="99.9 %")
     (found,) = find_submissions(str(tmp_path))

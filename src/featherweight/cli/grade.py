@@ -68,7 +68,7 @@ def cmd_grade(
     submissions
         A folder with a folder or file for each student; a CSV file with the columns name and path,
         and perhaps class, weights, mean and std; or one file, FILE.py, FILE.py:CLASS or FILE.ipynb,
-        or one run folder.
+        or one run folder. With an option for one submission a folder is that of one student.
     contract
         A contract's name or a TOML file.
     out
@@ -125,10 +125,11 @@ def cmd_grade(
             raise InputError(f"{option} {file}: no such file or folder")
     mean_std = None if mean is None or std is None else (mean, std)
     settings = Settings(held, data, train, mean_std)
-    found = find_submissions(submissions, network)
     for_one = {"--weights": weights, "--badge": badge, "--summary": summary}
     for_one["--gradescope"] = gradescope
-    if len(found) > 1 and (given := [key for key, value in for_one.items() if value is not None]):
+    given = [key for key, value in for_one.items() if value is not None]
+    found = find_submissions(submissions, network, single=bool(given))
+    if given and len(found) > 1:
         raise InputError(f"{given[0]} with {len(found)} submissions: expected one submission")
     if weights is not None:
         found = [replace(found[0], weights=Path(weights))]

@@ -78,7 +78,9 @@ class Submission:
         return whole.hexdigest()
 
 
-def find_submissions(target: str, network: str | None = None) -> list[Submission]:
+def find_submissions(
+    target: str, network: str | None = None, *, single: bool = False
+) -> list[Submission]:
     """Return the submissions at a path, in the order of their names.
 
     Args:
@@ -86,6 +88,7 @@ def find_submissions(target: str, network: str | None = None) -> list[Submission
             name (or student) and path, and perhaps class, weights, mean and std; one file, FILE.py,
             FILE.ipynb or either with :CLASS; or one run folder.
         network: Name of the class in all of them.
+        single: Whether a folder is that of one student.
 
     Raises InputError where there is nothing to grade.
     """
@@ -97,8 +100,8 @@ def find_submissions(target: str, network: str | None = None) -> list[Submission
         found = _listed(root)
     elif root.is_file() and root.suffix in CODE:
         return [_single(root, network)]
-    elif root.is_dir() and _is_run(root):
-        found = [_in_folder(root, root.name)]
+    elif root.is_dir() and (single or _is_run(root)):
+        found = [_in_folder(root, root.resolve().name)]
     elif root.is_dir():
         entries = [each for each in sorted(root.iterdir(), key=natural) if _is_handed_in(each)]
         found = [_at(each, each.name if each.is_dir() else each.stem) for each in entries]
