@@ -60,6 +60,8 @@ def test_the_baseline_keeps_its_rate():
         ({"lr": float("nan")}, "lr"),
         ({"lr": float("inf")}, "lr"),
         ({"schedule": "cosine"}, "schedule"),
+        ({"optimiser": "newton"}, "optimiser: got 'newton', expected sgd or adam"),
+        ({"optimiser": "adam", "nesterov": True}, "nesterov: got true with adam"),
         ({"ema": 1.0}, "ema"),
         ({"momentum": -0.1}, "momentum"),
         ({"warmup": 1}, "warmup"),

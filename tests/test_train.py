@@ -284,6 +284,29 @@ def test_weights_decay_and_biases_do_not(split, tiny_recipe):
     ]
 
 
+def test_adam_learns_and_resumes_to_the_same_bits(make, split, tiny_recipe):
+    recipe = dataclasses.replace(
+        tiny_recipe, optimiser="adam", lr=0.02, nesterov=False, momentum=0.8, weight_decay=0.01
+    )
+    whole, stopped = make("whole", recipe), make("stopped", recipe)
+    train(whole, split, CPU)
+    assert whole.read_metrics()[-1]["val_correct"] > 50
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, split, CPU, on_epoch=stop)
+    train(open_run(stopped.path), split, CPU)
+    assert weights(stopped) == weights(whole)
+    trainer = Trainer(recipe, whole.build_model(), split.train, split.mean_std)
+    ((optimizer, factor),) = trainer.optimizers.values()
+    assert (type(optimizer), factor) == (torch.optim.Adam, 1.0)
+    assert optimizer.defaults["betas"] == (0.8, 0.999)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
+
+
 def test_a_diverged_run_stops_and_keeps_its_log(make, split, tiny_recipe):
     run = make("run", dataclasses.replace(tiny_recipe, lr=1e30))
     with pytest.raises(DivergedError, match="epoch 1"):

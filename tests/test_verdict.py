@@ -25,8 +25,80 @@ def test_json_and_back():
     assert values["not_judged"] == ["head"]
 
 
+def graded(passed, points, most, bonus=False):
+    """A clause with points."""
+    return Clause("accuracy", "a", "b", "c", passed, points, most, bonus)
+
+
+@pytest.mark.parametrize(
+    ("clauses", "points", "most", "text", "passed"),
+    [
+        ([graded(True, 1, 1), graded(True, 2, 2)], 3, 3, "points 3 of 3", True),
+        ([graded(False, 1.23456, 5), graded(True, 2, 2)], 3.23456, 7, "points 3.23 of 7", False),
+        (
+            [graded(True, 7, 9), graded(None, None, 2)],
+            7,
+            11,
+            "points 7 of 9 judged, 11 in all",
+            True,
+        ),
+        (
+            [graded(True, 2, 2), graded(True, 200, 200, True)],
+            202,
+            2,
+            "points 202 of 2 (200 of bonus)",
+            True,
+        ),
+        ([graded(True, 2, 2), graded(False, 0, 200, True)], 2, 2, "points 2 of 2", True),
+        ([graded(True, 2, 2), graded(None, None, 9, True)], 2, 2, "points 2 of 2", True),
+    ],
+)
+def test_points_add_up_and_a_bonus_comes_on_top(clauses, points, most, text, passed):
+    verdict = Verdict("graded", tuple(clauses), 5)
+    assert (verdict.points, verdict.max_points, verdict.passed) == (points, most, passed)
+    assert verdict.points_text == text
+    values = json.loads(json.dumps(verdict.to_dict()))
+    assert (values["points"], values["max_points"]) == (points, most)
+    assert Verdict.from_dict(values) == verdict
+
+
+def test_the_values_of_a_contract_are_said_in_words():
+    bands = [[0.5, 0], [0.9, 7]]
+    table = {"kind": "accuracy", "at_least": 0.9, "bands": bands, "points": 7, "bonus": True}
+    head = {"kind": "head", "accept": ["linear", "gap"]}
+    values = {"name": "a", "data": "mnist", "clause": [table, head]}
+    assert Verdict("a", (), None, values=values).contract_text == (
+        "a: data mnist, accuracy at_least 0.9 bands 0 for 0.5 to 7 for 0.9 points 7 bonus, "
+        "head accept linear or gap"
+    )
+    old = {"name": "a", "max_params": 9, "heads": ["linear", "gap"]}
+    assert Verdict("a", (), None, values=old).contract_text == (
+        "a: max_params 9, heads linear or gap"
+    )
+
+
+def test_points_are_shown_where_they_say_more_than_the_clauses():
+    plain = Verdict("plain", (graded(True, 1, 1), graded(False, 0, 1)), 5)
+    assert "points" not in str(plain)
+    assert "points" not in plain._repr_html_()
+    bonus = graded(False, 0, 1, True)
+    weighted = Verdict("w", (graded(True, 2.5, 5), bonus, graded(None, None, 3), LONG), 5)
+    lines = str(weighted).splitlines()
+    assert lines[0] == (
+        "PASS: contract w; 2 of 2 clauses hold, 1 not judged, points 2.5 of 5 judged, 8 in all"
+    )
+    assert [line.split()[-2:] for line in lines[2:4]] == [["pass", "2.5/5"], ["missed", "0/1"]]
+    assert lines[4].endswith("not judged -/3")
+    assert max(map(len, lines)) <= 100
+    html = weighted._repr_html_()
+    assert '<th style="text-align: left">points</th>' in html
+    assert "2.5/5" in html
+    assert RED not in html  # a missed bonus is no failure
+
+
 def test_older_files_lack_some_keys():
     verdict = Verdict.from_dict(VERDICT)
+    assert (verdict.points, verdict.max_points, verdict.weighted) == (0, 0, False)
     assert (verdict.scope, verdict.n_params) == ("run", None)
     assert [clause.clause for clause in verdict.failed] == ["head"]
     assert [clause.clause for clause in verdict.not_judged] == ["accuracy"]
@@ -69,7 +141,11 @@ def test_control_characters_are_shown_and_not_obeyed():
 
 
 @pytest.mark.parametrize(
-    "change", [{"found": 5}, {"how": None}, {"passed": "yes"}, {"clause": ["a"]}, {"extra": 1}]
+    "change",
+    [
+        *({"found": 5}, {"how": None}, {"passed": "yes"}, {"clause": ["a"]}, {"extra": 1}),
+        *({"points": "5"}, {"max_points": None}, {"bonus": 1}),
+    ],
 )
 def test_a_damaged_clause_is_refused(change):
     clause = {"clause": "a", "required": "b", "found": "c", "how": "d", "passed": True}

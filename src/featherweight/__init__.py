@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .inference.reader import Reading as Reading
     from .recipe import Recipe as Recipe
     from .recipe import find_recipe as find_recipe
+    from .requirements import Requirement as Requirement
     from .run import Run as Run
     from .verdict import Verdict as Verdict
 
@@ -56,6 +57,7 @@ _HOMES = {
     "find_recipe": "recipe",
     "Contract": "contract",
     "load_contract": "contract",
+    "Requirement": "requirements",
     "Run": "run",
     "Verdict": "verdict",
     "Evaluation": "evaluate",

@@ -1,9 +1,10 @@
-"""HTML fragments for notebooks. Every cell is escaped.
+"""HTML fragments for notebooks, and texts for Markdown. Every cell is escaped.
 
 Example:
     html = html_table(["clause", "found"], [["parameters", "18,746"], ["head", "linear layer"]])
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -41,3 +42,9 @@ def html_table(
             cells[-1] = html_text(row[-1], colours[number], bold=True)
         lines.append("<tr>" + "".join(f"<td{left}>{cell}</td>" for cell in cells) + "</tr>")
     return "<table>\n" + "\n".join(lines) + "\n</table>"
+
+
+def markdown_text(value: object) -> str:
+    """Return a stranger's text for Markdown, which shows it as it is, on one line."""
+    line = " ".join(str(value).split())
+    return re.sub(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)

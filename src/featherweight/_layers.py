@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ._files import visible
-from ._html import html_table, html_text
+from ._html import html_table, html_text, markdown_text
 from .errors import InputError
 
 KINDS = (
@@ -76,7 +76,7 @@ class LayerTable:
     training: bool = False
     "Whether these are the layers of training mode, not of evaluation mode."
     hidden: int = field(default=0)
-    "Operations that are left out: they lead to the output, without an effect on it."
+    "Layers that are left out: they lead to the output, without an effect on it."
 
     @property
     def parameters(self) -> int:
@@ -100,9 +100,12 @@ class LayerTable:
     @property
     def summary(self) -> str:
         """The totals in words."""
+        count = f"{self.hidden} layer{'' if self.hidden == 1 else 's'}"
+        hidden = f"; {count} without an effect left out" if self.hidden else ""
         return (
             f"{self.parameters:,} parameters; {self.macs:,} multiply-accumulates for one image of "
             f"{_size(self.image)}; receptive field {_size(self.receptive_field)} before the head"
+            f"{hidden}"
         )
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -127,7 +130,8 @@ class LayerTable:
             texts += [cell.rjust(size) for cell, size in zip(row[2:], widths[2:], strict=True)]
             lines.append("  ".join(texts).rstrip())
         rule = "-" * max(map(len, lines))
-        return visible("\n".join([lines[0], rule, *lines[1:], rule, *self.summary.split("; ")]))
+        ends = self.summary.split("; ")
+        return visible("\n".join([lines[0], rule, *lines[1:], rule, *ends]))
 
     __str__ = __repr__ = to_text
 
@@ -135,7 +139,7 @@ class LayerTable:
         """Return the table in Markdown, with the totals under it."""
         lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
         for row in self.rows():
-            lines.append("| " + " | ".join(_escape(cell) for cell in row) + " |")
+            lines.append("| " + " | ".join(markdown_text(visible(cell)) for cell in row) + " |")
         return "\n".join([*lines, "", f"{self.summary}."])
 
     def _repr_html_(self) -> str:
@@ -190,7 +194,9 @@ def _both(values: tuple[int, ...] | tuple[float, ...]) -> str:
 def _cells(layer: Layer) -> tuple[str, ...]:
     words = [SHORT.get(layer.kind, layer.kind)]
     if layer.kind == "other":
-        words = ["upsample" if layer.operation.startswith("upsample") else layer.operation]
+        words = [layer.operation]
+    elif "transpose" in layer.operation:
+        words = ["transposed conv"]
     if layer.kernel:
         words.append(_size(layer.kernel))
     for letter, values in (("s", layer.stride), ("d", layer.dilation)):
@@ -210,10 +216,6 @@ def _cells(layer: Layer) -> tuple[str, ...]:
         "shared" if shared else f"{layer.parameters:,}" if layer.parameters else "",
         f"{layer.macs:,}" if layer.macs else "",
     )
-
-
-def _escape(text: str) -> str:
-    return visible(text).replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`")
 
 
 def dilated(table: LayerTable) -> int:

@@ -1,16 +1,10 @@
-"""Strangers' texts and verdicts as Markdown."""
+"""Verdicts and strangers' texts as Markdown."""
 
 import re
 
 from .verdict import Clause, Verdict
 
 CLAUSE = ("clause", "required", "found", "how")
-
-
-def text(value: object) -> str:
-    """Return a stranger's text for Markdown, which shows it as it is, on one line."""
-    line = " ".join(str(value).split())
-    return re.sub(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
 
 
 def code(value: object) -> str:
@@ -24,7 +18,7 @@ def code(value: object) -> str:
 def clause_table(verdict: Verdict) -> str:
     """Return the clauses of a verdict as a table, with points where these say more."""
     rows = "\n".join(
-        f"| {' | '.join(text(getattr(clause, key)) for key in CLAUSE)} | {result} |"
+        f"| {' | '.join(markdown_text(getattr(clause, key)) for key in CLAUSE)} | {result} |"
         for clause in verdict.clauses
         for result in [_result(clause, verdict.weighted)]
     )

@@ -17,8 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from torch import nn
 
-from .apart import capture_apart, is_network
-from .audit import Evidence, as_graph, audit_model, audit_run, audit_weights, run_network
+from .apart import is_network
+from .audit import (
+    Evidence,
+    Fresh,
+    as_graph,
+    audit_model,
+    audit_run,
+    audit_weights,
+    fresh_networks,
+    run_network,
+)
 from .build import build, check_model
 from .contract import Contract, load_contract
 from .data import Split, normalise
@@ -26,7 +35,6 @@ from .device import pick_device, seed_everything
 from .distributed import SINGLE_PROCESS, Group, refuse_idle_processes
 from .errors import InputError
 from .locate import describe
-from .passes import audit_passes
 from .pretrained import find_pretrained
 from .progress import OnBatch, OnEpoch, show
 from .recipe import DEFAULT_RECIPE, NETWORK_RECIPE, Recipe, find_recipe
@@ -364,7 +372,6 @@ def audit(
     InputError
         Where the target can't be built or exported, does not run, or does not match the weights.
     """
-    network: nn.Module | None = None
     if isinstance(target, (str, Path)) and not is_network(str(target)):
         target = load_run(target)
     if isinstance(target, Run):
@@ -383,7 +390,9 @@ def audit(
                 )
             model = run_network(target, split, evidence)
             target.load_weights(model)
-            return audit_weights(model, split, held, None, evidence=evidence)[0]
+            path, arguments = target.model_path, target.recipe.model_args
+            fresh_of_run = fresh_networks(path, arguments, split, evidence)
+            return audit_weights(model, split, held, evidence=evidence, fresh=fresh_of_run)[0]
         again = _train_again(target, split, retrain, retrain_epochs, workers)
         return audit_run(target, split, held, evidence=evidence, retrained=again)[0]
     if retrain or retrain_epochs:
@@ -402,27 +411,27 @@ def audit(
     held = _find_contract(contract or "era-v3-s6")
     split = contract_split(data, held)
     state = None if weights is None else read_weights(str(weights))
-    if isinstance(target, nn.Module):
-        network = as_graph(target, split.shape, evidence)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        fresh: Fresh | None = None  # of an instance, nothing says how it was built
+        if isinstance(target, nn.Module):
+            network = as_graph(target, split.shape, evidence)
+        else:
             path = _locate(target, Path(folder))[0] if isinstance(target, type) else str(target)
-            if evidence == "graph" and not path.startswith("featherweight.model:"):
-                passes = audit_passes(split.shape)
-                network = capture_apart(path, {}, split.num_classes, passes)
-            else:
-                network = build(path, {}, split.num_classes, split.shape)
-    if state is not None:
-        try:
-            load_weights(network, state)
-        except ValueError as error:
-            raise InputError(f"weights {weights}: not those of {target}: {error}") from error
-    check_model(
-        network, normalise(split.train.pixels[:8], mean_std or split.mean_std), split.num_classes
-    )
-    if state is None:
-        return audit_model(network, split, held, not quick, evidence)
-    return audit_weights(network, split, held, mean_std, not quick, evidence)[0]
+            fresh = fresh_networks(path, {}, split, evidence)
+            network = fresh(0)
+        if state is not None:
+            try:
+                load_weights(network, state)
+            except ValueError as error:
+                raise InputError(f"weights {weights}: not those of {target}: {error}") from error
+        check_model(
+            network,
+            normalise(split.train.pixels[:8], mean_std or split.mean_std),
+            split.num_classes,
+        )
+        if state is None:
+            return audit_model(network, split, held, not quick, evidence, fresh)
+        return audit_weights(network, split, held, mean_std, not quick, evidence, fresh)[0]
 
 
 def _train_again(
@@ -449,8 +458,8 @@ def load_run(run: str | Path | Run) -> Run:
 def load_model(run: str | Path | Run) -> nn.Module:
     """Return the network of a finished run or of a pretrained one's name, in evaluation mode.
 
-    It takes images (n, 1, height, width), normalised by the run's mean and standard deviation, and
-    returns logits or log-probabilities (n, classes)."""
+    It takes images (n, channels, height, width), normalised by the run's mean and standard
+    deviation, and returns logits or log-probabilities (n, classes)."""
     return load_run(run).load_model()
 
 

@@ -13,20 +13,24 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from .apart import capture_apart
+from .build import build
 from .capture import capture
 from .contract import Contract
-from .data import Split
+from .data import Split, normalise
+from .device import seed_everything
 from .errors import InputError
 from .evaluate import Evaluation, evaluate
 from .exported import Exported
 from .facts import Builds, Evaluated, Facts, Training
-from .passes import audit_passes
+from .layers import layer_table
+from .passes import N_PROBE, audit_passes
+from .recipe import Recipe
 from .requirements import MISSING
 from .run import IncompatibleWeightsError, Run
 from .splits import find_split
@@ -68,7 +72,7 @@ def as_graph(model: nn.Module, shape: Sequence[int], evidence: Evidence) -> nn.M
 def _verdict(
     contract: Contract,
     clauses: Sequence[Clause],
-    n_params: int | None,
+    facts: Facts,
     scope: str,
     model: nn.Module,
     evidence: str | None = None,
@@ -93,16 +97,17 @@ def _verdict(
     return Verdict(
         contract.name,
         tuple(clauses),
-        n_params,
+        facts.n_params,
         scope,
         evidence=evidence or ("structure" if scope == "structure" else "weights"),
         method="watched" if watched else "graph",
         values=contract.to_dict(),
         confined=model.confined if isinstance(model, Exported) else None,
+        layers=facts.layers,
     )
 
 
-def _judge(contract: Contract, facts: Facts) -> list[Clause]:
+def judge(contract: Contract, facts: Facts) -> list[Clause]:
     """Return the contract's clauses.
 
     Where outputs depend on more than their image, or the split is faulty, an accuracy measures
@@ -119,7 +124,7 @@ def _judge(contract: Contract, facts: Facts) -> list[Clause]:
     ]
 
 
-def _structure_facts(
+def structure_facts(
     model: nn.Module,
     split: Split,
     contract: Contract,
@@ -129,10 +134,35 @@ def _structure_facts(
     trained: bool = True,
 ) -> Facts:
     """Return the facts that need no weights."""
-    return Facts(
-        structure=structure(model, split, everything, mean_std, trained),
-        builds=_builds(fresh) if fresh is not None and contract.needs("builds") else None,
-    )
+    facts = Facts(structure=structure(model, split, everything, mean_std, trained))
+    if isinstance(model, Exported):
+        images = normalise(split.train.pixels[:N_PROBE], mean_std or split.mean_std)
+        facts.layers = layer_table(model, trained=trained, images=images)
+        if contract.needs("training_layers"):
+            facts.training_layers = layer_table(model, True, trained, images)
+    if fresh is not None and contract.needs("builds"):
+        facts.builds = _builds(fresh)
+    return facts
+
+
+def fresh_networks(path: str, arguments: dict[str, Any], split: Split, evidence: Evidence) -> Fresh:
+    """Return a function that builds a network of a seed, apart unless it is to be watched.
+
+    Args:
+        path: MODULE:CLASS or FILE.py:CLASS.
+        arguments: Arguments of its constructor.
+        split: The images, for their shape and the number of classes.
+        evidence: Whether its graph is judged, or it is watched.
+    """
+
+    def build_fresh(seed: int) -> nn.Module:
+        if evidence == "watched" or path.startswith("featherweight.model:"):
+            seed_everything(seed, -1)
+            return build(path, arguments, split.num_classes, split.shape)
+        passes = audit_passes(split.shape)
+        return capture_apart(path, arguments, split.num_classes, passes, seed)
+
+    return build_fresh
 
 
 def _builds(fresh: Fresh) -> Builds:
@@ -178,9 +208,9 @@ def audit_model(
     Raises InputError if the network has no graph, or fails on the images.
     """
     judged = as_graph(model, split.shape, evidence)
-    facts = _structure_facts(judged, split, contract, everything, fresh, trained=False)
-    clauses = [*_judge(contract, facts), *_needs_run()]
-    return _verdict(contract, clauses, facts.n_params, "structure", judged)
+    facts = structure_facts(judged, split, contract, everything, fresh, trained=False)
+    clauses = [*judge(contract, facts), *_needs_run()]
+    return _verdict(contract, clauses, facts, "structure", judged)
 
 
 def audit_weights(
@@ -211,7 +241,7 @@ def audit_weights(
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     judged = as_graph(model, split.shape, evidence)
-    facts = _structure_facts(judged, split, contract, everything, fresh, mean_std)
+    facts = structure_facts(judged, split, contract, everything, fresh, mean_std)
     facts.split = find_split(split, contract, own=None)
     mean, std = mean_std or split.mean_std
     whose = "as given" if mean_std else "those of the training images"
@@ -224,26 +254,29 @@ def audit_weights(
         part: Evaluated({0: (found.correct, found.total)}, how=how)
         for part, found in results.items()
     }
-    clauses = [*_judge(contract, facts), *_needs_run()]
-    return _verdict(contract, clauses, facts.n_params, "weights", judged), result
+    clauses = [*judge(contract, facts), *_needs_run()]
+    return _verdict(contract, clauses, facts, "weights", judged), result
 
 
-def _training(run: Run, n_train: int) -> Training:
-    """Return what recipe, log and saved state of a run say about its training."""
-    state, rows, recipe = run.load_resume(), run.read_metrics(), run.recipe
-    if state is None:
-        raise InputError(f"{run.path}: incomplete run: got no resume.pt, expected one")
-    logged = [row.get("epoch") for row in rows]
-    agree = logged == list(range(1, recipe.epochs + 1)) and state["epoch"] == recipe.epochs
+def training_facts(recipe: Recipe, n_train: int, logged: Sequence[object], saved: int) -> Training:
+    """Return what is found of a training.
+
+    Args:
+        recipe: How it was trained, as the run says.
+        n_train: Number of training images.
+        logged: The epochs of the log's rows.
+        saved: The epoch of the saved state.
+    """
+    agree = list(logged) == list(range(1, recipe.epochs + 1)) and saved == recipe.epochs
     steps = math.ceil(n_train / recipe.batch_size) * recipe.epochs
     highest = max(range(steps), key=lambda step: recipe.lr_at(step, steps))
     return Training(
         epochs=recipe.epochs,
-        logged=len(rows),
-        saved=state["epoch"],
+        logged=len(logged),
+        saved=saved,
         agree=agree,
         batch_size=recipe.batch_size,
-        optimisers=("muon", "sgd") if recipe.muon else ("sgd",),
+        optimisers=("muon", recipe.optimiser) if recipe.muon else (recipe.optimiser,),
         schedule=recipe.schedule,
         peak_epoch=round((highest + 1) * recipe.epochs / steps, 6),
     )
@@ -270,7 +303,7 @@ def _log_agrees(run: Run, epochs: dict[int, Evaluation]) -> Clause:
 def _weights(run: Run, model: nn.Module) -> Clause:
     """Check that the run's weights are those that training saved after its last epoch."""
     state = run.load_resume()
-    assert state is not None  # _training has raised otherwise
+    assert state is not None  # audit_run has raised otherwise
     # Early runs keep the evaluated network under the key `averaged`.
     saved = state["evaluated" if "evaluated" in state else "averaged"]
     final = tensors(model)
@@ -304,7 +337,7 @@ def audit_run(
         device: Where to evaluate. None: the CPU.
         evidence: Judge the network's graph, or watch the module while it runs.
         retrained: The clause of `retrain.retrain`, where the run was trained again.
-        fresh: As for `audit_model`.
+        fresh: As for `audit_model`. None: as its recipe says.
 
     Returns the verdict and the evaluation on the validation images, or None for the evaluation if
     the weights are not this network's. Raises InputError if the run is incomplete, or its network
@@ -312,13 +345,17 @@ def audit_run(
     """
     contract = contract or run.contract
     device = device or torch.device("cpu")
-    training = _training(run, len(split.train))
+    state = run.load_resume()
+    if state is None:
+        raise InputError(f"{run.path}: incomplete run: got no resume.pt, expected one")
+    logged = [row.get("epoch") for row in run.read_metrics()]
+    training = training_facts(run.recipe, len(split.train), logged, state["epoch"])
     network = run_network(run, split, evidence)
     try:
         run.load_weights(network)
     except IncompatibleWeightsError as error:
         clause = Clause("weights", LAST_WEIGHTS, "another network's", str(error), False)
-        return _verdict(contract, [clause], None, "run", network), None
+        return _verdict(contract, [clause], Facts(), "run", network), None
     # Evaluate each of the last epochs that the contract names.
     last, networks = run.recipe.epochs, {}
     for epoch in range(max(1, last - contract.consistent_epochs + 1), last):
@@ -330,7 +367,8 @@ def audit_run(
                 continue  # its accuracy counts as missing, which fails
             networks[epoch] = earlier.to(device)
     networks[last] = model = network.to(device)
-    facts = _structure_facts(model, split, contract, True, fresh)
+    fresh = fresh or fresh_networks(run.model_path, run.recipe.model_args, split, evidence)
+    facts = structure_facts(model, split, contract, True, fresh)
     facts.training = training
     own = split.sha256 == run.config["data"]["sha256"]
     facts.split = find_split(split, contract, own)
@@ -345,12 +383,12 @@ def audit_run(
         part: Evaluated({last - epoch: (r.correct, r.total) for epoch, r in found.items()}, last)
         for part, found in results.items()
     }
-    clauses = [*_judge(contract, facts), _weights(run, model), _log_agrees(run, results["val"])]
+    clauses = [*judge(contract, facts), _weights(run, model), _log_agrees(run, results["val"])]
     proof = None
     if retrained is not None:
         clauses.append(retrained)
         proof = retrained.clause if retrained.passed else None
-    verdict = _verdict(contract, clauses, facts.n_params, "run", model, proof)
+    verdict = _verdict(contract, clauses, facts, "run", model, proof)
     return verdict, results["val"][last]
 
 

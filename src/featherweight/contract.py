@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ._files import check_name
+from ._html import html_table, html_text
 from .errors import InputError
 from .requirements import HEADS, KINDS, Requirement
 
@@ -225,6 +226,17 @@ class Contract:
             "val_size": self.val_size,
             "clause": [clause.to_dict() for clause in self.clauses],
         }
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the clauses, and what they are worth."""
+        about = DATA_NAMES.get(self.data, "any data")
+        rows = [
+            (title, required, f"{clause.points:g}" if clause.points else "")
+            for title, required, clause in self.rows
+        ]
+        return f"<p>{html_text(self.name, bold=True)}{html_text(f': {about}')}</p>\n" + html_table(
+            ["clause", "required", "points"], rows
+        )
 
     def to_toml(self) -> str:
         """Return the text of a TOML file that `load_contract` reads back."""

@@ -8,6 +8,8 @@ PyTorch.
 
 from dataclasses import dataclass, field
 
+from ._layers import LayerTable
+
 # Dropout and batch norm must change the outputs by this fraction of their deviation: where all
 # paths from the images lead through such a layer, and where some paths avoid it.
 MIN_EFFECT, MIN_BYPASSED_EFFECT = 1e-3, 1e-2
@@ -67,24 +69,6 @@ class Structure:
     "On what else than its image an output in evaluation mode depends; empty if on nothing."
     evaluated: str
     "How the evaluation mode was looked at."
-
-
-@dataclass(frozen=True)
-class Layers:
-    """What a network's layer table shows."""
-
-    kinds: tuple[str, ...]
-    "Kind of each layer that the output depends on, first to last, as layers.py names them."
-    dilated: int
-    "Layers with a dilation above 1."
-    strided: int
-    "Convolutions with a stride above 1."
-    depthwise_separable: int
-    "Depthwise convolutions that a pointwise one follows."
-    receptive_field: int
-    "Pixels along a side that one output position sees."
-    macs: int
-    "Multiply-accumulates for an image."
 
 
 @dataclass(frozen=True)
@@ -151,12 +135,12 @@ class Evaluated:
 class Facts:
     """All that an audit has found out. None: it could not look."""
 
-    watched: bool = False
-    "Whether the network was watched while it ran, so that there is no graph."
     structure: Structure | None = None
     "Its structure."
-    layers: Layers | None = None
-    "Its layer table, of a graph."
+    layers: LayerTable | None = None
+    "The layers of its graph of evaluation mode."
+    training_layers: LayerTable | None = None
+    "The layers of its graph of training mode."
     builds: Builds | None = None
     "Two builds of its class with different seeds."
     training: Training | None = None

@@ -57,9 +57,9 @@ class Step:
 
 
 # Deviation of the noise in place of an untrained network's parameters that are about zero.
-NOISE = 0.1
+NOISE, SMALL = 0.1, 1e-4
 # A step has an effect where the output changes by more than this part of its deviation.
-MIN_EFFECT = 1e-4
+MIN_EFFECT = 1e-6
 # A step whose gradient lets the output change by this part of its change is not tried.
 MIN_GRADIENT = 1e-2
 # Operations whose result has a shape from its argument, and no values.
@@ -327,10 +327,10 @@ def copies(network: Exported, trained: bool) -> dict[str, Tensor]:
     found = {}
     for name, tensor in network.stored():
         if id(tensor) not in made:
-            copy = tensor.detach().clone()
+            copy = tensor.detach().to("cpu", copy=True)
             if not trained and tensor.requires_grad:
                 noise = torch.randn(copy.shape, generator=generator).to(copy)
-                copy = torch.where(copy.abs() < MIN_EFFECT, NOISE * noise, copy)
+                copy = torch.where(copy.abs() < SMALL, NOISE * noise, copy)
             made[id(tensor)] = copy
         found[name] = made[id(tensor)]
     return found

@@ -8,6 +8,8 @@ A layer is an operation on the way from the images to the output, whatever modul
 any. Reshaping, scaling by a number and the like are no layers, nor is what has no effect.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -24,10 +26,14 @@ from ._layers import strided as strided
 from ._layers import without_dropout as without_dropout
 from .errors import InputError
 from .exported import Exported, Graph
-from .fields import (
+from .fields import Field, start
+from .flow import Step, copies, leaves, on_the_way, without_effect
+from .follow import (
     ADAPTIVE_POOLS,
     AVERAGE_POOLS,
     CONVOLUTIONS,
+    COPIES,
+    CUTS,
     FACTORS,
     MAX_POOLS,
     MOVES,
@@ -35,16 +41,13 @@ from .fields import (
     ORDERS,
     PADS,
     RESHAPES,
-    Field,
+    Call,
     convolution_options,
     dims_of,
     follow,
-    start,
     taps,
 )
-from .fields import COPIES as COPYING
-from .fields import CUTS as CUTTING
-from .flow import Step, copies, leaves, on_the_way, without_effect
+from .locate import reason
 from .passes import N_PROBE
 
 N_IMAGES = 4  # of the pass that is followed
@@ -64,18 +67,26 @@ EXTREMES = {"amax", "amin", "max", "min", "argmax", "sort", "topk", "kthvalue", 
     *("nanmedian", "quantile", "aminmax", "argmin", "argsort", "msort", "cummax", "cummin"),
     *("fractional_max_pool2d", "mode"),
 }
+# Operations that take one of several elements.
+CHOICES = {"maximum", "minimum", "fmax", "fmin", "max", "min", "where"}
 AVERAGES = {"mean", "sum", "nanmean", "nansum"}
 PRODUCTS = {*FACTORS, "einsum"} - {"scaled_dot_product_attention"}
+# Operations that always are a layer.
+LAYERS = CONVOLUTIONS | MAX_POOLS | AVERAGE_POOLS | ADAPTIVE_POOLS | NORMS | DROPOUTS | PRODUCTS
 JOINS = {"add", "sub", "rsub", "subtract"}
 # Operations that only move or scale numbers.
-SILENT = RESHAPES | ORDERS | CUTTING | COPYING | PADS | MOVES | {"getitem", "copy", "output"}
+SILENT = RESHAPES | ORDERS | CUTS | COPIES | PADS | MOVES | {"getitem", "copy", "output"}
 # Last parts of a parameter's name that don't tell it from others of its module.
-LEAVES = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"} | {
-    *("weight_g", "weight_v", "weight_orig", "in_proj_weight", "in_proj_bias"),
-}
+LEAF = re.compile(r"(weight|bias|in_proj_weight|in_proj_bias|running_(mean|var))(_[a-z].*)?")
+LABELS = {"scaled_dot_product_attention": "attention"}  # of operations
 
 
-def layer_table(network: Exported, training: bool = False, trained: bool = False) -> LayerTable:
+def layer_table(
+    network: Exported,
+    training: bool = False,
+    trained: bool = False,
+    images: Tensor | None = None,
+) -> LayerTable:
     """Return the layers of a network's graph.
 
     Left out is what does not lead to the output, and what has no effect on it.
@@ -84,11 +95,13 @@ def layer_table(network: Exported, training: bool = False, trained: bool = False
         network: The network as graphs; it stays unchanged.
         training: Follow the graph of training mode instead of evaluation mode.
         trained: Whether its weights are trained: then a weight of zero stays zero.
+        images: Normalised images, shape (n, channels, height, width), of which a few are followed.
+            None: noise.
 
-    Raises InputError if it has no graph of the mode.
+    Raises InputError if it has no graph of the mode, or fails on the images.
     """
     graph = _find_graph(network, training)
-    steps, dead = _run(network, graph, trained)
+    steps, dead = _run(network, graph, trained, images)
     return _Rows(network, graph, steps, dead).table()
 
 
@@ -100,19 +113,34 @@ def _find_graph(network: Exported, training: bool) -> Graph:
     raise InputError(f"model {network.title}: got no graph of {mode} mode, expected one")
 
 
-def _run(network: Exported, graph: Graph, trained: bool) -> tuple[list[Step], set[Step]]:
-    """Run a graph on noise, and return its steps and those without an effect."""
+def _run(
+    network: Exported, graph: Graph, trained: bool, images: Tensor | None
+) -> tuple[list[Step], set[Step]]:
+    """Run a graph on a few images, and return its steps and those without an effect."""
+    if images is None:
+        images = _noise(graph.shape)
     sizes = [graph.n_images] if graph.n_images else [N_IMAGES, N_PROBE]
-    with torch.random.fork_rng(devices=[]):
-        for n_images in sizes:
-            generator = torch.Generator().manual_seed(0)
-            images = torch.randn(n_images, *graph.shape, generator=generator)
+    for n_images in sizes:
+        some = images[torch.arange(n_images) % len(images)]
+        with torch.random.fork_rng(devices=[]):
             try:
-                return without_effect(graph, lambda: copies(network, trained), images)
-            except RuntimeError:
+                return without_effect(graph, lambda: copies(network, trained), some)
+            except (RuntimeError, IndexError, ValueError) as error:
                 if n_images == sizes[-1]:  # some graphs hold from a number of images on
-                    raise
+                    raise InputError(
+                        f"model {network.title}: fails on images {tuple(some.shape)}: "
+                        f"{reason(error)}"
+                    ) from error
     raise AssertionError("no number of images")
+
+
+def _noise(shape: Sequence[int]) -> Tensor:
+    """Return images of noise, from pale to strong, with the range of normalised digits."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(N_PROBE, *shape, generator=generator)
+    contrast = torch.linspace(0.25, 1, N_PROBE)[torch.randperm(N_PROBE, generator=generator)]
+    images: Tensor = 3.2 * noise * contrast.view(-1, 1, 1, 1) - 0.4
+    return images
 
 
 Fields = dict[Step, list[Field]]  # of the results of the steps that depend on the images
@@ -127,19 +155,20 @@ def _field(fields: Fields, tensor: Tensor, step: Step) -> Field:
 def _follow(steps: list[Step], dead: set[Step]) -> Fields:
     fields: Fields = {}
     for step in steps:
-        given: dict[str, list[tuple[Tensor, Field]]] = {}
+        operands = []
         written = [("also", each.results[0], each) for each in step.also]
         for key, tensor, parent in [*step.operands, *written]:
             if parent.op == "images" and parent not in fields:
                 fields[parent] = [start(parent.result.shape)]
             if parent in fields:
-                given.setdefault(key, []).append((tensor, _field(fields, tensor, parent)))
-        if step in dead or not given or not step.from_images:
+                operands.append((key, tensor, _field(fields, tensor, parent)))
+        if step in dead or not operands or not step.from_images:
             continue
         if step.op == "getitem":
-            fields[step] = [next(field for x, field in given["0"] if x is step.result)]
+            fields[step] = [next(field for _, x, field in operands if x is step.result)]
         elif step.results:
-            fields[step] = follow(step.op, step.named, given, step.results, step.pointwise)
+            call = Call(step.op, step.named, operands, step.results, step.pointwise)
+            fields[step] = follow(call)
     return fields
 
 
@@ -175,7 +204,8 @@ class _Rows:
             self.layers.append(self._layer(step, kind, names, before))
             self._count(len(self.layers) - 1, names)
             self.sources[step] = (len(self.layers) - 1,)
-        return LayerTable(tuple(self.layers), self.graph.shape, self.graph.training, len(self.dead))
+        hidden = sum(step.op in LAYERS for step in self.dead)
+        return LayerTable(tuple(self.layers), self.graph.shape, self.graph.training, hidden)
 
     def _before(self, step: Step) -> tuple[int, ...]:
         """Return the rows that lead to a step; -1: the images."""
@@ -241,7 +271,7 @@ class _Rows:
         if step.pointwise and self._is_mask(step):
             return "dropout"
         if len(images) > 1 and step.pointwise:
-            if op in ("maximum", "minimum", "fmax", "fmin", "max", "min"):
+            if op in CHOICES:
                 return "max pool" if self._is_shifted(step) else "other"
             return "add" if op in JOINS else "other"
         return None if step.pointwise or op in SILENT else "other"
@@ -332,7 +362,7 @@ class _Rows:
             field.jump if field.moves else None,
             0,
             self._macs(step) // self.n_images,
-            operation=step.op,
+            operation=_label(step.op),
             p=self._p(step) if kind == "dropout" else None,
             inputs=before,
             reach=reach,
@@ -363,11 +393,16 @@ def _is_bias(step: Step) -> bool:
     return all(sum(side > 1 for side in x.shape) <= 1 for x in added)
 
 
+def _label(op: str) -> str:
+    """Return how an operation is called in a table."""
+    return LABELS.get(op, op.lstrip("_")) if not op.startswith("upsample") else "upsample"
+
+
 def _name(step: Step, names: dict[str, int]) -> str:
     """Return the module whose parameters a step uses, or the parameter, or its operation."""
     if not names:
-        return step.op
+        return _label(step.op)
     name = max(names, key=lambda each: names[each] > 0)  # the first that counts
     name = name.partition(".parametrizations.")[0] if ".parametrizations." in name else name
     parent, _, leaf = name.rpartition(".")
-    return parent if parent and leaf in LEAVES else name
+    return parent if parent and LEAF.fullmatch(leaf) else name

@@ -33,6 +33,14 @@ class Augmentation:
     "Largest rotation to either side, in degrees."
     shift: float = 0.0
     "Largest shift along either axis, in pixels."
+    crop: int = 0
+    "Pixels by which an image is padded by reflection before a crop of its own size is drawn from "
+    "it: a shift by whole pixels."
+    flip: float = 0.0
+    "Probability of exchanging left and right."
+    cutout: int = 0
+    "Side of a square that is filled with the mean of the training pixels, in pixels (DeVries and "
+    "Taylor 2017). Its centre is drawn from the image, so part of it may be outside."
     scale: float = 0.0
     "Largest relative change of size: 0.1 scales by 0.9 to 1.1."
     shear: float = 0.0
@@ -66,6 +74,11 @@ class Augmentation:
         for name, value in asdict(self).items():
             if name not in ("blur_sigma", "blur_kernel") and not 0 <= value < 90:
                 raise InputError(f"{name}: got {value}, expected 0 to below 90")
+        for name in ("crop", "cutout"):
+            if type(value := getattr(self, name)) is not int:
+                raise InputError(f"{name}: got {value!r}, expected a whole number of pixels")
+        if self.flip > 1:
+            raise InputError(f"flip: got {self.flip}, expected a probability")
         if max(self.scale, self.brightness, self.contrast) >= 1:
             raise InputError("scale, brightness and contrast: expected fractions below 1")
 
@@ -74,7 +87,8 @@ class Augmentation:
 class Recipe:
     """A network and every hyper-parameter of its training.
 
-    The loss is the negative log-likelihood; the optimiser is SGD, or Muon for the convolutions.
+    The loss is the negative log-likelihood; the optimiser is SGD or Adam, and for the
+    convolutions perhaps Muon.
     Raises InputError if a value is outside its range.
     """
 
@@ -100,14 +114,16 @@ class Recipe:
     "Largest number of images in a ghost batch (Hoffer et al. 2017), part of a batch with its own "
     "batch-norm statistics, which one worker computes on one thread. 0, or a number that is not "
     "smaller than the batch: it is not split."
+    optimiser: str = "sgd"
+    "Optimiser of the weights that Muon does not train: sgd or adam (Kingma and Ba 2015)."
     momentum: float = 0.9
-    "SGD momentum; also the momentum of Muon."
+    "SGD momentum; also the momentum of Muon, and Adam's first decay rate."
     nesterov: bool = False
     "Whether SGD uses Nesterov momentum (Nesterov 1983)."
     muon: float = 0.0
     "Muon's learning rate for convolution weights, as a multiple of `lr`. 0: SGD for all weights."
     weight_decay: float = 0.0
-    "L2 weight decay of SGD; biases and batch-norm parameters are exempt."
+    "L2 weight decay of SGD and Adam; biases and batch-norm parameters are exempt."
     ema: float = 0.0
     "Decay per step of the moving average of weights and buffers that is evaluated. 0: no EMA."
     label_smoothing: float = 0.0
@@ -145,6 +161,10 @@ class Recipe:
             raise InputError(f"lr: got {self.lr}, expected more than 0")
         if self.schedule not in ("one-cycle", "constant"):
             raise InputError(f"schedule: got {self.schedule!r}, expected one-cycle or constant")
+        if self.optimiser not in ("sgd", "adam"):
+            raise InputError(f"optimiser: got {self.optimiser!r}, expected sgd or adam")
+        if self.optimiser == "adam" and self.nesterov:
+            raise InputError("nesterov: got true with adam, expected sgd, or false")
         if not (math.isfinite(self.muon) and self.muon >= 0):
             raise InputError(f"muon: got {self.muon}, expected 0 or more")
         if not 0 < self.resize <= 1:
@@ -342,6 +362,46 @@ RECIPES = (
             "dropout": 0.005,
         },
         augmentation=Augmentation(rotation=2, shift=0.28, scale=0.02, shear=1.2),
+    ),
+    # CIFAR-10 in 44,650 parameters and 5.8 million multiply-accumulates. Most of them are spent at
+    # half of the image's sides, where a network this small learns most from each.
+    Recipe(
+        "cifar-50k",
+        **FEATHER | {"weight_decay": 5e-4},
+        epochs=20,
+        muon=0.2,
+        contract="era-s8-bn",
+        model_args={
+            "layers": [
+                "conv 16 p1",
+                "conv 32 s2 p1",
+                "conv 32 p1",
+                "conv 48 s2 p1",
+                *("sep 64 p1", "sep 64 p1", "sep 96 p1"),
+            ],
+            "dropout": 0.0,
+        },
+        augmentation=Augmentation(flip=0.5, crop=2),
+    ),
+    # CIFAR-10 under the conditions of another assignment: strides in place of max-pooling, a
+    # receptive field of over 44 pixels by dilation, separable convolutions.
+    Recipe(
+        "cifar-200k",
+        **FEATHER | {"weight_decay": 5e-4},
+        epochs=24,
+        muon=0.2,
+        contract="era-s9",
+        model_args={
+            "layers": [
+                "conv 24 p1",
+                "conv 48 s2 p1",
+                "conv 48 p1",
+                "conv 96 s2 p1",
+                *("sep 96 p2 d2", "sep 128 p2 d2", "sep 128 p2 d2", "sep 128 p1", "sep 192 p1"),
+            ],
+            "dropout": 0.02,
+        },
+        augmentation=Augmentation(flip=0.5, crop=4, cutout=8),
     ),
     # The assignment's own network and training, at 19 epochs because 20 is not fewer than 20. The
     # assignment names its augmentations without strengths: these are usual ones (torchvision's

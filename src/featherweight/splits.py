@@ -39,7 +39,7 @@ def contract_split(data: str | None, contract: Contract) -> Split:
         name = DATA_NAMES[contract.data]
         raise InputError(
             f"contract {contract.name}: got no data, expected {name}'s images",
-            hint=f"give their place with --data; only MNIST comes with Featherweight, not {name}",
+            hint=f"give their place with --data; MNIST comes with Featherweight, {name} does not",
         )
     return load_split(data, contract.train_size, contract.val_size)
 

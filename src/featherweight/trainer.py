@@ -129,10 +129,10 @@ class Trainer:
 
         `size` is the scale of the images.
         """
-        images = self.train.pixels[indices].float() / 255  # (b, 1, h, w) in [0, 1]
-        images = augment(images, self.recipe.augmentation, draws)
+        images = self.train.pixels[indices].float() / 255  # (b, c, h, w) in [0, 1]
+        images = augment(images, self.recipe.augmentation, draws, self.mean_std[0])
         if size < 1:
-            images = resized(images, size)  # (b, 1, smaller h, smaller w)
+            images = resized(images, size)  # (b, c, smaller h, smaller w)
         outputs = forward(self.model, normalise(images * 255, self.mean_std))  # (b, classes)
         # A network may return logits or log-probabilities: cross-entropy is the same for both.
         loss = F.cross_entropy(
@@ -257,17 +257,16 @@ def optimizers(
         # Biases and batch-norm parameters, of one dimension, don't decay.
         matrices = [p for p in rest if p.ndim - stacked > 1]
         vectors = [p for p in rest if p.ndim - stacked <= 1]
-        sgd = torch.optim.SGD(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            fused=True,
-        )
-        found["sgd"] = sgd, 1.0
+        groups = [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        lr, beta = recipe.lr, recipe.momentum
+        if recipe.optimiser == "adam":
+            found["adam"] = torch.optim.Adam(groups, lr, betas=(beta, 0.999), fused=True), 1.0
+        else:
+            sgd = torch.optim.SGD(groups, lr, beta, nesterov=recipe.nesterov, fused=True)
+            found["sgd"] = sgd, 1.0
     return found
 
 

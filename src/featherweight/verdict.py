@@ -12,6 +12,7 @@ from typing import Any
 
 from ._files import visible
 from ._html import GREEN, GREY, RED, html_table, html_text
+from ._layers import LayerTable
 from .errors import InputError
 
 RESULTS = {True: "pass", False: "FAIL", None: "not judged"}
@@ -88,6 +89,8 @@ class Verdict:
     "The contract's values that were used."
     confined: bool | None = None
     "Whether the network's code ran without a network and without writing; None: in this process."
+    layers: LayerTable | None = None
+    "The layers of its graph. None: it was watched, or its weights do not fit."
 
     @property
     def judged(self) -> tuple[Clause, ...]:
@@ -149,6 +152,7 @@ class Verdict:
             "n_params": self.n_params,
             "not_judged": [clause.clause for clause in self.not_judged],
             "clauses": [asdict(clause) for clause in self.clauses],
+            "layers": self.layers and self.layers.to_json(),
         }
 
     @staticmethod
@@ -178,6 +182,7 @@ class Verdict:
                 values.get("method", "watched"),
                 dict(values.get("contract_values", {})),
                 values.get("confined"),
+                LayerTable.from_json(values["layers"]) if values.get("layers") else None,
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(
@@ -197,6 +202,13 @@ class Verdict:
             kept = "without network or writing" if self.confined else "with limits alone"
             how += f", exported apart {kept}"
         return f"{self.evidence} ({what}); {how}"
+
+    @property
+    def layers_text(self) -> str:
+        """The number of layers and their totals in a line."""
+        if self.layers is None:
+            return "not known: only a graph has a layer table"
+        return f"{len(self.layers.layers)}; {self.layers.summary}"
 
     @property
     def contract_text(self) -> str:
@@ -263,10 +275,18 @@ class Verdict:
 
 
 def _text(value: object) -> str:
-    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    if all(isinstance(each, list) for each in value):  # bands of an accuracy
+        return " to ".join(" for ".join(map(str, reversed(each))) for each in value)
+    return " or ".join(map(str, value))
 
 
 def _words(table: dict[str, Any]) -> list[str]:
     """Return the words of a clause of a contract: its kind, then its limits."""
-    limits = [f"{key} {_text(value)}" for key, value in table.items() if key != "kind"]
+    limits = [
+        key if value is True else f"{key} {_text(value)}"
+        for key, value in table.items()
+        if key != "kind"
+    ]
     return [str(table.get("kind", "")), *limits]

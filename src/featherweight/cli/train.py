@@ -32,10 +32,13 @@ MNIST_CLASSES, MNIST_SHAPE = 10, (1, 28, 28)
 WIDE = 110  # columns from which on a verdict's table says how each clause was found
 
 
-def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
+def _print_verdict(verdict: "Verdict", why: bool = False, layers: bool = False) -> None:
     """Print a table, the clauses that fail last, and the verdict under it.
 
-    How each clause was found stands in a column where there is room, or under it with `why`."""
+    How each clause was found stands in a column where there is room, or under it with `why`. With
+    `layers` the layer table stands above it."""
+    if layers and verdict.layers is not None:
+        stdout.print(f"{verdict.layers.to_text(stdout.width)}\n", markup=False, soft_wrap=True)
     marks = {
         "pass": "[green]pass[/]",
         "FAIL": "[bold red]FAIL[/]",
@@ -64,6 +67,7 @@ def _print_verdict(verdict: "Verdict", why: bool = False) -> None:
     if points:
         some = f"{some}, {verdict.points_text}" if some else verdict.points_text
     stdout.print(f"contract {verdict.contract_text}", markup=False)
+    stdout.print(f"layers: {verdict.layers_text}", markup=False)
     stdout.print(f"evidence: {verdict.basis}", markup=False)
     stdout.print(
         f"verdict: [bold]{'PASS' if verdict.passed else 'FAIL'}[/]{f' ({some})' if some else ''}"
@@ -238,6 +242,7 @@ def audit(
     workers: int | None = None,
     quick: bool = False,
     why: bool = False,
+    layers: bool = False,
     json: bool = False,
 ) -> int:
     """Judge a run, or a network and perhaps its weights, against a contract.
@@ -276,8 +281,11 @@ def audit(
         With --evidence watched: look for hidden weights in 64 images instead of all of validation.
     why
         Print under each clause how it was found.
+    layers
+        Print the layers of the network's graph, with shapes, receptive fields, parameters and
+        multiply-accumulates.
     json
-        Print the verdict as JSON.
+        Print the verdict as JSON, with the layers.
     """
     from ..apart import begin_capture, is_network
     from ..passes import audit_passes
@@ -310,7 +318,7 @@ def audit(
     if json:
         print_json(verdict.to_dict())
     else:
-        _print_verdict(verdict, why)
+        _print_verdict(verdict, why, layers)
     return DONE if verdict.passed else BROKEN
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .._markdown import text
+from .._html import markdown_text as text
 from ..audit import audit_model, audit_run, audit_weights, run_network
 from ..build import build, check_model
 from ..capture import capture
@@ -287,10 +287,10 @@ def _graded(graded: Graded, split: Split, found: Export | None, network: Exporte
     pictures = {}
     if graded.result is not None and len(graded.result.mistakes):
         title = f"{graded.submission.name}, validation"
-        drawn = mistakes(graded.result, split.val.pixels, title, N_MISTAKES)
+        drawn = mistakes(graded.result, split.val.pixels, title, split.kind, N_MISTAKES)
         pictures[PICTURE] = picture(drawn, ".png")
     layers = "" if network is None else _layers(network)
-    graded = replace(graded, pictures=pictures, layers=layers)
+    graded = replace(graded, pictures=pictures, layers=layers, classes=split.kind.classes)
     return replace(graded, report=report_text(graded, found))
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .._markdown import clause_table, code, text
+from .._html import markdown_text as text
+from .._markdown import clause_table, code
 from ..contract import Contract
 from ..counts import percent
 from ..errors import InputError
@@ -36,6 +37,8 @@ class Graded:
     "Its layers, as a table in Markdown."
     result: "Evaluation | None" = None
     "The evaluation on the validation images, where there are weights."
+    classes: tuple[str, ...] = ()
+    "Names of the classes."
     trained: str = ""
     "The recipe by which it was trained to be judged."
     untrained: str = ""
@@ -128,7 +131,7 @@ def report_text(graded: Graded, found: "Export | None") -> str:
     if graded.layers:
         parts += ["## Layers", graded.layers]
     if graded.result is not None:
-        parts += _evaluation(graded.result)
+        parts += _evaluation(graded.result, graded.classes)
         if PICTURE in graded.pictures:
             parts.append(f"![the most confident mistakes]({PICTURE})")
     return "\n\n".join(parts) + "\n"
@@ -160,34 +163,31 @@ def _about(graded: Graded, found: "Export | None") -> list[str]:
     return lines
 
 
-def _evaluation(result: "Evaluation") -> list[str]:
+def _evaluation(result: "Evaluation", classes: tuple[str, ...]) -> list[str]:
     """Return accuracy, confusion matrix and mistakes."""
     low, high = result.interval
-    confusion = result.confusion
-    classes = range(len(confusion))
+    names = list(map(text, classes))
     parts = [
         "## Validation",
         f"**{percent(result.correct, result.total)}**, "
         f"95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson).",
     ]
-    if len(confusion) <= MAX_CLASSES:
+    if len(names) <= MAX_CLASSES:
         rows = "\n".join(
-            f"| **{true}** | "
-            + " | ".join(str(n) if n else "." for n in confusion[true].tolist())
-            + " |"
-            for true in classes
+            f"| **{name}** | " + " | ".join(str(n) if n else "." for n in counts) + " |"
+            for name, counts in zip(names, result.confusion.tolist(), strict=True)
         )
         parts += [
             "Rows are true classes, columns predicted ones.",
-            f"| true | {' | '.join(map(str, classes))} |\n|{'---:|' * (len(classes) + 1)}\n{rows}",
+            f"| true | {' | '.join(names)} |\n|{'---:|' * (len(names) + 1)}\n{rows}",
         ]
     wrong = result.mistakes[:N_MISTAKES].tolist()
     if wrong:
         lines = []
         for index in wrong:
             p, guess = result.probabilities[index].max(0)
-            true, sure = int(result.labels[index]), f"{100 * float(p):.0f} %"
-            lines.append(f"| {index:,} | {true} | {int(guess)} | {sure} |")
+            true, sure = names[int(result.labels[index])], f"{100 * float(p):.0f} %"
+            lines.append(f"| {index:,} | {true} | {names[int(guess)]} | {sure} |")
         parts += [
             f"The {len(wrong)} most confident mistakes of {len(result.mistakes):,}:",
             "| validation image | true | predicted | probability |\n|---:|---:|---:|---:|\n"

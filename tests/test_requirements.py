@@ -1,0 +1,564 @@
+"""Requirements: how each kind is judged, on facts and on networks."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from featherweight._layers import Layer, LayerTable
+from featherweight.audit import audit_model, fresh_networks, judge, structure_facts, training_facts
+from featherweight.capture import capture
+from featherweight.contract import CONTRACTS, Contract
+from featherweight.data import Images, Split, load_split
+from featherweight.evaluate import evaluate
+from featherweight.facts import Builds, Effect, Evaluated, Facts, Structure, Training
+from featherweight.passes import audit_passes
+from featherweight.recipe import Recipe
+from featherweight.requirements import KINDS, Requirement
+from featherweight.splits import find_split
+
+
+class SmallMnist(nn.Sequential):
+    """All that the contracts about MNIST ask for, in 622 parameters."""
+
+    def __init__(self, num_classes=10):
+        super().__init__(
+            *(nn.Conv2d(1, 6, 3, 2), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.1)),
+            *(nn.Conv2d(6, 10, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        )
+
+
+class WrongMnist(nn.Module):
+    """Nothing of it: many parameters, outputs that depend on the batch, another head."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, 40), nn.ReLU())
+        self.last = nn.Linear(40, 10)
+
+    def forward(self, x):
+        return torch.relu(self.last(self.layers(x - x.mean(0))))
+
+
+class Separable(nn.Module):
+    """All that the contracts about CIFAR-10 ask for, with one kind of normalisation."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, dilation=8, padding=8), norm(8), nn.ReLU()),
+            *(nn.Conv2d(8, 8, 3, dilation=8, padding=8, groups=8), nn.Conv2d(8, 8, 1)),
+            *(nn.Dropout(0.05), nn.Conv2d(8, 8, 3, dilation=8, padding=8), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class WrongCifar(nn.Module):
+    """Nothing of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.InstanceNorm2d(16, affine=True)),
+            *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1024, 200), nn.ReLU(), nn.Linear(200, 10)),
+        )
+
+    def forward(self, x):
+        return self.layers(x - x.mean(0))
+
+
+NETWORKS = {
+    "small-mnist": (SmallMnist, (1, 28, 28)),
+    "wrong-mnist": (WrongMnist, (1, 28, 28)),
+    "batch": (lambda: Separable(nn.BatchNorm2d), (3, 32, 32)),
+    "group": (lambda: Separable(lambda n: nn.GroupNorm(2, n)), (3, 32, 32)),
+    "layer": (lambda: Separable(lambda n: nn.GroupNorm(1, n)), (3, 32, 32)),
+    "wrong-cifar": (WrongCifar, (3, 32, 32)),
+}
+# The network that meets each contract; one that misses every clause is `wrong-`.
+GOOD = {"era-s8-bn": "batch", "era-s8-gn": "group", "era-s8-ln": "layer", "era-s9": "batch"}
+
+
+@pytest.fixture(scope="module")
+def colours():
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (600, 3, 32, 32), generator=random, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(600) % 10)
+    val = Images(images.pixels[500:], images.labels[500:])
+    return Split("colours", Images(images.pixels[:500], images.labels[:500]), val, 10)
+
+
+@pytest.fixture(scope="module")
+def splits(colours):
+    return {"mnist": load_split(None, 500, 100), "cifar-10": colours}
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    """The graph of each network, which is captured once."""
+    made = {}
+
+    def graph(name):
+        if name not in made:
+            network, shape = NETWORKS[name]
+            torch.manual_seed(0)
+            made[name] = capture(network(), audit_passes(shape))
+        return made[name]
+
+    return graph
+
+
+def small(contract):
+    """The contract about fewer images."""
+    return dataclasses.replace(contract, train_size=500, val_size=100)
+
+
+def answered(split, model, wrong):
+    """The split with the network's own predictions as labels, or with others."""
+    parts = []
+    for part in (split.train, split.val):
+        predicted = evaluate(model.eval(), part, split.mean_std).predicted
+        parts.append(Images(part.pixels, (predicted + wrong) % 10))
+    return Split(split.source, *parts, 10)
+
+
+def judged(contract, model, split, recipe, good):
+    """The clauses of a contract for a network as if a run had trained it by a recipe."""
+    contract, labelled = small(contract), answered(split, model, wrong=not good)
+    facts = structure_facts(model, split, contract, True, fresh=None, trained=False)
+    logged = range(1, recipe.epochs + 1)
+    facts.training = training_facts(recipe, len(split.train), logged, recipe.epochs)
+    leaky = Split(None, split.train, Images(split.train.pixels[:100], split.train.labels[:100]), 10)
+    facts.split = find_split(split if good else leaky, contract, own=True)
+    for part in ("val", "train"):
+        result = evaluate(model, getattr(labelled, part), split.mean_std)
+        counts = dict.fromkeys(range(3), (result.correct, result.total))
+        facts.accuracies[part] = Evaluated(counts, epochs=recipe.epochs)
+    return judge(contract, facts)
+
+
+def recipe(**changes):
+    return Recipe("made", "net.py:Net", {}, lr=0.1, **changes)
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.name)
+def test_each_clause_of_a_built_in_contract_is_met_and_missed(contract, graphs, splits):
+    split = splits[contract.data]
+    mnist = contract.data == "mnist"
+    met = graphs(GOOD.get(contract.name, "small-mnist" if mnist else "batch"))
+    missed = graphs("wrong-mnist" if mnist else "wrong-cifar")
+    good = recipe(epochs=24, batch_size=512, warmup=5 / 24, optimiser="adam")
+    if contract.name != "era-s10":
+        good = recipe(epochs=1)
+    bad = recipe(epochs=30, batch_size=128, schedule="constant")
+    titles = [title for title, _, _ in contract.rows]
+    held = judged(contract, met, split, good, True)
+    assert [clause.clause for clause in held] == titles
+    assert [(c.clause, c.found) for c in held if not c.passed] == []
+    fell = judged(contract, missed, split, bad, False)
+    assert [clause.clause for clause in fell] == titles
+    assert [(c.clause, c.found) for c in fell if c.passed is not False] == []
+    assert sum(clause.points for clause in held) == sum(clause.max_points for clause in held)
+    assert sum(clause.points for clause in fell) == 0
+
+
+STRUCTURE = Structure(
+    n_params=1_000,
+    n_trainable=900,
+    declared=1_200,
+    counted="counted",
+    batch_norm=Effect(0, True, 0.0, "0 used"),
+    dropout=Effect(2, False, 0.5, "9 of 99 activations dropped"),
+    changed={"batch norm": "other images", "dropout": "other random numbers"},
+    rates=((0.05, 0.0), (0.12, 0.04)),
+    heads={"linear"},
+    head_seen="addmm",
+    dependence="",
+    evaluated="twice",
+)
+TRAINING = Training(5, 5, 5, True, 128, ("muon", "sgd"), "one-cycle", 2.0)
+
+
+def layer(kind, inputs, jump=1.0, **values):
+    """A layer; without a jump it has no positions."""
+    jumps = None if jump is None else (jump, jump)
+    given = {"kernel": (), "stride": (), "dilation": (), "groups": 1, "receptive_field": (9, 7)}
+    return Layer(
+        **{"name": f"{kind} {len(inputs)}", "kind": kind, "shape": (8, 4, 4), "jump": jumps}
+        | {"parameters": 0, "macs": 50, "inputs": inputs}
+        | given
+        | values
+    )
+
+
+def table(*layers, training=False):
+    return LayerTable(tuple(layers), (1, 28, 28), training)
+
+
+CONV = layer("conv", (-1,), name="first")
+FLAT = table(CONV, layer("linear", (0,), None, name="fc"))
+POOLED = table(CONV, layer("global average pool", (0,), None), layer("linear", (1,), None))
+# Squeeze and excitation: a global pool that is not the last thing a map goes through.
+EXCITED = table(
+    CONV,
+    layer("global average pool", (0,), None),
+    layer("other", (0, 1)),
+    layer("linear", (2,), None),
+)
+BOTH = table(CONV, layer("group norm", (0,)), layer("batch norm", (1,)))
+DROPPED = table(
+    CONV,
+    layer("dropout", (0,), p=0.1),
+    layer("conv", (1,), name="second"),
+    layer("conv", (2,), name="third"),
+    training=True,
+)
+FACTS = {
+    "structure": STRUCTURE,
+    "layers": FLAT,
+    "training_layers": DROPPED,
+    "training": TRAINING,
+    "accuracies": {
+        "val": Evaluated({0: (95, 100), 1: (91, 100), 2: (99, 100)}, epochs=5),
+        "train": Evaluated({0: (450, 500)}, epochs=5),
+    },
+}
+
+
+def facts(**changes):
+    return Facts(**FACTS | changes)
+
+
+def structure(**changes):
+    return {"structure": dataclasses.replace(STRUCTURE, **changes)}
+
+
+ALONE = {"val": Evaluated({0: (95, 100)})}
+GAP = structure(heads={"gap"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "changes", "passed", "found"),
+    [
+        ("parameters", {"fewer_than": 1_001}, {}, True, "1,000 (1,200 declared)"),
+        ("parameters", {"fewer_than": 1_000}, {}, False, "1,000 (1,200 declared)"),
+        ("parameters", {"at_most": 1_000}, {}, True, "1,000 (1,200 declared)"),
+        ("parameters", {"at_most": 899, "which": "trainable"}, {}, False, "900 (1,200 declared)"),
+        ("parameters", {"at_most": 900, "which": "trainable"}, {}, True, "900 (1,200 declared)"),
+        ("normalisation", {"norm": "batch"}, {}, False, "0 used"),
+        (
+            "normalisation",
+            {"norm": "batch", "only": True},
+            structure(batch_norm=Effect(1, False, 0.5, "1 used")) | {"layers": BOTH},
+            False,
+            "1 used; also group norm",
+        ),
+        ("normalisation", {"norm": "group"}, {"layers": BOTH}, True, "1 used"),
+        (
+            "normalisation",
+            {"norm": "group", "only": True},
+            {"layers": BOTH},
+            False,
+            "1 used; also batch norm",
+        ),
+        ("normalisation", {"norm": "layer"}, {"layers": BOTH}, False, "0 used"),
+        ("normalisation", {"norm": "layer"}, {"layers": None}, None, "not judged: needs the graph"),
+        ("dropout", {}, {}, True, "9 of 99 activations dropped"),
+        ("dropout", {"least": 0.05, "greatest": 0.1}, {}, True, "9 of 99 activations dropped"),
+        ("dropout", {"greatest": 0.07}, {}, False, "9 of 99 activations dropped; p 0.12"),
+        ("dropout", {"least": 0.06}, {}, False, "9 of 99 activations dropped; p 0.05"),
+        (
+            "dropout",
+            {"least": 0.01},
+            structure(dropout=Effect(0, True, 0.0, "0 dropped"), rates=()),
+            False,
+            "0 dropped",
+        ),
+        ("dropout", {"all_but": 2}, {}, True, "9 of 99 activations dropped"),
+        (
+            "dropout",
+            {"all_but": 1},
+            {},
+            False,
+            "9 of 99 activations dropped; none after second, third",
+        ),
+        ("dropout", {"all_but": 1}, {"training_layers": None}, None, "not judged: needs the graph"),
+        ("head", {"accept": ["linear"]}, {}, True, "linear layer"),
+        ("head", {"accept": ["gap"]}, {}, False, "linear layer"),
+        ("head", {"accept": ["gap"]}, GAP, True, "global average pooling"),
+        ("head", {"gap": True}, GAP, True, "global average pooling"),
+        ("head", {"gap": True}, {}, False, "linear layer, behind linear"),
+        (
+            "head",
+            {"gap": True},
+            {"layers": POOLED},
+            True,
+            "linear layer, behind global average pool",
+        ),
+        ("head", {"gap": True}, {"layers": EXCITED}, False, None),
+        (
+            "head",
+            {"gap": True},
+            structure(heads={"other"}) | {"layers": POOLED},
+            False,
+            "something else, behind global average pool",
+        ),
+        ("head", {"gap": True}, {"layers": None}, None, "not judged: needs the graph"),
+        ("forbid", {"layer": "linear"}, {}, False, "1 layer: fc"),
+        (
+            "forbid",
+            {"layer": "linear"},
+            {"layers": table(CONV, layer("linear", (0,)))},  # a 1x1 convolution
+            True,
+            "none",
+        ),
+        ("forbid", {"layer": "max-pool"}, {}, True, "none"),
+        (
+            "forbid",
+            {"layer": "max-pool"},
+            {"layers": table(CONV, layer("max pool", (0,), 2.0))},
+            False,
+            "1 layer: max pool 1",
+        ),
+        ("forbid", {"layer": "stride"}, {}, True, "none"),
+        (
+            "forbid",
+            {"layer": "stride"},
+            {"layers": table(CONV, layer("average pool", (0,), 2.0), layer("conv", (1,), 2.0))},
+            False,
+            "1 layer: average pool 1",
+        ),
+        ("forbid", {"layer": "pretrained"}, {}, None, "not judged: no class"),
+        (
+            "forbid",
+            {"layer": "pretrained"},
+            {"builds": Builds(3, ("a.weight",), 100)},
+            False,
+            "1 of 3 weight tensors the same for two seeds: a.weight",
+        ),
+        (
+            "forbid",
+            {"layer": "pretrained"},
+            {"builds": Builds(3, (), 0)},
+            True,
+            "0 of 3 weight tensors the same for two seeds",
+        ),
+        ("require", {"layer": "dilated", "at_least": 1}, {}, False, "0"),
+        ("receptive field", {"more_than": 6}, {}, True, "9x7"),
+        ("receptive field", {"more_than": 7}, {}, False, "9x7"),
+        ("receptive field", {"at_least": 7}, {}, True, "9x7"),
+        ("macs", {"at_most": 100}, {}, True, "100"),
+        ("macs", {"fewer_than": 100}, {}, False, "100"),
+        ("macs", {"fewer_than": 100}, {"layers": None}, None, "not judged: needs the graph"),
+        ("evaluation", {}, {}, True, "it does"),
+        ("evaluation", {}, structure(dependence="random"), False, "random"),
+        ("epochs", {"fewer_than": 6}, {}, True, "5"),
+        ("epochs", {"at_most": 4}, {}, False, "5"),
+        ("epochs", {"at_most": 4}, {"training": None}, None, "not judged: no run"),
+        (
+            "epochs",
+            {"at_most": 5},
+            {"training": dataclasses.replace(TRAINING, logged=4, agree=False)},
+            False,
+            "recipe 5, log 4, state 5",
+        ),
+        ("batch size", {"exactly": 128}, {}, True, "128"),
+        ("batch size", {"exactly": 512}, {}, False, "128"),
+        ("batch size", {"at_least": 64, "at_most": 128}, {}, True, "128"),
+        ("batch size", {"at_least": 129}, {}, False, "128"),
+        ("optimiser", {"accept": ["sgd"]}, {}, False, "muon and sgd"),
+        ("optimiser", {"accept": ["sgd", "muon"]}, {}, True, "muon and sgd"),
+        ("schedule", {"name": "one-cycle"}, {}, True, "one-cycle, highest after 2 epochs"),
+        ("schedule", {"name": "constant"}, {}, False, "one-cycle, highest after 2 epochs"),
+        (
+            "schedule",
+            {"name": "one-cycle", "peak_epoch": 2},
+            {},
+            True,
+            "one-cycle, highest after 2 epochs",
+        ),
+        (
+            "schedule",
+            {"name": "one-cycle", "peak_epoch": 1},
+            {},
+            False,
+            "one-cycle, highest after 2 epochs",
+        ),
+        ("split", {}, {}, None, "not judged: no weights"),
+        ("accuracy", {"at_least": 0.95}, {}, True, "epoch 5: 95.00 % (5 wrong of 100)"),
+        ("accuracy", {"more_than": 0.95}, {}, False, "epoch 5: 95.00 % (5 wrong of 100)"),
+        (
+            "accuracy",
+            {"at_least": 0.95, "last_epochs": 2},
+            {},
+            False,
+            "epoch 4: 91.00 % (9 wrong of 100); epoch 5: 95.00 % (5 wrong of 100)",
+        ),
+        (
+            "accuracy",
+            {"at_least": 0.9, "last_epochs": 2},
+            {"accuracies": {"val": Evaluated({0: (95, 100), 2: (95, 100)}, epochs=5)}},
+            False,
+            "epoch 5: 95.00 % (5 wrong of 100); weights of 1 epochs are missing",
+        ),
+        (
+            "accuracy",
+            {"at_least": 0.9, "last_epochs": 2},
+            {"accuracies": ALONE},
+            None,
+            "95.00 % (5 wrong of 100); weights of 1 epochs are missing",
+        ),
+        (
+            "accuracy",
+            {"at_least": 0.96, "last_epochs": 2},
+            {"accuracies": ALONE},
+            False,
+            "95.00 % (5 wrong of 100); weights of 1 epochs are missing",
+        ),
+        (
+            "accuracy",
+            {"at_least": 0.9, "split": "train"},
+            {},
+            True,
+            "epoch 5: 90.00 % (50 wrong of 500)",
+        ),
+        ("accuracy", {"at_least": 0.9}, {"accuracies": {}}, None, "not judged: no weights"),
+    ],
+)
+def test_a_kind_is_judged_on_facts(kind, limits, changes, passed, found):
+    clause = Requirement(kind, limits, points=2).judge("row", "words", facts(**changes))
+    assert (clause.clause, clause.required, clause.passed) == ("row", "words", passed)
+    if found is not None:
+        assert clause.found == found
+    # What was not judged has no points, and is not passed.
+    assert (clause.points, clause.max_points) == ({True: 2, False: 0, None: None}[passed], 2)
+
+
+def test_every_kind_is_judged_in_words():
+    for kind in KINDS.values():
+        assert kind.name == kind.name.lower()
+        assert type(kind).__doc__.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("correct", "points", "passed"),
+    [
+        (50, 0, False),
+        (60, 1, False),
+        (75, 2, False),
+        (80, 3.5, False),
+        (86, 5, True),
+        (99, 5, True),
+    ],
+)
+def test_points_are_linear_between_bands(correct, points, passed):
+    bands = [[0.6, 1], [0.75, 2], [0.85, 5]]
+    requirement = Requirement("accuracy", {"at_least": 0.86, "bands": bands}, 5)
+    counts = {"val": Evaluated({0: (correct, 100)}, epochs=5)}
+    clause = requirement.judge("accuracy", "", facts(accuracies=counts))
+    assert clause.points == pytest.approx(points)
+    assert clause.passed is passed
+
+
+def test_points_of_several_epochs_are_those_of_the_lowest():
+    bands = {"at_least": 0.9, "last_epochs": 2, "bands": [[0.9, 0], [1.0, 10]]}
+    clause = Requirement("accuracy", bands, 10).judge("accuracy", "", facts())
+    assert clause.points == pytest.approx(1)
+
+
+def test_an_accuracy_that_measures_nothing_has_no_points():
+    contract = Contract("c", "", 500, 100, (Requirement("accuracy", {"at_least": 0.9}),))
+    accuracy = judge(contract, facts())[-1]
+    assert (accuracy.passed, accuracy.points) == (True, 1)
+    accuracy = judge(contract, facts(**structure(dependence="random")))[-1]
+    assert (accuracy.passed, accuracy.points) == (True, 0)
+    assert accuracy.how.endswith("; no points, as evaluation fails")
+
+
+class Rates(nn.Module):
+    """Dropouts of PyTorch's two kinds, one by hand, and one that a factor follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, x):
+        x = nn.functional.dropout(x, 0.25, self.training)
+        x = nn.functional.dropout2d(x.view(-1, 49, 4, 4), 0.5, self.training).flatten(1)
+        if self.training:
+            x = x * (torch.rand_like(x) > 0.1)
+        return self.head(x)
+
+
+def test_the_rates_of_dropouts_are_stated_or_measured(split):
+    model = capture(Rates(), audit_passes((1, 28, 28)))
+    contract = Contract("c", "", 500, 100, (Requirement("dropout"),))
+    found = structure_facts(model, split, contract, False, None, trained=False).structure
+    rates = sorted(found.rates)
+    assert [rate for rate, _ in rates] == [pytest.approx(0.1, abs=0.01), 0.25, 0.5]
+    assert 0.001 < rates[0][1] < 0.01
+    assert [uncertainty for _, uncertainty in rates[1:]] == [0, 0]
+
+
+def test_frozen_parameters_are_not_trainable(split):
+    torch.manual_seed(0)
+    model = SmallMnist()
+    model[0].weight.requires_grad_(False)
+    clauses = tuple(
+        Requirement("parameters", {"at_most": n, "which": which})
+        for n, which in ((622, "all"), (568, "trainable"))
+    )
+    verdict = audit_model(model, split, Contract("c", "", 500, 100, clauses))
+    found = [clause.found for clause in verdict.clauses[:2]]
+    assert found == ["622", "568"]
+    assert verdict.passed
+
+
+class Filters(nn.Module):
+    """A first layer with weights that stand in the file, and one that the seed draws."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        weight = torch.linspace(-1, 1, 8 * 25).view(8, 1, 5, 5).sin()
+        self.filters = nn.Parameter(weight)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, num_classes)
+        self.few = nn.Parameter(torch.arange(8.0))
+
+    def forward(self, x):
+        x = nn.functional.conv2d(x, self.filters) * self.few[:, None, None]
+        return self.head(self.norm(x).amax((2, 3)))
+
+
+PRETRAINED = Contract("c", "", 500, 100, (Requirement("forbid", {"layer": "pretrained"}),))
+
+
+@pytest.mark.parametrize(
+    ("network", "found"),
+    [
+        ("Filters", "1 of 2 weight tensors the same for two seeds: filters"),
+        ("SmallMnist", "0 of 1 weight tensors the same for two seeds"),
+    ],
+)
+def test_weights_that_the_seed_does_not_draw_are_found(network, found, split, request):
+    path = f"{request.path}:{network}"
+    fresh = fresh_networks(path, {}, split, "watched")
+    verdict = audit_model(fresh(0), split, PRETRAINED, False, "watched", fresh)
+    clause = verdict.clauses[0]
+    assert (clause.clause, clause.found) == ("no pretrained", found)
+    assert clause.passed is found.startswith("0")
+
+
+def test_a_network_that_is_watched_has_no_layer_table(split):
+    forbid = Requirement("forbid", {"layer": "max-pool"}, points=3)
+    contract = Contract("c", "", 500, 100, (forbid, Requirement("dropout")))
+    verdict = audit_model(SmallMnist(), split, contract, False, "watched")
+    clause = next(clause for clause in verdict.clauses if clause.clause == "no max-pool")
+    assert (clause.found, clause.passed) == ("not judged: needs the graph", None)
+    assert verdict.passed
+    assert (verdict.points, verdict.max_points) == (1, 4)
+    assert verdict.points_text == "points 1 of 1 judged, 4 in all"
