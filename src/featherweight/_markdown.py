@@ -2,6 +2,7 @@
 
 import re
 
+from ._html import markdown_text
 from .verdict import Clause, Verdict
 
 CLAUSE = ("clause", "required", "found", "how")
