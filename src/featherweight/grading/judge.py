@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..evaluate import Evaluation
 from ..exported import Exported
 from ..layers import layer_table
-from ..passes import Pass, audit_passes
+from ..passes import N_PROBE, Pass, audit_passes
 from ..recipe import RECIPES
 from ..report import mistakes, picture, report
 from ..run import GRAPH, Run, create_run, open_run
@@ -180,7 +180,7 @@ def _judge_network(
                 "torch.save(model.state_dict(), 'model.pth')",
             ) from error
         weights = weights_digest(state)
-    few = normalise(split.train.pixels[:8], mean_std or split.mean_std)
+    few = normalise(split.train.pixels[:N_PROBE], mean_std or split.mean_std)
     check_model(network, few, split.num_classes)
     if submission.weights is not None:
         verdict, result = audit_weights(network, split, settings.contract, mean_std, fresh=fresh)

@@ -78,7 +78,7 @@ class Graded:
         """Why it could not be judged and what to do about it, on one line."""
         if self.problem is None:
             return f"not trained: {self.untrained}" if self.untrained else ""
-        what = " ".join(self.problem.message.split())
+        what = " ".join(self.problem.message.split()).rstrip(".")
         return f"{what}. To do: {self.problem.hint}" if self.problem.hint else what
 
     @property

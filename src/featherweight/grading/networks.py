@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from ..build import construct
-from ..capture import capture
+from ..capture import WATCHING, capture
 from ..device import seed_everything
 from ..errors import InputError
 from ..locate import load_file, reason
@@ -286,7 +286,8 @@ def _explain(
     error: InputError, skipped: dict[str, str], classes: list[str], shape: tuple[int, ...]
 ) -> InputError:
     """Return an error with what the student should do."""
-    hint = (error.hint or "").removesuffix("; or judge it by watching it, with --evidence watched")
+    # A class is graded by graphs alone.
+    hint = re.sub(rf"(; or )?judge it by {WATCHING}$", "", error.hint or "")
     missing = re.search(r"name '(\w+)' is not defined", error.message)
     if missing is not None and missing[1] in skipped:
         hint = f"{skipped[missing[1]]}; define {missing[1]} inside the class"
