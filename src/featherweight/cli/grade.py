@@ -1,6 +1,7 @@
 """The command that judges a class: grade."""
 
 import json
+import os
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,8 @@ def cmd_grade(
     from ..grading.settings import Settings
     from ..grading.submissions import find_submissions
 
+    if os.name != "posix":
+        raise InputError("grade: got a system that can't fork processes, expected Linux or macOS")
     held = load_contract(contract)
     if train is not None:
         find_recipe(train)

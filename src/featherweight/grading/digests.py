@@ -1,6 +1,6 @@
 """Digests by which the same network, or the same weights, are known again under other names.
 
-graph_digest(network) == graph_digest(copy)          # variables and layers renamed
+graph_digest(capture(model, audit_passes((1, 28, 28))))    # whatever its layers are called
 weights_digest(read_weights("model.pth"))
 """
 

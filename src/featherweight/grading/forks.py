@@ -1,7 +1,7 @@
 """A fork server: it has imported PyTorch once, and forks a confined process for each network.
 
     server = start_forks()                    # before anything secret or large is loaded
-    export = server.export(request)           # an Export: its graphs, or why there are none
+    found = server.export(request)            # an Export: its graphs, or why there are none
 
 To import PyTorch and what `torch.export` needs takes some seconds of CPU time, a fork a few
 hundredths. The server runs none of a student's code and its memory is no child's: what a network

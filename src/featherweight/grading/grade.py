@@ -1,12 +1,15 @@
 """Judge all submissions of a class side by side, into one table and a report for each.
 
-    rows = grade(find_submissions("submissions/"), settings, Path("grades.csv"), workers=2)
+    with LocalGraders(settings, workers=2) as graders:
+        rows = grade(find_submissions("submissions/"), settings, Path("grades.csv"), graders)
 
-The table is written after each submission, whole. The same call continues one that was stopped: a
-row is kept if its submission, the contract and all else that decides it are the same as before.
+The table is written whole, each second and at the end, however that comes. The same call continues
+one that was stopped: a row is kept if its submission, the contract and all else that decides it are
+the same as before.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import wait
@@ -31,6 +34,7 @@ from .table import (
     write_report,
 )
 
+WRITE_SECONDS = 1.0  # between two times that the table is written
 OnAnswer = Callable[[Row, Answer | None], None]
 "Called with each row, and with what was found if it was not in the table already."
 
@@ -183,17 +187,23 @@ def _grade(
         write_grades(table, ordered)
         return shared
 
-    for task, answer in graders.answers(missing):
-        name = task.submission.name
-        path = write_report(answer, folder, stems[name])
-        row = {key: "" if value is None else str(value) for key, value in answer.cells.items()}
-        row |= {"report": f"{folder.name}/{path.name}", "hash": digests[name], "same as": ""}
-        if answer.bug:
-            row["hash"] = ""  # judged again the next time
-        rows[name] = row
+    written = time.monotonic()
+    try:
+        for task, answer in graders.answers(missing):
+            name = task.submission.name
+            path = write_report(answer, folder, stems[name])
+            row = {key: "" if value is None else str(value) for key, value in answer.cells.items()}
+            row |= {"report": f"{folder.name}/{path.name}", "hash": digests[name], "same as": ""}
+            if answer.bug:
+                row["hash"] = ""  # judged again the next time
+            rows[name] = row
+            if time.monotonic() - written > WRITE_SECONDS:
+                write()
+                written = time.monotonic()
+            if on_answer is not None:
+                on_answer(row, answer)
+    finally:  # after an interrupt too
         write()
-        if on_answer is not None:
-            on_answer(row, answer)
     if write():
         exempt |= graders.digests([None])
         write()

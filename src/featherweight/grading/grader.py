@@ -1,7 +1,8 @@
 """A process that judges one submission after the other, each in a process of its own.
 
     with Grader(settings) as grader:
-        grader.send(Task(submission, work))
+        grader.receive()                                  # READY
+        grader.send(Task(submission, Path("run")))
         answer = grader.receive()
 
 The process imports PyTorch, forks the server that exports networks (forks.py), and then loads the

@@ -1,7 +1,8 @@
 """Judge one submission: its verdict, and what of it a table, a report and a badge show.
 
-graded = judge(submission, export, split, settings, work)
-graded.cells["points"], graded.report
+graded = judge(submission, export(submission, split, settings, start_forks()), split, settings,
+               Path("run"))
+graded.points, graded.report
 """
 
 import copy

@@ -1,7 +1,7 @@
 """Judge submissions on a Ray cluster (Moritz et al. 2018), with the rows of local processes.
 
     with RayGraders("auto", settings, cpus=None) as graders:     # a running cluster
-        rows = grade(submissions, settings, table, graders)
+        rows = grade(find_submissions("submissions/"), settings, Path("grades.csv"), graders)
 
 A node gets the files of each submission, and sends back what was found. Every node needs
 featherweight, and the data set at the same path unless it is MNIST. A submission whose node is lost
