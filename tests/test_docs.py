@@ -18,6 +18,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from cyclopts import MissingArgumentError
 
 import featherweight
@@ -37,6 +38,7 @@ RULE = re.compile(r"^([\w. -]+):(?!=)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Other programs that the pages call; their arguments are not checked.
 PROGRAMS = {"curl", "docker", "git", "python", "python3", "ray", "sudo", "."}
+PROGRAMS |= {"apt-get", "cd", "set", "test"}
 # Names that an example takes for granted, and their types.
 GIVEN = {
     "contract": "featherweight.contract.Contract",
@@ -56,6 +58,7 @@ GIVEN = {
     **dict.fromkeys(("columns", "jobs", "log_probabilities", "maps", "row", "rows"), "typing.Any"),
     **dict.fromkeys(("content_type", "graph", "ink", "listening", "weights", "work"), "typing.Any"),
     **dict.fromkeys(("pixels", "table", "text", "val"), "typing.Any"),
+    **dict.fromkeys(("graded", "request", "settings", "submission", "export"), "typing.Any"),
 }
 # What an example may use without importing it.
 KNOWN = {
@@ -216,9 +219,18 @@ def test_toml_of_a_docstring_is_accepted(example, tmp_path):
     _check_toml(example, tmp_path / "a.toml")
 
 
+@pytest.mark.parametrize("block", _blocks("yaml"))
+def test_a_workflow_uses_the_action_with_its_inputs(block):
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    steps = yaml.safe_load(block)["jobs"]["judge"]["steps"]
+    given = next(step["with"] for step in steps if "featherweight" in step["uses"])
+    required = {name for name, about in action["inputs"].items() if about.get("required")}
+    assert required <= set(given) <= set(action["inputs"])
+
+
 def test_every_kind_of_block_is_tested():
     kinds = {match[2] for text in TEXTS.values() for match in FENCE.finditer(text)}
-    assert kinds <= {"sh", "toml", "python", "text", "console", "c"}
+    assert kinds <= {"sh", "toml", "python", "text", "console", "c", "yaml"}
     assert len(_blocks("sh")) > 30
     assert len(_blocks("python")) > 10
     assert len(_blocks("toml")) > 3

@@ -19,6 +19,7 @@ TRUNK = (
     "passes",
     "_arrays",
     "_html",
+    "badge",
     "_layers",
     "_format",
     "_ray",
@@ -31,6 +32,7 @@ TRUNK = (
     "formats",
     "facts",
     "verdict",
+    "_markdown",
     "requirements",
     "contract",
     "recipe",
@@ -74,6 +76,8 @@ ON_TOP = ("bench", "api", "cli", "__main__")
 # `import featherweight` runs it first, so every module may import it.
 INIT = "__init__"
 PLAIN_DATA = (
+    "badge",
+    "_markdown",
     "errors",
     "_extras",
     "_files",

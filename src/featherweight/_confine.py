@@ -78,8 +78,11 @@ def close_files() -> None:
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def main(result: int, seconds: int, n_bytes: int, command: list[str]) -> None:
-    """Run the command, and end as it ends."""
+def confine(result: int, seconds: int, n_bytes: int) -> None:
+    """Confine what follows: this process or, where the system gives namespaces, a child of it.
+
+    It returns once, in the confined process. With namespaces the caller's own process waits here
+    for the child, and ends as it ends."""
     limit(seconds, n_bytes)
     try:
         leave_namespaces()
@@ -87,7 +90,7 @@ def main(result: int, seconds: int, n_bytes: int, command: list[str]) -> None:
         with contextlib.suppress(OSError, AttributeError):
             call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
         os.write(result, b"l")
-        os.execv(command[0], command)
+        return
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
     child = os.fork()  # the first process inside: when it ends, all others there do
     if child == 0:
@@ -97,13 +100,19 @@ def main(result: int, seconds: int, n_bytes: int, command: list[str]) -> None:
             os.write(result, b"n")
         except OSError:
             os.write(result, b"l")
-        os.execv(command[0], command)
+        return
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         with contextlib.suppress(OSError):  # SIGKILL has no handler
             signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(os.WEXITSTATUS(status))
+
+
+def main(result: int, seconds: int, n_bytes: int, command: list[str]) -> None:
+    """Run the command, and end as it ends."""
+    confine(result, seconds, n_bytes)
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":

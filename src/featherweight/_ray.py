@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster (Moritz et al. 2018). Imports no torch.
+"""Connect to a Ray cluster (Moritz et al. 2018), and send folders to it. Imports no torch.
 
 Example:
     with connected("local", cpus=2):
@@ -6,12 +6,18 @@ Example:
 """
 
 import contextlib
+import io
 import os
+import shutil
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
+from filelock import FileLock
 
+from ._files import new_folder
 from .errors import InputError
 
 # Bytes of a local cluster's object store: MNIST takes 45 MiB, and /dev/shm may be small.
@@ -51,3 +57,35 @@ def connected(address: str, cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def pack(folder: Path) -> bytes:
+    """Return a run folder as one tar file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(folder, ".")
+    return buffer.getvalue()
+
+
+def _safe_member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    """Refuse members that are unsafe to unpack, and leave permissions to the umask."""
+    member = tarfile.data_filter(member, folder)
+    member.mode = None  # type: ignore[assignment]  # the file keeps the mode it is created with
+    return member
+
+
+def unpack(content: bytes, folder: Path) -> None:
+    """Write a packed run folder to `folder`, replacing an unfinished one.
+
+    The folder appears complete or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = new_folder(folder.parent, ".new-")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.extractall(temporary / "run", filter=_safe_member)
+        with FileLock(f"{folder}.lock"):
+            if folder.exists():
+                folder.rename(temporary / "old")
+            (temporary / "run").rename(folder)
+    finally:
+        shutil.rmtree(temporary)

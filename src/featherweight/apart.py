@@ -16,10 +16,10 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._files import nameless_file, visible
 from .errors import InputError
@@ -54,35 +54,17 @@ class _Begun:
             code = self.process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             raise self._wrong(f"takes more than {SECONDS} s to be built and exported") from None
-        size = os.fstat(self.result).st_size
-        content = os.pread(self.result, size, 0) if size <= MAX_BYTES // 16 else b""
-        kind, rest = content[1:2], content[2:]
-        if kind == BUG:
-            raise RuntimeError(visible(rest.decode(errors="replace")))
-        if kind not in (GRAPH, WRONG):
-            raise self._wrong(self._end(code))
+        content = read_result(self.result)
+        graph = open_result(self.path, content[1:], ending(code, CPU_SECONDS))
         try:
-            if kind == WRONG:
-                values = json.loads(rest)
-                raise InputError(_line(values["message"]), values["hint"] and _line(values["hint"]))
-            network = load_exported(rest)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            if kind == WRONG and isinstance(error, InputError):
-                raise
+            network = load_exported(graph)
+        except ValueError as error:
             raise self._wrong(f"came back as something else than a graph: {error}") from error
         network.confined = content[:1] == b"n"
         return network
 
     def _wrong(self, what: str) -> InputError:
-        return InputError(f"model {self.path!r}: {what}, expected a network that can be exported")
-
-    def _end(self, code: int) -> str:
-        """Describe how the process ended without a result."""
-        if code in (-signal.SIGXCPU, -signal.SIGKILL):
-            return f"was ended: it needs more than {CPU_SECONDS} s of CPU time, or was killed"
-        if code < 0:
-            return f"its code was ended by {signal.Signals(-code).name}"
-        return f"its code ends the process with exit code {code}"
+        return _wrong(self.path, what)
 
     def end(self) -> None:
         """End the process and all that it has started."""
@@ -91,6 +73,49 @@ class _Begun:
         self.process.wait()
         with contextlib.suppress(OSError):
             os.close(self.result)
+
+
+def _wrong(path: str, what: str) -> InputError:
+    return InputError(f"model {path!r}: {what}, expected a network that can be exported")
+
+
+def ending(code: int, cpu_seconds: int) -> str:
+    """Describe how a process with a limit of CPU time ended without a result, by its exit code."""
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"was ended: it needs more than {cpu_seconds} s of CPU time, or was killed"
+    if code < 0:
+        return f"its code was ended by {signal.Signals(-code).name}"
+    return f"its code ends the process with exit code {code}"
+
+
+def read_result(result: int) -> bytes:
+    """Return what a process apart has written into an open file; nothing if it is too much."""
+    size = os.fstat(result).st_size
+    return os.pread(result, size, 0) if size <= MAX_BYTES // 16 else b""
+
+
+def open_result(path: str, content: bytes, ended: str) -> bytes:
+    """Return the graph, as bytes, in what the process apart has written with `write_result`.
+
+    Args:
+        path: The network.
+        content: The result.
+        ended: How the process has ended, if there is no result.
+
+    Raises InputError where the network's code failed, RuntimeError where this package's did."""
+    kind, rest = content[:1], content[1:]
+    if kind == GRAPH:
+        return rest
+    if kind == BUG:
+        raise RuntimeError(visible(rest.decode(errors="replace")))
+    if kind != WRONG:
+        raise _wrong(path, ended)
+    try:
+        values = json.loads(rest)
+        message, hint = _line(values["message"]), values["hint"] and _line(values["hint"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _wrong(path, f"came back as something else than a graph: {error}") from error
+    raise InputError(message, hint)
 
 
 def _line(text: object) -> str:
@@ -188,8 +213,15 @@ def _end_all() -> None:
 def work() -> None:
     """Build and export the network of the request on the command line, in the process apart."""
     result, request = int(sys.argv[1]), json.loads(sys.argv[2])
+    write_result(result, request[0], lambda: _capture(*request))
+
+
+def write_result(result: int, path: str, make: Callable[[], bytes]) -> NoReturn:
+    """Write the graph that `make` returns, or what it raises, into an open file; end the process.
+
+    `path` is what messages call the network."""
     try:
-        content = GRAPH + _capture(*request)
+        content = GRAPH + make()
     except InputError as error:
         content = WRONG + json.dumps({"message": error.message, "hint": error.hint}).encode()
     except Exception:
@@ -197,7 +229,7 @@ def work() -> None:
     except BaseException as error:  # KeyboardInterrupt, or one of the network's own
         from .locate import reason
 
-        message = f"model {request[0]!r}: can't be built: {reason(error)}"
+        message = f"model {path!r}: can't be built: {reason(error)}"
         content = WRONG + json.dumps({"message": message, "hint": None}).encode()
     while content:
         content = content[os.write(result, content) :]

@@ -328,6 +328,7 @@ def audit_run(
     device: torch.device | None = None,
     evidence: Evidence = "graph",
     retrained: Clause | None = None,
+    fresh: Fresh | None = None,
 ) -> tuple[Verdict, Evaluation | None]:
     """Judge a finished run: load the graph of its network and its weights, and evaluate it.
 
@@ -338,6 +339,7 @@ def audit_run(
         device: Where to evaluate. None: the CPU.
         evidence: Judge the network's graph, or watch the module while it runs.
         retrained: The clause of `retrain.retrain`, where the run was trained again.
+        fresh: As for `audit_model`. None: as its recipe says.
 
     Returns the verdict and the evaluation on the validation images, or None for the evaluation if
     the weights are not this network's. Raises InputError if the run is incomplete, or its network
@@ -367,7 +369,7 @@ def audit_run(
                 continue  # its accuracy counts as missing, which fails
             networks[epoch] = earlier.to(device)
     networks[last] = model = network.to(device)
-    fresh = fresh_networks(run.model_path, run.recipe.model_args, split, evidence)
+    fresh = fresh or fresh_networks(run.model_path, run.recipe.model_args, split, evidence)
     facts = structure_facts(model, split, contract, True, fresh)
     facts.training = training
     own = split.sha256 == run.config["data"]["sha256"]

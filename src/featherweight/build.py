@@ -44,7 +44,17 @@ def build(
 
     Raises InputError if the class can't be found or the network can't be built.
     """
-    constructor = find_class(path)
+    return construct(find_class(path), path, arguments, num_classes, shape)
+
+
+def construct(
+    constructor: type[nn.Module],
+    path: str,
+    arguments: Mapping[str, Any],
+    num_classes: int,
+    shape: Sequence[int],
+) -> nn.Module:
+    """Return a network of a class, as `build` does; `path` is what messages call it."""
     given, parameters = dict(arguments), inspect.signature(constructor).parameters
     if "num_classes" in parameters:
         given["num_classes"] = num_classes

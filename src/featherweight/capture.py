@@ -51,6 +51,7 @@ LIBRARIES = (
     str(Path(__file__).parent),
     sysconfig.get_path("stdlib"),
 )
+WATCHING = "watching it, with --evidence watched"
 # What to write instead, by what the error says.
 HINTS = (
     (
@@ -78,7 +79,8 @@ def capture(model: nn.Module, passes: Iterable[Pass], title: str | None = None) 
     try:
         return _capture(model, list(passes), title or describe(model))
     except InputError as error:
-        hint = f"{error.hint}; or judge it by watching it, with --evidence watched"
+        watch = f"judge it by {WATCHING}"
+        hint = watch if error.hint is None else f"{error.hint}; or {watch}"
         raise InputError(error.message, hint=hint) from error
 
 

@@ -5,17 +5,18 @@ Example:
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from ._html import markdown_text as _text
+from ._markdown import clause_table
+from ._markdown import code as _code
 from .data import Split
 from .evaluate import Evaluation, percent
 from .image_kind import ImageKind
 from .recipe import RECIPES
 from .run import GRAPH, SOURCE, Run
-from .verdict import Clause, Verdict
+from .verdict import Verdict
 
 # Files of the run folder that the card lists if they exist.
 FILES = {
@@ -34,21 +35,6 @@ PICTURES = {
     "mistakes.png": "every mistake",
 }
 MAX_NAMES = 26  # classes that a card names
-CLAUSE = ("clause", "required", "found", "how")
-
-
-def _result(clause: Clause, weighted: bool) -> str:
-    """Return a clause's result for the table, with its points where these say more."""
-    result = f"**{clause.result}**" if clause.failed else clause.result
-    return f"{result} {clause.score}".strip() if weighted else result
-
-
-def _code(value: object) -> str:
-    """Return a text as code in Markdown, between more backticks than it has in a row."""
-    line = " ".join(str(value).split())
-    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    space = " " if "`" in line else ""
-    return f"{fence}{space}{line}{space}{fence}"
 
 
 def _header(
@@ -181,11 +167,6 @@ def card(
     low, high = result.interval
     judged = Verdict.from_dict(verdict)
     points = f", {judged.points_text}" if judged.weighted else ""
-    clauses = "\n".join(
-        f"| {' | '.join(_text(getattr(clause, key)) for key in CLAUSE)} | {result} |"
-        for clause in judged.clauses
-        for result in [_result(clause, judged.weighted)]
-    )
     sizes = "\n".join(
         f"| {name} | {(run.path / name).stat().st_size:,} | {what} |"
         for name, what in FILES.items()
@@ -265,10 +246,7 @@ Validation: **{percent(result.correct, result.total)}**,
 expected calibration error {100 * result.calibration_error:.2f} %;
 measured on {_validation_images(split)}, with the last epoch's weights.
 {tested}
-| clause | required | found | how | verdict |
-|---|---|---|---|---|
-{clauses}
-
+{clause_table(judged)}
 {pictures["verdict.svg"]}
 ## Use
 {_use(run, split, needed)}

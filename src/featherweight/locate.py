@@ -90,6 +90,11 @@ def describe(model: nn.Module) -> str:
     return f"{Path(file).name}:{kind.__qualname__}" if file else kind.__qualname__
 
 
+def load_file(file: Path) -> ModuleType:
+    """Return a file as a module, which imports it. Raises InputError if that fails."""
+    return _load(str(file), str(file))
+
+
 def _load(path: str, where: str) -> ModuleType:
     """Import the module or file `where` of the model `path`, with its folder on Python's path."""
     here = Path.cwd()

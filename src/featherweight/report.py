@@ -313,9 +313,13 @@ def _are_long(names: list[str]) -> bool:
 
 @literally
 def mistakes(
-    result: Evaluation, pixels: torch.Tensor, title: str, kind: ImageKind | None = None
+    result: Evaluation,
+    pixels: torch.Tensor,
+    title: str,
+    kind: ImageKind | None = None,
+    most: int = MAX_MISTAKES,
 ) -> Figure:
-    """Draw every misclassified image, the most confident mistake first.
+    """Draw every misclassified image, or `most` of them, the most confident mistake first.
 
     Light ink on dark paper is drawn as dark ink on light paper, and a transposed image upright.
 
@@ -329,7 +333,7 @@ def mistakes(
     cmap = "gray" if kind and kind.polarity != "light on dark" else "gray_r"
     order = (2, 1, 0) if kind and kind.orientation == "transposed" else (1, 2, 0)
     wrong = result.mistakes
-    drawn = wrong[:MAX_MISTAKES].tolist()
+    drawn = wrong[:most].tolist()
     columns = min(10, max(7, len(drawn)))
     rows = math.ceil(len(drawn) / columns)
     side, gap, head, margin = 1.0, 0.08, 0.85, 0.12  # inches
@@ -349,9 +353,7 @@ def mistakes(
         axes.text(margin, 0.5, "no mistakes", va="top", fontsize=14, color=GREY)
         return figure
     which = (
-        f"The {MAX_MISTAKES} most confident mistakes"
-        if len(drawn) < len(wrong)
-        else "Every mistake"
+        f"The {len(drawn)} most confident mistakes" if len(drawn) < len(wrong) else "Every mistake"
     )
     axes.text(
         margin,

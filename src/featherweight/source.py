@@ -21,7 +21,7 @@ from .errors import InputError
 CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
 
 
-def _functions(definition: Any) -> Iterator[FunctionType]:
+def functions(definition: Any) -> Iterator[FunctionType]:
     """Yield a function itself, or the functions that a class defines."""
     values = vars(definition).values() if inspect.isclass(definition) else [definition]
     for value in values:
@@ -33,7 +33,7 @@ def _functions(definition: Any) -> Iterator[FunctionType]:
 def _find(definition: Any) -> tuple[str, ast.Module, dict[str, Any]]:
     """Return the source of a class or function, its syntax tree, and its global names."""
     kind = ast.ClassDef if inspect.isclass(definition) else ast.FunctionDef
-    for function in _functions(definition):
+    for function in functions(definition):
         # inspect.getsource finds no class that was defined in a cell (Python 3.11).
         text = "".join(linecache.getlines(function.__code__.co_filename))
         for node in ast.parse(text).body if text else []:
@@ -57,7 +57,7 @@ def _find(definition: Any) -> tuple[str, ast.Module, dict[str, Any]]:
     )
 
 
-def _names(code: CodeType) -> Iterator[str]:
+def global_names(code: CodeType) -> Iterator[str]:
     """Yield the global names that a code object, or one inside it, reads."""
     stored = {each.argval for each in dis.get_instructions(code) if each.opname == "STORE_NAME"}
     for each in dis.get_instructions(code):
@@ -65,7 +65,7 @@ def _names(code: CodeType) -> Iterator[str]:
             yield str(each.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from global_names(constant)
 
 
 def _is_constant(value: Any) -> bool:
@@ -87,7 +87,7 @@ def module_source(definition: type) -> str:
 
     def add(found: Any, owner: ModuleType | None, user: str) -> None:
         text, tree, scope = _find(found)
-        for name in dict.fromkeys(_names(compile(tree, "<source>", "exec"))):
+        for name in dict.fromkeys(global_names(compile(tree, "<source>", "exec"))):
             if (
                 name in begun
                 or (name not in scope and hasattr(builtins, name))

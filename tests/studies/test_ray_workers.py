@@ -13,8 +13,9 @@ import pytest
 import ray
 import torch
 
+from featherweight._ray import pack, unpack
 from featherweight.studies.plan import load_plan
-from featherweight.studies.ray_workers import RayTasks, pack, unpack
+from featherweight.studies.ray_workers import RayTasks
 from featherweight.studies.rows import STUDY_COLUMNS, read_rows
 from featherweight.studies.study import run_study
 from featherweight.studies.workers import LocalProcesses

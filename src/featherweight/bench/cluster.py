@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from .._ray import connected
+from .._ray import connected, pack
 from ..contract import load_contract
 from ..recipe import find_recipe
 from ..splits import contract_split
 from ..studies.plan import Plan, Task
-from ..studies.ray_workers import RayTasks, pack
+from ..studies.ray_workers import RayTasks
 from ..studies.study import run_study
 from ..studies.workers import Job, LocalProcesses, Workers
 from ..tables import Row

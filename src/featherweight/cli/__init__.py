@@ -8,14 +8,23 @@ PyTorch takes seconds to load, so a command imports the modules that need it whe
 
 from cyclopts import Group
 
-from . import bench, export, predict, presets, serve, study, train  # noqa: F401  # adds the commands
+from . import (  # noqa: F401  # adds the commands
+    bench,
+    export,
+    grade,
+    predict,
+    presets,
+    serve,
+    study,
+    train,
+)
 from .base import app, main
 
 __all__ = ["app", "main"]
 
 # The groups of `featherweight --help`, and the order of the commands in each.
 COMMAND_GROUPS = {
-    "Train and judge": ("train", "audit", "evaluate", "report"),
+    "Train and judge": ("train", "audit", "evaluate", "report", "grade"),
     "Export and read": ("export", "firmware", "predict", "serve", "stress"),
     "Compare": ("study", "frontier", "bench"),
     "Presets": ("models", "recipes", "contracts"),

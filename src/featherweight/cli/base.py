@@ -23,6 +23,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.text import Text
 
@@ -151,6 +152,20 @@ def progress_line() -> Iterator[Callable[[str], None]]:
         return
     with stderr.status("") as status:
         yield lambda text: status.update(Text(text))
+
+
+def progress_bar(what: str) -> Progress:
+    """Return a bar on stderr, with the time that is left; it shows on a terminal alone.
+
+    `what` is counted, such as `runs`."""
+    columns = (
+        TextColumn(f"{{task.completed}} of {{task.total}} {what}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=stderr, disable=not stderr.is_terminal)
 
 
 def _open_streams() -> None:

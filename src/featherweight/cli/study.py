@@ -4,13 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from ..contract import load_contract
 from ..errors import InputError
-from .base import BROKEN, DONE, INTERRUPTED, app, cores, literal, stderr, stdout
+from .base import BROKEN, DONE, INTERRUPTED, app, cores, literal, progress_bar, stderr, stdout
 
 if TYPE_CHECKING:
     from ..studies.plan import Plan, Search
@@ -76,7 +75,7 @@ def cmd_study(
         raise InputError(f"threads: got {threads}, expected 1, as {split} has ghost batches")
     table = Path(results) if results is not None else default_table(plan)
     engine = _make_workers(workers or max(1, cores() // threads), threads, device, ray, runs)
-    with _progress() as progress:
+    with progress_bar("runs") as progress:
         total = opened.search.trials if opened.search else len(opened.tasks)
         bar = progress.add_task("", total=total)
 
@@ -128,17 +127,6 @@ def _search(
     from ..studies.search import run_search
 
     return run_search(plan, table, Path(runs), workers, on_row)
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.completed} of {task.total} runs"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=stderr, disable=not stderr.is_terminal)
 
 
 def _describe(row: "Row") -> str:

@@ -13,9 +13,6 @@ your own networks.
 """
 
 import contextlib
-import io
-import shutil
-import tarfile
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -23,49 +20,15 @@ from typing import Any
 
 import ray
 import torch
-from filelock import FileLock
 from ray.exceptions import RayError, RayTaskError
 
-from .._files import new_folder
-from .._ray import connected
+from .._ray import connected, pack, unpack
 from ..data import Split
 from ..device import pick_device
 from ..tables import Row
 from .workers import Job, run_task
 
 MAX_RETRIES = 10  # of a job whose node or process was lost, before the study stops
-
-
-def pack(folder: Path) -> bytes:
-    """Return a run folder as one tar file."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(folder, ".")
-    return buffer.getvalue()
-
-
-def _safe_member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
-    """Refuse members that are unsafe to unpack, and leave permissions to the umask."""
-    member = tarfile.data_filter(member, folder)
-    member.mode = None  # type: ignore[assignment]  # the file keeps the mode it is created with
-    return member
-
-
-def unpack(content: bytes, folder: Path) -> None:
-    """Write a packed run folder to `folder`, replacing an unfinished one.
-
-    The folder appears complete or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = new_folder(folder.parent, ".new-")
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            archive.extractall(temporary / "run", filter=_safe_member)
-        with FileLock(f"{folder}.lock"):
-            if folder.exists():
-                folder.rename(temporary / "old")
-            (temporary / "run").rename(folder)
-    finally:
-        shutil.rmtree(temporary)
 
 
 def _run_on_node(

@@ -1,0 +1,303 @@
+"""Judge one submission: its verdict, and what of it a table, a report and a badge show.
+
+graded = judge(submission, export(submission, split, settings, start_forks()), split, settings,
+               Path("run"))
+graded.points, graded.report
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .._html import markdown_text as text
+from ..audit import audit_model, audit_run, audit_weights, run_network
+from ..build import build, check_model
+from ..capture import capture
+from ..data import Split, normalise
+from ..errors import InputError
+from ..evaluate import Evaluation
+from ..exported import Exported
+from ..layers import layer_table
+from ..passes import N_PROBE, Pass, audit_passes
+from ..recipe import RECIPES
+from ..report import mistakes, picture, report
+from ..run import GRAPH, Run, create_run, open_run
+from ..train import DivergedError, check_recipe, train, training_passes
+from ..verdict import Verdict
+from ..weights import load_weights, read_weights
+from .digests import graph_digest, weights_digest
+from .forks import Export, Forks
+from .markdown import N_MISTAKES, PICTURE, Graded, report_text, unjudged
+from .settings import Settings
+from .submissions import Submission
+
+SEED = 0  # of the initial weights, and of every training
+
+
+def export(submission: Submission, split: Split, settings: Settings, forks: Forks) -> Export:
+    """Export the network of a submission in a confined process.
+
+    A `.py` file that can't be imported is tried again by what it defines."""
+    if submission.file is None or submission.is_run:
+        return Export()
+    passes = audit_passes(split.shape)
+    if settings.recipe is None or submission.weights is not None:
+        found = _import(submission, split, passes, forks)
+    else:
+        trained = training_passes(settings.recipe, len(split.train), split.shape)
+        found = _import(submission, split, trained, forks)
+        if found.problem is not None:  # such as one for images of one size alone
+            plain = _import(submission, split, passes, forks)
+            if plain.problem is None:
+                plain.untrained = found.problem.message
+                found = plain
+    if found.problem is None and settings.contract.needs("builds"):
+        whole = not found.not_imported and submission.file.suffix == ".py"
+        again = _export(submission, split, passes, forks, definitions=not whole, seed=SEED + 1)
+        found.problem = again.problem
+        found.again = again.networks[0][2] if again.networks else None
+    return found
+
+
+def _import(submission: Submission, split: Split, passes: list[Pass], forks: Forks) -> Export:
+    """Export a network from its file as a whole or, where that fails, from what it defines."""
+    assert submission.file is not None  # the caller has seen to it
+    if submission.file.suffix == ".ipynb":
+        return _export(submission, split, passes, forks, definitions=True)
+    first = _export(submission, split, passes, forks, definitions=False)
+    if first.imported or first.problem is None:
+        return first
+    second = _export(submission, split, passes, forks, definitions=True)
+    why = first.problem.message
+    if second.problem is not None and "SyntaxError" not in why:
+        message = f"{second.problem.message}; as a whole: {why}"
+        second.problem = InputError(message, second.problem.hint)
+    second.not_imported = why
+    return second
+
+
+def _export(
+    submission: Submission,
+    split: Split,
+    passes: list[Pass],
+    forks: Forks,
+    *,
+    definitions: bool,
+    everything: bool = False,
+    seed: int = SEED,
+) -> Export:
+    assert submission.file is not None  # the caller has seen to it
+    root = submission.root if submission.root.is_dir() else submission.root.parent
+    return forks.export(
+        {
+            "file": str(submission.file.absolute()),
+            "folder": str(root.absolute()),
+            "definitions": definitions,
+            "network": submission.network,
+            "seed": seed,
+            "num_classes": split.num_classes,
+            "passes": [asdict(each) for each in passes],
+            "all": everything,
+        }
+    )
+
+
+def handed_out(file: Path, split: Split, forks: Forks) -> list[str]:
+    """Return the digests of all networks of a file that the teacher has handed out."""
+    submission = Submission(file.stem, file, file)
+    found = _export(
+        submission, split, audit_passes(split.shape), forks, definitions=True, everything=True
+    )
+    if found.problem is not None:
+        raise found.problem
+    return [graph_digest(network) for _, _, network in found.networks]
+
+
+def built_in(split: Split) -> list[str]:
+    """Return the digests of this package's networks of floats, for images like a split's."""
+    found = []
+    networks = {json.dumps([r.model, r.model_args]): r for r in RECIPES if not r.weight_bits}
+    for recipe in networks.values():
+        try:
+            model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
+            found.append(graph_digest(capture(model, audit_passes(split.shape))))
+        except InputError:  # not made for such images
+            continue
+    return found
+
+
+def judge(
+    submission: Submission, found: Export, split: Split, settings: Settings, work: Path
+) -> Graded:
+    """Judge a submission, given what came back from its confined process.
+
+    Args:
+        submission: What was handed in.
+        found: Its network.
+        split: The images.
+        settings: The contract, and how.
+        work: Folder of a run, if the network is trained; it is resumed if it exists.
+    """
+    try:
+        if submission.file is None:
+            missing = not submission.root.exists()
+            raise InputError(
+                f"got no {'such file or folder' if missing else '.py or .ipynb file, nor a run'}, "
+                "expected a network",
+                hint="hand in a file that defines it as a class of torch.nn.Module",
+            )
+        if submission.is_run:
+            return _judge_run(submission, open_run(submission.file), split, settings)
+        if found.problem is not None:
+            raise found.problem
+        return _judge_network(submission, found, split, settings, work)
+    except InputError as error:
+        return unjudged(submission, settings.contract, error, found)
+
+
+def _judge_network(
+    submission: Submission, found: Export, split: Split, settings: Settings, work: Path
+) -> Graded:
+    name, chosen, network = found.networks[0]
+    result, weights = None, ""
+    mean_std = submission.mean_std or settings.mean_std
+    verdict, trained, untrained, fresh = None, "", found.untrained, None
+    if found.again is not None:
+        built = copy.deepcopy(network), found.again
+        fresh = built.__getitem__
+    if submission.weights is not None:
+        state = read_weights(submission.weights)
+        try:
+            load_weights(network, state)
+        except ValueError as error:
+            raise InputError(
+                f"weights {submission.weights.name}: not those of {name}: {error}",
+                hint="hand in the weights of this network: "
+                "torch.save(model.state_dict(), 'model.pth')",
+            ) from error
+        weights = weights_digest(state)
+    few = normalise(split.train.pixels[:N_PROBE], mean_std or split.mean_std)
+    check_model(network, few, split.num_classes)
+    if submission.weights is not None:
+        verdict, result = audit_weights(network, split, settings.contract, mean_std, fresh=fresh)
+    elif settings.recipe is not None and not untrained:
+        try:
+            verdict, result = _train(submission, name, network, split, settings, work, fresh)
+            trained = settings.recipe.name
+        except InputError as error:
+            untrained = str(error)
+    if verdict is None:
+        verdict = audit_model(network, split, settings.contract, fresh=fresh)
+    return _graded(
+        Graded(
+            submission,
+            settings.contract,
+            network=name,
+            chosen=chosen,
+            verdict=verdict,
+            result=result,
+            trained=trained,
+            untrained=untrained,
+            graph=graph_digest(network),
+            weights=weights,
+        ),
+        split,
+        found,
+        network,
+    )
+
+
+def _judge_run(submission: Submission, run: Run, split: Split, settings: Settings) -> Graded:
+    """Judge a run folder, without running code of it in this process."""
+    if split.sha256 != run.config["data"]["sha256"]:
+        raise InputError(
+            f"{submission.shown_file}: trained on other images than those it is judged on",
+            hint="train it with the data set and the split of the contract",
+        )
+    network = run_network(run, split, "graph")
+    verdict, result = audit_run(run, split, settings.contract)
+    weights = run.path / "model.safetensors"
+    return _graded(
+        Graded(
+            submission,
+            settings.contract,
+            network=run.recipe.model.rpartition(":")[2],
+            chosen="the run's",
+            verdict=verdict,
+            result=result,
+            graph=graph_digest(network) if isinstance(network, Exported) else "",
+            weights=weights_digest(read_weights(weights)),
+        ),
+        split,
+        None,
+        network if isinstance(network, Exported) else None,
+    )
+
+
+def _train(
+    submission: Submission,
+    name: str,
+    network: Exported,
+    split: Split,
+    settings: Settings,
+    work: Path,
+    fresh: Callable[[int], nn.Module] | None,
+) -> tuple[Verdict, Evaluation | None]:
+    """Train a network's graph in a run folder, or finish the run that is there, and audit it."""
+    recipe, device = settings.recipe, torch.device("cpu")
+    assert recipe is not None  # the caller has seen to it
+    assert submission.file is not None
+    if not network.faithful or recipe.weight_bits:
+        raise InputError(
+            f"{name}: has a gradient of its own, or {recipe.name} trains layers of this package, "
+            "expected a network that is trained by its graph",
+            hint="hand in its weights",
+        )
+    if not work.exists():
+        own = replace(recipe, model=f"{submission.file.name}:{name}", model_args={})
+        check_recipe(own, split, network)
+        command = f"featherweight grade --train {recipe.name}"
+        create_run(
+            str(work), own, settings.contract, split, SEED, device, command, 1, graph=network
+        )
+    run = open_run(work)
+    if run.read(GRAPH) != network.to_bytes():
+        raise InputError(
+            f"{work}: got a run of another network, expected this submission's",
+            hint="remove the folder to have it trained again",
+        )
+    with run.lock():
+        try:
+            train(run, split, device)
+        except DivergedError as error:
+            raise InputError(f"{name}: its training diverged: {error}") from error
+        verdict, result = audit_run(run, split, fresh=fresh)
+        run.write_json("verdict.json", verdict.to_dict())
+        if result is not None:
+            report(run, result, split, verdict.to_dict())
+    return verdict, result
+
+
+def _graded(graded: Graded, split: Split, found: Export | None, network: Exported | None) -> Graded:
+    """Return a judged submission with its report and its pictures."""
+    pictures = {}
+    if graded.result is not None and len(graded.result.mistakes):
+        title = f"{graded.submission.name}, validation"
+        drawn = mistakes(graded.result, split.val.pixels, title, split.kind, N_MISTAKES)
+        pictures[PICTURE] = picture(drawn, ".png")
+    layers = "" if network is None else _layers(network)
+    graded = replace(graded, pictures=pictures, layers=layers, classes=split.kind.classes)
+    return replace(graded, report=report_text(graded, found))
+
+
+def _layers(network: Exported) -> str:
+    """Return a network's layers in Markdown; nothing where a table can't show them."""
+    try:
+        return layer_table(network).to_markdown()
+    except InputError as error:
+        return f"No table: {text(error.message)}."

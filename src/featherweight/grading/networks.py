@@ -1,0 +1,300 @@
+"""Find the network in a student's file, and export it. This runs in the confined process.
+
+A `.py` file is imported. Of a notebook, and of a file that can't be imported or trains when it is,
+only what defines something runs: imports, classes, functions, and constants.
+"""
+
+import ast
+import contextlib
+import inspect
+import json
+import linecache
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ..build import construct
+from ..capture import WATCHING, capture
+from ..device import seed_everything
+from ..errors import InputError
+from ..locate import load_file, reason
+from ..passes import Pass
+from ..source import functions, global_names
+
+# Cell magics whose cell is Python all the same.
+PYTHON_MAGICS = ("%%time", "%%timeit", "%%capture", "%%writefile", "%%prun")
+# Names that an expression of a constant may call, and modules whose functions it may.
+PLAIN_CALLS = {
+    *("abs", "bool", "bytes", "complex", "dict", "enumerate", "float", "frozenset", "int", "len"),
+    *("list", "max", "min", "namedtuple", "partial", "pow", "range", "reversed", "round", "set"),
+    *("slice", "sorted", "str", "sum", "tuple", "zip"),
+}
+PLAIN_MODULES = {"torch", "nn", "F", "math", "np", "numpy", "functools", "collections", "typing"}
+# What a network's class is called, where several are no part of another.
+USUAL = {"net", "model", "network", "cnn", "convnet", "classifier", "mnistnet", "cnnmodel", "mynet"}
+MAX_SKIPPED = 200  # statements that a report tells of
+
+
+def definitions(file: Path) -> tuple[ModuleType, dict[str, str]]:
+    """Return a module of what a file or notebook defines, and why each other name is missing.
+
+    Each statement that defines something runs by itself, and one that fails is left out. Raises
+    InputError where the file can't be read or parsed."""
+    module = ModuleType(re.sub(r"\W", "_", f"_{file.stem}"))
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module
+    sys.path.insert(0, str(file.parent))
+    skipped: dict[str, str] = {}
+    for name, text in _pieces(file):
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        try:
+            tree = ast.parse(text, name)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            if file.suffix == ".py":
+                raise InputError(
+                    f"{file.name}: {_syntax(error)}", hint="correct the line"
+                ) from error
+            skipped[name] = _syntax(error)
+            continue
+        for node in tree.body:
+            where = f"line {node.lineno} of {name}"
+            if not _defines(node):
+                skipped |= dict.fromkeys(_assigned(node), f"{where} is code that was not run")
+                continue
+            try:
+                exec(compile(ast.Module([node], []), name, "exec"), vars(module))
+            except (Exception, SystemExit) as error:
+                skipped |= dict.fromkeys(_assigned(node), f"{where} failed: {reason(error)}")
+    return module, skipped
+
+
+def _syntax(error: BaseException) -> str:
+    line = getattr(error, "lineno", None)
+    return reason(error) + (f", line {line}" if line and "line" not in str(error) else "")
+
+
+def _pieces(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the name and the Python of a file, or of each cell of a notebook without its magics."""
+    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    if file.suffix == ".py":
+        yield file.name, text
+        return
+    try:
+        cells = json.loads(text)["cells"]
+        sources = [
+            source if isinstance(source := cell["source"], str) else "".join(source)
+            for cell in cells
+            if cell["cell_type"] == "code"
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{file.name}: not a Jupyter notebook: {reason(error)}",
+            hint="save it again, with File, Download, .ipynb",
+        ) from error
+    for number, source in enumerate(sources, 1):
+        yield f"{file.name}, cell {number}", _without_magics(source)
+
+
+def _without_magics(source: str) -> str:
+    """Return a cell with blank lines in place of IPython's own commands."""
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        ast.parse(source)
+        return source
+    lines = source.splitlines()
+    first = next((line for line in lines if line.strip()), "").strip()
+    if first.startswith("%%") and not first.startswith(PYTHON_MAGICS):
+        return ""
+    kept: list[str] = []
+    inside = False  # a command that goes on in the next line
+    for line in lines:
+        bare = line.strip()
+        own = inside or bare.startswith(("!", "%", "?")) or re.match(r"[\w.]+\s*=\s*[!%]", bare)
+        indent = "" if inside else line[: len(line) - len(line.lstrip())]
+        inside = bool(own) and bare.endswith("\\")
+        kept.append(f"{indent}pass" if own and indent else "" if own else line)
+    return "\n".join(kept) + "\n"
+
+
+def _defines(node: ast.stmt) -> bool:
+    """Return whether a statement only defines something."""
+    if isinstance(
+        node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    ):
+        return True
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return node.value is None or _is_plain(node.value)
+    if isinstance(node, ast.If):
+        return _is_plain(node.test) and all(map(_defines, [*node.body, *node.orelse]))
+    if isinstance(node, ast.Try):
+        caught = [each for handler in node.handlers for each in handler.body]
+        return all(map(_defines, [*node.body, *caught, *node.orelse, *node.finalbody]))
+    return isinstance(node, ast.Pass)
+
+
+def _is_plain(value: ast.expr) -> bool:
+    """Return whether an expression is one of a constant: it calls nothing that could train."""
+    for node in ast.walk(value):
+        if isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)):
+            return False
+        if isinstance(node, ast.Call):
+            root: ast.expr = node.func
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            alone = node.func is root
+            if not isinstance(root, ast.Name) or root.id not in (
+                PLAIN_CALLS if alone else PLAIN_MODULES
+            ):
+                return False
+    return True
+
+
+def _assigned(node: ast.stmt) -> Iterator[str]:
+    """Yield the names that a statement, or one inside it, would have set."""
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
+            yield each.id
+        elif isinstance(each, ast.alias):
+            yield (each.asname or each.name).partition(".")[0]
+        elif isinstance(each, (ast.FunctionDef, ast.ClassDef)):
+            yield each.name
+
+
+def networks(module: ModuleType, folder: Path) -> list[type[nn.Module]]:
+    """Return the network classes that a module defines, in order.
+
+    If there are none, those that it imports from other files of the folder."""
+    found = {
+        each: None
+        for each in vars(module).values()
+        if inspect.isclass(each) and issubclass(each, nn.Module)
+    }
+    own = [each for each in found if each.__module__ == module.__name__]
+    if own:
+        return own
+
+    def beside(each: type) -> bool:
+        file = getattr(sys.modules.get(each.__module__), "__file__", None)
+        return file is not None and Path(file).is_relative_to(folder)
+
+    return [each for each in found if beside(each)]
+
+
+def choose(
+    classes: Sequence[type[nn.Module]], file: str, forced: str | None
+) -> tuple[type[nn.Module], str]:
+    """Return the class that is the network, and how it was chosen.
+
+    Raises InputError where there is none, or none of the forced name."""
+    names = ", ".join(each.__name__ for each in classes)
+    if forced is not None:
+        for each in classes:
+            if each.__name__ == forced:
+                return each, "named by the teacher"
+        raise InputError(f"{file}: got no class {forced}, only {names or 'none'}, expected it")
+    if not classes:
+        raise InputError(
+            f"{file}: got no network in it, expected a class of torch.nn.Module",
+            hint="write the network as class Net(torch.nn.Module), at the top of a cell or file",
+        )
+    takes = [each for each in classes if _takes_images(each)] or list(classes)
+    if len(classes) == 1:
+        return classes[0], "the only network"
+    parts = {name for each in classes for name in _uses(each)}
+    whole = [each for each in takes if each.__name__ not in parts] or takes
+    if len(whole) == 1:
+        return whole[0], f"the only one of {len(classes)} that is no part of another"
+    usual = [each for each in whole if each.__name__.casefold() in USUAL]
+    if len(usual) == 1:
+        return usual[0], f"by its name, of {len(whole)} networks"
+    return whole[-1], f"the last of {len(whole)} networks"
+
+
+def _takes_images(network: type[nn.Module]) -> bool:
+    """Return whether `forward` takes one argument, as a network does and a loss does not."""
+    if network.forward is nn.Module.forward:  # it has none
+        return False
+    try:
+        taken = list(inspect.signature(network.forward).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return True
+    needed = [
+        each
+        for each in taken
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    return len(needed) <= 1 and bool(taken)
+
+
+def _uses(network: type[nn.Module]) -> Iterator[str]:
+    """Yield the names of other classes that a class inherits from or uses."""
+    for base in network.__mro__[1:]:
+        yield base.__name__
+    for function in functions(network):
+        for name in global_names(function.__code__):
+            if name != network.__name__:
+                yield name
+
+
+def export(request: dict[str, Any], imported: Callable[[], None]) -> bytes:
+    """Return the graphs of the network of a request, with a header; of all networks if it says so.
+
+    `imported` is called when the file has been read, before a network is built. Raises InputError
+    where there is no network, or it can't be built or exported.
+    """
+    tempfile.tempdir = None  # the confined process has another one
+    file = Path(request["file"])
+    passes = [
+        Pass(each["training"], tuple(each["shape"]), tuple(each["sizes"]))
+        for each in request["passes"]
+    ]
+    skipped: dict[str, str] = {}
+    if request["definitions"]:
+        module, skipped = definitions(file)
+    else:
+        module = load_file(file)
+    imported()
+    classes = networks(module, Path(request["folder"]))
+    about, graphs = [], []
+    if request["all"]:
+        wanted = [(each, "") for each in classes]
+    else:
+        wanted = [choose(classes, file.name, request["network"])]
+    for network, chosen in wanted:
+        title = f"{file.name}:{network.__name__}"
+        seed_everything(request["seed"], -1)
+        try:
+            model = construct(network, title, {}, request["num_classes"], passes[0].shape)
+            graph = capture(model, passes, title).to_bytes()
+        except InputError as error:
+            if request["all"]:
+                continue
+            names = [each.__name__ for each in classes]
+            raise _explain(error, skipped, names, passes[0].shape) from error
+        about.append({"class": network.__name__, "chosen": chosen, "length": len(graph)})
+        graphs.append(graph)
+    header = json.dumps({"networks": about, "skipped": dict(list(skipped.items())[:MAX_SKIPPED])})
+    return len(header.encode()).to_bytes(4, "little") + header.encode() + b"".join(graphs)
+
+
+def _explain(
+    error: InputError, skipped: dict[str, str], classes: list[str], shape: tuple[int, ...]
+) -> InputError:
+    """Return an error with what the student should do."""
+    # A class is graded by graphs alone.
+    hint = re.sub(rf"(; or )?judge it by {WATCHING}$", "", error.hint or "")
+    missing = re.search(r"name '(\w+)' is not defined", error.message)
+    if missing is not None and missing[1] in skipped:
+        hint = f"{skipped[missing[1]]}; define {missing[1]} inside the class"
+    elif "required positional argument" in error.message:
+        hint = "give every argument of __init__ a default, and let forward take images alone"
+    elif re.search(r"channels|mat1 and mat2|size of tensor|invalid for input", error.message):
+        hint = f"write it for images of shape (n, {', '.join(map(str, shape))})"
+    if len(classes) > 1:
+        hint = "; ".join(filter(None, [hint, f"its classes are {', '.join(classes)}"]))
+    return InputError(error.message, hint=hint or None)

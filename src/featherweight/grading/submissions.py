@@ -1,0 +1,259 @@
+"""Find what students have handed in: the file with the network, its weights, or a run folder.
+
+    for each in find_submissions("submissions/"):
+        each.name, each.file, each.weights, each.digest()
+
+Nothing of a submission runs here: files are looked through as text. Links are not followed.
+"""
+
+import csv
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .._files import visible
+from ..errors import InputError
+
+CODE, WEIGHTS = (".py", ".ipynb"), (".pth", ".pt", ".safetensors")
+# Folders that hold nothing of the student's own.
+SKIPPED = {"__pycache__", "__MACOSX", "node_modules", "site-packages", "venv", "env"}
+# File names that are taken before others, where several files define a network.
+USUAL_FILES = ("model", "models", "net", "network", "networks", "cnn")
+# A class of PyTorch's, also in the JSON of a notebook.
+CLASS = re.compile(rb"class\s+\w+\s*\([^)\n]*Module")
+ANY_CLASS = re.compile(rb"class\s+\w+")
+MAX_CODE_BYTES = 64 * 2**20  # of a file that is looked through: notebooks hold pictures
+MAX_FILES = 20_000  # of a submission
+COLUMNS = ("name", "path", "class", "weights", "mean", "std")  # of a list of submissions
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one student has handed in."""
+
+    name: str
+    "Name of the student, or of the folder or file."
+    root: Path
+    "The folder or file as it was handed in."
+    file: Path | None = None
+    "The file with the network, or a run folder. None: there is neither."
+    is_run: bool = False
+    "Whether `file` is a run folder."
+    network: str | None = None
+    "Name of the network's class, where it is forced."
+    weights: Path | None = None
+    "A state dict."
+    chosen: str = ""
+    "How the file was chosen, where there were several."
+    mean_std: tuple[float, float] | None = None
+    "How the images were normalised where the weights were trained."
+
+    @property
+    def shown_file(self) -> str:
+        """Return the path of the file, relative to what was handed in."""
+        if self.file is None:
+            return ""
+        inside = self.file != self.root and self.file.is_relative_to(self.root)
+        return str(self.file.relative_to(self.root)) if inside else self.file.name
+
+    def files(self) -> list[Path]:
+        """Return every file of the submission, in order."""
+        found = set(_walk(self.root)) if self.root.is_dir() else {self.root}
+        found |= {each for each in (self.file, self.weights) if each is not None and each.is_file()}
+        return sorted(found)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all files, their names, and what was chosen among them."""
+        whole = hashlib.sha256()
+        parts = [self.shown_file, self.network, self.weights and self.weights.name, self.mean_std]
+        whole.update(repr(parts).encode())
+        for path in self.files():
+            name = os.path.relpath(path, self.root)
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+            whole.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
+        return whole.hexdigest()
+
+
+def find_submissions(
+    target: str, network: str | None = None, *, single: bool = False
+) -> list[Submission]:
+    """Return the submissions at a path, in the order of their names.
+
+    Args:
+        target: A folder of folders and files, one for each student; a CSV file with the columns
+            name (or student) and path, and perhaps class, weights, mean and std; one file, FILE.py,
+            FILE.ipynb or either with :CLASS; or one run folder.
+        network: Name of the class in all of them.
+        single: Whether a folder is that of one student.
+
+    Raises InputError where there is nothing to grade.
+    """
+    path, _, name = target.rpartition(":")
+    if path.endswith(CODE) and not Path(target).exists():
+        return [_single(Path(path), name)]
+    root = Path(target)
+    if root.suffix == ".csv" and root.is_file():
+        found = _listed(root)
+    elif root.is_file() and root.suffix in CODE:
+        return [_single(root, network)]
+    elif root.is_dir() and (single or _is_run(root)):
+        found = [_in_folder(root, root.resolve().name)]
+    elif root.is_dir():
+        entries = [each for each in sorted(root.iterdir(), key=natural) if _is_handed_in(each)]
+        found = [_at(each, each.name if each.is_dir() else each.stem) for each in entries]
+    else:
+        raise InputError(
+            f"{target}: got no such file or folder, expected a folder with a folder or a file for "
+            "each student, a CSV file of paths, or one file",
+            hint="featherweight grade submissions/ --contract era-v3-s6",
+        )
+    if not found:
+        raise InputError(
+            f"{target}: got no submission in it, expected a folder, .py or .ipynb file for each "
+            "student"
+        )
+    found = _apart(found)
+    return [replace(each, network=network) for each in found] if network else found
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts names with their numbers in order: epoch-9 before epoch-10."""
+    parts = re.split(r"(\d+)", str(path).casefold())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _single(file: Path, network: str | None) -> Submission:
+    if not file.is_file():
+        raise InputError(f"{file}: got no such file, expected a .py or .ipynb file")
+    return replace(_at(file, file.stem), network=network)
+
+
+def _is_handed_in(path: Path) -> bool:
+    if path.name.startswith(".") or path.name in SKIPPED or path.is_symlink():
+        return False
+    return path.is_dir() or path.suffix in CODE
+
+
+def _apart(found: Sequence[Submission]) -> list[Submission]:
+    """Return the submissions with names of which no two are alike."""
+    seen: dict[str, int] = {}
+    named = []
+    for each in found:
+        name = " ".join(visible(each.name).split()) or "unnamed"
+        seen[name] = seen.get(name, 0) + 1
+        named.append(replace(each, name=name if seen[name] == 1 else f"{name} ({seen[name]})"))
+    return named
+
+
+def _listed(table: Path) -> list[Submission]:
+    """Return the submissions of a CSV file; its paths are relative to its folder."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: not a CSV file in UTF-8: {error}") from error
+    found = []
+    for number, row in enumerate(rows, 2):
+        cells = {
+            str(key).strip().casefold(): str(value or "").strip() for key, value in row.items()
+        }
+        cells.setdefault("name", cells.get("student", ""))
+        if not cells["name"] or not cells.get("path"):
+            raise InputError(
+                f"{table}: row {number}: got no {'path' if cells['name'] else 'name'}, expected "
+                f"the columns name (or student) and path, and perhaps {', '.join(COLUMNS[2:])}"
+            )
+        path = table.parent / cells["path"]
+        each = _at(path, cells["name"]) if path.exists() else Submission(cells["name"], path)
+        if cells.get("class"):
+            each = replace(each, network=cells["class"])
+        if cells.get("weights"):
+            weights = path / cells["weights"] if path.is_dir() else table.parent / cells["weights"]
+            each = replace(each, weights=weights)
+        if cells.get("mean") or cells.get("std"):
+            each = replace(each, mean_std=_mean_std(table, number, cells))
+        found.append(each)
+    return found
+
+
+def _mean_std(table: Path, number: int, cells: dict[str, str]) -> tuple[float, float]:
+    try:
+        mean, std = float(cells.get("mean", "")), float(cells.get("std", ""))
+        if not (abs(mean) < float("inf") and 0 < std < float("inf")):
+            raise ValueError
+    except ValueError as error:
+        raise InputError(
+            f"{table}: row {number}: got mean {cells.get('mean')!r} and std {cells.get('std')!r}, "
+            "expected two numbers such as 0.1307 and 0.3081"
+        ) from error
+    return mean, std
+
+
+def _at(path: Path, name: str) -> Submission:
+    """Return the submission of a folder or a file."""
+    if path.is_dir():
+        return _in_folder(path, name)
+    beside = [path.with_suffix(suffix) for suffix in WEIGHTS if path.with_suffix(suffix).is_file()]
+    return Submission(name, path, path, weights=beside[0] if beside else None)
+
+
+def _in_folder(folder: Path, name: str) -> Submission:
+    """Choose among the files of a folder: a run folder, or a file with a network and weights."""
+    files = list(_walk(folder))
+    inner = {path.parent for path in files if path.name == "config.json"}
+    runs = sorted((path for path in inner if _is_run(path)), key=natural)
+    if runs:
+        chosen = f"the last of {len(runs)} run folders" if len(runs) > 1 else ""
+        return Submission(name, folder, runs[-1], is_run=True, chosen=chosen)
+    code = sorted((path for path in files if path.suffix in CODE), key=natural)
+    networks = [path for path in code if _has_class(path)]
+    file, chosen = _choose(networks or code)
+    weights = sorted((path for path in files if path.suffix in WEIGHTS), key=natural)
+    alike = [path for path in weights if file is not None and path.stem == file.stem]
+    if len(weights) > 1 and not alike:
+        chosen = "; ".join(filter(None, [chosen, f"the last of {len(weights)} weights files"]))
+    used = (alike or weights)[-1] if weights else None
+    return Submission(name, folder, file, weights=used, chosen=chosen)
+
+
+def _choose(files: list[Path]) -> tuple[Path | None, str]:
+    if len(files) < 2:
+        return (files[0] if files else None), ""
+    for usual in USUAL_FILES:
+        for path in files:
+            if path.stem.casefold() == usual:
+                return path, f"{path.name}, of {len(files)} files with a network"
+    return files[-1], f"the last of {len(files)} files with a network"
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the ordinary files below a folder, without links and the folders in SKIPPED."""
+    n = 0
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            each for each in folders if each not in SKIPPED and not each.startswith(".")
+        )
+        for name in sorted(names):
+            path = Path(where) / name
+            if name.startswith(".") or not stat.S_ISREG(path.lstat().st_mode):
+                continue
+            n += 1
+            if n > MAX_FILES:
+                raise InputError(
+                    f"{folder}: got more than {MAX_FILES:,} files, expected a submission"
+                )
+            yield path
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "metrics.jsonl").is_file()
+
+
+def _has_class(path: Path) -> bool:
+    usual = path.stem.casefold() in USUAL_FILES  # a base class may be another file's
+    with path.open("rb") as file:
+        return (ANY_CLASS if usual else CLASS).search(file.read(MAX_CODE_BYTES)) is not None

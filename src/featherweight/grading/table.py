@@ -1,0 +1,156 @@
+"""The table of a class: one row for each submission, and a report beside it.
+
+answer = to_answer(graded)                # plain values, from the process that has judged
+write_grades(Path("grades.csv"), rows)
+for row in read_grades(Path("grades.csv")): row["points"], row["same as"]
+"""
+
+import csv
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .._files import write_atomic
+from ..errors import InputError
+from ..tables import Row, make_cells, read_table, write_table
+from .markdown import Graded, number
+
+FRONT = ("name", "file", "class", "chosen", "points", "max points", "passed")
+BACK = (
+    *("parameters", "accuracy", "evidence", "same as", "problem", "report"),
+    *("graph", "weights", "hash"),
+)
+CLAUSE = "clause: "  # before the name of each clause's column, between FRONT and BACK
+SAME = {"weights": "the same weights", "graph": "the same network"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a submission, in plain values that go from process to process."""
+
+    cells: dict[str, Any]
+    "The cells of its row, but for those that need the other rows."
+    report: str
+    pictures: dict[str, bytes]
+    verdict: dict[str, Any] | None
+    "Its verdict, as `Verdict.to_dict` returns it."
+    advice: str = ""
+    "Why it could not be judged."
+    bug: str = ""
+    "The traceback, where this package has failed."
+    folders: dict[str, bytes] = field(default_factory=dict)
+    "Packed run folders, from another machine."
+
+
+def to_answer(graded: Graded) -> Answer:
+    """Return a submission's row, report and pictures."""
+    verdict, result = graded.verdict, graded.result
+    points, most = graded.points
+    cells: dict[str, Any] = {
+        "name": graded.submission.name,
+        "file": graded.submission.shown_file,
+        "class": graded.network,
+        "chosen": "; ".join(filter(None, [graded.chosen, graded.submission.chosen])),
+        "points": number(points),
+        "max points": number(most),
+        "passed": "yes" if graded.passed else "no",
+        "parameters": None if verdict is None else verdict.n_params,
+        "accuracy": None if result is None else f"{result.accuracy:.4f}",
+        "evidence": graded.evidence,
+        "problem": graded.advice,
+        "graph": graded.graph,
+        "weights": graded.weights,
+    }
+    cells |= {f"{CLAUSE}{name}": result for name, result in graded.clauses.items()}
+    values = None if verdict is None else verdict.to_dict()
+    return Answer(cells, graded.report, graded.pictures, values, graded.advice)
+
+
+def read_grades(table: Path) -> list[Row]:
+    """Return the rows of a table; none if it does not exist.
+
+    Raises InputError where it is another table."""
+    if not table.exists():
+        return []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            columns = tuple(next(csv.reader(file), ()))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: not a CSV file in UTF-8: {error}") from error
+    middle = columns[len(FRONT) : -len(BACK)]
+    if columns != (*FRONT, *middle, *BACK) or not all(c.startswith(CLAUSE) for c in middle):
+        raise InputError(
+            f"{table}: got columns {', '.join(columns)[:200] or 'none'}, expected those of a table "
+            "of grades",
+            hint="give another file with --out",
+        )
+    return read_table(table, columns)
+
+
+def write_grades(table: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replace the table as a whole; a row without one of the clauses has an empty cell there."""
+    kept = list(rows)
+    clauses: list[str] = []
+    for row in sorted(kept, key=len, reverse=True):
+        clauses += [key for key in row if key.startswith(CLAUSE) and key not in clauses]
+    columns = (*FRONT, *clauses, *BACK)
+    write_table(table, [make_cells(row, columns) for row in kept], columns)
+
+
+def mark_copies(rows: Sequence[Row], exempt: set[str]) -> list[str]:
+    """Fill the column `same as` of all rows; return the digests that several rows share.
+
+    Networks whose digest is in `exempt`, such as those that were handed out, are no copies.
+    """
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in rows:
+        for kind in SAME:
+            if row[kind] and row[kind] not in exempt:
+                groups[kind, row[kind]].append(row["name"])
+    for row in rows:
+        said: list[str] = []
+        for kind, words in SAME.items():
+            names = groups[kind, row[kind]]
+            others = [name for name in names if name != row["name"]]
+            # The same weights are of the same network, which need not be said.
+            if others and not said:
+                said.append(f"{words} as {', '.join(others)}; {len(names)} students")
+        row["same as"] = "; ".join(said)
+    return [digest for (_, digest), names in groups.items() if len(names) > 1]
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Return a name for the files of each submission: plain, and no two alike in any case."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "unnamed"
+        choice, n = plain, 2
+        while choice.casefold() in taken:
+            choice, n = f"{plain}-{n}", n + 1
+        taken.add(choice.casefold())
+        found[name] = choice
+    return found
+
+
+def write_report(answer: Answer, folder: Path, stem: str) -> Path:
+    """Write the report of a submission, its pictures and its verdict; return the report's path."""
+    text = answer.report
+    for name, content in answer.pictures.items():
+        write_atomic(folder / f"{stem}-{name}", content)
+        text = text.replace(f"]({name})", f"]({stem}-{name})")
+    write_atomic(folder / f"{stem}.json", json.dumps(answer.verdict).encode())
+    path = folder / f"{stem}.md"
+    write_atomic(path, text.encode())
+    return path
+
+
+def read_report(table: Path, row: Row) -> tuple[dict[str, Any] | None, str]:
+    """Return the verdict of a row, None if there is none, and its report without pictures."""
+    path = table.parent / row["report"]
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", path.read_text(encoding="utf-8"))
+    return json.loads(path.with_suffix(".json").read_bytes()), text

@@ -1,0 +1,150 @@
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from featherweight.errors import InputError
+from featherweight.grading.networks import choose, definitions, networks
+
+IMPORTS = "import torch\nfrom torch import nn\n"
+NET = """
+class {0}(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+"""
+BLOCK = "\nclass Block(nn.Module):\n    def forward(self, x):\n        return x\n"
+LOSS = "\nclass Loss(nn.Module):\n    def forward(self, outputs, labels):\n        return outputs\n"
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+
+
+def notebook(path, *cells):
+    made = [{"cell_type": "code", "source": cell.splitlines(True)} for cell in cells]
+    made.insert(1, {"cell_type": "markdown", "source": "# class Fake(nn.Module): pass"})
+    path.write_text(json.dumps({"cells": made}))
+    return path
+
+
+def chosen(tmp_path, text, forced=None):
+    file = tmp_path / "net.py"
+    file.write_text(IMPORTS + text)
+    module, _ = definitions(file)
+    network, how = choose(networks(module, tmp_path), "net.py", forced)
+    return network.__name__, how
+
+
+def test_what_trains_is_not_run_and_what_defines_is(tmp_path):
+    file = tmp_path / "train.py"
+    file.write_text(
+        IMPORTS
+        + "import not_installed\nfrom not_there import thing as other\n"
+        + "WIDTH = 8\ndevice = torch.device('cpu')\nmask = torch.ones(3, 3)\nsizes = [2 * WIDTH]\n"
+        + "if WIDTH > 4:\n    DEPTH = 2\nelse:\n    DEPTH = 3\n"
+        + "try:\n    import also_missing\nexcept ImportError:\n    also_missing = None\n"
+        + NET.format("Net")
+        + "net = Net()\nwhile True:\n    steps = 1\n"
+    )
+    module, skipped = definitions(file)
+    assert (module.WIDTH, module.DEPTH, module.sizes, module.also_missing) == (8, 2, [16], None)
+    assert torch.equal(module.mask, torch.ones(3, 3))
+    assert module.Net()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert skipped.keys() == {"not_installed", "other", "net", "steps"}
+    assert "line 3 of train.py failed: ModuleNotFoundError" in skipped["not_installed"]
+    assert skipped["net"].endswith("is code that was not run")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("net = Net()", "print(1)", "x = open('x')", "x = data.load()", "x = (y := 1)"),
+        *("for i in range(3): x = i", "with torch.no_grad(): x = 1", "x = input()", "del nn"),
+        *("x += 1", "x[0] = f(1)", "if f(): x = 1", "assert False", "raise SystemExit"),
+    ],
+)
+def test_a_statement_that_could_do_more_than_define_is_not_run(tmp_path, line):
+    file = tmp_path / "net.py"
+    file.write_text(f"{IMPORTS}x = 0\n{line}\n")
+    module, _ = definitions(file)
+    assert module.x == 0
+
+
+def test_a_notebook_is_read_without_its_magics(tmp_path):
+    file = notebook(
+        tmp_path / "S6.ipynb",
+        f"%matplotlib inline\n!pip install x \\\n  y\n{IMPORTS}if True:\n    !ls\n",
+        "%%bash\nclass Net(nn.Module): pass\n",
+        "%%time\n" + NET.format("Net").lstrip(),
+        "files = !ls\nWIDTH = 3\n",
+        "TEXT = '''\n%d values\n!'''\n",
+        "this is no Python\n",
+        "Net()\nraise SystemExit\n",
+    )
+    module, skipped = definitions(file)
+    assert [each.__name__ for each in networks(module, tmp_path)] == ["Net"]
+    assert (module.WIDTH, module.TEXT) == (3, "\n%d values\n!")
+    assert list(skipped) == ["S6.ipynb, cell 6"]
+    assert "SyntaxError" in skipped["S6.ipynb, cell 6"]
+
+
+def test_the_last_of_several_definitions_of_a_name_counts(tmp_path):
+    first = NET.format("Net").replace("784", "1")
+    file = notebook(tmp_path / "a.ipynb", IMPORTS, first, NET.format("Net"))
+    module, _ = definitions(file)
+    assert module.Net().head.in_features == 784
+
+
+def test_what_is_no_notebook_or_no_python_is_refused_in_a_line(tmp_path):
+    file = tmp_path / "a.ipynb"
+    file.write_text("{}")
+    with pytest.raises(InputError, match=r"a.ipynb: not a Jupyter notebook.*save it again"):
+        definitions(file)
+    broken = tmp_path / "net.py"
+    broken.write_text("class Net(:\n")
+    with pytest.raises(InputError, match=r"net.py: SyntaxError.*line 1"):
+        definitions(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "how"),
+    [
+        (NET.format("A"), "A", "the only network"),
+        (NET.format("A") + LOSS, "A", "the only one of 2 that is no part of another"),
+        (NET.format("A").replace("nn.Linear(784, 10)", "Block()") + BLOCK, "A", "no part"),
+        (BLOCK + NET.format("A").replace("nn.Module", "Block"), "A", "no part of another"),
+        (NET.format("A") + NET.format("Net") + NET.format("B"), "Net", "by its name, of 3"),
+        (NET.format("Net1") + NET.format("Net2"), "Net2", "the last of 2 networks"),
+        (NET.format("A") + "\nclass Empty(nn.Module):\n    pass\n", "A", "the only one of 2"),
+    ],
+)
+def test_which_class_is_the_network(tmp_path, text, name, how):
+    found, said = chosen(tmp_path, text)
+    assert found == name
+    assert how in said
+
+
+def test_a_class_can_be_forced_and_must_be_there(tmp_path):
+    text = NET.format("A") + NET.format("B")
+    assert chosen(tmp_path, text, "A") == ("A", "named by the teacher")
+    with pytest.raises(InputError, match="got no class C, only A, B"):
+        chosen(tmp_path, text, "C")
+    with pytest.raises(InputError, match="got no network in it"):
+        chosen(tmp_path, "x = 1\n")
+
+
+def test_networks_of_another_file_count_where_a_file_has_none(tmp_path):
+    (tmp_path / "mine.py").write_text(IMPORTS + NET.format("Net"))
+    file = tmp_path / "main.py"
+    file.write_text("from mine import Net\nfrom torch.nn import Linear\n")
+    module, _ = definitions(file)
+    assert [each.__name__ for each in networks(module, tmp_path)] == ["Net"]
+    assert issubclass(module.Net, nn.Module)

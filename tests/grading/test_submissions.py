@@ -1,0 +1,161 @@
+import json
+import os
+
+import pytest
+
+from featherweight.errors import InputError
+from featherweight.grading.submissions import find_submissions
+
+NETWORK = "class Net(nn.Module):\n    pass\n"
+
+
+def fill(folder, **files):
+    """Make a folder with files; `__` in a name stands for a dot, and `_in_` for a folder."""
+    for name, text in files.items():
+        path = folder / name.replace("_in_", "/").replace("__", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def names(found):
+    return [each.name for each in found]
+
+
+def test_each_folder_and_file_is_a_submission_in_the_order_of_names(tmp_path):
+    fill(tmp_path / "s10", model__py=NETWORK)
+    fill(tmp_path / "s9", model__py=NETWORK)
+    fill(tmp_path, anna__py=NETWORK, anna__pth="", ben__ipynb="{}", list__txt="", hidden__md="")
+    fill(tmp_path / ".git", model__py=NETWORK)
+    found = find_submissions(str(tmp_path))
+    assert names(found) == ["anna", "ben", "s9", "s10"]
+    assert found[0].weights == tmp_path / "anna.pth"
+    assert found[3].file == tmp_path / "s10/model.py"
+
+
+def test_the_file_with_a_network_is_found_below_the_folder(tmp_path):
+    fill(tmp_path / "s1", utils__py="x = 1", deep_in_solution__py=NETWORK, train__py="import x")
+    (found,) = find_submissions(str(tmp_path))
+    assert found.shown_file == "deep/solution.py"
+    assert found.chosen == ""
+
+
+def test_of_several_files_one_with_a_usual_name_is_taken_else_the_last(tmp_path):
+    usual = fill(tmp_path / "s1", a__py=NETWORK, model__py=NETWORK, z__py=NETWORK)
+    last = fill(tmp_path / "s2", part9__py=NETWORK, part10__py=NETWORK)
+    first, second = find_submissions(str(tmp_path))
+    assert (first.file, first.chosen) == (
+        usual / "model.py",
+        "model.py, of 3 files with a network",
+    )
+    assert (second.file, second.chosen) == (
+        last / "part10.py",
+        "the last of 2 files with a network",
+    )
+
+
+def test_of_several_weights_those_with_the_files_name_are_taken_else_the_last(tmp_path):
+    fill(tmp_path / "s1", net__py=NETWORK, a__pth="", net__pth="", z__pth="")
+    fill(tmp_path / "s2", net__py=NETWORK, epoch9__pth="", epoch10__pth="")
+    first, second = find_submissions(str(tmp_path))
+    assert (first.weights.name, first.chosen) == ("net.pth", "")
+    assert (second.weights.name, second.chosen) == ("epoch10.pth", "the last of 2 weights files")
+
+
+def test_a_run_folder_goes_before_code(tmp_path):
+    fill(tmp_path / "s1", model__py=NETWORK, run_in_config__json="{}", run_in_metrics__jsonl="")
+    (found,) = find_submissions(str(tmp_path))
+    assert (found.is_run, found.shown_file) == (True, "run")
+    (itself,) = find_submissions(str(tmp_path / "s1/run"))
+    assert (itself.is_run, itself.name) == (True, "run")
+
+
+def test_a_folder_can_be_that_of_one_student(tmp_path):
+    fill(tmp_path / "anna", model__py=NETWORK, utils__py="x = 1")
+    (found,) = find_submissions(str(tmp_path / "anna"), single=True)
+    assert (found.name, found.shown_file) == ("anna", "model.py")
+
+
+def test_a_folder_without_a_network_is_a_submission_too(tmp_path):
+    fill(tmp_path / "s1", report__txt="99.9 %")
+    (found,) = find_submissions(str(tmp_path))
+    assert found.file is None
+
+
+def test_links_are_not_followed(tmp_path):
+    secret = fill(tmp_path / "other", model__py=NETWORK)
+    student = fill(tmp_path / "class/s1", notes__txt="")
+    (student / "model.py").symlink_to(secret / "model.py")
+    (tmp_path / "class/s2").symlink_to(secret)
+    os.mkfifo(student / "pipe.py")
+    (found,) = find_submissions(str(tmp_path / "class"))
+    assert (found.name, found.file) == ("s1", None)
+
+
+def test_a_csv_file_lists_paths_classes_weights_and_normalisation(tmp_path):
+    fill(tmp_path, a_in_m__py=NETWORK, a_in_best__pth="", b__py=NETWORK, w__pth="")
+    table = tmp_path / "class.csv"
+    table.write_text(
+        "student,path,class,weights,mean,std\nAnna,a,Net,best.pth,0.5,0.5\nBen,b.py,,w.pth,,\n"
+        "Cleo,lost,,,,\nAnna,b.py,,,,\n"
+    )
+    anna, ben, cleo, again = find_submissions(str(table))
+    assert (anna.network, anna.mean_std) == ("Net", (0.5, 0.5))
+    assert anna.weights == tmp_path / "a/best.pth"
+    assert ben.weights == tmp_path / "w.pth"
+    assert cleo.file is None
+    assert again.name == "Anna (2)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path\na.py\n", "row 2: got no name"),
+        ("name,path\nAnna,\n", "row 2: got no path"),
+        ("name,path,mean,std\nAnna,a.py,x,1\n", "row 2: got mean 'x' and std '1'"),
+        ("name,path,mean,std\nAnna,a.py,0,0\n", "expected two numbers"),
+        ("name,path\n", "got no submission"),
+        ("name\n\xff", "not a CSV file in UTF-8"),
+    ],
+)
+def test_a_wrong_csv_file_is_refused_by_its_row(tmp_path, text, message):
+    table = tmp_path / "class.csv"
+    table.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=message):
+        find_submissions(str(table))
+
+
+def test_one_file_with_and_without_a_class(tmp_path):
+    fill(tmp_path, net__py=NETWORK)
+    assert find_submissions(str(tmp_path / "net.py"))[0].network is None
+    assert find_submissions(f"{tmp_path / 'net.py'}:Net")[0].network == "Net"
+    assert find_submissions(str(tmp_path / "net.py"), "Other")[0].network == "Other"
+    for missing in ("lost.py", "lost.py:Net", "lost"):
+        with pytest.raises(InputError, match="got no such file"):
+            find_submissions(str(tmp_path / missing))
+
+
+def test_a_digest_is_that_of_the_content_and_of_what_was_chosen(tmp_path):
+    folder = fill(tmp_path / "s1", model__py=NETWORK, utils__py="x = 1")
+    (before,) = find_submissions(str(tmp_path))
+    digest = before.digest()
+    assert find_submissions(str(tmp_path))[0].digest() == digest
+    assert find_submissions(str(tmp_path), "Net")[0].digest() != digest
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__/model.pyc").write_text("")
+    assert before.digest() == digest
+    (folder / "utils.py").write_text("x = 2")
+    assert before.digest() != digest
+
+
+def test_a_name_is_one_line_without_control_characters(tmp_path):
+    fill(tmp_path / "a\nb\x1b[1m", model__py=NETWORK)
+    (found,) = find_submissions(str(tmp_path))
+    assert found.name == "a b\\x1b[1m"
+
+
+def test_a_notebook_is_looked_through_as_json(tmp_path):
+    cell = {"cell_type": "code", "source": ["class Net(nn.Module):\n", "    pass\n"]}
+    fill(tmp_path / "s1", a__ipynb=json.dumps({"cells": [cell]}), z__py="import os")
+    (found,) = find_submissions(str(tmp_path))
+    assert found.shown_file == "a.ipynb"
