@@ -23,7 +23,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from .build import count_parameters, forward, unchanged
-from .errors import InputError
+from .errors import InputError, NoGraphError
 from .exported import (
     FUNCTIONS,
     MAX_OPERATIONS,
@@ -73,13 +73,13 @@ def capture(model: nn.Module, passes: Iterable[Pass], title: str | None = None) 
         passes: The passes to keep.
         title: What messages call the network. Default: its file and class.
 
-    Raises InputError, which names a line of its code, if `torch.export` can't follow it.
+    Raises NoGraphError, which names a line of its code, if `torch.export` can't follow it.
     """
     try:
         return _capture(model, list(passes), title or describe(model))
     except InputError as error:
         hint = f"{error.hint}; or judge it by watching it, with --evidence watched"
-        raise InputError(error.message, hint=hint) from error
+        raise NoGraphError(error.message, hint=hint) from error
 
 
 def _capture(model: nn.Module, passes: Sequence[Pass], title: str) -> Exported:

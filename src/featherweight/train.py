@@ -18,7 +18,7 @@ from torch import nn
 
 from .apart import capture_apart
 from .augment import resized
-from .build import check_model, unchanged
+from .build import build, check_model, unchanged
 from .data import Images, Split
 from .device import cpu_threads, keep_freed_memory, seed_everything
 from .distributed import SINGLE_PROCESS, Group
@@ -167,7 +167,7 @@ def export_network(
         seed: Seed of the training.
         path: Where its class is now. None: where the recipe says.
 
-    Raises InputError if the network can't be built or exported.
+    Raises NoGraphError if the network can't be exported, InputError if it can't be built.
     """
     path = path or recipe.model
     if path.startswith("featherweight.model:"):
@@ -177,6 +177,17 @@ def export_network(
     # Quantised training needs the module's layers.
     graph.faithful = graph.faithful and not recipe.weight_bits
     return graph
+
+
+def first_network(recipe: Recipe, split: Split, seed: int, graph: Exported | None) -> nn.Module:
+    """Return the network that a training starts with, given what `export_network` has returned.
+
+    It is the graph, if that has the module's gradients. Else the module is built in this process.
+    """
+    if graph is not None and graph.faithful:
+        return graph
+    seed_everything(seed, -1)
+    return build(recipe.model, recipe.model_args, split.num_classes, split.shape)
 
 
 def batch_sizes(recipe: Recipe, n_train: int) -> tuple[int, int]:

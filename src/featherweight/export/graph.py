@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..data import Split
 from ..errors import InputError
 from ..evaluate import normalise
+from ..locate import reason
 from ..model import Block, Pool
 from ._outputs import add_filters, add_output, drop_copy, strip_source
 from .evidence import Grid, Head, find_head, measure_grid
@@ -132,7 +133,8 @@ def to_graph(model: nn.Module, split: Split, *, evidence: bool) -> onnx.ModelPro
             )
     except Exception as error:  # a user's network may hold operations that ONNX does not have
         raise InputError(
-            f"the network cannot be exported to ONNX: {str(error).splitlines()[0]}"
+            f"the network cannot be exported to ONNX: {_cause(error)}",
+            hint="write it with layers and functions of tensors that ONNX has",
         ) from error
     finally:
         exporter_log.setLevel(level)
@@ -157,6 +159,13 @@ def to_graph(model: nn.Module, split: Split, *, evidence: bool) -> onnx.ModelPro
     return graph
 
 
+def _cause(error: BaseException) -> str:
+    """Return the first cause of an exporter's error on one line, without a terminal's codes."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return reason(error)
+
+
 def _check_evidence(graph: onnx.ModelProto, maps: str, head: Head, split: Split) -> None:
     """Check that the evidence of the first images sums to their logits.
 
@@ -176,10 +185,19 @@ def _check_evidence(graph: onnx.ModelProto, maps: str, head: Head, split: Split)
 
 
 def make_session(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Return a session of ONNX Runtime that takes one thread on the CPU."""
+    """Return a session of ONNX Runtime that takes one thread on the CPU.
+
+    Raises InputError if it can't run the graph: it has no convolution of doubles, for example.
+    """
     options = onnxruntime.SessionOptions()
     # As in `Reader`: with more threads, small batches spend their time waiting.
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        return onnxruntime.InferenceSession(
+            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # of many classes without a common one
+        raise InputError(
+            f"ONNX Runtime can't run the network: {reason(error)}",
+            hint="write and train the network in 32-bit floats",
+        ) from error

@@ -23,10 +23,10 @@ from typing import Any
 
 import ray
 import torch
-from filelock import FileLock
 from ray.exceptions import RayError, RayTaskError
 
 from .._files import new_folder
+from .._locks import hold
 from .._ray import connected
 from ..data import Split
 from ..device import pick_device
@@ -60,7 +60,7 @@ def unpack(content: bytes, folder: Path) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(temporary / "run", filter=_safe_member)
-        with FileLock(f"{folder}.lock"):
+        with hold(f"{folder}.lock"):
             if folder.exists():
                 folder.rename(temporary / "old")
             (temporary / "run").rename(folder)
