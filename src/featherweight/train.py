@@ -34,6 +34,7 @@ from .trainer import Trainer
 from .weights import tensors
 
 N_FEW = 8  # images of a pass that shows whether a network takes them
+NO_RESIZING = "use a recipe that does not resize images, such as feather-20k"
 LOSS_INTERVAL = 10  # steps between two readings of the loss, each of which waits for the device
 
 
@@ -173,7 +174,16 @@ def export_network(
     if path.startswith("featherweight.model:"):
         return None
     passes = training_passes(recipe, len(split.train), split.shape)
-    graph = capture_apart(path, recipe.model_args, split.num_classes, passes, seed)
+    try:
+        graph = capture_apart(path, recipe.model_args, split.num_classes, passes, seed)
+    except InputError as error:
+        smaller = ", ".join(map(str, passes[-1].shape))
+        if passes[-1].shape == passes[0].shape or f"(n, {smaller})" not in error.message:
+            raise
+        raise type(error)(
+            f"{error.message}: {recipe.name} resizes the images of its first steps",
+            hint=NO_RESIZING,
+        ) from error
     # Quantised training needs the module's layers.
     graph.faithful = graph.faithful and not recipe.weight_bits
     return graph
@@ -231,7 +241,7 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
         except InputError as error:
             raise InputError(
                 f"{error.message} (the images of {recipe.name}'s first steps are smaller)",
-                hint="use a recipe that does not resize images, such as feather-20k",
+                hint=NO_RESIZING,
             ) from error
     if recipe.weight_bits and not any(isinstance(module, Block) for module in model.modules()):
         raise InputError(

@@ -789,6 +789,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(workplace, options):
     )
     assert result.returncode == 2, result.stderr
     assert f"error: {Path('run', 'resume.pt')}: file too large\n" in result.stderr
+    assert "featherweight train --resume run\n" in result.stderr
     assert "Traceback" not in result.stderr
     assert {path.name for path in (workplace / "run").iterdir()} == {
         "config.json",

@@ -125,6 +125,12 @@ stdout = Stream(highlight=False, emoji=False, soft_wrap=False, width=_stdout_wid
 stderr = Stream(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
+def way_on(error: BaseException) -> str | None:
+    """Return what to do about an error of the system, None where that is not known."""
+    number = error.errno if isinstance(error, OSError) else None
+    return None if number is None else ERROR_HINTS.get(number)
+
+
 def _show_default(value: object) -> str | None:
     return None if value is None or value is False else str(value)
 
@@ -318,10 +324,10 @@ def _exit_raises() -> Iterator[None]:
     """Let `os._exit` raise SystemExit, as `sys.exit` does, but in processes that were forked."""
     leave, owner = os._exit, os.getpid()
 
-    def raise_exit(code: int = 0) -> NoReturn:
+    def raise_exit(status: int) -> NoReturn:
         if os.getpid() != owner:
-            leave(code)
-        raise SystemExit(code)
+            leave(status)
+        raise SystemExit(status)
 
     os._exit = raise_exit
     try:
@@ -370,7 +376,7 @@ def main() -> None:
         code = _print_error(*_explain(error, words))
     except (InputError, OSError) as error:
         message, _, hint = reason(error).partition("hint: ")
-        hint = hint or ERROR_HINTS.get(getattr(error, "errno", None), _help_for(words))
+        hint = hint or way_on(error) or _help_for(words)
         code = _print_error(message.rstrip("; "), hint)
     except KeyboardInterrupt:
         code = INTERRUPTED

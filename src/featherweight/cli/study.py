@@ -14,7 +14,6 @@ from ..errors import InputError
 from .base import (
     BROKEN,
     DONE,
-    ERROR_HINTS,
     INTERRUPTED,
     app,
     cores,
@@ -22,6 +21,7 @@ from .base import (
     networks_apart,
     stderr,
     stdout,
+    way_on,
 )
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def cmd_study(
                 else:
                     rows = run_study(opened, table, Path(runs), where, engine, on_row)
         except OSError as error:
-            hint = ERROR_HINTS.get(error.errno, "mend that")
+            hint = way_on(error) or "mend that"
             raise InputError(
                 reason(error), hint=f"{hint}; then the same command goes on with the study"
             ) from error

@@ -14,7 +14,6 @@ from ..pretrained import DEFAULT_MODEL
 from .base import (
     BROKEN,
     DONE,
-    ERROR_HINTS,
     INTERRUPTED,
     USAGE,
     app,
@@ -24,6 +23,7 @@ from .base import (
     program,
     stderr,
     stdout,
+    way_on,
 )
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def train(
     except OSError as error:  # a full disk, above all; what was saved is whole
         raise InputError(
             reason(error),
-            hint=f"{ERROR_HINTS.get(error.errno, 'mend that')}; then go on with: {resumed}",
+            hint=f"{way_on(error) or 'mend that'}; then go on with: {resumed}",
         ) from error
     except KeyboardInterrupt:
         stderr.print(f"\ninterrupted; resume with: {resumed}", markup=False)
