@@ -53,6 +53,7 @@ LIBRARIES = (
 )
 # What to write instead, by what the error says.
 HINTS = (
+    (("torchscript",), "use the module itself, without torch.jit"),
     (
         ("values of a tensor", "item()", ".item", "tolist", "_local_scalar_dense", "bool("),
         "write torch.where and other functions of tensors; give BatchNorm a momentum",
@@ -78,8 +79,8 @@ def capture(model: nn.Module, passes: Iterable[Pass], title: str | None = None) 
     try:
         return _capture(model, list(passes), title or describe(model))
     except InputError as error:
-        hint = f"{error.hint}; or judge it by watching it, with --evidence watched"
-        raise NoGraphError(error.message, hint=hint) from error
+        hints = (error.hint, "judge it by watching it, with --evidence watched")
+        raise NoGraphError(error.message, hint="; or ".join(filter(None, hints))) from error
 
 
 def _capture(model: nn.Module, passes: Sequence[Pass], title: str) -> Exported:
@@ -202,7 +203,8 @@ def _follow(model: nn.Module, each: Pass, title: str) -> list[tuple[int | None, 
         if each.sizes:
             return [(n, _export(model, each, n)) for n in each.sizes]
     assert failed is not None
-    raise _explain(failed, title, each) from failed
+    scripted = next((name for name, part in model.named_modules() if is_scripted(part)), None)
+    raise _explain(failed, title, each, scripted) from failed
 
 
 def _export(
@@ -261,8 +263,17 @@ class _Alone(nn.Module):
         return self.network(images)
 
 
-def _explain(error: BaseException, title: str, each: Pass) -> InputError:
-    """Return what is wrong with a network that can't be exported."""
+def is_scripted(module: nn.Module) -> bool:
+    """Return whether a module is TorchScript, which can't be followed and takes no hooks."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _explain(
+    error: BaseException, title: str, each: Pass, scripted: str | None = None
+) -> InputError:
+    """Return what is wrong with a network that can't be exported.
+
+    `scripted` is the name of a module of it that is TorchScript."""
     if isinstance(error, InputError):
         return error
     line, why = _own_line(traceback.extract_tb(error.__traceback__)), reason(error)
@@ -273,6 +284,8 @@ def _explain(error: BaseException, title: str, each: Pass) -> InputError:
         )
     if type(error).__name__.startswith("GuardOnDataDependent"):
         why = "it needs the values of a tensor as numbers"
+    if scripted is not None:
+        why = f"its module {scripted or 'itself'} is TorchScript (torch.jit)"
     mode = "training" if each.training else "evaluation"
     where = f" at {line}" if line else ""
     hint = next(

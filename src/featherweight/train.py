@@ -253,6 +253,12 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
                 f"model {describe(model)}: got a complex parameter, {name}, expected real ones",
                 hint="keep torch.view_as_real of it, and use torch.view_as_complex in forward",
             )
+        if 0 in parameter.stride() and parameter.numel() > 1:  # the fused SGD writes past its end
+            raise InputError(
+                f"model {describe(model)}: got a parameter whose elements share memory, {name}, "
+                "expected one with memory of its own",
+                hint="expand it in forward, not in the constructor",
+            )
     if not smallest:
         raise InputError(
             f"ghost_batch: got {recipe.ghost_batch} for {len(train)} training images, expected at "
@@ -285,9 +291,13 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
             raise
         except Exception as error:
             # The network may have no gradient, or one that the optimiser does not take.
+            hint = None
+            if "does not require grad" in (why := reason(error)):
+                hint = "let the loss reach parameters: no torch.no_grad, detach or item on the way"
+            elif "sparse" in why:
+                hint = "leave out sparse=True"
+            elif recipe.n_ghosts > 1:
+                hint = "a recipe without ghost batches, such as baseline, shares no buffers"
             raise InputError(
-                f"model {describe(model)} can't be trained: {reason(error)}",
-                hint="a recipe without ghost batches, such as baseline, shares no buffers"
-                if recipe.n_ghosts > 1
-                else None,
+                f"model {describe(model)} can't be trained: {why}", hint=hint
             ) from error

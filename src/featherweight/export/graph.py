@@ -14,11 +14,14 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from ..capture import capture, is_scripted
 from ..data import Split
-from ..errors import InputError
+from ..errors import InputError, NoGraphError
 from ..evaluate import normalise
+from ..exported import Exported
 from ..locate import reason
 from ..model import Block, Pool
+from ..passes import Pass
 from ._outputs import add_filters, add_output, drop_copy, strip_source
 from .evidence import Grid, Head, find_head, measure_grid
 
@@ -41,7 +44,7 @@ class _Shipped(nn.Module):
         self.model, self.mean_std, self.head = model, mean_std, head
         # Stages are the blocks of a Feather network, or the convolutions of any other.
         kind = Block if any(isinstance(m, Block) for m in model.modules()) else nn.Conv2d
-        self.stages = [m for m in model.modules() if isinstance(m, kind)]
+        self.stages = [m for m in model.modules() if isinstance(m, kind) and not is_scripted(m)]
         self.names = ["log_probabilities", *(f"maps_{i + 1}" for i in range(len(self.stages)))]
         if head is not None:
             self.names.append(LAST_MAPS)
@@ -132,14 +135,12 @@ def to_graph(model: nn.Module, split: Split, *, evidence: bool) -> onnx.ModelPro
                 output_names=shipped.names,
             )
     except Exception as error:  # a user's network may hold operations that ONNX does not have
-        raise InputError(
-            f"the network cannot be exported to ONNX: {_cause(error)}",
-            hint="write it with layers and functions of tensors that ONNX has",
-        ) from error
+        raise _explain(error, model, split.shape) from error
     finally:
         exporter_log.setLevel(level)
     assert program is not None
     graph = program.model_proto
+    _check_free(graph)
     strip_source(graph)
     if evidence:
         add_filters(graph)
@@ -159,11 +160,28 @@ def to_graph(model: nn.Module, split: Split, *, evidence: bool) -> onnx.ModelPro
     return graph
 
 
-def _cause(error: BaseException) -> str:
-    """Return the first cause of an exporter's error on one line, without a terminal's codes."""
+def _explain(error: BaseException, model: nn.Module, shape: tuple[int, ...]) -> InputError:
+    """Return why a network can't be exported: a line of its code, or what the exporter says."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
-    return reason(error)
+    cause, hint = reason(error), "write it with layers and functions of tensors that ONNX has"
+    if not isinstance(model, Exported):
+        try:
+            capture(model, [Pass(False, shape)])
+        except NoGraphError as why:
+            cause, hint = why.message, str(why.hint).partition("; or judge")[0]
+    return InputError(f"the network cannot be exported to ONNX: {cause}", hint=hint)
+
+
+def _check_free(graph: onnx.ModelProto) -> None:
+    """Raise InputError if a graph takes one number of images only."""
+    size = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    if size:
+        raise InputError(
+            f"the network cannot be exported to ONNX for any number of images: its code makes a "
+            f"constant of their number, here {size}",
+            hint="write x.shape[0] or flatten(1), without int(), and no loop over images",
+        )
 
 
 def _check_evidence(graph: onnx.ModelProto, maps: str, head: Head, split: Split) -> None:
