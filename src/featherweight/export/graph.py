@@ -118,7 +118,7 @@ def to_graph(model: nn.Module, split: Split, *, evidence: bool) -> onnx.ModelPro
     folded = fold_batch_norm(model)
     found = _find_evidence(folded, split) if evidence else None
     shipped = _Shipped(folded, split.mean_std, found and found[0]).eval()
-    exporter_log = logging.getLogger("torch.onnx")  # it reports packages that are not needed here
+    exporter_log = logging.getLogger("torch")  # it reports packages that are not needed here
     level = exporter_log.level
     exporter_log.setLevel(logging.ERROR)
     try:
