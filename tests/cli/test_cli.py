@@ -324,7 +324,7 @@ def test_a_width_that_is_no_number_is_ignored():
 
     whole = shown("160")
     assert "era-v3-s6" in whole
-    for columns in ("0", "", "00", "x"):
+    for columns in ("0", "", "00", "x", "-5", "80.5", "\u00b2"):
         assert shown(columns) == whole
     assert max(map(len, shown("50").splitlines())) == 50
 
