@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+import sys
 import warnings
 
 import pytest
@@ -41,6 +42,12 @@ def _captured_here(request, monkeypatch):
         module = importlib.import_module(f"featherweight.{name}")  # not the function of that name
         monkeypatch.setattr(module, "capture_apart", capture_here)
     monkeypatch.setattr(apart, "begin_capture", lambda *arguments: None)
+
+
+@pytest.fixture(autouse=True)
+def _main_returns(monkeypatch):
+    """Let the command line's `main` raise SystemExit, though a network's code has run here."""
+    monkeypatch.setattr("featherweight.cli.base.end", sys.exit)
 
 
 @pytest.fixture(scope="session")

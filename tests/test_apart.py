@@ -17,7 +17,7 @@ from featherweight import _confine, apart
 from featherweight.apart import begin_capture, capture_apart
 from featherweight.build import count_parameters
 from featherweight.capture import capture
-from featherweight.errors import InputError
+from featherweight.errors import InputError, NoGraphError
 from featherweight.passes import Pass
 
 pytestmark = pytest.mark.apart
@@ -179,6 +179,17 @@ def test_a_network_that_ends_otherwise_is_one_line(network, monkeypatch, name, w
     assert name.partition(":")[0] in message
     assert message.isprintable()
     assert len(message) < 1000
+
+
+def test_a_network_that_cannot_be_followed_may_be_watched(network, tmp_path):
+    (tmp_path / "values.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self): super().__init__(28, 10)\n"
+        "    def forward(self, x): return super().forward(x[:, 0, 0]) * float(x.sum())\n"
+    )
+    with pytest.raises(NoGraphError, match="has no graph"):
+        network("values.py:Net")
 
 
 def test_an_import_that_ends_the_process_is_one_line(network):

@@ -352,6 +352,15 @@ class SparseGradient(Net):
         return super().forward(x) + self.table(torch.zeros(len(x), dtype=torch.long))
 
 
+class SharedMemory(Net):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 10).expand(3, 10))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale[0]
+
+
 class Locked(Net):
     def __init__(self):
         super().__init__()
@@ -375,9 +384,10 @@ def cut(split, n_val):
         (AtMostAHundred, 500, r"fails on images \(500,.*batch too large"),
         (AtMostAHundred, 100, None),
         (Complex, 100, "complex parameter, filter"),
-        (NoGradient, 100, "NoGradient can't be trained"),
+        (NoGradient, 100, "NoGradient can't be trained.*hint: .*no torch.no_grad"),
+        (SharedMemory, 100, "elements share memory, scale.*hint: expand it in forward"),
         (Frozen, 100, "no trainable parameter"),
-        (SparseGradient, 100, "can't be trained.*sparse"),
+        (SparseGradient, 100, "can't be trained.*hint: leave out sparse=True"),
         (
             Locked,
             100,

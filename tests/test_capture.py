@@ -18,13 +18,14 @@ from featherweight.audit import audit_model
 from featherweight.build import build, count_parameters
 from featherweight.capture import capture
 from featherweight.contract import load_contract
-from featherweight.errors import InputError
+from featherweight.errors import InputError, NoGraphError
 from featherweight.passes import Pass, audit_passes
 from featherweight.recipe import RECIPES
 
 # PyTorch's own warnings: scripting, sparse tensors.
 pytestmark = pytest.mark.filterwarnings("ignore")
 BOTH = (Pass(True), Pass(False))
+SMALLER = Pass(True, (1, 22, 22))
 
 
 def images(n=8):
@@ -161,7 +162,7 @@ class Long(Net):
         (ForEach, None, "a certain number of images only", "no loop over images"),
         (Custom, None, "got the operation featherweight_tests", "PyTorch's functions of tensors"),
         (Cumulative, "", "values of a tensor", "give BatchNorm a momentum"),
-        (Scripted, "", "", "PyTorch's functions"),
+        (Scripted, "", "is TorchScript", "without torch.jit"),
         (Generator, None, "draws from a torch.Generator of its own", "leave the generator out"),
         (SparseConstant, None, "parse", ""),
         (Two, None, "returns 2 values, expected one tensor", ""),
@@ -177,7 +178,7 @@ def test_what_has_no_graph_says_its_line_and_what_to_write(kind, line, words, hi
     assert words in message
     assert message.isprintable()
     assert hint in advice
-    assert advice.endswith("or judge it by watching it, with --evidence watched")
+    assert advice.endswith("judge it by watching it, with --evidence watched")
     if line is not None:
         found = re.search(
             r" has no graph in (training|evaluation) mode at line (\d+), `(.*?)`: ", message
@@ -187,6 +188,24 @@ def test_what_has_no_graph_says_its_line_and_what_to_write(kind, line, words, hi
         if line:
             written = Path(__file__).read_text(encoding="utf-8").splitlines()
             assert written[int(found[2]) - 1].strip() == found[3]
+
+
+def test_what_has_no_graph_for_smaller_images_says_their_shape():
+    with pytest.raises(NoGraphError, match=r"for images \(n, 1, 22, 22\)"):
+        capture(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), [Pass(False), SMALLER])
+
+
+class Sparse(Net):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(28, 28, sparse=True)
+
+    def forward(self, x):
+        return super().forward(x + self.table(x[:, 0, 0].long().clamp(0, 27))[:, None])
+
+
+def test_a_sparse_gradient_is_compared_too():
+    assert capture(Sparse(), BOTH).faithful
 
 
 def test_a_loop_that_writes_too_many_operations_is_refused(monkeypatch):

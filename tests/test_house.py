@@ -15,6 +15,7 @@ TRUNK = (
     "errors",
     "_extras",
     "_files",
+    "_locks",
     "_confine",
     "passes",
     "_arrays",

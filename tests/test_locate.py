@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from featherweight.build import build
+from featherweight.errors import InputError
 from featherweight.locate import find_class
 from featherweight.model import Feather
 
@@ -149,6 +150,34 @@ def test_a_file_with_several_networks_or_none_names_them(here):
         ValueError, match=r"got no class Nope in .*several.py, expected Net or Other"
     ):
         find_class("several.py:Nope")
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("meant_net", "meant_net.py"),
+        ("meant_net.Net", "meant_net.py:Net"),
+        ("nets/deep_net:Net", "nets/deep_net.py:Net"),
+        ("nets/deep_net", "nets/deep_net.py"),
+        ("./meant_net:Net", "./meant_net.py:Net"),
+        ("nets.deep_net.Net", "nets/deep_net.py:Net"),
+        ("elsewhere/deep_net:Net", None),
+    ],
+)
+def test_a_path_that_is_spelt_otherwise_is_guessed(here, path, meant):
+    (here / "nets").mkdir()
+    for file in ("meant_net.py", "nets/deep_net.py"):
+        (here / file).write_text(net(1))
+    with pytest.raises(InputError) as caught:
+        find_class(path)
+    assert repr(path) in caught.value.message
+    assert caught.value.hint == (meant and f"did you mean {meant}?")
+
+
+def test_a_notebook_is_no_file_of_a_class(here):
+    for path in ("net.ipynb", "net.ipynb:Net"):
+        with pytest.raises(InputError, match=r"got a notebook.*featherweight.audit\(Net\)"):
+            find_class(path)
 
 
 def test_what_is_not_found_says_where_it_was_looked_for(here):

@@ -18,10 +18,11 @@ from featherweight.augment import resized
 from featherweight.build import build
 from featherweight.data import load_split
 from featherweight.device import pick_device, seed_everything
+from featherweight.errors import InputError
 from featherweight.evaluate import evaluate
 from featherweight.recipe import Augmentation, Recipe
 from featherweight.run import create_run, open_run
-from featherweight.train import DivergedError, train
+from featherweight.train import DivergedError, export_network, train
 from featherweight.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -386,3 +387,22 @@ def test_auto_is_the_fastest_device_that_is_there(cuda, mps, auto, monkeypatch):
     for name in ("abacus", "cuda:x", "meta", ""):
         with pytest.raises(ValueError, match="expected cpu, cuda, mps or auto"):
             pick_device(name)
+
+
+def test_a_network_of_one_size_says_that_the_recipe_resizes(split, tiny_recipe, tmp_path):
+    (tmp_path / "one_size.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self): super().__init__(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    recipe = dataclasses.replace(
+        tiny_recipe,
+        model=f"{tmp_path}/one_size.py:Net",
+        model_args={},
+        resize=0.8,
+        resize_until=0.5,
+    )
+    with pytest.raises(InputError) as caught:
+        export_network(recipe, split, 0)
+    assert "for images (n, 1, 22, 22): tiny resizes the images" in caught.value.message
+    assert "feather-20k" in str(caught.value.hint)

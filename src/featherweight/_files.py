@@ -200,6 +200,23 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def meant_file(path: str) -> str | None:
+    """Return FILE.py or FILE.py:CLASS of a network's file that a path means, spelt otherwise.
+
+    `nets/net:Net`, `nets/net`, `nets.net.Net` and `nets.net:Net` all mean `nets/net.py`. None where
+    there is no such file.
+    """
+    where, _, name = path.rpartition(":") if ":" in path else (path, "", "")
+    module, _, last = where.rpartition(".")
+    spelt = [(where, name), (where.replace(".", "/"), name)]
+    if not name:
+        spelt.append((module.replace(".", "/"), last))
+    for file, kind in spelt:
+        if file and Path(f"{file}.py").is_file():
+            return f"{file}.py:{kind}" if kind else f"{file}.py"
+    return None
+
+
 def reason(error: BaseException) -> str:
     """Return an error's message on one line.
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from filelock import FileLock
 
 from ._files import new_folder
+from ._locks import hold
 from .errors import InputError
 
 # Bytes of a local cluster's object store: MNIST takes 45 MiB, and /dev/shm may be small.
@@ -83,7 +83,7 @@ def unpack(content: bytes, folder: Path) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(temporary / "run", filter=_safe_member)
-        with FileLock(f"{folder}.lock"):
+        with hold(f"{folder}.lock"):
             if folder.exists():
                 folder.rename(temporary / "old")
             (temporary / "run").rename(folder)

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._files import nameless_file, visible
-from .errors import InputError
+from ._files import meant_file, nameless_file, visible
+from .errors import InputError, NoGraphError
 from .passes import Pass
 
 if TYPE_CHECKING:
@@ -113,9 +113,10 @@ def open_result(path: str, content: bytes, ended: str) -> bytes:
     try:
         values = json.loads(rest)
         message, hint = _line(values["message"]), values["hint"] and _line(values["hint"])
+        kind_of_error = NoGraphError if values["no_graph"] else InputError
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _wrong(path, f"came back as something else than a graph: {error}") from error
-    raise InputError(message, hint)
+    raise kind_of_error(message, hint)
 
 
 def _line(text: object) -> str:
@@ -125,7 +126,9 @@ def _line(text: object) -> str:
 
 def is_network(target: str) -> bool:
     """Return whether a text names a network, MODULE:CLASS or FILE.py, and not a run folder."""
-    return not Path(target).is_dir() and (":" in target or target.endswith(".py"))
+    return not Path(target).is_dir() and (
+        ":" in target or target.endswith((".py", ".ipynb")) or meant_file(target) is not None
+    )
 
 
 _begun: dict[str, _Begun] = {}  # by their requests
@@ -162,7 +165,8 @@ def capture_apart(
         passes: The passes to keep, as for `capture.capture`.
         seed: Seed of the initial weights, as in a training.
 
-    Raises InputError where its code fails, ends the process, exceeds a limit, or has no graph.
+    Raises NoGraphError where it can't be exported, and InputError where its code fails, ends the
+    process or exceeds a limit.
     """
     request = _request(path, arguments, num_classes, passes, seed)
     begun = _begun.pop(request, None) or _start(path, request)
@@ -205,9 +209,14 @@ def _start(path: str, request: str) -> _Begun:
 
 
 @atexit.register
-def _end_all() -> None:
+def end_captures() -> None:
+    """End the processes that were begun and that nothing waits for."""
     for begun in _begun.values():
         begun.end()
+
+
+def _wrong_result(message: str, hint: str | None, *, no_graph: bool = False) -> bytes:
+    return WRONG + json.dumps({"message": message, "hint": hint, "no_graph": no_graph}).encode()
 
 
 def work() -> None:
@@ -223,14 +232,14 @@ def write_result(result: int, path: str, make: Callable[[], bytes]) -> NoReturn:
     try:
         content = GRAPH + make()
     except InputError as error:
-        content = WRONG + json.dumps({"message": error.message, "hint": error.hint}).encode()
+        no_graph = isinstance(error, NoGraphError)
+        content = _wrong_result(error.message, error.hint, no_graph=no_graph)
     except Exception:
         content = BUG + traceback.format_exc().encode()
     except BaseException as error:  # KeyboardInterrupt, or one of the network's own
         from .locate import reason
 
-        message = f"model {path!r}: can't be built: {reason(error)}"
-        content = WRONG + json.dumps({"message": message, "hint": None}).encode()
+        content = _wrong_result(f"model {path!r}: can't be built: {reason(error)}", None)
     while content:
         content = content[os.write(result, content) :]
     os._exit(0)  # threads and exit handlers of the network's are not waited for

@@ -28,10 +28,10 @@ from .audit import (
     fresh_networks,
     run_network,
 )
-from .build import build, check_model
+from .build import check_model
 from .contract import Contract, load_contract
 from .data import Split, normalise
-from .device import pick_device, seed_everything
+from .device import pick_device
 from .distributed import SINGLE_PROCESS, Group, refuse_idle_processes
 from .errors import InputError
 from .locate import describe
@@ -44,7 +44,7 @@ from .retrain import retrain_epochs as retrain_run_epochs
 from .run import SOURCE, Run, create_run, open_run
 from .source import module_source
 from .splits import contract_split
-from .train import check_recipe, export_network
+from .train import check_recipe, export_network, first_network
 from .train import train as train_run
 from .verdict import Clause, Verdict
 from .weights import load_weights, read_weights
@@ -122,11 +122,7 @@ def start_run(
             (path, source), arguments = _locate(model, Path(folder)), {}
         tried = dataclasses.replace(chosen, model=path, model_args=arguments)
         graph = export_network(tried, split, seed) if evidence == "graph" else None
-        if graph is not None and graph.faithful:
-            network: nn.Module = graph
-        else:
-            seed_everything(seed, -1)
-            network = build(path, arguments, split.num_classes, split.shape)
+        network = first_network(tried, split, seed, graph)
         check_recipe(tried, split, network)
     if model is not None:  # tables and pictures name the network, not the recipe that trains it
         name = describe(network).rpartition(":")[2]

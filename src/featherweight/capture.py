@@ -23,7 +23,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from .build import count_parameters, forward, unchanged
-from .errors import InputError
+from .errors import InputError, NoGraphError
 from .exported import (
     FUNCTIONS,
     MAX_OPERATIONS,
@@ -54,6 +54,7 @@ LIBRARIES = (
 WATCHING = "watching it, with --evidence watched"
 # What to write instead, by what the error says.
 HINTS = (
+    (("torchscript",), "use the module itself, without torch.jit"),
     (
         ("values of a tensor", "item()", ".item", "tolist", "_local_scalar_dense", "bool("),
         "write torch.where and other functions of tensors; give BatchNorm a momentum",
@@ -74,14 +75,15 @@ def capture(model: nn.Module, passes: Iterable[Pass], title: str | None = None) 
         passes: The passes to keep.
         title: What messages call the network. Default: its file and class.
 
-    Raises InputError, which names a line of its code, if `torch.export` can't follow it.
+    Raises NoGraphError, which names a line of its code, if `torch.export` can't follow it.
     """
     try:
         return _capture(model, list(passes), title or describe(model))
     except InputError as error:
         watch = f"judge it by {WATCHING}"
-        hint = watch if error.hint is None else f"{error.hint}; or {watch}"
-        raise InputError(error.message, hint=hint) from error
+        raise NoGraphError(
+            error.message, hint="; or ".join(filter(None, (error.hint, watch)))
+        ) from error
 
 
 def _capture(model: nn.Module, passes: Sequence[Pass], title: str) -> Exported:
@@ -91,10 +93,16 @@ def _capture(model: nn.Module, passes: Sequence[Pass], title: str) -> Exported:
     with unchanged(model), torch.random.fork_rng(devices=[]), _followable():
         for each in passes:
             model.train(each.training)
-            graphs += [
-                _write(program, each, n_images, constants, title)
-                for n_images, program in _follow(model, each, title)
-            ]
+            try:
+                programs = _follow(model, each, title)
+            except InputError as error:
+                if each.shape == passes[0].shape:
+                    raise
+                shape = ", ".join(map(str, each.shape))
+                raise InputError(
+                    f"{error.message}, for images (n, {shape})", hint=error.hint
+                ) from error
+            graphs += [_write(program, each, n, constants, title) for n, program in programs]
     network = Exported(title, graphs, count_parameters(model))
     for name, tensor in (
         *model.named_parameters(remove_duplicate=False),
@@ -175,6 +183,8 @@ def _same_gradients(model: nn.Module, network: Exported, each: Pass) -> bool:
 def _close(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None:
         return one is other
+    if one.layout != torch.strided:  # a gradient of a sparse embedding
+        one, other = one.to_dense(), other.to_dense()
     return torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
@@ -196,7 +206,8 @@ def _follow(model: nn.Module, each: Pass, title: str) -> list[tuple[int | None, 
         if each.sizes:
             return [(n, _export(model, each, n)) for n in each.sizes]
     assert failed is not None
-    raise _explain(failed, title, each) from failed
+    scripted = next((name for name, part in model.named_modules() if is_scripted(part)), None)
+    raise _explain(failed, title, each, scripted) from failed
 
 
 def _export(
@@ -255,8 +266,17 @@ class _Alone(nn.Module):
         return self.network(images)
 
 
-def _explain(error: BaseException, title: str, each: Pass) -> InputError:
-    """Return what is wrong with a network that can't be exported."""
+def is_scripted(module: nn.Module) -> bool:
+    """Return whether a module is TorchScript, which can't be followed and takes no hooks."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _explain(
+    error: BaseException, title: str, each: Pass, scripted: str | None = None
+) -> InputError:
+    """Return what is wrong with a network that can't be exported.
+
+    `scripted` is the name of a module of it that is TorchScript."""
     if isinstance(error, InputError):
         return error
     line, why = _own_line(traceback.extract_tb(error.__traceback__)), reason(error)
@@ -267,6 +287,8 @@ def _explain(error: BaseException, title: str, each: Pass) -> InputError:
         )
     if type(error).__name__.startswith("GuardOnDataDependent"):
         why = "it needs the values of a tensor as numbers"
+    if scripted is not None:
+        why = f"its module {scripted or 'itself'} is TorchScript (torch.jit)"
     mode = "training" if each.training else "evaluation"
     where = f" at {line}" if line else ""
     hint = next(

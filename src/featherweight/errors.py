@@ -19,3 +19,7 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str | None]]:
         """Support pickling: worker processes send this exception to the main process."""
         return type(self), (self.message, self.hint)
+
+
+class NoGraphError(InputError):
+    """A network that can't be exported. It can be watched while it runs, where that is wanted."""

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,12 @@ from types import ModuleType
 
 from torch import nn
 
+from ._files import meant_file
 from .errors import InputError
 
 MAX_REASON = 300  # characters of an exception's text that are shown
 _loaded: set[str] = set()  # names in sys.modules that users' networks imported, to be reloaded
+_imported: list[str] = []  # the modules and files that `find_class` has imported
 
 
 def reason(error: BaseException) -> str:
@@ -35,7 +38,8 @@ def reason(error: BaseException) -> str:
         lines = str(error).strip().splitlines()
     except Exception:  # its text is the code's too
         lines = []
-    # Nothing that moves a terminal's cursor.
+    # Nothing that colours a terminal's text or moves its cursor.
+    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line) for line in lines]
     shown = "".join(c if c.isprintable() else "?" for c in lines[0][:MAX_REASON]) if lines else ""
     return f"{name}: {shown}" if shown else name
 
@@ -46,10 +50,19 @@ def find_class(path: str) -> type[nn.Module]:
     Raises InputError if there is no such class, or its module can't be imported.
     """
     where, _, name = (path, "", "") if path.endswith(".py") else path.rpartition(":")
-    if not where or not (name or where.endswith(".py")):
+    a_path = where.startswith(".") or bool({"/", "\\"}.intersection(where))
+    if where.endswith(".ipynb") or path.endswith(".ipynb"):
+        raise InputError(
+            f"model {path!r}: got a notebook, expected MODULE:CLASS or FILE.py:CLASS",
+            hint="in the notebook: featherweight.audit(Net), featherweight.train(model=Net); or "
+            "save the class as a file, my_net.py",
+        )
+    if not where or not (name or where.endswith(".py")) or (a_path and not where.endswith(".py")):
+        meant = meant_file(path)
         raise InputError(
             f"model {path!r}: expected MODULE:CLASS or FILE.py:CLASS, "
-            "such as my_net:Net or my_net.py:Net"
+            "such as my_net:Net or my_net.py:Net",
+            hint=meant and f"did you mean {meant}?",
         )
     module = _load(path, where)
     classes = [
@@ -95,9 +108,16 @@ def load_file(file: Path) -> ModuleType:
     return _load(str(file), str(file))
 
 
+def has_imported() -> bool:
+    """Return whether this process has run the code of a network that is not this package's."""
+    return bool(_imported)
+
+
 def _load(path: str, where: str) -> ModuleType:
     """Import the module or file `where` of the model `path`, with its folder on Python's path."""
     here = Path.cwd()
+    if not where.startswith(f"{__package__}."):
+        _imported.append(where)
     if not where.endswith(".py"):
         with _imports([here], where):
             try:
@@ -107,15 +127,18 @@ def _load(path: str, where: str) -> ModuleType:
                     raise InputError(
                         f"model {path!r}: can't be imported: {reason(error)}"
                     ) from error
+                meant = meant_file(path)
                 raise InputError(
                     f"model {path!r}: got no module {error.name} in the working directory, {here}, "
                     "or on Python's path",
-                    hint="run this in the folder of the model's file, or add that folder to "
+                    hint=f"did you mean {meant}?"
+                    if meant is not None
+                    else "run this in the folder of the model's file, or add that folder to "
                     "PYTHONPATH",
                 ) from error
             except (Exception, SystemExit) as error:  # a user's module may raise anything
                 raise InputError(f"model {path!r}: can't be imported: {reason(error)}") from error
-    file = Path(where).absolute()
+    file = Path(where).expanduser().absolute()
     if not file.is_file():
         raise InputError(
             f"model {path!r}: got no file {file}, expected one",

@@ -388,7 +388,7 @@ RECIPES = (
     Recipe(
         "cifar-200k",
         **FEATHER | {"weight_decay": 5e-4},
-        epochs=24,
+        epochs=14,
         muon=0.2,
         contract="era-s9",
         model_args={

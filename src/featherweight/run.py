@@ -29,10 +29,11 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor, nn
 
 from ._files import new_folder, read_listed, reason, write_listed
+from ._locks import hold
 from .build import build
 from .contract import Contract
 from .data import Split, load_split, load_test
@@ -208,18 +209,16 @@ class Run:
 
         The lock ends with the process, however that ends. Within one process and thread it may be
         taken again. Raises RunBusyError at once where another process holds it, unless `wait`."""
-        lock = FileLock((self.path / LOCK).resolve(), is_singleton=True)
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout as error:
-            raise RunBusyError(
-                f"{self.path}: another process is training this run, expected one at a time",
-                hint="wait until it has finished, or stop it",
-            ) from error
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                file = (self.path / LOCK).resolve()
+                stack.enter_context(hold(file, -1 if wait else 0, again=True))
+            except Timeout as error:
+                raise RunBusyError(
+                    f"{self.path}: another process is training this run, expected one at a time",
+                    hint="wait until it has finished, or stop it",
+                ) from error
             yield
-        finally:
-            lock.release()
 
     def record_workers(self, n: int) -> None:
         """Add to environment.json the number of processes that train from now on, if it changes."""

@@ -18,7 +18,7 @@ from torch import nn
 
 from .apart import capture_apart
 from .augment import resized
-from .build import check_model, unchanged
+from .build import build, check_model, unchanged
 from .data import Images, Split
 from .device import cpu_threads, keep_freed_memory, seed_everything
 from .distributed import SINGLE_PROCESS, Group
@@ -34,6 +34,7 @@ from .trainer import Trainer
 from .weights import tensors
 
 N_FEW = 8  # images of a pass that shows whether a network takes them
+NO_RESIZING = "use a recipe that does not resize images, such as feather-20k"
 LOSS_INTERVAL = 10  # steps between two readings of the loss, each of which waits for the device
 
 
@@ -167,16 +168,36 @@ def export_network(
         seed: Seed of the training.
         path: Where its class is now. None: where the recipe says.
 
-    Raises InputError if the network can't be built or exported.
+    Raises NoGraphError if the network can't be exported, InputError if it can't be built.
     """
     path = path or recipe.model
     if path.startswith("featherweight.model:"):
         return None
     passes = training_passes(recipe, len(split.train), split.shape)
-    graph = capture_apart(path, recipe.model_args, split.num_classes, passes, seed)
+    try:
+        graph = capture_apart(path, recipe.model_args, split.num_classes, passes, seed)
+    except InputError as error:
+        smaller = ", ".join(map(str, passes[-1].shape))
+        if passes[-1].shape == passes[0].shape or f"(n, {smaller})" not in error.message:
+            raise
+        raise type(error)(
+            f"{error.message}: {recipe.name} resizes the images of its first steps",
+            hint=NO_RESIZING,
+        ) from error
     # Quantised training needs the module's layers.
     graph.faithful = graph.faithful and not recipe.weight_bits
     return graph
+
+
+def first_network(recipe: Recipe, split: Split, seed: int, graph: Exported | None) -> nn.Module:
+    """Return the network that a training starts with, given what `export_network` has returned.
+
+    It is the graph, if that has the module's gradients. Else the module is built in this process.
+    """
+    if graph is not None and graph.faithful:
+        return graph
+    seed_everything(seed, -1)
+    return build(recipe.model, recipe.model_args, split.num_classes, split.shape)
 
 
 def batch_sizes(recipe: Recipe, n_train: int) -> tuple[int, int]:
@@ -220,7 +241,7 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
         except InputError as error:
             raise InputError(
                 f"{error.message} (the images of {recipe.name}'s first steps are smaller)",
-                hint="use a recipe that does not resize images, such as feather-20k",
+                hint=NO_RESIZING,
             ) from error
     if recipe.weight_bits and not any(isinstance(module, Block) for module in model.modules()):
         raise InputError(
@@ -231,6 +252,12 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
             raise InputError(
                 f"model {describe(model)}: got a complex parameter, {name}, expected real ones",
                 hint="keep torch.view_as_real of it, and use torch.view_as_complex in forward",
+            )
+        if 0 in parameter.stride() and parameter.numel() > 1:  # the fused SGD writes past its end
+            raise InputError(
+                f"model {describe(model)}: got a parameter whose elements share memory, {name}, "
+                "expected one with memory of its own",
+                hint="expand it in forward, not in the constructor",
             )
     if not smallest:
         raise InputError(
@@ -264,9 +291,13 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
             raise
         except Exception as error:
             # The network may have no gradient, or one that the optimiser does not take.
+            hint = None
+            if "does not require grad" in (why := reason(error)):
+                hint = "let the loss reach parameters: no torch.no_grad, detach or item on the way"
+            elif "sparse" in why:
+                hint = "leave out sparse=True"
+            elif recipe.n_ghosts > 1:
+                hint = "a recipe without ghost batches, such as baseline, shares no buffers"
             raise InputError(
-                f"model {describe(model)} can't be trained: {reason(error)}",
-                hint="a recipe without ghost batches, such as baseline, shares no buffers"
-                if recipe.n_ghosts > 1
-                else None,
+                f"model {describe(model)} can't be trained: {why}", hint=hint
             ) from error

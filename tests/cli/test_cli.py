@@ -345,7 +345,7 @@ def test_a_width_that_is_no_number_is_ignored():
 
     whole = shown("160")
     assert "era-v3-s6" in whole
-    for columns in ("0", "", "00", "x"):
+    for columns in ("0", "", "00", "x", "-5", "80.5", "\u00b2"):
         assert shown(columns) == whole
     assert max(map(len, shown("50").splitlines())) == 50
 
@@ -810,6 +810,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(workplace, options):
     )
     assert result.returncode == 2, result.stderr
     assert f"error: {Path('run', 'resume.pt')}: file too large\n" in result.stderr
+    assert "featherweight train --resume run\n" in result.stderr
     assert "Traceback" not in result.stderr
     assert {path.name for path in (workplace / "run").iterdir()} == {
         "config.json",

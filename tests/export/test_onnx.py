@@ -227,16 +227,58 @@ def test_a_file_that_reads_otherwise_is_not_written(finished, monkeypatch, tmp_p
         assert {path.name for path in copy.path.iterdir()} == before
 
 
-def test_what_has_no_onnx_is_refused(finished, monkeypatch):
+class OfTensors(torch.nn.Module):
+    """A network whose forward pass is a function of its one layer and the images."""
+
+    def __init__(self, function, layer=None):
+        super().__init__()
+        self.function, self.layer = function, layer or torch.nn.Flatten()
+
+    def forward(self, x):
+        return self.function(self.layer, x)
+
+
+REFUSED = {
+    "branch": (
+        lambda layer, x: layer(x)[:, :10] * (2 if x.sum() > 0 else 1),
+        r"at line .*2 if x.sum\(\) > 0 else 1.*: it needs the values .*hint: write torch.where",
+    ),
+    "int": (lambda layer, x: layer(x)[:, :10].reshape(int(x.shape[0]), 10), "a constant of their"),
+    "loop": (
+        lambda layer, x: torch.cat([layer(x[i, None])[:, :10] for i in range(len(x))]),
+        "hint: .*no loop over images",
+    ),
+    "numpy": (
+        lambda layer, x: torch.from_numpy(layer(x).numpy()[:, :10]),
+        "hint: .*instead of NumPy's",
+    ),
+    "scripted": (lambda layer, x: layer(x).flatten(1)[:, :10], "module layer is TorchScript"),
+    "no operator": (
+        lambda layer, x: torch.linalg.qr(layer(x)[:, :10])[1].sum(0).expand(len(x), 10),
+        "cannot be exported to ONNX",
+    ),
+    "double": (
+        lambda layer, x: layer(x.double()).flatten(1)[:, :10],
+        "ONNX Runtime can't run .*hint: .*32-bit",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # that TorchScript is old, and the exporter's of itself
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_onnx_is_one_line_with_its_cause(finished, monkeypatch, name):
     run, split = finished
-
-    class Odd(torch.nn.Module):
-        def forward(self, x):
-            return x.flatten(1)[:, :10] * (2 if x.sum() > 0 else 1)
-
-    monkeypatch.setattr(type(run), "load_model", lambda self: Odd())
-    with pytest.raises(ValueError, match="cannot be exported to ONNX"):
+    function, message = REFUSED[name]
+    layer = None
+    if name == "scripted":
+        layer = torch.jit.script(torch.nn.Conv2d(1, 1, 3))
+    if name == "double":
+        layer = torch.nn.Conv2d(1, 1, 3).double()
+    network = OfTensors(function, layer)
+    monkeypatch.setattr(type(run), "load_model", lambda self: network.eval())
+    with pytest.raises(InputError, match=message) as caught:
         export_onnx(run, split, int8=False)
+    assert caught.value.message.isprintable()
 
 
 def test_the_file_tells_what_it_is(finished, exported):

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import torch
 
 from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.recipe import find_recipe
+from featherweight.run import open_run
 from featherweight.studies.plan import PLANS, Task, default_table, find_plan, load_plan, to_plan
+from featherweight.studies.workers import run_task
 
 
 def test_a_plan_is_recipes_by_overrides_by_seeds(plan_file, digits):
@@ -145,3 +148,36 @@ def test_a_folder_is_in_the_folder_of_runs_whatever_its_name(plan_file, digits, 
     plan_file.write_text(plan_file.read_text().replace('"two"', json.dumps(name)))
     (folder,) = {t.folder(tmp_path).parent for t in load_plan(plan_file, str(digits)).tasks}
     assert folder == tmp_path
+
+
+def test_a_network_without_a_graph_is_watched_and_the_plan_says_so(
+    plan_file, digits, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "counts_ink.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self): super().__init__(784, 10)\n"
+        "    def forward(self, x): return super().forward(x.flatten(1)) * float(x.min() < 9)\n"
+    )
+    text = plan_file.read_text()
+    plan_file.write_text(text.replace('name = "one"', 'name = "one"\nmodel = "counts_ink:Net"'))
+    plan = load_plan(plan_file, str(digits))
+    (note,) = plan.notes
+    assert note.startswith("one: model counts_ink.py:Net: has no graph in ")
+    assert note.endswith("the audit watches it")
+    task = plan.tasks[0]
+    row = run_task(task, task.load_split(), tmp_path / "run", torch.device("cpu"), block=True)
+    assert row is not None
+    verdict = open_run(tmp_path / "run").verdict
+    assert verdict is not None
+    assert verdict.method == "watched"
+
+
+def test_a_network_that_ends_the_process_is_not_trained(plan_file, digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaves_early.py").write_text("import sys\nsys.exit(0)\n")
+    text = plan_file.read_text()
+    plan_file.write_text(text.replace('name = "one"', 'name = "one"\nmodel = "leaves_early:Net"'))
+    with pytest.raises(InputError, match=r"'leaves_early:Net': .*ends the process, exit\(0\)"):
+        load_plan(plan_file, str(digits))

@@ -1,6 +1,7 @@
 """What all commands share: the parser, the two streams, exit codes and error messages."""
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from inspect import Parameter as Argument
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 from cyclopts import (
     App,
@@ -32,6 +33,7 @@ from .._extras import extra_for
 from .._files import reason, visible
 from .._openmp import cores as cores
 from .._openmp import share_cores
+from ..apart import end_captures
 from ..contract import CONTRACTS, load_contract
 from ..errors import InputError
 from ..recipe import RECIPES
@@ -43,6 +45,18 @@ if TYPE_CHECKING:
 DONE, BROKEN, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 PIPE_WIDTH = 160  # columns of a table that is not printed on a terminal
 DEFAULT_CONTRACT = "era-v3-s6"
+# What to do about the system's errors.
+ERROR_HINTS = {
+    errno.ENOSPC: "make room on the disk, or write to another one",
+    errno.EDQUOT: "make room within your quota, or write to another disk",
+    errno.EROFS: "write to a folder of a disk that can be written to",
+    errno.EACCES: "use a file or folder that you may use, or ask for its permissions",
+    errno.EPERM: "use a file or folder that you may use, or ask for its permissions",
+    errno.EMFILE: "let the shell open more files: ulimit -n 4096",
+    errno.ENFILE: "end other programs: the system has no more files to open",
+    errno.ENOMEM: "end other programs: the system has no more memory",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
 
 
 def literal(text: str) -> Text:
@@ -102,7 +116,8 @@ def _stdout_width() -> int | None:
     Tables in a pipe or a file are PIPE_WIDTH wide, unless COLUMNS says otherwise."""
     for name in ("COLUMNS", "LINES"):
         # Emacs and some CI systems set 0 if they do not know the size.
-        if not os.environ.get(name, "").lstrip("0"):
+        value = os.environ.get(name, "")
+        if not (value.isascii() and value.isdecimal() and value.strip("0")):
             os.environ.pop(name, None)
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return None if "COLUMNS" in os.environ or is_terminal else PIPE_WIDTH
@@ -110,6 +125,12 @@ def _stdout_width() -> int | None:
 
 stdout = Stream(highlight=False, emoji=False, soft_wrap=False, width=_stdout_width())
 stderr = Stream(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+
+def way_on(error: BaseException) -> str | None:
+    """Return what to do about an error of the system, None where that is not known."""
+    number = error.errno if isinstance(error, OSError) else None
+    return None if number is None else ERROR_HINTS.get(number)
 
 
 def _show_default(value: object) -> str | None:
@@ -289,22 +310,68 @@ def program() -> str:
 
 @contextlib.contextmanager
 def networks_apart() -> Iterator[None]:
-    """Send to stderr what networks print, because stdout is for data.
+    """Run networks' code here: it prints to stderr, because stdout is for data, and can't end us.
 
-    This includes the output of their C code and of the processes that they start."""
-    kept = None
+    What its C code and the processes that it starts print goes to stderr too. Raises InputError
+    where it ends the process, outside of what catches that."""
+    kept, printed = None, sys.stdout
     # A stream may be closed, or not be a file.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
         kept = os.dup(1)
         os.dup2(2, 1)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _exit_raises():
             yield
+    except SystemExit as error:
+        raise InputError(
+            f"a network's code ends the process, exit({error.code!r}), expected it to return"
+        ) from error
     finally:
         if kept is not None:
+            _flush(printed)
             os.dup2(kept, 1)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def _exit_raises() -> Iterator[None]:
+    """Let `os._exit` raise SystemExit, as `sys.exit` does, but in processes that were forked."""
+    leave, owner = os._exit, os.getpid()
+
+    def raise_exit(status: int) -> NoReturn:
+        if os.getpid() != owner:
+            leave(status)
+        raise SystemExit(status)
+
+    os._exit = raise_exit
+    try:
+        yield
+    finally:
+        os._exit = leave
+
+
+def _flush(stream: TextIO) -> None:
+    """Write what a stream and the C library have buffered."""
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # Windows has another library
+        ctypes.CDLL(None).fflush(None)
+
+
+def end(code: int) -> NoReturn:
+    """End the process with an exit code.
+
+    A network's code may have run in it: its threads could wait for ever, and its exit handlers
+    print into the data, or exit with another code. None of them is then waited for."""
+    locate = sys.modules.get(f"{__package__.rpartition('.')[0]}.locate")
+    # Processes of torchrun say good-bye to one another in exit handlers.
+    if locate is None or not locate.has_imported() or "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.exit(code)
+    end_captures()
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)
+    os._exit(code)
 
 
 def main() -> None:
@@ -324,7 +391,8 @@ def main() -> None:
         code = _print_error(*_explain(error, words))
     except (InputError, OSError) as error:
         message, _, hint = reason(error).partition("hint: ")
-        code = _print_error(message.rstrip("; "), hint or _help_for(words))
+        hint = hint or way_on(error) or _help_for(words)
+        code = _print_error(message.rstrip("; "), hint)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
@@ -337,4 +405,4 @@ def main() -> None:
                 f"this needs {getattr(error, 'name', '')}, which is not installed",
                 f"{_quote_path(sys.executable)} -m pip install 'featherweight[{extra}]'",
             )
-    sys.exit(code or DONE)
+    end(code or DONE)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError
-from .base import BROKEN, DONE, app, progress_line, stderr, stdout
+from .base import BROKEN, DONE, app, networks_apart, progress_line, stderr, stdout
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -56,7 +56,7 @@ def _export_onnx(run: "Run", data: str | None, format: Literal["onnx", "onnx-int
 
     split = run.load_split(data)
     try:
-        with progress_line() as show:
+        with networks_apart(), progress_line() as show:
             if format == "hub":
                 from ..export.hub import export_hub
 
@@ -91,7 +91,7 @@ def _export_c(run: "Run", data: str | None, bits: int | None) -> int:
 
     split, verdict = run.load_split(data), run.read_verdict()
     bits = bits or run.recipe.weight_bits or 8
-    with progress_line() as show:
+    with networks_apart(), progress_line() as show:
         show(f"evaluating {len(split.val):,} images with PyTorch and with {bits}-bit integers")
         firmware = export_c(run, split, bits)
     total = len(firmware.scores)
@@ -153,7 +153,8 @@ def cmd_firmware(
         if key in {(row["recipe"], row["seed"], row["bits"]) for row in rows}:
             continue
         split = run.load_split(data)
-        row = make_row(export_c(run, split, width), run, split, test=test, on_chip=on_chip)
+        with networks_apart():
+            row = make_row(export_c(run, split, width), run, split, test=test, on_chip=on_chip)
         rows.append(row)
         write_table(table, rows, FIRMWARE_COLUMNS)
         stderr.print(

@@ -7,9 +7,22 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 from rich.text import Text
 
+from .._files import reason
 from ..contract import load_contract
 from ..errors import InputError
-from .base import BROKEN, DONE, INTERRUPTED, app, cores, literal, progress_bar, stderr, stdout
+from .base import (
+    BROKEN,
+    DONE,
+    INTERRUPTED,
+    app,
+    cores,
+    literal,
+    networks_apart,
+    progress_bar,
+    stderr,
+    stdout,
+    way_on,
+)
 
 if TYPE_CHECKING:
     from ..studies.plan import Plan, Search
@@ -69,7 +82,10 @@ def cmd_study(
     _check_options(workers, threads, device, ray)
     # With Ray, this process only reads the test images; the tasks pick their own device.
     where = pick_device(device if ray is None else "auto")
-    opened = load_plan(plan, data)
+    with networks_apart():
+        opened = load_plan(plan, data)
+    for note in opened.notes:
+        stderr.print(f"note: {note}", markup=False)
     split = next((task.recipe.name for task in opened.tasks if task.recipe.n_ghosts > 1), None)
     if threads != 1 and split is not None:
         raise InputError(f"threads: got {threads}, expected 1, as {split} has ghost batches")
@@ -84,10 +100,16 @@ def cmd_study(
             progress.advance(bar)
 
         try:
-            if opened.search is not None:
-                result = _search(opened, table, runs, engine, on_row)
-            else:
-                rows = run_study(opened, table, Path(runs), where, engine, on_row)
+            with networks_apart():
+                if opened.search is not None:
+                    result = _search(opened, table, runs, engine, on_row)
+                else:
+                    rows = run_study(opened, table, Path(runs), where, engine, on_row)
+        except OSError as error:
+            hint = way_on(error) or "mend that"
+            raise InputError(
+                reason(error), hint=f"{hint}; then the same command goes on with the study"
+            ) from error
         except KeyboardInterrupt:
             stderr.print("interrupted; run the same command again to continue")
             return INTERRUPTED

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.markup import escape
 from rich.table import Table
 
+from .._files import reason
 from ..errors import InputError
 from ..pretrained import DEFAULT_MODEL
 from .base import (
@@ -22,6 +23,7 @@ from .base import (
     program,
     stderr,
     stdout,
+    way_on,
 )
 
 if TYPE_CHECKING:
@@ -185,6 +187,7 @@ def train(
             "note: the network's graph can't be trained, for example because it has a gradient of "
             "its own; its code is trained, in this process, and its graph is judged"
         )
+    resumed = f"{program()} train --resume {shlex.quote(str(run.path))}"
     try:
         with networks_apart():
             finish_run(
@@ -210,11 +213,13 @@ def train(
     except ChildProcessError as error:  # it says how to resume
         stderr.print(f"error: {error}", markup=False)
         return BROKEN
+    except OSError as error:  # a full disk, above all; what was saved is whole
+        raise InputError(
+            reason(error),
+            hint=f"{way_on(error) or 'mend that'}; then go on with: {resumed}",
+        ) from error
     except KeyboardInterrupt:
-        stderr.print(
-            f"\ninterrupted; resume with: {program()} train --resume {shlex.quote(str(run.path))}",
-            markup=False,
-        )
+        stderr.print(f"\ninterrupted; resume with: {resumed}", markup=False)
         return INTERRUPTED
     _print_verdict(verdict)
     stderr.print(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..build import forward
+from ..capture import is_scripted
 from ..errors import InputError
 from ..model import Pool
 
@@ -99,6 +100,7 @@ def _outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     hooks = [
         module.register_forward_hook(lambda _, __, out, name=name: keep(name, out))
         for name, module in model.named_modules()
+        if not is_scripted(module)
     ]
     try:
         yield outputs

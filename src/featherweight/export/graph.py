@@ -15,10 +15,14 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from ..capture import capture, is_scripted
 from ..data import Split
-from ..errors import InputError
+from ..errors import InputError, NoGraphError
 from ..evaluate import normalise
+from ..exported import Exported
+from ..locate import reason
 from ..model import Block, Pool
+from ..passes import Pass
 from ._outputs import add_filters, add_output, drop_copy, strip_source
 from .evidence import Grid, Head, find_head, measure_grid
 
@@ -49,7 +53,7 @@ class _Shipped(nn.Module):
         self.model, self.mean_std, self.head = model, mean_std, head
         # Stages are the blocks of a Feather network, or the convolutions of any other.
         kind = Block if any(isinstance(m, Block) for m in model.modules()) else nn.Conv2d
-        self.stages = [m for m in model.modules() if isinstance(m, kind)]
+        self.stages = [m for m in model.modules() if isinstance(m, kind) and not is_scripted(m)]
         self.names = ["log_probabilities", *(f"maps_{i + 1}" for i in range(len(self.stages)))]
         if head is not None:
             self.names.append(LAST_MAPS)
@@ -122,7 +126,7 @@ def to_graph(model: nn.Module, split: Split, *, evidence: bool) -> onnx.ModelPro
     folded = fold_batch_norm(model)
     found = _find_evidence(folded, split) if evidence else None
     shipped = _Shipped(folded, split.mean_std, found and found[0]).eval()
-    exporter_log = logging.getLogger("torch.onnx")  # it reports packages that are not needed here
+    exporter_log = logging.getLogger("torch")  # it reports packages that are not needed here
     level = exporter_log.level
     exporter_log.setLevel(logging.ERROR)
     try:
@@ -139,13 +143,12 @@ def to_graph(model: nn.Module, split: Split, *, evidence: bool) -> onnx.ModelPro
                 output_names=shipped.names,
             )
     except Exception as error:  # a user's network may hold operations that ONNX does not have
-        raise InputError(
-            f"the network cannot be exported to ONNX: {str(error).splitlines()[0]}"
-        ) from error
+        raise _explain(error, model, split.shape) from error
     finally:
         exporter_log.setLevel(level)
     assert program is not None
     graph = program.model_proto
+    _check_free(graph)
     strip_source(graph)
     if evidence:
         add_filters(graph)
@@ -163,6 +166,30 @@ def to_graph(model: nn.Module, split: Split, *, evidence: bool) -> onnx.ModelPro
         ):
             graph.metadata_props.add(key=key, value=value)
     return graph
+
+
+def _explain(error: BaseException, model: nn.Module, shape: tuple[int, ...]) -> InputError:
+    """Return why a network can't be exported: a line of its code, or what the exporter says."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    cause, hint = reason(error), "write it with layers and functions of tensors that ONNX has"
+    if not isinstance(model, Exported):
+        try:
+            capture(model, [Pass(False, shape)])
+        except NoGraphError as why:
+            cause, hint = why.message, str(why.hint).partition("; or judge")[0]
+    return InputError(f"the network cannot be exported to ONNX: {cause}", hint=hint)
+
+
+def _check_free(graph: onnx.ModelProto) -> None:
+    """Raise InputError if a graph takes one number of images only."""
+    size = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    if size:
+        raise InputError(
+            f"the network cannot be exported to ONNX for any number of images: its code makes a "
+            f"constant of their number, here {size}",
+            hint="write x.shape[0] or flatten(1), without int(), and no loop over images",
+        )
 
 
 def _check_evidence(graph: onnx.ModelProto, maps: str, head: Head, split: Split) -> None:
@@ -184,10 +211,19 @@ def _check_evidence(graph: onnx.ModelProto, maps: str, head: Head, split: Split)
 
 
 def make_session(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """Return a session of ONNX Runtime that takes one thread on the CPU."""
+    """Return a session of ONNX Runtime that takes one thread on the CPU.
+
+    Raises InputError if it can't run the graph: it has no convolution of doubles, for example.
+    """
     options = onnxruntime.SessionOptions()
     # As in `Reader`: with more threads, small batches spend their time waiting.
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        return onnxruntime.InferenceSession(
+            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # of many classes without a common one
+        raise InputError(
+            f"ONNX Runtime can't run the network: {reason(error)}",
+            hint="write and train the network in 32-bit floats",
+        ) from error

@@ -16,8 +16,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from .._locks import hold
 from ..errors import InputError
 from ..tables import Row
 from .grader import Grader, HandedOut, Task
@@ -141,7 +142,7 @@ def grade(
     folder = report_folder(table)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f"{table}.lock", timeout=0):
+        with hold(f"{table}.lock", seconds=0):
             return _grade(submissions, settings, table, folder, graders, handout, on_answer)
     except Timeout as error:
         raise InputError(

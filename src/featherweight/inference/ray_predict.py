@@ -36,11 +36,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from ray.exceptions import RayError
 
 from .._arrays import Header, open_npz
 from .._files import reason, write_atomic
+from .._locks import hold
 from .._ray import connected
 from ..errors import InputError
 from ..tables import format_table
@@ -420,7 +421,7 @@ def read_all(
         },
     )
     try:
-        with FileLock(out / "_lock", timeout=0):
+        with hold(out / "_lock", 0):
             todo = [part for part in parts if not _part_file(out, part.number, form).exists()]
             before = total - sum(part.stop - part.start for part in todo)
             if on_part:

@@ -27,13 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..build import build
 from ..contract import Contract, load_contract
 from ..data import Split
-from ..errors import InputError
+from ..errors import InputError, NoGraphError
 from ..recipe import Recipe, find_recipe
 from ..splits import contract_split
-from ..train import check_recipe
+from ..train import check_recipe, export_network, first_network
 
 # The built-in plans by name.
 PLANS = {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.toml"))}
@@ -125,6 +124,8 @@ class Plan:
     "Whether to read the test images once all seeds of a recipe are trained."
     search: Search | None = None
     "Search for a better recipe; its candidates are then trained instead of the task."
+    notes: tuple[str, ...] = ()
+    "What to know about its networks, a line each."
 
     @property
     def recipes(self) -> list[Recipe]:
@@ -150,17 +151,25 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
     test = values.get("test", False)
     if not isinstance(test, bool):
         raise InputError(f"{where}: test: got {test!r}, expected true or false")
-    tasks = []
+    tasks: list[Task] = []
+    notes: list[str] = []
     for recipe in recipes:
         contract = load_contract(values.get("contract") or recipe.contract)
         split = contract_split(data, contract)
-        model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
-        check_recipe(recipe, split, model)
+        try:
+            graph = export_network(recipe, split, seeds[0])
+        except NoGraphError as error:
+            graph = None
+            notes.append(
+                f"{recipe.name}: {error.message}; its code is trained in this study's processes, "
+                "and the audit watches it"
+            )
+        check_recipe(recipe, split, first_network(recipe, split, seeds[0], graph))
         tasks += [Task(recipe, contract, seed, data, split.sha256) for seed in seeds]
     search = None
     if "search" in values:
         search = _read_search(values, tasks, where=f"{where}: search")
-    return Plan(tuple(tasks), test, search)
+    return Plan(tuple(tasks), test, search, tuple(notes))
 
 
 def _check_keys(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:

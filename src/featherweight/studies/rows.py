@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
+from .._locks import hold
 from ..contract import Contract
 from ..data import load_test
 from ..errors import InputError
@@ -147,7 +147,7 @@ def row_key(row: Row) -> tuple[str, str, str]:
 def lock_table(table: Path) -> Iterator[None]:
     """Hold the table's lock; other studies wait."""
     table.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{table}.lock"):
+    with hold(f"{table}.lock"):
         yield
 
 

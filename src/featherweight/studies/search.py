@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -40,6 +40,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from .._locks import hold
 from ..audit import audit_model, training_facts
 from ..build import build
 from ..contract import Contract
@@ -315,7 +316,7 @@ def run_search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f"{table}.search.lock", timeout=0):
+        with hold(f"{table}.search.lock", 0):
             trials = _TrialSource(plan, table.with_suffix(".journal").absolute(), runs)
             numbers: dict[Path, int] = {}  # trial numbers by run folder
             with workers:

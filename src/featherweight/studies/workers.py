@@ -18,10 +18,12 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from ..audit import audit_run
+from .._locks import hold
+from ..audit import Evidence, audit_run
 from ..data import Split
+from ..errors import NoGraphError
 from ..run import Run, RunBusyError, create_run, open_run
 from ..tables import Row
 from ..train import DivergedError, export_network, train
@@ -64,10 +66,14 @@ def run_task(
     `open_run`, `train` and `audit_run` raise, except divergence."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f"{folder}.lock", timeout=-1 if block else 0):
+        with hold(f"{folder}.lock", -1 if block else 0):
             if folder.exists():
                 run = open_run(folder)
             else:
+                try:
+                    graph = export_network(task.recipe, split, task.seed)
+                except NoGraphError:  # its code is trained here, and watched: see `load_plan`
+                    graph = None
                 run = create_run(
                     str(folder),
                     task.recipe,
@@ -76,7 +82,7 @@ def run_task(
                     task.seed,
                     device,
                     "featherweight study",
-                    graph=export_network(task.recipe, split, task.seed),
+                    graph=graph,
                 )
             with run.lock(wait=block):
                 return _train_and_audit(run, split, device, on_epoch)
@@ -94,7 +100,8 @@ def _train_and_audit(run: Run, split: Split, device: torch.device, on_epoch: OnE
         return make_row(run, Outcome.DIVERGED, None)
     except StoppedError:
         return make_row(run, Outcome.STOPPED, None)
-    verdict, _ = audit_run(run, split, device=device)
+    evidence: Evidence = "watched" if run.needs_code else "graph"
+    verdict, _ = audit_run(run, split, device=device, evidence=evidence)
     run.write_json("verdict.json", verdict.to_dict())
     return make_row(run, Outcome.PASS if verdict.passed else Outcome.FAIL, verdict.n_params)
 
