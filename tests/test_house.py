@@ -62,6 +62,7 @@ TRUNK = (
     "operations",
     "trace",
     "structure",
+    "fresh",
     "audit",
     "card",
     "report",
