@@ -82,6 +82,21 @@ def test_points_are_stated_where_they_say_more_than_the_clauses(make_card, split
     assert "| not judged -/5 |" in text
 
 
+def test_the_layers_are_a_table(make_card, split):
+    values = {"name": "conv1", "kind": "conv", "shape": [8, 26, 26], "kernel": [3, 3]}
+    values |= {"stride": [1, 1], "dilation": [1, 1], "groups": 1, "receptive_field": [3, 3]}
+    values |= {"jump": [1.0, 1.0], "parameters": 80, "macs": 48672}
+    table = {"image": [1, 28, 28], "training": False, "hidden": 0, "layers": [values]}
+    text = make_card(split, verdict=VERDICT | {"layers": table})
+    section = text.split("## Layers\n")[1].split("\n## ")[0]
+    assert "| conv1 | conv 3x3 | 8x26x26 | 3 | 1 | 80 | 48,672 |" in section
+    assert "80 parameters; 48,672 multiply-accumulates" in section
+
+
+def test_without_a_graph_there_is_no_layer_table(make_card, split):
+    assert "## Layers\nNot known: the network was watched" in make_card(split)
+
+
 def test_the_header_is_what_hubs_read(make_card, split, tiny_recipe):
     values = header(make_card(split, replace(tiny_recipe, name='no: "yes" #1')))
     assert values["license"] == "apache-2.0"
