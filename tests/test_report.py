@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 from xml.etree import ElementTree
 
 import pytest
@@ -11,6 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from featherweight.evaluate import Evaluation
+from featherweight.image_kind import ImageKind
 from featherweight.report import (
     GREEN,
     GREY,
@@ -71,7 +73,7 @@ def test_every_picture_is_written_and_can_be_read(make_run, split, n_wrong):
         assert min(image.size) > 300 or path.name == "mistakes.png"
     first = [path.read_bytes() for path in written]
     again = save_picture(
-        mistakes(result(100, n_wrong), split.val.pixels, "tiny, seed 0, validation"),
+        mistakes(result(100, n_wrong), split.val.pixels, "tiny, seed 0, validation", split.kind),
         run.path / "again.png",
     )
     assert again.read_bytes() == first[2]
@@ -212,6 +214,44 @@ def test_the_most_confident_mistake_is_first_with_its_second_guess():
         "0: 50 %, 1: 40 %",
     ]
     assert [int(image.get_array()[0, 0]) for image in figure.axes[0].images] == [1, 0]
+
+
+NAMES = ("airplane", "automobile", "a name that is too long", "deer\nwith a line end", "x", "y")
+
+
+@pytest.mark.parametrize(
+    ("channels", "polarity", "orientation", "expected"),
+    [
+        (1, "light on dark", "upright", ("gray_r", (0, 1))),
+        (1, "dark on light", "upright", ("gray", (0, 1))),
+        (1, "natural", "transposed", ("gray", (1, 0))),
+        (3, "natural", "upright", (None, (0, 1, 2))),
+    ],
+)
+def test_images_are_drawn_as_what_they_are(channels, polarity, orientation, expected):
+    kind = ImageKind(channels, 20, 24, polarity, orientation, NAMES)
+    pixels = torch.arange(3 * channels * 480).reshape(3, channels, 20, 24) % 251
+    figure = mistakes(result(3, 1, 6), pixels.byte(), "tiny", kind)
+    (drawn,) = figure.axes[0].images
+    cmap, order = expected
+    array = pixels[0].permute(1, 2, 0).squeeze(2).numpy().astype("uint8")
+    assert (drawn.get_array() == array.transpose(order)).all()
+    assert cmap is None or drawn.get_cmap().name == cmap
+    assert captions(figure)[:3] == ["no. 0", "true airplane", "automobile: 91 %"]
+
+
+def test_long_names_of_classes_are_shortened():
+    counted = result(60, 12, 6)
+    figure = confusion(counted, "tiny", NAMES)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["airplane", "automobile", "a name that...", "deer with a...", "x", "y"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
+    kind = ImageKind(1, 28, 28, "natural", "upright", NAMES)
+    figure = mistakes(counted, torch.zeros(60, 1, 28, 28, dtype=torch.uint8), "tiny", kind)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_fontsize() == 7]
+    assert max(box.width for box in boxes) < 1.08 * figure.dpi
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
 
 
 def test_captions_keep_to_their_image():
