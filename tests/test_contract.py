@@ -17,7 +17,7 @@ LAYERS = {
     "dropout": "runs in training, p at least 0.001",
     "head": "linear layer or global average pooling",
 }
-POOLED = {"head": "global average pooling, then at most linear layers"}
+POOLED = {"head": "global average pooling, and behind it at most linear layers"}
 
 
 def old(params, epochs, accuracy):
@@ -65,7 +65,7 @@ BUILT_IN = {
         "parameters": "fewer than 200,000",
         **POOLED,
         "no max-pool": "no max-pool layer",
-        "no stride (bonus)": "no convolution with a stride above 1",
+        "no stride (bonus)": "no layer that skips positions",
         "dilated": "at least 1",
         "depthwise separable": "at least 1",
         "receptive field": "more than 44 pixels",
@@ -217,20 +217,23 @@ def test_a_missing_key_is_named(key):
         (clause(["head"]), r"clause 2: kind: got \['head'\]"),
         (clause("epochs", max=5), "epochs: unknown key 'max', expected fewer_than, at_most, poi"),
         (clause("epochs", at_most="5"), "epochs at_most: got '5', expected a whole number"),
-        (clause("epochs"), "epochs: got neither, expected fewer_than or at_most"),
-        (clause("epochs", at_most=5, fewer_than=6), "got fewer_than and at_most, expected"),
+        (clause("epochs"), "epochs: missing key, expected fewer_than or at_most"),
+        (clause("epochs", at_most=5, fewer_than=6), "got fewer_than and at_most, expected one"),
         (clause("parameters", at_most=5, which="some"), "which: got 'some', expected all or tr"),
-        (clause("normalisation"), "normalisation: got neither, expected norm"),
+        (clause("normalisation"), "normalisation: missing key, expected norm"),
         (clause("normalisation", norm="instance"), "got 'instance', expected batch or group or"),
         (clause("dropout", least=0.2, greatest=0.1), "got least 0.2 above greatest 0.1"),
         (clause("dropout", least=5), "least: got 5, expected a fraction between 0 and 1"),
         (clause("dropout", all_but=-1), "expected a whole number of at least 0"),
-        (clause("head"), "got neither, expected accept or gap"),
-        (clause("head", accept=["gap"], gap=True), "got accept and gap, expected accept or gap"),
+        (clause("head"), "head: missing key, expected accept or gap"),
+        (clause("head", accept=["gap"], gap=True), "got accept and gap, expected one of them"),
         (clause("forbid", layer="softmax"), "expected max-pool or linear or stride or pretrained"),
-        (clause("require", layer="dilated"), "got neither, expected at_least"),
-        (clause("batch size"), "got neither, expected exactly or at_least or at_most"),
-        (clause("batch size", exactly=8, at_most=9), "got exactly and at_most"),
+        (clause("require", layer="dilated"), "require: missing key, expected at_least"),
+        (clause("batch size"), "missing key, expected exactly or at_least"),
+        (
+            clause("batch size", exactly=8, at_most=9),
+            "got exactly and at_most, expected exac",
+        ),
         (clause("batch size", at_least=9, at_most=8), "got at_least 9 above at_most 8"),
         (clause("optimiser", accept=["newton"]), "expected a list of some of sgd, muon, adam"),
         (clause("schedule", name="constant", peak_epoch=3), "got peak_epoch with constant"),
@@ -243,7 +246,8 @@ def test_a_missing_key_is_named(key):
             "accuracy points: got 5, expected the last band's 7",
         ),
         (clause("split", train=5), "split: unknown key 'train', expected points, bonus"),
-        (clause("dropout", points=-1), "dropout points: got -1, expected 0 or more"),
+        (clause("dropout", points=-1), "dropout points: got -1, expected 0 to 1,000,000"),
+        (clause("dropout", points=10**400), "points: got 1000"),
         (clause("dropout", points="2"), "points: got '2'"),
         (clause("dropout", points=float("inf")), "points: got inf"),
         (clause("dropout", bonus=1, points=1), "bonus: got 1, expected true or false"),
@@ -326,6 +330,8 @@ def test_a_contract_asks_for_something():
         Contract.from_dict(with_clauses())
     with pytest.raises(InputError, match="got two clauses split, expected at most one"):
         Contract.from_dict(with_clauses(clause("split"), clause("split")))
+    with pytest.raises(InputError, match="got evaluation as a bonus, expected it without"):
+        Contract.from_dict(with_clauses(clause("evaluation", points=1, bonus=True)))
 
 
 def test_a_contract_says_where_it_differs_from_the_built_in_of_its_name():
@@ -350,12 +356,23 @@ def test_a_contract_says_where_it_differs_from_the_built_in_of_its_name():
     assert (mine.is_built_in, mine.differences()) == (False, {})
 
 
+def test_a_notebook_shows_the_clauses_escaped():
+    html = load_contract("era-s9")._repr_html_()
+    assert "CIFAR-10" in html
+    for word in ("parameters", "fewer than 200,000", "no stride (bonus)", "more than 44 pixels"):
+        assert word in html
+    mine = make_contract(name="<b>")._repr_html_()
+    assert "&lt;b&gt;" in mine
+    assert "any data" in mine
+
+
 def test_what_is_no_file_or_no_toml_is_refused(tmp_path):
     with pytest.raises(InputError, match="era-v3-s6"):
         load_contract("nope")
     with pytest.raises(InputError, match="neither built in"):
         load_contract(str(tmp_path))
-    for content in (b"= 3", b"name = '\xff'"):
+    too_deep, too_long = b"a = " + 10_000 * b"[", b"a = " + 5_000 * b"9"
+    for content in (b"= 3", b"name = '\xff'", too_deep, too_long):
         (tmp_path / "bad.toml").write_bytes(content)
         with pytest.raises(InputError, match=r"bad\.toml: not a TOML file"):
             load_contract(str(tmp_path / "bad.toml"))

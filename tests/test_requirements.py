@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from featherweight._layers import Layer, LayerTable
-from featherweight.audit import audit_model, fresh_networks, judge, structure_facts, training_facts
+from featherweight.audit import audit_model, judge, structure_facts, training_facts
 from featherweight.capture import capture
 from featherweight.contract import CONTRACTS, Contract
 from featherweight.data import Images, Split, load_split
 from featherweight.evaluate import evaluate
 from featherweight.facts import Builds, Effect, Evaluated, Facts, Structure, Training
+from featherweight.fresh import fresh_networks
 from featherweight.passes import audit_passes
 from featherweight.recipe import Recipe
 from featherweight.requirements import KINDS, Requirement
@@ -308,7 +309,7 @@ GAP = structure(heads={"gap"})
             "something else, behind global average pool",
         ),
         ("head", {"gap": True}, {"layers": None}, None, "not judged: needs the graph"),
-        ("forbid", {"layer": "linear"}, {}, False, "1: fc"),
+        ("forbid", {"layer": "linear"}, {}, False, "1 layer: fc"),
         (
             "forbid",
             {"layer": "linear"},
@@ -322,7 +323,7 @@ GAP = structure(heads={"gap"})
             {"layer": "max-pool"},
             {"layers": table(CONV, layer("max pool", (0,), 2.0))},
             False,
-            "1: max pool 1",
+            "1 layer: max pool 1",
         ),
         ("forbid", {"layer": "stride"}, {}, True, "none"),
         (
@@ -330,7 +331,7 @@ GAP = structure(heads={"gap"})
             {"layer": "stride"},
             {"layers": table(CONV, layer("average pool", (0,), 2.0), layer("conv", (1,), 2.0))},
             False,
-            "1: average pool 1",
+            "1 layer: average pool 1",
         ),
         ("forbid", {"layer": "pretrained"}, {}, None, "not judged: no class"),
         (
@@ -546,7 +547,7 @@ PRETRAINED = Contract("c", "", 500, 100, (Requirement("forbid", {"layer": "pretr
 )
 def test_weights_that_the_seed_does_not_draw_are_found(network, found, split, request):
     path = f"{request.path}:{network}"
-    fresh = fresh_networks(path, {}, split, "watched")
+    fresh = fresh_networks(path, {}, split, watched=True)
     verdict = audit_model(fresh(0), split, PRETRAINED, False, "watched", fresh)
     clause = verdict.clauses[0]
     assert (clause.clause, clause.found) == ("no pretrained", found)

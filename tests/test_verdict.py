@@ -68,6 +68,21 @@ def test_points_add_up_and_a_bonus_comes_on_top(clauses, points, most, text, pas
     assert Verdict.from_dict(values) == verdict
 
 
+def test_the_values_of_a_contract_are_said_in_words():
+    bands = [[0.5, 0], [0.9, 7]]
+    table = {"kind": "accuracy", "at_least": 0.9, "bands": bands, "points": 7, "bonus": True}
+    head = {"kind": "head", "accept": ["linear", "gap"]}
+    values = {"name": "a", "data": "mnist", "clause": [table, head]}
+    assert Verdict("a", (), None, values=values).contract_text == (
+        "a: data mnist, accuracy at_least 0.9 bands 0 for 0.5 to 7 for 0.9 points 7 bonus, "
+        "head accept linear or gap"
+    )
+    old = {"name": "a", "max_params": 9, "heads": ["linear", "gap"]}
+    assert Verdict("a", (), None, values=old).contract_text == (
+        "a: max_params 9, heads linear or gap"
+    )
+
+
 def test_points_are_shown_where_they_say_more_than_the_clauses():
     plain = Verdict("plain", (graded(True, 1, 1), graded(False, 0, 1)), 5)
     assert "points" not in str(plain)

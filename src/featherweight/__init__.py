@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .inference.reader import Reading as Reading
     from .recipe import Recipe as Recipe
     from .recipe import find_recipe as find_recipe
+    from .requirements import Requirement as Requirement
     from .run import Run as Run
     from .verdict import Verdict as Verdict
 
@@ -57,6 +58,7 @@ _HOMES = {
     "find_recipe": "recipe",
     "Contract": "contract",
     "load_contract": "contract",
+    "Requirement": "requirements",
     "Run": "run",
     "Verdict": "verdict",
     "LayerTable": "_layers",

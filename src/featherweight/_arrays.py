@@ -26,7 +26,11 @@ from .errors import InputError
 
 MAX_ARRAY_BYTES = 2 * 1024**3  # 2 GiB: 2.7 million images of 28x28 pixels
 PIECE = 1024**2  # bytes that are read at a time
-IDX_UINT8 = 8  # the code of the element type in an IDX header
+# The codes of element types in an IDX header: pixels and labels, and the labels of QMNIST.
+UINT8, INT32 = np.dtype(np.uint8), np.dtype(">i4")
+IDX_CODES = {UINT8: 8, INT32: 12}
+GZIP = b"\x1f\x8b"  # the first two bytes of a gzip file
+NUMBERS, TEXTS = "biuf", "US"  # kinds of elements, as in `numpy.dtype.kind`
 
 
 class Header(NamedTuple):
@@ -35,7 +39,7 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
     "Shape, of whole numbers from 0."
     dtype: np.dtype[Any]
-    "Type of an element: a number or a truth value."
+    "Type of an element: a number, a truth value or a text."
     fortran: bool
     "Whether the first index changes fastest."
 
@@ -45,13 +49,15 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _read_all(file: IO[bytes] | gzip.GzipFile, header: Header, where: str) -> np.ndarray:
+def _read_all(
+    file: IO[bytes] | gzip.GzipFile, header: Header, where: str, most: int = MAX_ARRAY_BYTES
+) -> np.ndarray:
     """Return the array that the rest of a file holds, which must be as long as its header says."""
     expected, content = header.n_bytes, bytearray()
-    if expected > MAX_ARRAY_BYTES:
+    if expected > most:
         raise InputError(
             f"{where}: got a header that claims {' x '.join(map(str, header.shape))} values, "
-            f"expected at most {MAX_ARRAY_BYTES:,} bytes"
+            f"expected at most {most:,} bytes"
         )
     while piece := file.read(min(PIECE, expected + 1 - len(content))):
         content += piece
@@ -64,19 +70,34 @@ def _read_all(file: IO[bytes] | gzip.GzipFile, header: Header, where: str) -> np
     return array.reshape(header.shape, order="F" if header.fortran else "C")
 
 
-def read_idx(path: Path, ndim: int) -> np.ndarray:
-    """Return the uint8 array of an IDX file, which is gzipped if its name ends in .gz.
+@contextmanager
+def _open_unpacked(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """Open a file that may be gzipped, whatever its name says.
+
+    Some browsers unpack what they download, and keep the name."""
+    with path.open("rb") as raw:
+        packed = raw.read(len(GZIP)) == GZIP
+        raw.seek(0)
+        if not packed:
+            yield raw
+            return
+        with gzip.GzipFile(fileobj=raw) as file:
+            yield file
+
+
+def read_idx(path: Path, ndim: int, dtype: np.dtype[Any] = UINT8) -> np.ndarray:
+    """Return the array of an IDX file, gzipped or not; its type is one of IDX_CODES.
 
     Raises:
-        InputError: The file is none of `ndim` dimensions, is damaged, or claims more than
-            MAX_ARRAY_BYTES.
+        InputError: The file is none of `ndim` dimensions and this type, is damaged, or claims more
+            than MAX_ARRAY_BYTES.
         OSError: The file cannot be read.
     """
     # Two zero bytes, the type, the number of dimensions; then each dimension as a big-endian
     # 32-bit integer, then the values.
-    magic = bytes([0, 0, IDX_UINT8, ndim])
+    magic = bytes([0, 0, IDX_CODES[dtype], ndim])
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with _open_unpacked(path) as file:
             found, sides = file.read(4), file.read(4 * ndim)
             if found != magic:
                 raise InputError(
@@ -86,12 +107,12 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
             if len(sides) < 4 * ndim:
                 raise InputError(f"{path}: got a truncated header, expected {4 + 4 * ndim} bytes")
             shape = tuple(np.frombuffer(sides, ">u4").tolist())
-            return _read_all(file, Header(shape, np.dtype(np.uint8), fortran=False), str(path))
+            return _read_all(file, Header(shape, dtype, fortran=False), str(path))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: damaged gzip file: {error}") from error
 
 
-def _read_header(file: IO[bytes], where: str) -> Header:
+def _read_header(file: IO[bytes], where: str, kinds: str) -> Header:
     """Return the header of an open .npy file."""
     try:
         # NumPy writes other versions only for headers over 64 KiB, which an array of numbers lacks.
@@ -102,19 +123,40 @@ def _read_header(file: IO[bytes], where: str) -> Header:
         raise InputError(
             f"{where}: got a damaged header, expected that of an array of numbers"
         ) from error
-    if dtype.kind not in "biuf" or not all(side >= 0 for side in shape):
-        raise InputError(f"{where}: got an array {dtype} {shape}, expected one of numbers")
+    if dtype.kind not in kinds or not all(side >= 0 for side in shape):
+        expected = "numbers" if kinds == NUMBERS else "texts"
+        hint = None
+        if dtype.kind in "OUS":
+            kind = "int64" if kinds == NUMBERS else "str"
+            hint = f'save it with a type of its own: array.astype("{kind}")'
+        raise InputError(
+            f"{where}: got an array {dtype} {shape}, expected one of {expected}", hint=hint
+        )
     return Header(tuple(map(int, shape)), dtype, fortran)
 
 
+def list_npz(path: Path) -> list[str]:
+    """Return the names of the arrays in an .npz file.
+
+    Raises InputError if it is damaged, and OSError if it cannot be read."""
+    with path.open("rb") as raw:
+        try:
+            with zipfile.ZipFile(raw) as archive:
+                return [name.removesuffix(".npy") for name in archive.namelist()]
+        except Exception as error:  # zipfile raises many kinds for damaged files
+            raise InputError(f"{path}: damaged .npz file: {reason(error)}") from error
+
+
 @contextmanager
-def open_npz(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
+def open_npz(path: Path, name: str, kinds: str = NUMBERS) -> Iterator[tuple[IO[bytes], Header]]:
     """Open an array of an .npz file, at its first value, and give its header too.
+
+    `kinds` are those of its elements: NUMBERS or TEXTS.
 
     Raises:
         KeyError: There is no such array; its text names those that there are.
         InputError: The file is damaged, has the array twice, or claims that it is no array of
-            numbers.
+            these kinds.
         OSError: The file cannot be read.
     """
     where, member = f"{path} ({name})", f"{name}.npy"
@@ -134,14 +176,16 @@ def open_npz(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
                         "numpy.savez or numpy.savez_compressed"
                     )
                 with archive.open(member) as file:
-                    yield file, _read_header(file, where)
+                    yield file, _read_header(file, where, kinds)
         except (InputError, KeyError, MemoryError):
             raise
         except Exception as error:  # zipfile and zlib raise many kinds for damaged files
             raise InputError(f"{where}: damaged .npz file: {reason(error)}") from error
 
 
-def read_npz(path: Path, name: str) -> np.ndarray:
-    """Return an array of an .npz file. Raises what `open_npz` raises."""
-    with open_npz(path, name) as (file, header):
-        return _read_all(file, header, f"{path} ({name})")
+def read_npz(
+    path: Path, name: str, kinds: str = NUMBERS, most: int = MAX_ARRAY_BYTES
+) -> np.ndarray:
+    """Return an array of an .npz file, of at most `most` bytes. Raises what `open_npz` raises."""
+    with open_npz(path, name, kinds) as (file, header):
+        return _read_all(file, header, f"{path} ({name})", most)

@@ -2,7 +2,7 @@
 
     strengths = Augmentation(rotation=10, shift=1)
     draws = draw(strengths, len(images), torch.Generator().manual_seed(1))
-    # images (n, 1, height, width), floats in [0, 1]
+    # images (n, channels, height, width), floats in [0, 1]
     images = augment(images, strengths, draws)
 
 Random numbers are drawn on the CPU whatever the device, so that a seed gives the same draws
@@ -97,27 +97,75 @@ class Draws:
     "that contrast and thickness share."
     points: Tensor | None = None
     "In [0, 1), shape (n, 2, 5, 5): the displacements of a grid, if there is elastic deformation."
+    crop: Tensor | None = None
+    "In [0, 1), shape (n, 2): row and column of a crop, if images are cropped."
+    flip: Tensor | None = None
+    "In [0, 1), shape (n,): below the probability, an image is flipped; if there are flips."
+    cutout: Tensor | None = None
+    "In [0, 1), shape (n, 2): row and column of the centre of a cutout, if there is one."
 
     def of(self, part: slice) -> "Draws":
         """Return the draws of a part of the images."""
-        points = None if self.points is None else self.points[part]
-        return Draws(self.uniform[:, part], points)
+        others = (self.points, self.crop, self.flip, self.cutout)
+        return Draws(self.uniform[:, part], *(t if t is None else t[part] for t in others))
 
 
 def draw(strengths: Augmentation, n: int, generator: torch.Generator) -> Draws:
     """Draw the random numbers of n images with a generator on the CPU."""
-    uniform = torch.rand((8, n), generator=generator)
-    points = torch.rand((n, 2, 5, 5), generator=generator) if strengths.elastic else None
-    return Draws(uniform, points)
+
+    def rand(used: float, *shape: int) -> Tensor | None:
+        return torch.rand((n, *shape), generator=generator) if used else None
+
+    # A change that is not used draws nothing, so that recipes that came before it keep their bits.
+    return Draws(
+        torch.rand((8, n), generator=generator),
+        points=rand(strengths.elastic, 2, 5, 5),
+        crop=rand(strengths.crop, 2),
+        flip=rand(strengths.flip),
+        cutout=rand(strengths.cutout, 2),
+    )
 
 
-def augment(images: Tensor, strengths: Augmentation, draws: Draws) -> Tensor:
+def cropped(images: Tensor, padding: int, places: Tensor) -> Tensor:
+    """Pad images (n, c, height, width) by reflection, and cut one of the same size from each.
+
+    `places`, in [0, 1) and of shape (n, 2), say at which row and column of the padding.
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (padding,) * 4, mode="reflect")
+    first = (places * (2 * padding + 1)).long()  # (n, 2)
+    rows = first[:, 0, None] + torch.arange(height, device=images.device)  # (n, height)
+    columns = first[:, 1, None] + torch.arange(width, device=images.device)  # (n, width)
+    which = torch.arange(len(images), device=images.device)
+    # Indexed dimensions come first: (n, height, width, c).
+    cut = padded[which[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return cut.permute(0, 3, 1, 2)
+
+
+def cut_out(images: Tensor, side: int, places: Tensor, fill: float) -> Tensor:
+    """Fill a square of each of the images (n, c, height, width); part of it may be outside.
+
+    `places`, in [0, 1) and of shape (n, 2), say where in the image its centre is.
+    """
+
+    def covered(place: Tensor, length: int) -> Tensor:
+        first = (place * length).long() - side // 2  # (n,)
+        from_first = torch.arange(length, device=images.device) - first[:, None]
+        return (from_first >= 0) & (from_first < side)  # (n, length)
+
+    height, width = images.shape[-2:]
+    rows, columns = covered(places[:, 0], height), covered(places[:, 1], width)
+    return images.masked_fill((rows[:, :, None] & columns[:, None])[:, None], fill)
+
+
+def augment(images: Tensor, strengths: Augmentation, draws: Draws, mean: float = 0.0) -> Tensor:
     """Return randomly changed images, each with its own draw.
 
     Args:
-        images: Shape (n, 1, height, width), floats in [0, 1].
+        images: Shape (n, channels, height, width), floats in [0, 1].
         strengths: How strongly images are changed.
         draws: The random numbers of these images.
+        mean: Mean of the training pixels, in [0, 1], with which cutout fills.
     """
     uniform = draws.uniform.to(images.device)
     signed = 2 * uniform - 1  # in [-1, 1)
@@ -156,6 +204,13 @@ def augment(images: Tensor, strengths: Augmentation, draws: Draws) -> Tensor:
         images = jitter(
             images, 1 + strengths.brightness * signed[6], 1 + strengths.contrast * signed[7]
         )
+    if draws.crop is not None:
+        images = cropped(images, strengths.crop, draws.crop.to(images.device))
+    if draws.flip is not None:
+        flipped = (draws.flip.to(images.device) < strengths.flip)[:, None, None, None]
+        images = torch.where(flipped, images.flip(3), images)
+    if draws.cutout is not None:
+        images = cut_out(images, strengths.cutout, draws.cutout.to(images.device), mean)
     return images
 
 

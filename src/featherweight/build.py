@@ -1,7 +1,7 @@
 """Build and check a network: one of this project, or one that a user brings.
 
     model = build("my_net.py:Net", {}, num_classes=10)
-    check_model(model, images, num_classes=10)          # images (n, 1, 28, 28), normalised
+    check_model(model, images, num_classes=10)          # images (n, c, 28, 28), normalised
 
 A user's code may raise any exception, end the process, or keep state between forward passes. Here
 an exception or exit becomes an InputError of one line, and a check leaves the network unchanged.
@@ -39,14 +39,17 @@ def build(
         path: MODULE:CLASS, FILE.py:CLASS or FILE.py.
         arguments: Keyword arguments of the constructor.
         num_classes: Number of classes, passed to the constructor if it has such a parameter.
-        shape: Shape of one image, (1, height, width).
+        shape: Shape of one image, (channels, height, width). The number of channels is passed to
+            the constructor if it has a parameter `in_channels` that `arguments` do not set.
 
     Raises InputError if the class can't be found or the network can't be built.
     """
     constructor = find_class(path)
-    given = dict(arguments)
-    if "num_classes" in inspect.signature(constructor).parameters:
+    given, parameters = dict(arguments), inspect.signature(constructor).parameters
+    if "num_classes" in parameters:
         given["num_classes"] = num_classes
+    if "in_channels" in parameters:
+        given.setdefault("in_channels", shape[0])
     try:
         model = constructor(**given)
     except (Exception, SystemExit) as error:  # a user's constructor may raise anything
@@ -228,7 +231,7 @@ def check_model(
 
     Args:
         model: The network, left unchanged.
-        images: Normalised images, shape (n, 1, height, width).
+        images: Normalised images, shape (n, channels, height, width).
         num_classes: Number of classes.
         modes: Modes to check: True is training mode, False evaluation mode.
 

@@ -12,6 +12,7 @@ from typing import Any
 from ._html import markdown_text as _text
 from .data import Split
 from .evaluate import Evaluation, percent
+from .image_kind import ImageKind
 from .recipe import RECIPES
 from .run import GRAPH, SOURCE, Run
 from .verdict import Clause, Verdict
@@ -32,6 +33,7 @@ PICTURES = {
     "confusion.png": "confusion matrix",
     "mistakes.png": "every mistake",
 }
+MAX_NAMES = 26  # classes that a card names
 CLAUSE = ("clause", "required", "found", "how")
 
 
@@ -93,10 +95,15 @@ model-index:
 
 def _validation_images(split: Split) -> str:
     """Return which images validate."""
-    n = f"{len(split.val):,}"
-    if split.source is not None and split.source.endswith(".npz"):
-        return f"the {n} validation images of the file"
-    return f"the last {n} images of the training file (validation)"
+    return f"{split.validating.format(n=f'{len(split.val):,}')} (validation)"
+
+
+def _looks(kind: ImageKind) -> str:
+    """Return how a picture must look, such as `light on black`."""
+    looks = {"light on dark": "light on black", "dark on light": "dark on white"}
+    looks["natural"] = "grey" if kind.channels == 1 else "in colour"
+    transposed = ", rows and columns exchanged," if kind.orientation == "transposed" else ""
+    return f"{looks[kind.polarity]}{transposed}"
 
 
 def _count(n: int, word: str) -> str:
@@ -117,14 +124,16 @@ featherweight evaluate .                      # measure the validation accuracy 
 featherweight export . --format onnx          # write model.onnx, which needs no PyTorch
 featherweight predict photo.jpg --model .     # read a picture with model.onnx
 ```{audit}"""
-    (height, width), (mean, std) = split.shape[1:], split.mean_std
+    (channels, height, width), (mean, std) = split.shape, split.mean_std
+    images = f"(n, {channels}, {height}, {width})"
     source = ""
     if run.needs_code:
         source = f"""
 The network is defined in `{SOURCE}`, which PyTorch needs and ONNX Runtime does not. It is code:
 read it before you run it. `from_pretrained` runs it only with `trust_code=True`.
 """
-    return f"""Without `featherweight`, a picture of {width}x{height} pixels, light on black as the
+    looks = _looks(split.kind)
+    return f"""Without `featherweight`, a picture of {width}x{height} pixels, {looks} as the
 training images are:
 
 ```sh
@@ -139,7 +148,7 @@ import featherweight as fw
 
 fw.Reader(".").read("photo.jpg")
 model = fw.from_pretrained("."{", trust_code=True" if run.needs_code else ""})
-# It takes images (n, 1, {height}, {width}) in [0, 1], less {mean:.4f}, divided by {std:.4f}.
+# It takes images {images} in [0, 1], less {mean:.4f}, divided by {std:.4f}.
 ```
 {source}
 `featherweight evaluate .{moved}` measures the validation accuracy again. `config.json` has the
@@ -182,7 +191,12 @@ def card(
         for name, what in FILES.items()
         if (run.path / name).is_file()
     )
-    height, width = split.shape[1:]
+    (channels, height, width), classes = split.shape, split.kind.classes
+    colour = "grey" if channels == 1 else "colour"
+    named = ", handwritten digits" if embedded else ""
+    if classes != tuple(map(str, range(len(classes)))):
+        named = f": {', '.join(map(_text, classes[:MAX_NAMES]))}"
+        named += ", ..." if len(classes) > MAX_NAMES else ""
     data = "MNIST" if split.source is None else Path(split.source).name
     where = (
         _text(environment["gpu"] or environment["cpu"])
@@ -240,8 +254,8 @@ def card(
     return f"""{_header(run, result, split, data, test)}
 # {_text(recipe.name)}, seed {run.seed}
 
-A network{size} that sorts grey images of {width}x{height} pixels into
-{split.num_classes} classes{", handwritten digits" if embedded else ""}.
+A network{size} that sorts {colour} images of {width}x{height} pixels into
+{split.num_classes} classes{named}.
 Featherweight trained it on {_text(data)} and checked it against the contract below.
 
 Contract {_code(verdict["contract"])}: **{"PASS" if verdict["passed"] else "FAIL"}**{points}.
@@ -269,7 +283,7 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 ## Training
 - network: {network}
 - data: {_text(data)}, {len(split.train):,} training and {len(split.val):,} validation images,
-  {width}x{height} grey pixels, {split.num_classes} classes;
+  {width}x{height} {colour} pixels, {split.num_classes} classes;
   normalised with mean {split.mean_std[0]:.4f} and standard deviation {split.mean_std[1]:.4f}
 - training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
   torch {_text(environment["torch"])}, featherweight {_text(environment["featherweight"])}{commit}
@@ -277,7 +291,7 @@ measured on {_validation_images(split)}, with the last epoch's weights.
   {"the test images were not read" if test is None else "the test images decided nothing"}
 
 ## Limits
-- The input is one grey image with the size, polarity and centring of the training
+- The input is one {colour} image with the size, polarity and centring of the training
   images{preparing}.
 - The network predicts one of its {split.num_classes} classes for any image, even if it shows
   none of them.

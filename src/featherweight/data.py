@@ -4,13 +4,12 @@
     split = load_split("fashion/", n_train=50_000, n_val=10_000)
     test = load_test(split)                                    # for the final evaluation only
 
-A source is a directory of four IDX files (LeCun's format, gzipped or not, with MNIST's file names),
-or one `.npz` file with train, val and test images and labels (as MedMNIST ships them). An array may
-have 2 GiB (`_arrays.MAX_ARRAY_BYTES`); a header that claims more is refused before it is read.
+`formats` says what a source may be, and reads it.
 """
 
 import hashlib
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -18,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._arrays import read_idx, read_npz
 from .errors import InputError
+from .formats import SAID_FILE, Part, Said, Source, open_source
+from .image_kind import CHANNELS, MAX_CLASSES, MAX_SIDE, ImageKind
 
 STEMS = {"train": "train", "test": "t10k"}
-MAX_SIDE = 64  # pixels, of an image that is accepted
-MAX_CLASSES = 256  # as a label is from 0 to 255
+# Grey levels up to which a border's pixel is dark, and from which it is light; and the share of
+# such pixels in the borders of images that show light ink on dark paper, or dark ink on light.
+DARK, LIGHT, PAPER_SHARE = 63, 192, 0.6
 
 
 def normalise(pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
@@ -37,10 +38,10 @@ def normalise(pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled greyscale images."""
+    """Labelled images."""
 
     pixels: Tensor
-    "Shape (n, 1, height, width), uint8."
+    "Shape (n, channels, height, width), uint8; channels are 1 (grey) or 3 (red, green, blue)."
     labels: Tensor
     "Shape (n,), int64."
 
@@ -71,11 +72,25 @@ class Split:
     val: Images
     "Validation images."
     num_classes: int
-    "Number of classes, from the training labels."
+    "Number of classes, from the training labels or as the data set says."
+    said: Said = field(default_factory=Said)
+    "What the data set says about its images."
+    validating: str = "the last {n} images of the training file"
+    "Which images validate, with a place for their number."
+
+    @cached_property
+    def kind(self) -> ImageKind:
+        """What the images are like: as the data set says, else as the training images show."""
+        return ImageKind(
+            *self.shape,
+            self.said.polarity or find_polarity(self.train.pixels),
+            self.said.orientation or "upright",
+            self.said.classes or tuple(map(str, range(self.num_classes))),
+        )
 
     @cached_property
     def mean_std(self) -> tuple[float, float]:
-        """Mean and standard deviation of the training pixels, scaled to [0, 1].
+        """Mean and standard deviation of the training pixels of all channels, scaled to [0, 1].
 
         For MNIST's first 50,000 images 0.1310 and 0.3085 (of all 60,000: 0.1307 and 0.3081).
         """
@@ -108,9 +123,26 @@ class Split:
         return digest.hexdigest()
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one image, (1, height, width)."""
-        return tuple(self.train.pixels.shape[1:])
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image, (channels, height, width)."""
+        channels, height, width = self.train.pixels.shape[1:]
+        return channels, height, width
+
+
+def find_polarity(pixels: Tensor) -> str:
+    """Return the polarity of images (n, channels, height, width) uint8, as `ImageKind` names it.
+
+    Paper shows at the border of an image. Colour images count as natural.
+    """
+    if pixels.shape[1] != 1:
+        return "natural"
+    rows, columns = pixels[:, 0, [0, -1]], pixels[:, 0, :, [0, -1]]
+    counts = sum(torch.bincount(border.flatten(), minlength=256) for border in (rows, columns))
+    assert isinstance(counts, Tensor)
+    shares = counts.double() / counts.sum()
+    if shares[: DARK + 1].sum() >= PAPER_SHARE:
+        return "light on dark"
+    return "dark on light" if shares[LIGHT:].sum() >= PAPER_SHARE else "natural"
 
 
 def mnist_folder() -> Path:
@@ -125,92 +157,95 @@ def mnist_folder() -> Path:
     return FOLDER
 
 
-def _find(folder: Path, stem: str) -> Path:
-    for name in (f"{stem}-ubyte.gz", f"{stem}-ubyte", f"{stem.replace('-idx', '.idx')}-ubyte"):
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"{folder}: got no {stem}-ubyte, expected this file, gzipped or not")
-
-
-def _read_idx_part(folder: Path, part: str, *, checked: bool = False) -> Images:
-    images = read_idx(_find(folder, f"{STEMS[part]}-images-idx3"), 3)
-    labels = read_idx(_find(folder, f"{STEMS[part]}-labels-idx1"), 1)
-    if checked:
-        _check_sums(part, images, labels)
-    return _images(f"{folder} ({part})", images, labels)
-
-
-def _check_sums(part: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Compare MNIST's files with SHA256SUMS, which holds sums of the uncompressed bytes."""
+def _check_sums(name: str, part: Part) -> None:
+    """Compare a part of MNIST with SHA256SUMS, which holds sums of the uncompressed bytes."""
     lines = (mnist_folder() / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     sums = {name: digest for digest, name in map(str.split, lines)}
-    for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-        name = f"{STEMS[part]}-{kind}-ubyte"
+    for kind, array in (("images-idx3", part.images), ("labels-idx1", part.labels)):
+        file = f"{STEMS[name]}-{kind}-ubyte"
         header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
         got = hashlib.sha256(header)
         got.update(array.data)
-        if got.hexdigest() != sums[name]:
+        if got.hexdigest() != sums[file]:
             raise InputError(
-                f"{name}: got SHA-256 {got.hexdigest()}, expected {sums[name]}",
+                f"{file}: got SHA-256 {got.hexdigest()}, expected {sums[file]}",
                 hint="install featherweight-mnist again",
             )
 
 
-def _images(where: str, images: np.ndarray, labels: np.ndarray) -> Images:
-    """Check arrays, images (n, height, width) and labels (n,) or (n, 1), and return tensors."""
-    if images.ndim != 3 or images.dtype != np.uint8:
+def _images(part: Part, said: Said, channels: int = 1) -> Images:
+    """Check the arrays of a part, and return tensors.
+
+    Grey images get three equal channels where `channels` are 3."""
+    images, labels, where = part
+    axis = _channel_axis(images.shape)
+    if axis is None or images.dtype != np.uint8:
         raise InputError(
-            f"{where}: got images {images.dtype} {images.shape}, "
-            "expected greyscale uint8 (n, height, width)"
+            f"{where}: got images {images.dtype} {images.shape}, expected uint8 (n, height, width),"
+            " greyscale, or (n, height, width, 3), colour",
+            hint=_image_hint(images),
         )
+    images = np.moveaxis(images, axis, 1) if axis else images[:, None]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
-            f"{where}: got labels {labels.dtype} {labels.shape}, expected whole numbers (n,)"
+            f"{where}: got labels {labels.dtype} {labels.shape}, expected whole numbers (n,)",
+            hint="convert them: labels.argmax(1)"
+            if labels.ndim == 2
+            else 'convert them: labels.astype("int64")',
         )
     if len(images) != len(labels):
         raise InputError(
             f"{where}: got {len(images)} images and {len(labels)} labels, expected one label "
             "per image"
         )
-    if not len(images) or not all(1 <= side <= MAX_SIDE for side in images.shape[1:]):
+    if not len(images) or not all(1 <= side <= MAX_SIDE for side in images.shape[2:]):
         raise InputError(
             f"{where}: got images {images.shape}, "
             f"expected at least one image, of at most {MAX_SIDE}x{MAX_SIDE} pixels"
         )
-    if labels.min() < 0 or labels.max() > 255:
+    labels = labels.astype(np.int64) - said.first_label
+    if labels.min() < 0 or labels.max() >= MAX_CLASSES:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
         raise InputError(
-            f"{where}: got label {labels.min() if labels.min() < 0 else labels.max()}, "
-            "expected 0 to 255"
+            f"{where}: got label {wrong + said.first_label}, "
+            f"expected {said.first_label} to {MAX_CLASSES - 1 + said.first_label}"
         )
-    # (n, height, width) -> (n, 1, height, width)
-    return Images(
-        torch.from_numpy(np.ascontiguousarray(images))[:, None],
-        torch.from_numpy(labels.astype(np.int64)),
-    )
+    if images.shape[1] < channels:
+        images = images.repeat(channels, 1)
+    return Images(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
 
 
-def _read_npz_part(path: Path, part: str) -> Images:
-    try:
-        arrays = [read_npz(path, f"{part}_{kind}") for kind in ("images", "labels")]
-    except KeyError as error:
-        raise InputError(
-            f"{path}: got no array {part}_images or {part}_labels, expected both"
-        ) from error
-    return _images(f"{path} ({part})", *arrays)
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Return the axis of the channels of images, 0 where they have none, None where it is wrong."""
+    if len(shape) == 3:
+        return 0
+    if len(shape) == 4 and shape[3] in CHANNELS:
+        return 3
+    return 1 if len(shape) == 4 and shape[1] in CHANNELS else None
 
 
-def _part(images: Images, where: slice) -> Images:
-    return Images(images.pixels[where], images.labels[where])
+def _image_hint(images: np.ndarray) -> str | None:
+    """Return how images of another type or shape can be converted."""
+    if images.ndim == 2:
+        return "give them their sides: images.reshape(-1, 28, 28)"
+    if images.dtype.kind == "f" and images.size and 0 <= images.min() <= images.max() <= 1:
+        return 'convert them: (255 * images).round().astype("uint8")'
+    if images.dtype.kind in "fiu" and images.size and 0 <= images.min() <= images.max() <= 255:
+        return 'convert them: images.round().astype("uint8")'
+    return None
 
 
-def _same_kind(where: str, part: Images, shape: torch.Size, num_classes: int) -> Images:
+def _part(images: Images, which: slice | Tensor) -> Images:
+    return Images(images.pixels[which], images.labels[which])
+
+
+def _same_kind(where: str, part: Images, train: Images, num_classes: int) -> Images:
     """Return `part` if its images and labels are like the training images'."""
-    if part.pixels.shape[1:] != shape:
-        raise InputError(
-            f"{where}: got images {tuple(part.pixels.shape[1:])}, expected {tuple(shape)}"
-        )
+    got, expected = tuple(part.pixels.shape[1:]), tuple(train.pixels.shape[1:])
+    if got != expected:
+        raise InputError(f"{where}: got images {got}, expected {expected}")
     if part.labels.max() >= num_classes:
         raise InputError(
             f"{where}: got label {part.labels.max()}, expected one of the {num_classes} "
@@ -219,39 +254,103 @@ def _same_kind(where: str, part: Images, shape: torch.Size, num_classes: int) ->
     return part
 
 
+def _checked_said(source: Source, labels: np.ndarray, where: str) -> Said:
+    """Return what is said about the images, in so far as it fits the training labels.
+
+    Raises InputError if it does not fit though the data set itself says it, or if label 0 never
+    occurs though nothing is said about it.
+    """
+    said = source.said
+    if not len(labels) or labels.dtype.kind not in "iu":
+        return said  # which is refused where the labels are checked
+    least, most = int(labels.min()), int(labels.max())
+    if said.by_name and least < said.first_label:  # labels of another's making
+        said = replace(said, first_label=0)
+    if said.by_name:
+        n_classes = most + 1 - said.first_label
+        classes = said.classes[:n_classes] if n_classes <= len(said.classes) else ()
+        said = replace(said, classes=classes if len(classes) > 1 else ())
+    if least == 1 and not said.first_label:
+        raise InputError(
+            f"{where}: label 0 never occurs: the training labels are 1 to {most}, expected them "
+            "from 0",
+            hint=f"subtract 1 from all of them; or say first_label = 1, in {SAID_FILE} or as an "
+            "array of the .npz file",
+        )
+    return said
+
+
 @lru_cache(maxsize=1)
 def load_split(source: str | None, n_train: int, n_val: int) -> Split:
     """Return the training and validation images of a data set.
 
     Args:
-        source: Directory of IDX files or .npz file. None: MNIST.
-        n_train: Number of training images: the first ones of the training file.
-        n_val: Number of validation images: the last ones of the training file. An .npz file has
-            validation images of its own, and both of its numbers must match.
+        source: Where it is, as `formats.open_source` finds it. None: MNIST.
+        n_train: Number of training images: the first ones of the training file. Of pictures in
+            folders, the first ones of each class.
+        n_val: Number of validation images: the last ones of the training file. Of pictures in
+            folders, the last ones of each class, in equal numbers. A data set that has validation
+            images of its own must have these numbers of both.
 
     Raises InputError if the data can't be read, or does not have these images.
     """
-    path = Path(source).resolve() if source is not None else mnist_folder()
+    # Not Path.resolve, which fails for links that lead to themselves.
+    path = Path(os.path.realpath(source)) if source is not None else mnist_folder()
+    found = open_source(path)
+    part = found.read("train")
+    if source is None:
+        _check_sums("train", part)
+    said = _checked_said(found, part.labels, part.where)
+    both = _images(part, said)
     wanted = f"expected {n_train:,} training and {n_val:,} validation images"
-    if path.suffix == ".npz" and path.is_file():
-        train, val = _read_npz_part(path, "train"), _read_npz_part(path, "val")
+    validating = Split.validating
+    if found.has_val:
+        validating = "the {n} validation images of the data set"
+        channels = both.pixels.shape[1] if found.by_class else 1
+        train, val = both, _images(found.read("val"), said, channels)
         if (len(train), len(val)) != (n_train, n_val):
             raise InputError(f"{path}: got {len(train):,} and {len(val):,}, {wanted}")
-    elif path.is_dir():
-        both = _read_idx_part(path, "train", checked=source is None)
-        if len(both) < n_train + n_val:
-            raise InputError(f"{path}: got {len(both):,} images, {wanted}")
-        train, val = _part(both, slice(n_train)), _part(both, slice(len(both) - n_val, None))
+    elif len(both) < n_train + n_val:
+        raise InputError(f"{path}: got {len(both):,} images, {wanted}")
+    elif found.by_class:
+        validating = "the last training pictures of each class, {n} in all"
+        train, val = _split_by_class(str(path), both, said.classes, n_train, n_val)
     else:
-        raise InputError(
-            f"data {source!r}: got no such directory or .npz file, "
-            "expected a directory of four MNIST-format files, or an .npz file"
-        )
+        train, val = _part(both, slice(n_train)), _part(both, slice(len(both) - n_val, None))
     num_classes = int(train.labels.max()) + 1
-    if num_classes < 2:
+    if said.classes and not said.by_name:
+        if num_classes > len(said.classes):
+            raise InputError(
+                f"{path}: got names of {len(said.classes)} classes, and label "
+                f"{num_classes - 1 + said.first_label} in the training images"
+            )
+        num_classes = len(said.classes)
+    if num_classes < 2 or bool((train.labels == train.labels[0]).all()):
         raise InputError(f"{path}: got one class, expected at least two")
-    val = _same_kind(f"{path} (val)", val, train.pixels.shape[1:], num_classes)
-    return Split(str(path) if source is not None else None, train, val, num_classes)
+    val = _same_kind(f"{path} (val)", val, train, num_classes)
+    return Split(
+        str(path) if source is not None else None, train, val, num_classes, said, validating
+    )
+
+
+def _split_by_class(
+    where: str, images: Images, classes: tuple[str, ...], n_train: int, n_val: int
+) -> tuple[Images, Images]:
+    """Return training images, and the last ones of each class, in equal numbers, to validate."""
+    is_val = torch.zeros(len(images), dtype=torch.bool)
+    for label, name in enumerate(classes):
+        # Of numbers that can't be equal, the first ones are larger by one.
+        n = n_val // len(classes) + (label < n_val % len(classes))
+        own = (images.labels == label).nonzero()[:, 0]
+        if len(own) <= n:
+            raise InputError(
+                f"{where}: got {len(own):,} training pictures of class {name!r}, expected more "
+                f"than the {n:,} that validate",
+                hint="put the validation pictures into a folder val; or use a contract with a "
+                "smaller val_size",
+            )
+        is_val[own[len(own) - n :]] = True
+    return _part(images, (~is_val).nonzero()[:n_train, 0]), _part(images, is_val)
 
 
 def load_test(split: Split) -> Images:
@@ -261,8 +360,9 @@ def load_test(split: Split) -> Images:
     InputError if they can't be read, or are not like the training images.
     """
     path = Path(split.source) if split.source is not None else mnist_folder()
-    if path.suffix == ".npz":
-        test = _read_npz_part(path, "test")
-    else:
-        test = _read_idx_part(path, "test", checked=split.source is None)
-    return _same_kind(f"{path} (test)", test, split.train.pixels.shape[1:], split.num_classes)
+    found = open_source(path)
+    part = found.read("test")
+    if split.source is None:
+        _check_sums("test", part)
+    test = _images(part, split.said, split.shape[0] if found.by_class else 1)
+    return _same_kind(f"{path} (test)", test, split.train, split.num_classes)

@@ -166,7 +166,7 @@ def evaluate(model: nn.Module, images: Images, mean_std: tuple[float, float]) ->
 
 @torch.no_grad()
 def log_probabilities(model: nn.Module, pixels: Tensor, mean_std: tuple[float, float]) -> Tensor:
-    """Return the log-probabilities (n, classes) of one batch, pixels (n, 1, height, width).
+    """Return the log-probabilities (n, classes) of a batch, pixels (n, channels, height, width).
 
     Like `evaluate`, which see."""
     mode = model.training

@@ -91,7 +91,7 @@ class Graph:
     training: bool
     "The mode."
     shape: tuple[int, ...]
-    "Shape of one image, (1, height, width)."
+    "Shape of one image, (channels, height, width)."
     n_images: int | None
     "Number of images in a batch. None: any number."
     operations: tuple[Operation, ...]
@@ -215,7 +215,7 @@ class Exported(nn.Module):
         self.faithful = faithful
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the output (n, classes) for images (n, 1, height, width)."""
+        """Return the output (n, classes) for images (n, channels, height, width)."""
         graph = self.find_graph(self.training, tuple(images.shape))
         # A file's graph may leave gradients switched off.
         with torch.set_grad_enabled(torch.is_grad_enabled()):
@@ -228,7 +228,7 @@ class Exported(nn.Module):
         return all(graph.n_images is None for graph in self.graphs)
 
     def find_graph(self, training: bool, shape: tuple[int, ...]) -> Graph:
-        """Return the graph of a mode for images of a shape (n, 1, height, width).
+        """Return the graph of a mode for images of a shape (n, channels, height, width).
 
         Raises InputError if there is none."""
         of_mode = [graph for graph in self.graphs if graph.training == training]

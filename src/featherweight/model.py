@@ -2,7 +2,7 @@
 
 Example:
     model = Feather(["conv 8", "pool", "conv 16"], dropout=0.02)
-    log_probabilities = torch.log_softmax(model(images), 1)     # images (n, 1, 28, 28), normalised
+    log_probabilities = torch.log_softmax(model(images), 1)     # images (n, c, 28, 28), normalised
 """
 
 import re
@@ -20,15 +20,15 @@ ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
 
 
 class BaselineNet(nn.Module):
-    """The assignment's network, with 18,746 parameters for 10 classes.
+    """The assignment's network, with 18,746 parameters for 10 classes of grey images.
 
-    Maps images (n, 1, 28, 28) to log-probabilities (n, classes).
+    Maps images (n, channels, 28, 28) to log-probabilities (n, classes).
     """
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, 16, 3),
+            nn.Conv2d(in_channels, 16, 3),
             nn.ReLU(),
             nn.BatchNorm2d(16),
             nn.Dropout(0.01),  # (n, 16, 26, 26)
@@ -49,7 +49,7 @@ class BaselineNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return log-probabilities (n, classes) for images (n, 1, 28, 28)."""
+        """Return log-probabilities (n, classes) for images (n, channels, 28, 28)."""
         log_probabilities: Tensor = self.layers(images)
         return log_probabilities
 
@@ -100,7 +100,7 @@ class Pool(nn.Module):
 
 # Far above what a budget allows: a stranger's configuration must not fill the memory.
 MAX_LAYERS, MAX_NUMBER = 200, 2048
-_LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspxm]\d+)*)")
+_LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspdxm]\d+)*)")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ class LayerSpec:
     "Side of the max-pooling windows in pixels. 1: no pooling."
     times: int = 1
     "How many times the layer is applied with the same weights."
+    dilation: int = 1
+    "Distance between neighbouring taps of the kernel in pixels."
 
 
 def parse_layer(layer: str) -> LayerSpec:
@@ -131,7 +133,7 @@ def parse_layer(layer: str) -> LayerSpec:
     if words is None:
         raise InputError(
             f"layer {layer!r}: expected pool, conv WIDTH or sep WIDTH, with options such as "
-            "k5 s2 p2 m2 x3"
+            "k5 s2 p2 d2 m2 x3"
         )
     option = {word[0]: int(word[1:]) for word in words[3].split()}
     spec = LayerSpec(
@@ -140,12 +142,14 @@ def parse_layer(layer: str) -> LayerSpec:
         kernel=option.get("k", 3),
         stride=option.get("s", 1),
         padding=option.get("p", 0),
+        dilation=option.get("d", 1),
         pool=option.get("m", 1),
         times=option.get("x", 1),
     )
-    if min(spec.kernel, spec.stride, spec.pool, spec.times) < 1:
-        raise InputError(f"layer {layer!r}: expected k, s, m and x of at least 1")
-    if max(spec.width, spec.kernel, spec.stride, spec.padding, spec.pool, spec.times) > MAX_NUMBER:
+    least_one = spec.kernel, spec.stride, spec.dilation, spec.pool, spec.times
+    if min(least_one) < 1:
+        raise InputError(f"layer {layer!r}: expected k, s, d, m and x of at least 1")
+    if max(spec.width, spec.padding, *least_one) > MAX_NUMBER:
         raise InputError(f"layer {layer!r}: expected no number above {MAX_NUMBER:,}")
     return spec
 
@@ -153,7 +157,8 @@ def parse_layer(layer: str) -> LayerSpec:
 class Feather(nn.Module):
     """Convolutions, global average pooling, dropout and a linear layer.
 
-    Maps normalised images (n, 1, height, width) to logits (n, classes). Each of `layers` is one of
+    Maps normalised images (n, channels, height, width) to logits (n, classes). Each of `layers` is
+    one of
 
         conv 16     3x3 convolution to 16 channels, batch norm, activation
         sep 24      the same with a separable convolution: a 3x3 depthwise one, then a 1x1 pointwise
@@ -166,6 +171,8 @@ class Feather(nn.Module):
         k5          kernel of 5x5 pixels
         s2          stride of 2 pixels
         p2          zero padding of 2 pixels. Without it, maps shrink and later layers cost less
+        d2          dilation: every second pixel is read (Yu and Koltun 2016), so that a kernel of
+                    3x3 sees 5x5 pixels
         m2          max-pooling of 2x2 pixels right after the convolution, so that batch norm and
                     activation process a quarter of the pixels
         x3          the layer is applied 3 times with the same weights
@@ -182,6 +189,7 @@ class Feather(nn.Module):
             and 0 pixels along either axis for one 2x2 max-pool). It costs no parameters, nothing in
             training, and 1.7 to 2.6 times the multiply-accumulates in evaluation.
         num_classes: Number of classes.
+        in_channels: Number of channels of an image: 1 (grey) or 3 (colour).
 
     Raises InputError for other layers or activations.
     """
@@ -193,6 +201,7 @@ class Feather(nn.Module):
         activation: str = "hardswish",
         dense: bool = False,
         num_classes: int = 10,
+        in_channels: int = 1,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -201,7 +210,7 @@ class Feather(nn.Module):
             raise InputError(f"layers: got {len(layers):,}, expected at most {MAX_LAYERS}")
         stages: list[nn.Module] = []
         inplace = activation == "relu"  # others would copy their input for the gradient
-        channels, grid = 1, 1
+        channels, grid = in_channels, 1
         for layer in layers:
             spec = parse_layer(layer)
             grid *= spec.pool
@@ -214,11 +223,11 @@ class Feather(nn.Module):
                     f"layer {layer!r}: got {width} channels, expected the {channels} of its input, "
                     "because it is applied several times"
                 )
-            size = spec.kernel, spec.stride, spec.padding
+            size = spec.kernel, spec.stride, spec.padding, spec.dilation
             convolution: nn.Module = nn.Conv2d(channels, width, *size, bias=False)
             if spec.kind == "sep":
                 convolution = nn.Sequential(
-                    nn.Conv2d(channels, channels, *size, groups=channels, bias=False),
+                    nn.Conv2d(channels, channels, *size, channels, bias=False),
                     nn.Conv2d(channels, width, 1, bias=False),
                 )
             if spec.pool > 1:
@@ -236,7 +245,7 @@ class Feather(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (n, classes) for normalised images (n, 1, height, width)."""
+        """Return logits (n, classes) for normalised images (n, channels, height, width)."""
         n = images.shape[0]  # len() would fix the batch size in an ONNX export
         if self.margin and not self.training:
             images = F.pad(images, (self.margin,) * 4, mode="replicate")

@@ -24,5 +24,7 @@ class Pass:
 
 
 def audit_passes(shape: Sequence[int]) -> list[Pass]:
-    """Return the passes of which an audit needs the graphs, for images of a shape (1, h, w)."""
+    """Return the passes of which an audit needs the graphs.
+
+    `shape` is that of an image, (channels, height, width)."""
     return [Pass(True, tuple(shape), (N_PROBE,)), Pass(False, tuple(shape))]

@@ -8,6 +8,7 @@ Example:
 import io
 import math
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from ._files import write_atomic
+from ._files import visible, write_atomic
 from ._html import GREEN as GREEN
 from ._html import GREY as GREY
 from ._html import RED as RED
@@ -30,9 +31,11 @@ from .contract import Contract
 from .data import Split
 from .errors import InputError
 from .evaluate import Evaluation, percent
+from .image_kind import MAX_CLASSES, ImageKind
 from .run import Row, Run
 from .verdict import Verdict
 
+MAX_NAME_SHOWN = 14  # characters of a class's name
 MAX_MISTAKES = 400  # images in one picture: the most confident mistakes if there are more
 # Share of a class predicted as one other class that gets the confusion matrix's darkest colour.
 DARKEST_SHARE = 0.1
@@ -208,23 +211,25 @@ def curves(run: Run) -> Figure:
 
 
 @literally
-def confusion(result: Evaluation, title: str) -> Figure:
+def confusion(result: Evaluation, title: str, classes: Sequence[str] = ()) -> Figure:
     """Draw the confusion matrix: a row per true class, a column per predicted class.
 
     A mistake's colour is its share of the true class on a fixed scale, so a handful among a
-    thousand images is always pale. `title` names the run and the split.
+    thousand images is always pale. `title` names the run and the split, `classes`
+    are the names of the classes (by default their numbers).
     """
     counts = result.confusion
-    classes = len(counts)
-    figure = Figure(figsize=(0.8 + 0.35 * classes, 1.15 + 0.35 * classes), layout="constrained")
+    names = _shortened(classes or range(len(counts)))
+    sides = 0.35 * len(counts) + 0.8 + 0.08 * max(0, max(map(len, names)) - 2)  # inches
+    figure = Figure(figsize=(sides, sides + 0.35), layout="constrained")
     axes = figure.subplots()
     shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     shares.fill_diagonal_(0)
     shown = shares.masked_fill(shares == 0, math.nan)  # cells without mistakes stay white
     axes.imshow(shown.numpy(), cmap="YlOrBr", norm=PowerNorm(0.6, 0, DARKEST_SHARE, clip=True))
-    for true in range(classes):
+    for true in range(len(counts)):
         axes.add_patch(Rectangle((true - 0.5, true - 0.5), 1, 1, color="#e8eff7", lw=0))
-        for predicted in range(classes):
+        for predicted in range(len(counts)):
             if count := int(counts[true, predicted]):
                 on_dark = shares[true, predicted] > 0.4 * DARKEST_SHARE
                 colour = BLUE if true == predicted else "white" if on_dark else INK
@@ -239,9 +244,10 @@ def confusion(result: Evaluation, title: str) -> Figure:
                 )
     axes.set_xlabel("predicted", fontsize=8, color=INK)
     axes.set_ylabel("true class", fontsize=8, color=INK)
-    axes.set(xticks=range(classes), yticks=range(classes))
-    axes.set_xticks([x - 0.5 for x in range(1, classes)], minor=True)
-    axes.set_yticks([y - 0.5 for y in range(1, classes)], minor=True)
+    axes.set_yticks(range(len(counts)), names)
+    axes.set_xticks(range(len(counts)), names, rotation=90 if _are_long(names) else 0)
+    axes.set_xticks([x - 0.5 for x in range(1, len(counts))], minor=True)
+    axes.set_yticks([y - 0.5 for y in range(1, len(counts))], minor=True)
     axes.grid(which="minor", color=FAINT, lw=0.6)
     axes.tick_params(which="both", length=0, labelsize=8, labelcolor=INK)
     axes.spines[:].set_color(FAINT)
@@ -256,12 +262,22 @@ def confusion(result: Evaluation, title: str) -> Figure:
 
 
 def _draw_mistake(
-    axes: Axes, result: Evaluation, index: int, image: np.ndarray, x: float, y: float, side: float
+    axes: Axes,
+    result: Evaluation,
+    index: int,
+    image: np.ndarray,
+    names: list[str],
+    cmap: str,
+    x: float,
+    y: float,
+    side: float,
 ) -> None:
-    """Draw one image at (x, y), in inches, with its caption below."""
+    """Draw one image, (height, width) or (height, width, 3), with its caption below.
+
+    It is drawn at (x, y), in inches; `cmap` is the colour map of a grey image."""
     axes.imshow(
         image,
-        cmap="gray_r",
+        cmap=cmap,
         vmin=0,
         vmax=255,
         extent=(x, x + side, y + side, y),
@@ -271,28 +287,53 @@ def _draw_mistake(
     axes.add_patch(Rectangle((x, y), side, side, fill=False, ec=FAINT, lw=0.6))
     probabilities, guesses = result.probabilities[index].topk(2)
     first, second = (
-        f"{guess}: {100 * p:.0f} %"
+        f"{names[guess]}: {100 * p:.0f} %"
         for guess, p in zip(guesses.tolist(), probabilities.tolist(), strict=True)
     )
-    caption = f"no. {index:,}, true {int(result.labels[index])}"
-    axes.text(x, y + side + 0.03, caption, va="top", fontsize=7, color=INK)
-    axes.text(x, y + side + 0.16, f"{first}, {second}", va="top", fontsize=7, color=MUTED)
+    number, true = f"no. {index:,}", f"true {names[int(result.labels[index])]}"
+    lines = [f"{number}, {true}", f"{first}, {second}"]
+    if _are_long(names):
+        lines = [number, true, first, second]
+    for i, line in enumerate(lines):
+        colour = INK if 2 * i < len(lines) else MUTED
+        axes.text(x, y + side + 0.03 + 0.13 * i, line, va="top", fontsize=7, color=colour)
+
+
+def _shortened(names: Iterable[object]) -> list[str]:
+    """Return the names of classes, each as one line, shortened if it is long."""
+    lines = [" ".join(visible(str(name)).split()) for name in names]
+    most = MAX_NAME_SHOWN
+    return [line if len(line) <= most else f"{line[: most - 3]}..." for line in lines]
+
+
+def _are_long(names: list[str]) -> bool:
+    """Return whether names of classes take more room than numbers."""
+    return max(map(len, names)) > len(str(MAX_CLASSES))
 
 
 @literally
-def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
+def mistakes(
+    result: Evaluation, pixels: torch.Tensor, title: str, kind: ImageKind | None = None
+) -> Figure:
     """Draw every misclassified image, the most confident mistake first.
+
+    Light ink on dark paper is drawn as dark ink on light paper, and a transposed image upright.
 
     Args:
         result: The evaluation.
-        pixels: The images that were evaluated, shape (n, 1, height, width), uint8.
+        pixels: The images that were evaluated, shape (n, channels, height, width), uint8.
         title: Name of the run and the split.
+        kind: What the images are like. None: upright and light on dark, with numbers as classes.
     """
+    names = _shortened(kind.classes if kind else range(result.probabilities.shape[1]))
+    cmap = "gray" if kind and kind.polarity != "light on dark" else "gray_r"
+    order = (2, 1, 0) if kind and kind.orientation == "transposed" else (1, 2, 0)
     wrong = result.mistakes
     drawn = wrong[:MAX_MISTAKES].tolist()
     columns = min(10, max(7, len(drawn)))
     rows = math.ceil(len(drawn) / columns)
-    side, caption, gap, head, margin = 1.0, 0.3, 0.08, 0.85, 0.12  # inches
+    side, gap, head, margin = 1.0, 0.08, 0.85, 0.12  # inches
+    caption = 0.56 if _are_long(names) else 0.3  # four lines, or two
     figure, axes = _inches(
         2 * margin + columns * (side + gap) - gap, head + rows * (side + caption + gap) + margin
     )
@@ -325,7 +366,8 @@ def mistakes(result: Evaluation, pixels: torch.Tensor, title: str) -> Figure:
     for i, index in enumerate(drawn):
         x = margin + i % columns * (side + gap)
         y = head + i // columns * (side + caption + gap)
-        _draw_mistake(axes, result, index, pixels[index, 0].cpu().numpy(), x, y, side)
+        image = pixels[index].permute(order).squeeze(2).cpu().numpy()
+        _draw_mistake(axes, result, index, image, names, cmap, x, y, side)
     # imshow has changed the limits.
     axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     return figure
@@ -363,7 +405,7 @@ def verdict_picture(verdict: dict[str, Any], title: str = "") -> Figure:
     ]
     heights = [0.18 + leading * max(map(len, row)) for row in cells]
     figure, axes = _inches(width, head + sum(heights) + margin)
-    word, colour = ("PASS", GREEN) if judged.passed else ("FAIL", RED)
+    word, colour = ("PASS", GREEN) if verdict["passed"] else ("FAIL", RED)
     axes.text(margin, 0.62, word, fontsize=44, weight="bold", va="center_baseline", color=colour)
     axes.text(
         2.4,
@@ -402,8 +444,8 @@ def report(run: Run, result: Evaluation, split: Split, verdict: dict[str, Any]) 
     title = f"{name}, validation"
     pictures = {
         "curves.png": curves(run),
-        "confusion.png": confusion(result, title),
-        "mistakes.png": mistakes(result, split.val.pixels, title),
+        "confusion.png": confusion(result, title, split.kind.classes),
+        "mistakes.png": mistakes(result, split.val.pixels, title, split.kind),
         "verdict.svg": verdict_picture(verdict, name),
     }
     written = [

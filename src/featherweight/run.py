@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from ._files import new_folder, read_listed, reason, write_listed
 from .build import build
 from .contract import Contract
-from .data import MAX_CLASSES, MAX_SIDE, Split, load_split, load_test
+from .data import Split, load_split, load_test
 from .errors import InputError
 from .evaluate import Evaluation, evaluate
 from .exported import Exported, load_exported
+from .image_kind import CHANNELS, MAX_CLASSES, MAX_SIDE, ImageKind
 from .pretrained import FOLDER as PRETRAINED_FOLDER
 from .pretrained import find_pretrained
 from .recipe import Recipe
@@ -302,6 +303,14 @@ class Run:
         )
         return f"<p>{html.escape(repr(self)[1:-1])}</p>{found}<div>{pictures}</div>"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes; in older runs, which keep none, their numbers."""
+        data = self.config["data"]
+        if "kind" in data:
+            return ImageKind.from_dict(data["kind"]).classes
+        return tuple(map(str, range(data["num_classes"])))
+
     def load_split(self, source: str | None = None) -> Split:
         """Return the images that the run is trained on, from `source` if they have moved.
 
@@ -536,6 +545,7 @@ def create_run(
             "shape": list(split.shape),
             "mean": split.mean_std[0],
             "std": split.mean_std[1],
+            "kind": split.kind.to_dict(),
         },
     }
     if out is not None and Path(out).exists():
@@ -582,8 +592,8 @@ def _check_data(values: list[Any]) -> None:
             f"got {counts!r:.120}, expected whole numbers for the seed, the numbers of images and "
             "classes, and the shape of an image"
         )
-    if len(shape) != 3 or shape[0] != 1 or not all(1 <= side <= MAX_SIDE for side in shape):
-        raise InputError(f"got shape {shape!r:.120}, expected 1, height and width")
+    if len(shape) != 3 or shape[0] not in CHANNELS or not all(1 <= s <= MAX_SIDE for s in shape):
+        raise InputError(f"got shape {shape!r:.120}, expected 1 or 3 channels, height and width")
     if not 2 <= num_classes <= MAX_CLASSES:
         raise InputError(f"got {num_classes!r:.40} classes, expected 2 to {MAX_CLASSES}")
     if not (type(source) in (str, type(None)) and type(digest) is str):
@@ -592,6 +602,13 @@ def _check_data(values: list[Any]) -> None:
         raise InputError(f"got mean {mean!r:.40} and std {std!r:.40}, expected numbers")
     if std <= 0:
         raise InputError(f"got std {std}, expected more than 0")
+
+
+def _check_kind(kind: ImageKind, data: dict[str, Any]) -> None:
+    """Raise InputError unless the kind of the images agrees with the rest of a config's data."""
+    got, expected = (*kind.shape, len(kind.classes)), (*data["shape"], data["num_classes"])
+    if got != expected:
+        raise InputError(f"got a kind of images with shape and classes {got}, expected {expected}")
 
 
 def open_run(path: str | Path) -> Run:
@@ -621,6 +638,8 @@ def open_run(path: str | Path) -> Run:
     try:
         _ = run.recipe, run.contract
         _check_data([config["seed"], *(config["data"][key] for key in DATA_KEYS)])
+        if "kind" in config["data"]:  # older runs have none
+            _check_kind(ImageKind.from_dict(config["data"]["kind"]), config["data"])
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:

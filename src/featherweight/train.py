@@ -193,7 +193,7 @@ def batch_sizes(recipe: Recipe, n_train: int) -> tuple[int, int]:
 def training_passes(recipe: Recipe, n_train: int, shape: Sequence[int]) -> list[Pass]:
     """Return the passes of which a training, its evaluation and its audit need the graphs.
 
-    `shape` is that of an image, (1, height, width)."""
+    `shape` is that of an image, (channels, height, width)."""
     shapes = [tuple(shape)]
     if recipe.resize_until:
         smaller = resized(torch.zeros(1, *shape), recipe.resize)

@@ -129,10 +129,10 @@ class Trainer:
 
         `size` is the scale of the images.
         """
-        images = self.train.pixels[indices].float() / 255  # (b, 1, h, w) in [0, 1]
-        images = augment(images, self.recipe.augmentation, draws)
+        images = self.train.pixels[indices].float() / 255  # (b, c, h, w) in [0, 1]
+        images = augment(images, self.recipe.augmentation, draws, self.mean_std[0])
         if size < 1:
-            images = resized(images, size)  # (b, 1, smaller h, smaller w)
+            images = resized(images, size)  # (b, c, smaller h, smaller w)
         outputs = forward(self.model, normalise(images * 255, self.mean_std))  # (b, classes)
         # A network may return logits or log-probabilities: cross-entropy is the same for both.
         loss = F.cross_entropy(

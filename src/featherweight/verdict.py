@@ -275,10 +275,18 @@ class Verdict:
 
 
 def _text(value: object) -> str:
-    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    if all(isinstance(each, list) for each in value):  # bands of an accuracy
+        return " to ".join(" for ".join(map(str, reversed(each))) for each in value)
+    return " or ".join(map(str, value))
 
 
 def _words(table: dict[str, Any]) -> list[str]:
     """Return the words of a clause of a contract: its kind, then its limits."""
-    limits = [f"{key} {_text(value)}" for key, value in table.items() if key != "kind"]
+    limits = [
+        key if value is True else f"{key} {_text(value)}"
+        for key, value in table.items()
+        if key != "kind"
+    ]
     return [str(table.get("kind", "")), *limits]

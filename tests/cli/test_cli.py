@@ -601,7 +601,7 @@ def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, co
         (["audit", "my_net.py:Nope"], "expected Net or NeedsSize or WrongShape or Broken"),
         (["audit", "missing:Net"], "working directory"),
         (["evaluate", ".", "--split", "all"], "all"),
-        (["evaluate", "--data", "nowhere"], "--data nowhere: no such file or folder"),
+        (["evaluate", "--data", "nowhere"], "nowhere: got no such file or folder"),
         (["frobnicate"], "frobnicate"),
     ],
 )
@@ -812,7 +812,22 @@ def test_contracts_and_recipes_are_listed(monkeypatch, capsys):
         shown = capsys.readouterr().out
         assert all(f" {item.name} " in shown for item in items)
     assert run_main(monkeypatch, "contracts") == 0
-    assert re.search(r"era-s7 .* 8,000 .* 16 .* 99\.40 % .* 3 epochs", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"era-s7 .* mnist .* < 8,000 .* < 16 .* >= 99\.40 %", shown)
+    assert re.search(r"era-s8-gn .* cifar-10 .* < 50,000 .* <= 20 .* > 70\.00 %", shown)
+
+
+def test_a_contract_about_other_data_than_mnist_needs_data(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    for words in (
+        ("audit", "my_net.py:Net", "--contract", "era-s9", "--evidence", "watched"),
+        ("train", "--recipe", "baseline", "--contract", "era-s9"),
+    ):
+        assert run_main(monkeypatch, *words) == 2
+        assert capsys.readouterr().err.splitlines() == [
+            "error: contract era-s9: got no data, expected CIFAR-10's images",
+            "hint: give their place with --data; MNIST comes with Featherweight, CIFAR-10 does not",
+        ]
 
 
 def test_recipes_prints_json(monkeypatch, capsys):

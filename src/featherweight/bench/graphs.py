@@ -94,7 +94,8 @@ class GraphTrainer(Trainer):
         mean_std: Mean and standard deviation to normalise the images with, of pixels in [0, 1].
         bf16: Whether to compute forward passes under autocast.
 
-    Raises InputError for a recipe with ghost batches, quantised weights or elastic deformation.
+    Raises InputError for a recipe with ghost batches, quantised weights, or changes to images that
+    draw more than eight numbers each.
     """
 
     def __init__(
@@ -105,10 +106,12 @@ class GraphTrainer(Trainer):
         mean_std: tuple[float, float],
         bf16: bool = False,
     ) -> None:
-        if recipe.n_ghosts > 1 or recipe.weight_bits or recipe.augmentation.elastic:
+        changes = recipe.augmentation
+        more = changes.elastic or changes.crop or changes.flip or changes.cutout
+        if recipe.n_ghosts > 1 or recipe.weight_bits or more:
             raise InputError(
-                f"{recipe.name}: got ghost batches, quantised weights or elastic deformation, "
-                "expected a recipe without, for CUDA graphs"
+                f"{recipe.name}: got ghost batches, quantised weights, elastic deformation, crop, "
+                "flip or cutout, expected a recipe without, for CUDA graphs"
             )
         super().__init__(recipe, model, train, mean_std)
         self.n_replicas = 1

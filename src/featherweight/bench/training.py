@@ -125,7 +125,7 @@ class Contestant:
         pixels = self.trainer.train.pixels[: self.recipe.batch_size].float() / 255
         for _ in range(n_steps):
             draws = draw(self.recipe.augmentation, len(pixels), self.generator)
-            augment(pixels, self.recipe.augmentation, draws)
+            augment(pixels, self.recipe.augmentation, draws, self.split.mean_std[0])
 
 
 def bench_train(

@@ -11,8 +11,9 @@ from ..pretrained import DEFAULT_MODEL, Pretrained, pretrained
 from ..recipe import RECIPES, find_recipe
 from .base import DONE, app, print_json, stderr, stdout
 
-# Kinds of clauses of which the title says all that a table has room for.
+# Kinds of clauses of which the title says all that a table has room for, and shorter words.
 PLAIN = ("normalisation", "dropout", "head", "forbid", "require")
+SIGNS = {"fewer than": "<", "at most": "<=", "at least": ">=", "more than": ">"}
 TIMED_CALLS = 50  # of one image each, for the milliseconds of a network
 
 
@@ -65,8 +66,10 @@ def cmd_contracts(name: str | None = None, /) -> int:
     for contract in CONTRACTS:
         # The first clause of each of these kinds has a column, the other clauses share one.
         cells, also = dict.fromkeys(columns, ""), []
-        for title, required, clause in contract.rows:
-            column = clause.kind
+        for title, words, clause in contract.rows:
+            column, required = clause.kind, words
+            for word, sign in SIGNS.items():
+                required = required.replace(word, sign)
             if column in cells and not cells[column]:
                 cells[column] = f"{title.removesuffix(column)}{required}"
             elif clause.points:

@@ -1,0 +1,110 @@
+"""What every format gives: labelled images as arrays, and what is said about them."""
+
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..image_kind import ORIENTATIONS, POLARITIES, check_classes, check_one_of
+
+PartName = Literal["train", "val", "test"]
+SAID_FILE = "data.toml"
+MAX_SAID_BYTES = 1_000_000
+
+
+class Part(NamedTuple):
+    """Labelled images as they are read, with labels as the files have them."""
+
+    images: np.ndarray
+    "Shape (n, height, width), (n, height, width, channels) or (n, channels, height, width)."
+    labels: np.ndarray
+    "Shape (n,) or (n, 1)."
+    where: str
+    "Where they are from, for messages."
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a data set, or its name, says about its images; what is empty is not said.
+
+    Raises InputError if a value is not valid.
+    """
+
+    classes: tuple[str, ...] = ()
+    "Name of each class."
+    polarity: str = ""
+    "As in `ImageKind`."
+    orientation: str = ""
+    "As in `ImageKind`."
+    first_label: int = 0
+    "The label of the first class."
+    by_name: bool = False
+    "Whether the name of the files says it, and labels that do not fit overrule it."
+
+    def __post_init__(self) -> None:
+        if self.classes:
+            check_classes(self.classes)
+            object.__setattr__(self, "classes", tuple(self.classes))
+        if self.polarity:
+            check_one_of("polarity", self.polarity, POLARITIES)
+        if self.orientation:
+            check_one_of("orientation", self.orientation, ORIENTATIONS)
+        check_one_of("first_label", self.first_label, (0, 1))
+
+
+SAID_KEYS = tuple(field.name for field in fields(Said) if field.name != "by_name")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that was found, of which nothing is read yet."""
+
+    read: Callable[[PartName], Part]
+    "Reads a part. Raises InputError if it is missing or damaged, OSError if it can't be read."
+    said: Said = Said()
+    "What is said about its images."
+    has_val: bool = False
+    "Whether it has validation images of its own; if not, some of the training images validate."
+    by_class: bool = False
+    "Whether the last images of each class validate then, and not the last ones of all."
+
+
+def make_said(values: dict[str, Any], where: str) -> Said:
+    """Return what a data set says of itself. Raises InputError if a key or a value is wrong."""
+    for key in values:
+        if key not in SAID_KEYS:
+            raise InputError(f"{where}: unknown key {key!r:.80}, expected {', '.join(SAID_KEYS)}")
+    try:
+        return Said(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def parse_said(content: bytes, where: str) -> Said:
+    """Return what the content of a data.toml says. Raises InputError if it is not valid."""
+    if len(content) > MAX_SAID_BYTES:
+        raise InputError(f"{where}: got over {MAX_SAID_BYTES:,} bytes, expected fewer")
+    try:
+        values = tomllib.loads(content.decode("utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{where}: not a TOML file: {error}") from error
+    return make_said(values, where)
+
+
+def read_said(folder: Path, by_name: Said | None = None) -> Said:
+    """Return what the data.toml of a folder says; without it, what the files' name says."""
+    file = folder / SAID_FILE
+    if not file.is_file():
+        return by_name or Said()
+    with file.open("rb") as opened:
+        return parse_said(opened.read(MAX_SAID_BYTES + 1), str(file))
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Return names for a message, shortened if there are many."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if names[most:] else "")
