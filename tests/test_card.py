@@ -68,6 +68,21 @@ def test_the_verdict_and_the_counts(make_card, split):
     assert "model.safetensors |" not in text  # there is none
 
 
+def test_points_are_stated_where_they_say_more_than_the_clauses(make_card, split):
+    parameters, head, accuracy = VERDICT["clauses"]
+    clauses = [
+        parameters | {"points": 2, "max_points": 2},
+        head | {"points": 0, "max_points": 1, "bonus": True},
+        accuracy | {"points": None, "max_points": 5},
+    ]
+    text = make_card(split, verdict=VERDICT | {"passed": True, "clauses": clauses})
+    assert "Contract `tiny`: **PASS**, points 2 of 2 judged, 7 in all.\n" in text
+    results = [line.split(" | ")[-1] for line in text.splitlines() if "| seen |" in line]
+    assert results == ["missed 0/1 |"]
+    assert "| pass 2/2 |" in text
+    assert "| not judged -/5 |" in text
+
+
 def test_the_layers_are_a_table(make_card, split):
     values = {"name": "conv1", "kind": "conv", "shape": [8, 26, 26], "kernel": [3, 3]}
     values |= {"stride": [1, 1], "dilation": [1, 1], "groups": 1, "receptive_field": [3, 3]}

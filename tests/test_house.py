@@ -66,6 +66,7 @@ TRUNK = (
     "operations",
     "trace",
     "structure",
+    "fresh",
     "audit",
     "card",
     "report",

@@ -1,5 +1,6 @@
 """The pictures of a run."""
 
+import dataclasses
 import io
 import itertools
 from xml.etree import ElementTree
@@ -25,7 +26,7 @@ from featherweight.report import (
     save_picture,
     verdict_picture,
 )
-from featherweight.run import create_run
+from featherweight.run import Run, create_run
 
 pytestmark = pytest.mark.slow
 
@@ -295,11 +296,31 @@ def test_a_verdict_says_largest_whether_it_passed():
     assert "contract tiny" in passed
 
 
+def test_a_missed_bonus_is_grey_and_points_are_added_up():
+    bonus = VERDICT["clauses"][1] | {"bonus": True, "points": 0, "max_points": 2}
+    worth = VERDICT["clauses"][0] | {"points": 3, "max_points": 3}
+    figure = verdict_picture({"contract": "tiny", "passed": True, "clauses": [worth, bonus]})
+    signs = [text for text in figure.axes[0].texts if text.get_text() in {"✓", "✗"}]
+    assert [text.get_color() for text in signs] == [GREEN, GREY]
+    assert "1 of 1 clauses hold, points 3 of 3" in verdict_texts(figure)
+
+
+def test_a_curve_without_a_required_accuracy_has_no_limit(make_run):
+    run = make_run([7, 5])
+    without = dataclasses.replace(run.contract, clauses=run.contract.clauses[:1])
+    config = run.config | {"contract": without.to_dict()}
+    figure = curves(Run(run.path, config))
+    labels = [line.get_label() for line in figure.axes[1].lines]
+    assert [label for label in labels if "asks for" in str(label)] == []
+    assert "last epoch" in labels[0]
+
+
 def test_a_long_verdict_is_wrapped_and_touches_nothing():
     clause = {
         "clause": "consistent accuracy",
         "required": "at least 99.40 % in each of the last 3 epochs",
         "found": "; ".join(f"epoch {e}: 99.52 % (48 wrong of 10,000)" for e in (13, 14, 15)),
+        "how": "seen",
         "passed": False,
     }
     figure = verdict_picture(

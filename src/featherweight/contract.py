@@ -142,8 +142,13 @@ class Contract:
     @property
     def min_val_accuracy(self) -> float | None:
         """The validation accuracy that is required, a fraction; None without such a clause."""
-        least = self._limits("accuracy", "at_least", split=None)
-        return max(least + self._limits("accuracy", "more_than", split=None), default=None)
+        return self.min_accuracy("val")
+
+    def min_accuracy(self, part: str) -> float | None:
+        """Return the accuracy that is required on `val` or `train`, None without such a clause."""
+        split = None if part == "val" else part  # which is the default
+        least = self._limits("accuracy", "at_least", split=split)
+        return max(least + self._limits("accuracy", "more_than", split=split), default=None)
 
     @property
     def consistent_epochs(self) -> int:

@@ -102,13 +102,17 @@ def split_faults(split: Split, contract: Contract) -> list[str]:
                 f"{n_near:,} of {sizes[1]:,} validation images are training images with small "
                 f"changes: but for one pixel, at most {distance:.1f} grey levels from one"
             )
-    most = int(torch.bincount(split.val.labels).max())
-    # A contract that asks for no more than even guesses is not made easier by its data.
-    if 1 / split.num_classes < (contract.min_val_accuracy or 0) <= most / sizes[1]:
-        faults.append(
-            f"one label is right for {percent(most, sizes[1])} of the validation images: always to "
-            "give that one is all that the contract asks for"
-        )
+    for part, images, name in (
+        ("val", split.val, "validation"),
+        ("train", split.train, "training"),
+    ):
+        most, required = int(torch.bincount(images.labels).max()), contract.min_accuracy(part)
+        # A contract that asks for no more than even guesses is not made easier by its data.
+        if 1 / split.num_classes < (required or 0) <= most / len(images):
+            faults.append(
+                f"one label is right for {percent(most, len(images))} of the {name} images: always "
+                "to give that one is all that the contract asks for"
+            )
     return faults
 
 
