@@ -186,7 +186,8 @@ def train(
         What must hold: a built-in contract's name, a TOML file, or a Contract. Default: the
         recipe's.
     data
-        A directory of MNIST-format files or an .npz file. Default: MNIST.
+        Where the data set is, a folder or file in one of the formats of the guide "Your data".
+        Default: MNIST.
     seed
         Seed of the initial weights and of every random draw. Default: 0.
     epochs
@@ -347,7 +348,7 @@ def audit(
         A built-in contract's name, a TOML file, or a Contract. Default: the run's own; of a
         network, era-v3-s6.
     data
-        Where the images are now: a directory of MNIST-format files or an .npz file.
+        Where the images are now, a folder or file.
     weights
         A state dict that was trained elsewhere, .pth, .pt or .safetensors.
     mean, std

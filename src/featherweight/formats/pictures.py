@@ -1,9 +1,8 @@
 """Data sets as pictures in folders of their classes, or in a .zip of such folders.
 
-    train/cat/1.jpg  train/dog/1.jpg  ...  test/cat/1.jpg  ...
-
-Validation pictures are in `val`; without it, some of the training pictures validate. An archive is
-read as it is: nothing is unpacked to the disk.
+The folders are `train/cat`, `train/dog` and so on, and `test/cat`. Validation pictures are in
+`val/cat`; without it, some of the training pictures validate. An archive is read as it is: nothing
+is unpacked to the disk.
 """
 
 import io
@@ -48,7 +47,7 @@ MAX_PICTURE_BYTES = 4_000_000  # of a file: uncompressed, 64x64 pixels take 0.1 
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # Pillow's modes of grey pictures with 16 bits a pixel
 
 Names = dict[PartName, dict[str, list[str]]]  # file names in name order, by part and class
-Reader = AbstractContextManager[Callable[[str], bytes]]  # gives a function that reads a file
+_Files = AbstractContextManager[Callable[[str], bytes]]  # gives a function that reads a file
 
 
 def find_pictures(folder: Path) -> Source | None:
@@ -133,7 +132,7 @@ def _sort(members: Iterable[str]) -> tuple[Names, set[str]]:
     return parts, tops
 
 
-def _make_source(where: Path, parts: Names, reader: Callable[[], Reader], said: Said) -> Source:
+def _make_source(where: Path, parts: Names, reader: Callable[[], _Files], said: Said) -> Source:
     """Return the data set of pictures by part and class."""
     # Numbers in their order, so that the label of digit 10 is 10.
     classes = sorted(parts["train"], key=lambda name: (int(name) if name.isdecimal() else -1, name))
