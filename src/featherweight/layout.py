@@ -1,6 +1,6 @@
 """Where the ink lies in a data set's images, so that a picture can be prepared to look like them.
 
-    layout = measure_layout(images)             # (n, height, width) uint8, light ink on dark
+    layout = measure_layout(pixels)             # (n, height, width) uint8, light ink on dark
     assert Layout.from_text(layout.to_text()) == layout
 
 Imports no torch, so that inference can use it.

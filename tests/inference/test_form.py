@@ -12,8 +12,10 @@ from PIL import Image
 from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.image_kind import ImageKind
+from featherweight.inference._picture import evidence_picture
 from featherweight.inference.prepare import Sheet, prepare
 from featherweight.inference.reader import Reader
+from featherweight.inference.reading import Evidence
 from featherweight.layout import CENTRE, Layout, measure_layout
 
 DIGITS = tuple(map(str, range(10)))
@@ -221,6 +223,21 @@ def test_a_notebook_shows_colour_and_names(read):
     shown = read(COLOUR).read(photograph())._repr_html_()
     assert all(name in shown for name in NAMES)
     assert 'width="128" height="128"' in shown  # four screen pixels for each of 32
+
+
+@pytest.mark.parametrize("shape", [(56, 56), (64, 64), (16, 16), (3, 32, 32), (3, 64, 48)])
+@pytest.mark.parametrize("grey", [0, 255])
+def test_evidence_shows_on_every_ground_and_at_every_size(shape, grey):
+    height, width = shape[-2:]
+    left = Evidence("a", "b", 1.0, np.array([[1.0, -1.0]]), (0, 0, width, height), (width / 2,) * 2)
+    seen = np.full(shape, grey, np.uint8)
+    found = np.asarray(evidence_picture(seen, left), int)
+    scale = len(found) // height
+    assert found.shape == (scale * height, scale * width, 3)
+    assert 100 <= max(found.shape) <= 130
+    red_less_blue = (found[..., 0] - found[..., 2])[len(found) // 2]
+    assert red_less_blue[len(red_less_blue) // 4] > 60  # orange: for the first class
+    assert red_less_blue[3 * len(red_less_blue) // 4] < -30  # blue: for the second
 
 
 # --- what a file says
