@@ -134,7 +134,7 @@ def test_which_class_is_the_network(tmp_path, text, name, how):
 
 def test_a_class_can_be_forced_and_must_be_there(tmp_path):
     text = NET.format("A") + NET.format("B")
-    assert chosen(tmp_path, text, "A") == ("A", "named by the teacher")
+    assert chosen(tmp_path, text, "A") == ("A", "as it was named")
     with pytest.raises(InputError, match="got no class C, only A, B"):
         chosen(tmp_path, text, "C")
     with pytest.raises(InputError, match="got no network in it"):

@@ -195,7 +195,7 @@ def choose(
     if forced is not None:
         for each in classes:
             if each.__name__ == forced:
-                return each, "named by the teacher"
+                return each, "as it was named"
         raise InputError(f"{file}: got no class {forced}, only {names or 'none'}, expected it")
     if not classes:
         raise InputError(
