@@ -246,7 +246,8 @@ def test_a_missing_key_is_named(key):
             "accuracy points: got 5, expected the last band's 7",
         ),
         (clause("split", train=5), "split: unknown key 'train', expected points, bonus"),
-        (clause("dropout", points=-1), "dropout points: got -1, expected 0 or more"),
+        (clause("dropout", points=-1), "dropout points: got -1, expected 0 to 1,000,000"),
+        (clause("dropout", points=10**400), "points: got 1000"),
         (clause("dropout", points="2"), "points: got '2'"),
         (clause("dropout", points=float("inf")), "points: got inf"),
         (clause("dropout", bonus=1, points=1), "bonus: got 1, expected true or false"),
@@ -329,6 +330,8 @@ def test_a_contract_asks_for_something():
         Contract.from_dict(with_clauses())
     with pytest.raises(InputError, match="got two clauses split, expected at most one"):
         Contract.from_dict(with_clauses(clause("split"), clause("split")))
+    with pytest.raises(InputError, match="got evaluation as a bonus, expected it without"):
+        Contract.from_dict(with_clauses(clause("evaluation", points=1, bonus=True)))
 
 
 def test_a_contract_says_where_it_differs_from_the_built_in_of_its_name():
@@ -368,7 +371,8 @@ def test_what_is_no_file_or_no_toml_is_refused(tmp_path):
         load_contract("nope")
     with pytest.raises(InputError, match="neither built in"):
         load_contract(str(tmp_path))
-    for content in (b"= 3", b"name = '\xff'"):
+    too_deep, too_long = b"a = " + 10_000 * b"[", b"a = " + 5_000 * b"9"
+    for content in (b"= 3", b"name = '\xff'", too_deep, too_long):
         (tmp_path / "bad.toml").write_bytes(content)
         with pytest.raises(InputError, match=r"bad\.toml: not a TOML file"):
             load_contract(str(tmp_path / "bad.toml"))

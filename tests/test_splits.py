@@ -11,6 +11,7 @@ from featherweight import splits
 from featherweight.contract import CONTRACTS
 from featherweight.data import Images, Split, load_split
 from featherweight.errors import InputError
+from featherweight.requirements import Requirement
 from featherweight.splits import (
     MNIST_SPLIT,
     contract_split,
@@ -126,6 +127,18 @@ def test_one_label_that_is_nearly_all_is_named(split):
     assert split_faults(easy, make_contract(min_val_accuracy=0.97)) == []
     # A contract that asks for little says nothing about its data.
     assert split_faults(easy, make_contract(min_val_accuracy=0.0)) == []
+
+
+def test_one_label_of_the_training_images_is_named_for_a_contract_about_them(split):
+    about = dataclasses.replace(
+        ANY, clauses=(Requirement("accuracy", {"split": "train", "at_least": 0.9}),)
+    )
+    labels = torch.where(torch.arange(500) < 25, torch.arange(500) % 10, 1)
+    easy = Split("easy", Images(split.train.pixels, labels), split.val, 10)
+    (fault,) = split_faults(easy, about)
+    assert fault.startswith("one label is right for 95.")
+    assert " of the training images: " in fault
+    assert split_faults(easy, ANY) == []
 
 
 def test_a_contract_about_mnist_knows_its_images_in_any_number(split, mnist):

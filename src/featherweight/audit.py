@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .apart import capture_apart
 from .build import build
@@ -137,9 +137,11 @@ def structure_facts(
     facts = Facts(structure=structure(model, split, everything, mean_std, trained))
     if isinstance(model, Exported):
         images = normalise(split.train.pixels[:N_PROBE], mean_std or split.mean_std)
-        facts.layers = layer_table(model, trained=trained, images=images)
+        device = next((p.device for p in model.parameters()), images.device)
+        graph = model if device == images.device else copy.deepcopy(model).cpu()
+        facts.layers = layer_table(graph, trained=trained, images=images)
         if contract.needs("training_layers"):
-            facts.training_layers = layer_table(model, True, trained, images)
+            facts.training_layers = layer_table(graph, True, trained, images)
     if fresh is not None and contract.needs("builds"):
         facts.builds = _builds(fresh)
     return facts
@@ -165,24 +167,30 @@ def fresh_networks(path: str, arguments: dict[str, Any], split: Split, evidence:
     return build_fresh
 
 
+@torch.no_grad()
 def _builds(fresh: Fresh) -> Builds:
     """Compare the stored tensors of two networks that were built with different seeds.
 
     Tensors of few numbers, or of one number throughout, say nothing. Two others are alike where
     their difference is small against their own deviation: of independent draws it is larger."""
-    one, other = (dict(tensors(fresh(seed))) for seed in (0, 1))
+    one, other = (_stored(fresh(seed)) for seed in (0, 1))
     compared, alike = 0, []
     for name, value in one.items():
-        same_shape = name in other and other[name].shape == value.shape
-        if not value.is_floating_point() or value.numel() <= MAX_FREE_CONSTANTS or not same_shape:
+        if value.numel() <= MAX_FREE_CONSTANTS or name not in other:
             continue
-        deviation = value.double().std()
-        if deviation > 0:
+        deviation, twin = value.std(), other[name]
+        if deviation > 0 and twin.shape == value.shape:
             compared += 1
-            difference = (value.double() - other[name].double()).square().mean().sqrt()
-            if difference < MAX_ALIKE * deviation:
+            if (value - twin).square().mean().sqrt() < MAX_ALIKE * deviation:
                 alike.append(name)
     return Builds(compared, tuple(alike), sum(one[name].numel() for name in alike))
+
+
+def _stored(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's parameters, buffers and constants, of any dtype, as float64."""
+    found = [*network.named_parameters(), *network.named_buffers()]
+    reals = ((name, torch.view_as_real(x) if x.is_complex() else x) for name, x in found)
+    return {name: value.double() for name, value in reals}
 
 
 def audit_model(

@@ -34,6 +34,8 @@ SHORTHAND = {
 }
 # Those that are true or false, and the clause that they stand for where they are true.
 FLAGS = {"batch_norm": ("normalisation", {"norm": "batch"}), "dropout": ("dropout", {})}
+# Kinds that every contract has: without them an accuracy measures nothing.
+ALWAYS = ("evaluation", "split")
 KEYS = ("name", "data", "train_size", "val_size", "clause", *SHORTHAND, *FLAGS)
 
 
@@ -81,9 +83,12 @@ class Contract:
                         f"({one.required}), which no {quantity} meets, expected clauses that can "
                         "hold together"
                     )
-        for kind in ("split", "evaluation"):
-            if sum(clause.kind == kind for clause in self.clauses) > 1:
+        for kind in ALWAYS:
+            listed = [clause for clause in self.clauses if clause.kind == kind]
+            if len(listed) > 1:
                 raise InputError(f"contract: got two clauses {kind}, expected at most one")
+            if listed and listed[0].bonus:
+                raise InputError(f"contract: got {kind} as a bonus, expected it without")
 
     @property
     def rows(self) -> tuple[tuple[str, str, Requirement], ...]:
@@ -92,8 +97,8 @@ class Contract:
         They stand in the order of `KINDS`, whatever the order of the clauses.
         """
         listed = {clause.kind for clause in self.clauses}
-        always = [Requirement(kind, points=0) for kind in ("evaluation", "split")]
-        clauses = [*self.clauses, *(each for each in always if each.kind not in listed)]
+        others = [Requirement(kind, points=0) for kind in ALWAYS if kind not in listed]
+        clauses = [*self.clauses, *others]
         order = list(KINDS)
         found: list[tuple[str, str, Requirement]] = []
         titles: dict[str, int] = {}
@@ -137,8 +142,13 @@ class Contract:
     @property
     def min_val_accuracy(self) -> float | None:
         """The validation accuracy that is required, a fraction; None without such a clause."""
-        least = self._limits("accuracy", "at_least", split=None)
-        return max(least + self._limits("accuracy", "more_than", split=None), default=None)
+        return self.min_accuracy("val")
+
+    def min_accuracy(self, part: str) -> float | None:
+        """Return the accuracy that is required on `val` or `train`, None without such a clause."""
+        split = None if part == "val" else part  # which is the default
+        least = self._limits("accuracy", "at_least", split=split)
+        return max(least + self._limits("accuracy", "more_than", split=split), default=None)
 
     @property
     def consistent_epochs(self) -> int:
@@ -403,7 +413,7 @@ def load_contract(name_or_file: str) -> Contract:
         raise InputError(f"contract {name_or_file!r}: neither built in ({names}) nor a file")
     try:
         return Contract.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file: {error}") from error
     except InputError as error:
         raise InputError(f"{path}: {error.message}", hint=error.hint) from error
+    except (ValueError, RecursionError) as error:  # of tomllib, or of bytes that are no UTF-8
+        raise InputError(f"{path}: not a TOML file: {error}") from error

@@ -1,6 +1,6 @@
 """What an audit has found out about a network and its training, as plain data.
 
-    facts = Facts(structure=found, accuracies={"val": Evaluated({0: (9943, 10_000)})})
+    facts = Facts(accuracies={"val": Evaluated({0: (9943, 10_000)})})
 
 requirements.py judges these facts; structure.py and audit.py find them out. Nothing here imports
 PyTorch.

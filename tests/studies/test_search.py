@@ -197,6 +197,12 @@ def test_a_structural_violation_is_found_without_training(
     assert found is None if reason is None else reason in found
 
 
+def test_what_the_recipe_says_of_the_training_is_judged_first(tiny_recipe, split):
+    contract = make_contract(clause=[{"kind": "batch size", "exactly": 512}])
+    found = structural_violation(tiny_recipe, contract, split)
+    assert found == "batch size: 25, required 512"
+
+
 def test_a_search_trains_only_what_can_meet_the_contract(finished):
     folder, found = finished
     rows = read_rows(folder / "rows.csv")

@@ -131,7 +131,7 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
 
     from ..capture import capture
     from ..passes import audit_passes
-    from ..splits import contract_split
+    from ..splits import contract_split, split_faults
     from . import judge, networks
     from .forks import fork, start_forks
 
@@ -144,7 +144,8 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
     del networks
     forks = start_forks()
     split = contract_split(settings.data, settings.contract)
-    _ = split.sha256, split.mean_std  # cached, so that no child computes them again
+    # These are kept, so that no child computes them again.
+    _ = split.sha256, split.mean_std, split_faults(split, settings.contract)
 
     def answer(task: Any, connection: Connection) -> Any:
         if isinstance(task, HandedOut):

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .._files import reason
 from .._html import markdown_text as text
 from ..audit import audit_model, audit_run, audit_weights, run_network
 from ..build import build, check_model
@@ -144,6 +145,8 @@ def judge(
         work: Folder of a run, if the network is trained; it is resumed if it exists.
     """
     try:
+        if submission.problem:
+            raise InputError(submission.problem, hint="hand in the network's own files alone")
         if submission.file is None:
             missing = not submission.root.exists()
             raise InputError(
@@ -158,6 +161,8 @@ def judge(
         return _judge_network(submission, found, split, settings, work)
     except InputError as error:
         return unjudged(submission, settings.contract, error, found)
+    except OSError as error:  # a file that can't be read
+        return unjudged(submission, settings.contract, InputError(reason(error)), found)
 
 
 def _judge_network(

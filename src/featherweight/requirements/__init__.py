@@ -2,7 +2,7 @@
 
     requirement = Requirement("parameters", {"fewer_than": 20_000}, points=2)
     requirement.required                        # "fewer than 20,000"
-    requirement.judge("parameters", facts)      # a Clause of a verdict
+    requirement.judge("parameters", requirement.required, Facts())      # a Clause of a verdict
 
 To add a kind, write one class and name it in `KINDS`. A judge sees facts, plain data, so nothing
 here imports PyTorch.
@@ -22,6 +22,7 @@ from ._structure import HEADS as HEADS
 from ._structure import Dropout, EvaluationMode, Head, Normalisation, Parameters
 from ._training import Accuracy, BatchSize, Epochs, Optimiser, Schedule, SplitKind
 
+MAX_POINTS = 1_000_000
 # By the facts that are missing: what a clause then says was found, and how.
 MISSING = {
     "layers": ("not judged: needs the graph", "the module was watched"),
@@ -79,8 +80,10 @@ class Requirement:
             if key in self.limits and self.limits[key] != about.default
         }
         object.__setattr__(self, "limits", limits)
-        if not number(self.points) or self.points < 0:
-            raise InputError(f"{self.kind} points: got {self.points!r}, expected 0 or more")
+        if not number(self.points) or not 0 <= self.points <= MAX_POINTS:
+            raise InputError(
+                f"{self.kind} points: got {self.points!r}, expected 0 to {MAX_POINTS:,}"
+            )
         if type(self.bonus) is not bool:
             raise InputError(f"{self.kind} bonus: got {self.bonus!r}, expected true or false")
         if self.bonus and not self.points:

@@ -38,20 +38,24 @@ class Key:
 
 
 def number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    """Return whether a value is a finite number."""
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def whole(least: int) -> Key:
+    """Return the key of a whole number."""
     return Key(
         f"a whole number of at least {least}", lambda value: type(value) is int and value >= least
     )
 
 
 def one_of(names: Sequence[str], default: str | None = None) -> Key:
+    """Return the key of one of some texts."""
     return Key(" or ".join(names), lambda value: value in names, default)
 
 
 def some_of(names: Sequence[str]) -> Key:
+    """Return the key of a list of some texts, in whatever order."""
     return Key(
         f"a list of some of {', '.join(names)}",
         lambda value: (
@@ -82,10 +86,12 @@ BANDS = Key(
 
 
 def holds(limits: Limits, value: float) -> bool:
-    return all(holds(value, limits[key]) for key, holds in COMPARISONS.items() if key in limits)
+    """Return whether a value is within limits such as `at_most`."""
+    return all(within(value, limits[key]) for key, within in COMPARISONS.items() if key in limits)
 
 
 def words(limits: Limits, text: Callable[[Any], str] = "{:,}".format) -> str:
+    """Return limits in words, such as `at most 20,000`."""
     return " and ".join(
         f"{key.replace('_', ' ')} {text(limits[key])}" for key in COMPARISONS if key in limits
     )
@@ -99,6 +105,7 @@ def whole_range(limits: Limits) -> tuple[float, float]:
 
 
 def percentage(fraction: float) -> str:
+    """Return a fraction as text, such as `99.40 %`."""
     return f"{100 * fraction:.2f} %"
 
 

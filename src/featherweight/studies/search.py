@@ -23,7 +23,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from ..audit import audit_model
+from ..audit import audit_model, training_facts
 from ..build import build
 from ..contract import Contract
 from ..data import Split
 from ..errors import InputError
+from ..facts import Facts
 from ..recipe import Recipe
 from ..run import open_run
 from ..tables import Row
 from ..train import check_recipe
+from ..verdict import Clause
 from .plan import Plan, override_recipe
 from .rows import Outcome, add_row, read_rows, row_key
 from .workers import Job, StoppedError, Workers, run_jobs
@@ -153,20 +155,25 @@ def make_candidate(
 def structural_violation(recipe: Recipe, contract: Contract, split: Split) -> str | None:
     """Return why no training can make the recipe meet the contract, or None.
 
-    Checks the number of epochs and audits the untrained network."""
-    if contract.max_epochs is not None and recipe.epochs >= contract.max_epochs:
-        return f"epochs: {recipe.epochs}, required fewer than {contract.max_epochs}"
+    Judges what the recipe says of the training, and audits the untrained network."""
+    epochs = range(1, recipe.epochs + 1)
+    facts = Facts(training=training_facts(recipe, len(split.train), epochs, recipe.epochs))
+    of_recipe = [row for row in contract.rows if row[2].needs == ("training",)]
+    clauses = [each.judge(title, required, facts) for title, required, each in of_recipe]
+    if broken := _broken(clauses):
+        return broken
     try:
         model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
         check_recipe(recipe, split, model)
     except ValueError as error:
         return str(error)
-    broken = [
-        f"{clause.clause}: {clause.found}, required {clause.required}"
-        for clause in audit_model(model, split, contract, everything=False).clauses
-        if clause.failed
-    ]
-    return "; ".join(broken) or None
+    return _broken(audit_model(model, split, contract, everything=False).clauses)
+
+
+def _broken(clauses: Iterable[Clause]) -> str | None:
+    """Return the clauses that fail in words, None if none does."""
+    failed = [f"{c.clause}: {c.found}, required {c.required}" for c in clauses if c.failed]
+    return "; ".join(failed) or None
 
 
 def _storage(journal: Path) -> JournalStorage:
