@@ -36,6 +36,11 @@ from .table import Answer, to_answer
 JUDGE_SECONDS = 900  # of CPU time that judging may take, without a training
 TRAIN_SECONDS = 7 * 24 * 3600
 READY = "ready"
+# One thread: a process with several can't be forked safely. A GPU has threads too.
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "CUDA_VISIBLE_DEVICES": "",
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,7 @@ class Grader:
         code += "from featherweight.grading.grader import work; work()"
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", code, str(there.fileno())],
-            # One thread: a process with several can't be forked safely.
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            env=os.environ | ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(there.fileno(),),
