@@ -165,6 +165,13 @@ def test_what_is_honest_passes_with_its_points(graded):
     assert "| conv | conv 5x5 s2 |" in report
 
 
+def test_what_a_file_changes_in_its_process_is_its_own_problem(graded):
+    table, rows = graded
+    assert rows["02-meddler"]["problem"].startswith("exporting it failed: ")
+    assert "Traceback" in read_report(table, rows["02-meddler"])[1]
+    assert rows["02-meddler"]["hash"]
+
+
 @pytest.mark.parametrize("name", ["04-spy", "05-trains", "08-exits", "13-notebook"])
 def test_what_else_a_file_does_has_no_effect(graded, name):
     _, rows = graded

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from featherweight.errors import InputError
-from featherweight.grading.networks import choose, definitions, networks
+from featherweight.grading.definitions import definitions
+from featherweight.grading.networks import choose, networks
 
 IMPORTS = "import torch\nfrom torch import nn\n"
 NET = """

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
     from ..capture import capture
     from ..passes import audit_passes
     from ..splits import contract_split, split_faults
-    from . import judge, networks
+    from . import exports, judge
     from .forks import fork, start_forks
 
     torch.set_num_threads(1)
@@ -145,7 +145,6 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
         torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Dropout(0.1), torch.nn.Flatten()
     )
     capture(warm, audit_passes((1, 8, 8)))
-    del networks
     forks = start_forks()
     split = contract_split(settings.data, settings.contract)
     # These are kept, so that no child computes them again.
@@ -155,15 +154,15 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
         if isinstance(task, HandedOut):
             try:
                 if task.file is None:
-                    return judge.built_in(split)
-                return judge.handed_out(task.file, split, forks)
+                    return exports.built_in(split)
+                return exports.handed_out(task.file, split, forks)
             except InputError as error:
                 return error
         submission = task.submission
         try:
-            found = judge.export(submission, split, settings, forks)
-        except RuntimeError as error:  # of this package, in the confined process
-            return _bug(submission, settings, str(error))
+            found = exports.export(submission, split, settings, forks)
+        except RuntimeError as error:  # in the confined process, where anything may be changed
+            return _failed(submission, settings, str(error))
         reader, writer = os.pipe()
         trained = settings.train is not None and submission.weights is None
         seconds = TRAIN_SECONDS if trained else JUDGE_SECONDS
@@ -215,14 +214,21 @@ def _wait(
     return to_answer(unjudged(submission, settings.contract, error))
 
 
+def _failed(submission: Submission, settings: Settings, trace: str) -> Answer:
+    """Return what is said where exporting fails in a way that a network's own code does not."""
+    error = InputError(
+        f"exporting it failed: {trace.strip().splitlines()[-1]}",
+        hint="leave PyTorch and Python as they are; if it does, report a bug of Featherweight",
+    )
+    answer = to_answer(unjudged(submission, settings.contract, error))
+    return replace(answer, report=f"{answer.report}\n```\n{trace}```\n")
+
+
 def _bug(submission: Submission, settings: Settings, trace: str) -> Answer:
     """Return what is said where this package has failed, so that the others are judged."""
     error = InputError(
         f"Featherweight failed: {trace.strip().splitlines()[-1]}",
         hint="nothing: this is a bug of Featherweight, which the report of this submission shows",
     )
-    graded = unjudged(submission, settings.contract, error)
-    answer = to_answer(graded)
-    return Answer(
-        answer.cells, f"{answer.report}\n```\n{trace}```\n", {}, None, answer.advice, bug=trace
-    )
+    answer = to_answer(unjudged(submission, settings.contract, error))
+    return replace(answer, report=f"{answer.report}\n```\n{trace}```\n", bug=trace)
