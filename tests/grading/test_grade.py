@@ -16,7 +16,7 @@ from featherweight.grading.submissions import find_submissions
 from featherweight.grading.table import file_names, read_grades, read_report, to_answer
 from featherweight.recipe import find_recipe
 
-pytestmark = pytest.mark.apart
+pytestmark = [pytest.mark.apart, pytest.mark.slow]
 
 NET = """
 import torch
@@ -113,6 +113,8 @@ def submissions(tmp_path_factory):
         torch.save(scope["Net"]().state_dict(), folder / f"{name}.pth")
     for name in ("17-handed-out", "18-handed-out"):
         (folder / f"{name}.py").write_text(NET.format(width=13))
+    breaks = "import featherweight.capture\n\nfeatherweight.capture._capture = None\n"
+    (folder / "21-breaks.py").write_text(HONEST + breaks)
     for name in ("19-feather", "20-feather"):
         (folder / f"{name}.py").write_text(FEATHER)
     return folder
@@ -167,9 +169,10 @@ def test_what_is_honest_passes_with_its_points(graded):
 
 def test_what_a_file_changes_in_its_process_is_its_own_problem(graded):
     table, rows = graded
-    assert rows["02-meddler"]["problem"].startswith("exporting it failed: ")
-    assert "Traceback" in read_report(table, rows["02-meddler"])[1]
-    assert rows["02-meddler"]["hash"]
+    assert "its code ends the process with exit code 1" in rows["02-meddler"]["problem"]
+    assert rows["21-breaks"]["problem"].startswith("exporting it failed: TypeError: 'NoneType'")
+    assert "Traceback" in read_report(table, rows["21-breaks"])[1]
+    assert rows["21-breaks"]["hash"]
 
 
 @pytest.mark.parametrize("name", ["04-spy", "05-trains", "08-exits", "13-notebook"])
