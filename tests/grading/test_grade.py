@@ -75,6 +75,7 @@ SPY = (
     + """
 import gc
 
+gc.unfreeze()
 found = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.numel() > 100_000]
 if found:
     raise ValueError("there are images")
@@ -188,6 +189,8 @@ def test_a_file_that_can_not_be_imported_is_judged_by_its_definitions_and_says_s
     assert "could not be imported" in report
     assert "RuntimeError: no data" in report
     assert "could not be imported" not in read_report(table, rows["01-honest"])[1]
+    # It raises if it finds images in the memory of its process.
+    assert "could not be imported" not in read_report(table, rows["04-spy"])[1]
 
 
 @pytest.mark.parametrize(
