@@ -37,7 +37,7 @@ def _captured_here(request, monkeypatch):
         model = build(path, arguments, num_classes, passes[0].shape)
         return load_exported(capture(model, passes).to_bytes())
 
-    for name in ("audit", "train"):
+    for name in ("audit", "fresh", "train"):
         module = importlib.import_module(f"featherweight.{name}")  # not the function of that name
         monkeypatch.setattr(module, "capture_apart", capture_here)
     monkeypatch.setattr(apart, "begin_capture", lambda *arguments: None)

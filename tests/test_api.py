@@ -12,7 +12,7 @@ import nbclient
 import nbformat
 import pytest
 import torch
-from helpers import featherweight, write_mnist
+from helpers import featherweight, make_contract, write_mnist
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
 from torch import nn
@@ -124,6 +124,17 @@ def test_a_class_an_instance_and_weights_are_audited(data, tiny_contract, tmp_pa
     )
     assert {clause.clause: clause.passed for clause in judged.clauses}["accuracy"] is False
     assert {clause.clause for clause in judged.not_judged} == {"epochs", "weights", "log"}
+
+
+def test_a_class_is_built_with_two_seeds_where_its_contract_asks(data):
+    contract = make_contract(clause=[{"kind": "forbid", "layer": "pretrained"}])
+    for target, found in (
+        (Net, "0 of 2 weight tensors the same for two seeds"),
+        (Net(10), "not judged: no class"),
+    ):
+        verdict = fw.audit(target, contract=contract, data=data)
+        (clause,) = (each for each in verdict.clauses if each.clause == "no pretrained")
+        assert clause.found == found
 
 
 @pytest.mark.parametrize(

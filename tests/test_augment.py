@@ -1,5 +1,6 @@
 """Augmentation against kornia, and its properties."""
 
+import dataclasses
 import warnings
 
 import pytest
@@ -94,6 +95,7 @@ def test_jitter_is_kornias(images):
 EVERYTHING = Augmentation(
     rotation=10, shift=2, scale=0.1, shear=5, blur_kernel=5, brightness=0.2, contrast=0.2
 )
+COLOUR = Augmentation(crop=4, flip=0.5, cutout=8)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,10 @@ def test_a_seed_means_one_draw_and_each_image_has_its_own(images):
         {"brightness": 1.0},
         {"shift": -1},
         {"shear": float("nan")},
+        {"flip": 1.1},
+        {"crop": 1.5},
+        {"cutout": 0.5},
+        {"crop": -1},
     ],
 )
 def test_strengths_that_mean_nothing_are_refused(wrong):
@@ -178,10 +184,60 @@ def test_strengths_that_mean_nothing_are_refused(wrong):
         Augmentation(**wrong)
 
 
-def test_a_part_of_a_batch_is_augmented_as_in_the_batch(images):
-    draws = draw_for(EVERYTHING, N, torch.Generator().manual_seed(1))
-    whole = augment(images, EVERYTHING, draws)
+@pytest.mark.parametrize("strengths", [EVERYTHING, COLOUR])
+def test_a_part_of_a_batch_is_augmented_as_in_the_batch(images, strengths):
+    draws = draw_for(strengths, N, torch.Generator().manual_seed(1))
+    whole = augment(images, strengths, draws)
     for part in (slice(0, 7), slice(7, N)):
         torch.testing.assert_close(
-            augment(images[part], EVERYTHING, draws.of(part)), whole[part], atol=1e-5, rtol=1e-5
+            augment(images[part], strengths, draws.of(part)), whole[part], atol=1e-5, rtol=1e-5
         )
+
+
+def test_what_is_not_used_draws_nothing():
+    plain, colour = (
+        draw_for(strengths, N, torch.Generator().manual_seed(1))
+        for strengths in (EVERYTHING, dataclasses.replace(EVERYTHING, crop=4, flip=0.5, cutout=8))
+    )
+    assert torch.equal(plain.uniform, colour.uniform)
+    assert plain.crop is plain.flip is plain.cutout is None
+
+
+def test_a_flip_exchanges_left_and_right_with_its_probability():
+    images = torch.rand(2000, 3, 4, 5, generator=torch.Generator().manual_seed(3))
+    moved = _augmented(images, Augmentation(flip=0.3), 1)
+    flipped = (moved == images.flip(3)).all((1, 2, 3))
+    assert torch.equal(moved[~flipped], images[~flipped])
+    assert 0.25 < flipped.float().mean() < 0.35
+    assert torch.equal(_augmented(images, Augmentation(flip=1), 1), images.flip(3))
+
+
+def test_a_crop_is_a_piece_of_the_image_padded_by_reflection():
+    images = torch.rand(500, 3, 6, 8, generator=torch.Generator().manual_seed(3))
+    moved = _augmented(images, Augmentation(crop=2), 1)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
+    pieces = torch.stack([padded[..., i : i + 6, j : j + 8] for i in range(5) for j in range(5)])
+    where = (pieces == moved).all(4).all(3).all(2)  # (25, 500)
+    assert (where.sum(0) == 1).all()
+    assert (where.sum(1) > 0).all()  # every shift occurs
+
+
+def test_a_cutout_is_a_square_of_the_mean_that_may_be_partly_outside():
+    images = 1 + torch.rand(500, 3, 12, 10, generator=torch.Generator().manual_seed(3))
+    draws = draw_for(Augmentation(cutout=4), 500, torch.Generator().manual_seed(1))
+    moved = augment(images, Augmentation(cutout=4), draws, 0.25)
+    filled = moved != images
+    assert torch.equal(moved[filled], torch.full((int(filled.sum()),), 0.25))
+    assert torch.equal(filled.all(1), filled.any(1))  # all channels alike
+    rows, columns = filled[:, 0].any(2).sum(1), filled[:, 0].any(1).sum(1)
+    assert torch.equal(filled[:, 0].sum((1, 2)), rows * columns)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 4, 2, 4)
+    assert filled[:, 0].any(0).all()  # every pixel may be cut out
+
+
+def test_channels_are_moved_alike():
+    grey = torch.rand(N, 1, 28, 24, generator=torch.Generator().manual_seed(3))
+    same = dataclasses.replace(EVERYTHING, elastic=1, thickness=0.5, crop=2, flip=0.5, cutout=5)
+    moved = _augmented(grey.expand(N, 3, 28, 24), same, 1)
+    assert torch.equal(moved, moved[:, :1].expand(N, 3, 28, 24))
+    torch.testing.assert_close(moved[:, :1], _augmented(grey, same, 1), atol=1e-5, rtol=0)

@@ -156,6 +156,21 @@ def test_building_draws_no_more_than_the_constructor(stranger):
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_the_number_of_channels_is_passed_to_those_who_ask_for_it():
+    def first(arguments, shape):
+        model = build("featherweight.model:Feather", {"layers": ["conv 4"]} | arguments, 10, shape)
+        return model.features[0].convolution.in_channels
+
+    assert first({}, (1, 9, 9)) == 1
+    assert first({}, (3, 9, 9)) == 3
+    with pytest.raises(ValueError, match="channels"):
+        check_model(
+            build("featherweight.model:Feather", {"in_channels": 1}, 10, (3, 28, 28)),
+            torch.zeros(2, 3, 28, 28),
+            10,
+        )
+
+
 def test_lazy_layers_are_made_for_the_images(stranger):
     for side, features in ((28, 4 * 13 * 13), (20, 4 * 9 * 9)):
         model = stranger("Lazy", 1, side, side)

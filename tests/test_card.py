@@ -15,7 +15,8 @@ from PIL import Image
 
 from featherweight.card import card
 from featherweight.cli import app
-from featherweight.data import Split
+from featherweight.data import Images, Split
+from featherweight.formats import Said
 from featherweight.run import create_run, open_run
 
 
@@ -67,6 +68,36 @@ def test_the_verdict_and_the_counts(make_card, split):
     assert "model.safetensors |" not in text  # there is none
 
 
+def test_points_are_stated_where_they_say_more_than_the_clauses(make_card, split):
+    parameters, head, accuracy = VERDICT["clauses"]
+    clauses = [
+        parameters | {"points": 2, "max_points": 2},
+        head | {"points": 0, "max_points": 1, "bonus": True},
+        accuracy | {"points": None, "max_points": 5},
+    ]
+    text = make_card(split, verdict=VERDICT | {"passed": True, "clauses": clauses})
+    assert "Contract `tiny`: **PASS**, points 2 of 2 judged, 7 in all.\n" in text
+    results = [line.split(" | ")[-1] for line in text.splitlines() if "| seen |" in line]
+    assert results == ["missed 0/1 |"]
+    assert "| pass 2/2 |" in text
+    assert "| not judged -/5 |" in text
+
+
+def test_the_layers_are_a_table(make_card, split):
+    values = {"name": "conv1", "kind": "conv", "shape": [8, 26, 26], "kernel": [3, 3]}
+    values |= {"stride": [1, 1], "dilation": [1, 1], "groups": 1, "receptive_field": [3, 3]}
+    values |= {"jump": [1.0, 1.0], "parameters": 80, "macs": 48672}
+    table = {"image": [1, 28, 28], "training": False, "hidden": 0, "layers": [values]}
+    text = make_card(split, verdict=VERDICT | {"layers": table})
+    section = text.split("## Layers\n")[1].split("\n## ")[0]
+    assert "| conv1 | conv 3x3 | 8x26x26 | 3 | 1 | 80 | 48,672 |" in section
+    assert "80 parameters; 48,672 multiply-accumulates" in section
+
+
+def test_without_a_graph_there_is_no_layer_table(make_card, split):
+    assert "## Layers\nNot known: the network was watched" in make_card(split)
+
+
 def test_the_header_is_what_hubs_read(make_card, split, tiny_recipe):
     values = header(make_card(split, replace(tiny_recipe, name='no: "yes" #1')))
     assert values["license"] == "apache-2.0"
@@ -94,10 +125,21 @@ def test_the_embedded_data_are_named_with_their_licence(make_card, split):
 
 def test_other_data_are_not_called_digits(make_card, split):
     text = make_card(split)
+    assert "sorts grey images of 28x28 pixels into\n10 classes.\n" in text
     assert f"data: {split.source.rpartition('/')[2]}, 500 training" in text
     for word in ("MNIST", "mnist", "digits drawn", "CC BY-SA"):
         assert word not in text
     assert "datasets" not in header(text)
+
+
+def test_what_the_images_are_like_is_said(make_card, split):
+    parts = [Images(p.pixels.repeat(1, 3, 1, 1), p.labels) for p in (split.train, split.val)]
+    names = tuple(f"class *{i}*" for i in range(10))
+    colour = Split("there", *parts, 10, Said(names), "the last of each class, {n} in all")
+    text = make_card(colour)
+    assert "sorts colour images of 28x28 pixels into\n10 classes: class \\*0\\*, class" in text
+    assert "measured on the last of each class, 100 in all (validation)" in text
+    assert "The input is one colour image" in text
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_digits, write_idx, write_mnist
+from PIL import Image
 
 from featherweight import data
 from featherweight.data import load_split, load_test
@@ -129,6 +130,163 @@ def test_an_npz_has_its_own_validation_images(tmp_path):
     assert len(load_test(split)) == 10
 
 
+def test_an_npz_without_validation_images_gives_its_last_ones(tmp_path):
+    source = npz(tmp_path / "a.npz", val_images=None, val_labels=None)
+    split = load_split(source, 30, 15)
+    assert np.array_equal(split.train.labels, make_digits(50, 50)[1][:30])
+    assert np.array_equal(split.val.labels, make_digits(50, 50)[1][-15:])
+    assert split.validating.format(n=15) == "the last 15 images of the training file"
+    with pytest.raises(InputError, match="got 50 images, expected 30"):
+        load_split(source, 30, 21)
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        (lambda x: x[..., None], (1, 28, 28)),
+        (lambda x: x[:, None], (1, 28, 28)),
+        (lambda x: np.stack([x, 255 - x, x // 2], 3), (3, 28, 28)),
+        (lambda x: np.stack([x, 255 - x, x // 2], 1), (3, 28, 28)),
+        (lambda x: np.stack([x[:, :, :3], 255 - x[:, :, :3], x[:, :, :3]], 3), (3, 28, 3)),
+    ],
+)
+def test_channels_may_be_first_or_last(tmp_path, change, shape):
+    images = {
+        f"{part}_images": change(make_digits(n, n)[0])
+        for part, n in (("train", 50), ("val", 20), ("test", 10))
+    }
+    split = load_split(npz(tmp_path / "a.npz", **images), 50, 20)
+    assert split.shape == split.kind.shape == shape
+    digits = make_digits(50, 50)[0][:, :, : shape[2]]
+    assert np.array_equal(split.train.pixels[:, 0], digits)
+    if shape[0] == 3:
+        assert np.array_equal(split.train.pixels[:, 1], 255 - digits)
+        assert split.kind.polarity == "natural"
+    assert load_test(split).pixels.shape == (10, *shape)
+    pixels = split.train.pixels.numpy() / 255
+    assert split.mean_std == pytest.approx((pixels.mean(), pixels.std()))
+
+
+def test_grey_test_images_of_a_colour_set_are_refused(tmp_path):
+    colour = np.zeros((50, 28, 28, 3), np.uint8)
+    with pytest.raises(
+        InputError, match=r"\(val\): got images \(1, 28, 28\), expected \(3, 28, 28\)"
+    ):
+        load_split(npz(tmp_path / "a.npz", train_images=colour), 50, 20)
+
+
+def test_labels_that_begin_with_1_are_refused_unless_they_are_said_to(tmp_path):
+    parts = {"train": 50, "val": 20, "test": 10}
+    labels = {f"{part}_labels": make_digits(n, n)[1] + 1 for part, n in parts.items()}
+    with pytest.raises(
+        InputError, match=r"a\.npz \(train\): label 0 never occurs.* 1 to 10"
+    ) as told:
+        load_split(npz(tmp_path / "a.npz", **labels), 50, 20)
+    assert "first_label = 1" in told.value.hint
+    split = load_split(npz(tmp_path / "b.npz", **labels, first_label=1), 50, 20)
+    assert np.array_equal(split.train.labels, make_digits(50, 50)[1])
+    assert split.num_classes == 10
+    assert load_test(split).labels.max() == 9
+    with pytest.raises(InputError, match="got label 0, expected 1 to 256"):
+        load_split(npz(tmp_path / "c.npz", first_label=1), 50, 20)
+
+
+def test_names_of_classes_say_how_many_there_are(tmp_path):
+    names = list("abcdefghijkl")
+    split = load_split(npz(tmp_path / "a.npz", classes=names), 50, 20)
+    assert split.num_classes == 12
+    assert split.kind.classes == tuple(names)
+    with pytest.raises(InputError, match="names of 9 classes, and label 9"):
+        load_split(npz(tmp_path / "b.npz", classes=names[:9]), 50, 20)
+
+
+def emnist_letters(folder, labels):
+    for part in ("train", "test"):
+        images, _ = make_digits(len(labels), 0)
+        write_idx(folder / f"emnist-letters-{part}-images-idx3-ubyte", images)
+        write_idx(folder / f"emnist-letters-{part}-labels-idx1-ubyte", labels)
+    return load_split(str(folder), 50, 10)
+
+
+def test_emnists_letters_are_1_to_26(tmp_path):
+    split = emnist_letters(tmp_path, np.arange(60, dtype=np.uint8) % 26 + 1)
+    assert split.kind.classes == tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert split.train.labels[:3].tolist() == [0, 1, 2]
+    assert (split.kind.orientation, split.kind.polarity) == ("transposed", "light on dark")
+    assert load_test(split).labels[:3].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("first", "n", "classes"), [(1, 5, "ABCDE"), (0, 5, "ABCDE")])
+def test_what_a_name_says_is_overruled_by_the_labels(tmp_path, first, n, classes):
+    split = emnist_letters(tmp_path, np.arange(60, dtype=np.uint8) % n + first)
+    assert split.kind.classes == tuple(classes)
+    assert split.train.labels.min() == 0
+
+
+def test_more_labels_than_a_name_says_are_numbers(tmp_path):
+    split = emnist_letters(tmp_path, np.arange(60, dtype=np.uint8) % 30 + 1)
+    assert split.kind.classes == tuple(map(str, range(30)))
+
+
+@pytest.mark.parametrize(
+    ("border", "polarity"),
+    [(20, "light on dark"), (230, "dark on light"), (128, "natural")],
+)
+def test_polarity_is_found_at_the_border(border, polarity):
+    pixels = torch.full((10, 1, 9, 7), 128, dtype=torch.uint8)
+    pixels[:, :, [0, -1]] = pixels[..., [0, -1]] = border
+    assert data.find_polarity(pixels) == polarity
+    assert data.find_polarity(pixels.repeat(1, 3, 1, 1)) == "natural"
+
+
+def pictures(folder, n_each, colour=False, part="train", size=(9, 8)):
+    """Write pictures of one level each: class k's are 100 k + 1, 100 k + 2 and so on."""
+    for k, (label, n) in enumerate(n_each.items()):
+        (folder / part / label).mkdir(parents=True)
+        for i in range(n):
+            level = 100 * k + i + 1
+            image = Image.new("RGB" if colour else "L", size, (level, 0, 0) if colour else level)
+            image.save(folder / part / label / f"{i:02}.png")
+    return str(folder)
+
+
+def levels(images):
+    return images.pixels[:, 0, 0, 0].tolist()
+
+
+def test_of_pictures_the_last_ones_of_each_class_validate(tmp_path):
+    split = load_split(pictures(tmp_path, {"cat": 5, "dog": 4}), 5, 4)
+    assert split.kind.classes == ("cat", "dog")
+    assert levels(split.train) == [1, 101, 2, 102, 3]
+    assert levels(split.val) == [103, 4, 104, 5]
+    assert split.val.labels.tolist() == [1, 0, 1, 0]
+    assert split.validating.format(n=4) == "the last training pictures of each class, 4 in all"
+    # An odd number: the first classes give one more. Fewer training images: the first of each.
+    split = load_split(str(tmp_path), 2, 3)
+    assert levels(split.train) == [1, 101]
+    assert levels(split.val) == [4, 104, 5]
+    with pytest.raises(InputError, match="got 9 images, expected 6"):
+        load_split(str(tmp_path), 6, 4)
+
+
+def test_a_class_with_too_few_pictures_is_named(tmp_path):
+    source = pictures(tmp_path, {"cat": 9, "one": 1})
+    with pytest.raises(InputError, match="1 training pictures of class 'one', expected more than"):
+        load_split(source, 6, 2)
+    pictures(tmp_path, {"cat": 1, "one": 1}, part="val")
+    assert len(load_split(source, 10, 2).val) == 2
+    with pytest.raises(InputError, match="got 10 and 2, expected 9"):
+        load_split(source, 9, 2)
+
+
+def test_grey_test_pictures_of_a_colour_set_get_three_channels(tmp_path):
+    source = pictures(tmp_path, {"cat": 3, "dog": 3}, colour=True)
+    pictures(tmp_path, {"cat": 1, "dog": 1}, part="test")
+    split = load_split(source, 4, 2)
+    assert split.shape == (3, 8, 9)
+    assert load_test(split).pixels[0, :, 0, 0].tolist() == [1, 1, 1]
+
+
 def test_test_images_of_another_kind_are_refused(tmp_path):
     source = npz(tmp_path / "a.npz", test_labels=np.full(10, 10))
     with pytest.raises(ValueError, match=r"\(test\): got label 10"):
@@ -157,7 +315,11 @@ def test_a_damaged_npz_is_refused(tmp_path):
         ({"train_images": np.zeros((50, 65, 28), np.uint8)}, "64x64"),
         ({"train_labels": np.zeros(49, np.uint8)}, "50 images and 49 labels"),
         ({"train_labels": np.zeros(50, np.uint8)}, "one class"),
-        ({"train_labels": np.zeros(50)}, "whole numbers"),
+        ({"train_labels": np.zeros(50)}, r"whole numbers.*labels\.astype"),
+        ({"train_labels": np.eye(10)[np.arange(50) % 10]}, r"whole numbers.*labels\.argmax\(1\)"),
+        ({"train_images": np.full((50, 28, 28), 0.5)}, r"float64.*\(255 \* images\)"),
+        ({"train_images": np.full((50, 28, 28), 9)}, r"int64.*images\.round"),
+        ({"train_images": np.zeros((50, 784), np.uint8)}, r"images\.reshape\(-1, 28, 28\)"),
         ({"train_labels": -np.ones(50, np.int64)}, "label -1"),
         ({"val_labels": np.full(20, 10)}, "label 10"),
         ({"val_images": np.zeros((20, 14, 14), np.uint8)}, "expected"),
@@ -344,6 +506,12 @@ def test_without_its_package_mnist_is_named_in_one_line(monkeypatch):
     with pytest.raises(InputError, match="MNIST's images are not installed") as caught:
         load_split(None, 50_000, 10_000)
     assert "packages/mnist" in caught.value.hint
+
+
+def test_a_link_that_leads_to_itself(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match="no such file or folder"):
+        load_split(str(tmp_path / "loop"), 50, 20)
 
 
 def test_nowhere():

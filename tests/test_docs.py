@@ -24,6 +24,7 @@ from cyclopts import MissingArgumentError
 import featherweight
 from featherweight.cli import app
 from featherweight.contract import load_contract
+from featherweight.formats._source import make_said
 from featherweight.studies.plan import load_plan
 
 ROOT = Path(__file__).parent.parent
@@ -202,6 +203,8 @@ def _check_toml(text, path):
     path.write_text(text)
     if "train_size" in values:
         load_contract(str(path))
+    elif "polarity" in values:  # what a data set says about itself
+        make_said(values, str(path))
     else:
         assert "recipes" in values, "neither a contract nor a plan"
         load_plan(str(path))

@@ -64,6 +64,7 @@ TRUNK = (
     "operations",
     "trace",
     "structure",
+    "fresh",
     "audit",
     "card",
     "report",

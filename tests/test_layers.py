@@ -296,7 +296,7 @@ DECOYS = {
     "not used": lambda net, x, y: x,
     "a number": lambda net, x, y: x + 0 * y,
     "a buffer": lambda net, x, y: x + net.wide.gain * y,
-    "almost nothing": lambda net, x, y: x + 1e-30 * y,
+    "almost nothing": lambda net, x, y: x + 1e-6 * y,
     "cancelled": lambda net, x, y: x + y - y,
     "cut off": lambda net, x, y: torch.cat([x, y], 1)[:, :4],
     "chosen against": lambda net, x, y: torch.where(net.wide.gain > 0, y, x),

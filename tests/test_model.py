@@ -46,13 +46,14 @@ def test_the_assignments_network_layer_by_layer():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipes_network_is_as_small_as_its_contract_asks(recipe):
-    model = build(recipe.model, recipe.model_args, 10)
+    shape = (3, 32, 32) if recipe.name.startswith("cifar") else (1, 28, 28)
+    model = build(recipe.model, recipe.model_args, 10, shape)
     assert count_parameters(model) < load_contract(recipe.contract).max_params
-    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert model(torch.zeros(2, *shape)).shape == (2, 10)
 
 
 def test_a_layer_is_parsed():
-    assert parse_layer("sep 24 k5 s2 p1 m3 x4") == LayerSpec("sep", 24, 5, 2, 1, 3, 4)
+    assert parse_layer("sep 24 k5 s2 p1 m3 x4 d6") == LayerSpec("sep", 24, 5, 2, 1, 3, 4, 6)
     assert parse_layer("conv 8") == LayerSpec("conv", 8)
     assert parse_layer("pool") == LayerSpec("pool", pool=2)
 
@@ -71,6 +72,30 @@ def test_layers_mean_what_they_say():
     weights = [6 * 25, 6 * 6 * 9, 6 * 9 + 6 * 8, 8 * 1 + 8 * 4, 4 * 10 + 10]
     norms = 2 * (6 + 3 * 6 + 8 + 4)
     assert count_parameters(model) == sum(weights) + norms
+
+
+@pytest.mark.parametrize("kind", ["conv", "sep"])
+def test_a_dilated_layer_reads_every_second_pixel(kind):
+    model = Feather([f"{kind} 5 d2 p2"], activation="relu", in_channels=3).eval()
+    x = torch.randn(2, 3, 10, 10)
+    whole = model.features[0].convolution(x)
+    assert whole.shape == (2, 5, 10, 10)
+    plain = Feather([f"{kind} 5 p1"], activation="relu", in_channels=3).eval()
+    plain.load_state_dict(model.state_dict())
+    # On the even rows and columns it is the plain layer there.
+    torch.testing.assert_close(
+        whole[..., ::2, ::2], plain.features[0].convolution(x[..., ::2, ::2])
+    )
+
+
+def test_networks_take_colour():
+    for path, arguments, more in (
+        ("featherweight.model:Feather", {"layers": ["conv 4", "sep 6"]}, 2 * 4 * 9),
+        ("featherweight.model:BaselineNet", {}, 2 * 16 * 9),
+    ):
+        grey, colour = (build(path, arguments, 26, (n, 28, 28)) for n in (1, 3))
+        assert colour(torch.zeros(2, 3, 28, 28)).shape == (2, 26)
+        assert count_parameters(colour) - count_parameters(grey) == more
 
 
 def test_a_repeated_layer_is_the_same_convolution_each_time():
@@ -103,6 +128,7 @@ def test_a_maximum_in_a_layer_comes_before_its_batch_norm():
         "conv 8 k0",
         "conv 8 m0",
         "conv 8 s0",
+        "conv 8 d0",
         "conv 8 x0",
         "conv 8 x2",
         "conv 8 q3",

@@ -15,7 +15,7 @@ def test_json_and_back(recipe):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert find_recipe(recipe.name) == recipe
     assert hash(find_recipe(recipe.name)) == hash(recipe)
-    assert recipe.epochs < 20
+    assert recipe.epochs < 20 or recipe.name.startswith("cifar")  # whose contracts allow more
 
 
 @given(st.integers(2, 5000), st.floats(0, 0.9))

@@ -1,6 +1,8 @@
 """The pictures of a run."""
 
+import dataclasses
 import io
+import itertools
 from xml.etree import ElementTree
 
 import pytest
@@ -10,6 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from featherweight.evaluate import Evaluation
+from featherweight.image_kind import ImageKind
 from featherweight.report import (
     GREEN,
     GREY,
@@ -23,7 +26,7 @@ from featherweight.report import (
     save_picture,
     verdict_picture,
 )
-from featherweight.run import create_run
+from featherweight.run import Run, create_run
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +73,7 @@ def test_every_picture_is_written_and_can_be_read(make_run, split, n_wrong):
         assert min(image.size) > 300 or path.name == "mistakes.png"
     first = [path.read_bytes() for path in written]
     again = save_picture(
-        mistakes(result(100, n_wrong), split.val.pixels, "tiny, seed 0, validation"),
+        mistakes(result(100, n_wrong), split.val.pixels, "tiny, seed 0, validation", split.kind),
         run.path / "again.png",
     )
     assert again.read_bytes() == first[2]
@@ -213,6 +216,44 @@ def test_the_most_confident_mistake_is_first_with_its_second_guess():
     assert [int(image.get_array()[0, 0]) for image in figure.axes[0].images] == [1, 0]
 
 
+NAMES = ("airplane", "automobile", "a name that is too long", "deer\nwith a line end", "x", "y")
+
+
+@pytest.mark.parametrize(
+    ("channels", "polarity", "orientation", "expected"),
+    [
+        (1, "light on dark", "upright", ("gray_r", (0, 1))),
+        (1, "dark on light", "upright", ("gray", (0, 1))),
+        (1, "natural", "transposed", ("gray", (1, 0))),
+        (3, "natural", "upright", (None, (0, 1, 2))),
+    ],
+)
+def test_images_are_drawn_as_what_they_are(channels, polarity, orientation, expected):
+    kind = ImageKind(channels, 20, 24, polarity, orientation, NAMES)
+    pixels = torch.arange(3 * channels * 480).reshape(3, channels, 20, 24) % 251
+    figure = mistakes(result(3, 1, 6), pixels.byte(), "tiny", kind)
+    (drawn,) = figure.axes[0].images
+    cmap, order = expected
+    array = pixels[0].permute(1, 2, 0).squeeze(2).numpy().astype("uint8")
+    assert (drawn.get_array() == array.transpose(order)).all()
+    assert cmap is None or drawn.get_cmap().name == cmap
+    assert captions(figure)[:3] == ["no. 0", "true airplane", "automobile: 91 %"]
+
+
+def test_long_names_of_classes_are_shortened():
+    counted = result(60, 12, 6)
+    figure = confusion(counted, "tiny", NAMES)
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["airplane", "automobile", "a name that...", "deer with a...", "x", "y"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
+    kind = ImageKind(1, 28, 28, "natural", "upright", NAMES)
+    figure = mistakes(counted, torch.zeros(60, 1, 28, 28, dtype=torch.uint8), "tiny", kind)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_fontsize() == 7]
+    assert max(box.width for box in boxes) < 1.08 * figure.dpi
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
+
+
 def test_captions_keep_to_their_image():
     wide = result(60_000, 60, classes=47)
     wide = Evaluation(
@@ -255,11 +296,31 @@ def test_a_verdict_says_largest_whether_it_passed():
     assert "contract tiny" in passed
 
 
+def test_a_missed_bonus_is_grey_and_points_are_added_up():
+    bonus = VERDICT["clauses"][1] | {"bonus": True, "points": 0, "max_points": 2}
+    worth = VERDICT["clauses"][0] | {"points": 3, "max_points": 3}
+    figure = verdict_picture({"contract": "tiny", "passed": True, "clauses": [worth, bonus]})
+    signs = [text for text in figure.axes[0].texts if text.get_text() in {"✓", "✗"}]
+    assert [text.get_color() for text in signs] == [GREEN, GREY]
+    assert "1 of 1 clauses hold, points 3 of 3" in verdict_texts(figure)
+
+
+def test_a_curve_without_a_required_accuracy_has_no_limit(make_run):
+    run = make_run([7, 5])
+    without = dataclasses.replace(run.contract, clauses=run.contract.clauses[:1])
+    config = run.config | {"contract": without.to_dict()}
+    figure = curves(Run(run.path, config))
+    labels = [line.get_label() for line in figure.axes[1].lines]
+    assert [label for label in labels if "asks for" in str(label)] == []
+    assert "last epoch" in labels[0]
+
+
 def test_a_long_verdict_is_wrapped_and_touches_nothing():
     clause = {
         "clause": "consistent accuracy",
         "required": "at least 99.40 % in each of the last 3 epochs",
         "found": "; ".join(f"epoch {e}: 99.52 % (48 wrong of 10,000)" for e in (13, 14, 15)),
+        "how": "seen",
         "passed": False,
     }
     figure = verdict_picture(

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from featherweight._layers import Layer, LayerTable
-from featherweight.audit import audit_model, fresh_networks, judge, structure_facts, training_facts
+from featherweight.audit import audit_model, judge, structure_facts, training_facts
 from featherweight.capture import capture
 from featherweight.contract import CONTRACTS, Contract
 from featherweight.data import Images, Split, load_split
 from featherweight.evaluate import evaluate
 from featherweight.facts import Builds, Effect, Evaluated, Facts, Structure, Training
+from featherweight.fresh import fresh_networks
 from featherweight.passes import audit_passes
 from featherweight.recipe import Recipe
 from featherweight.requirements import KINDS, Requirement
@@ -546,7 +547,7 @@ PRETRAINED = Contract("c", "", 500, 100, (Requirement("forbid", {"layer": "pretr
 )
 def test_weights_that_the_seed_does_not_draw_are_found(network, found, split, request):
     path = f"{request.path}:{network}"
-    fresh = fresh_networks(path, {}, split, "watched")
+    fresh = fresh_networks(path, {}, split, watched=True)
     verdict = audit_model(fresh(0), split, PRETRAINED, False, "watched", fresh)
     clause = verdict.clauses[0]
     assert (clause.clause, clause.found) == ("no pretrained", found)

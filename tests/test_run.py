@@ -419,7 +419,11 @@ def test_the_source_of_a_notebooks_network_is_checked(tmp_path, tiny_recipe, tin
         ("std", float("inf")),
         ("shape", [1, 28]),
         ("shape", [1, 2**40, 28]),
-        ("shape", [3, 28, 28]),
+        ("shape", [2, 28, 28]),
+        ("shape", [3, 28, 28]),  # not the kind's
+        ("kind", {}),
+        ("kind", None),
+        ("kind", {"channels": 1, "height": 28}),
         ("shape", 28),
         ("num_classes", 2**40),
         ("num_classes", -1),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import make_contract
@@ -15,9 +16,10 @@ import featherweight
 from featherweight.audit import audit_run
 from featherweight.augment import resized
 from featherweight.build import build
+from featherweight.data import load_split
 from featherweight.device import pick_device, seed_everything
 from featherweight.evaluate import evaluate
-from featherweight.recipe import Recipe
+from featherweight.recipe import Augmentation, Recipe
 from featherweight.run import create_run, open_run
 from featherweight.train import DivergedError, train
 from featherweight.trainer import Trainer
@@ -54,6 +56,35 @@ def test_it_learns_and_logs_every_epoch(make, split, tiny_recipe):
     }
     assert rows[-1]["val_correct"] > 50
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_colour_images_are_trained_audited_and_opened_again(tmp_path, tiny_recipe, tiny_contract):
+    """Of two classes, which only the colour tells apart."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 90, (600, 9, 8, 3), np.uint8), np.arange(600) % 2
+    images[labels == 1, ..., 0] += 100
+    images[labels == 0, ..., 2] += 100
+    parts = {"train": slice(500), "val": slice(500, 600)}
+    arrays = {f"{part}_images": images[where] for part, where in parts.items()}
+    arrays |= {f"{part}_labels": labels[where] for part, where in parts.items()}
+    np.savez(tmp_path / "colour.npz", **arrays, classes=["blue", "red"])
+    split = load_split(str(tmp_path / "colour.npz"), 500, 100)
+    recipe = dataclasses.replace(
+        tiny_recipe,
+        epochs=2,
+        batch_size=50,
+        ghost_batch=25,
+        model_args={"layers": ["conv 8 s2", "sep 8 p2 d2"], "dropout": 0.05},
+        augmentation=Augmentation(rotation=5, crop=1, flip=0.5, cutout=3),
+    )
+    run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, CPU, "")
+    train(run, split, CPU)
+    verdict, result = audit_run(run, split)
+    assert verdict.passed, verdict
+    assert result.correct == 100
+    opened = open_run(run.path)
+    assert opened.config["data"]["kind"] == split.kind.to_dict()
+    assert opened.load_model()(torch.zeros(1, 3, 9, 8)).shape == (1, 2)
 
 
 def test_a_seed_means_the_same_bits_and_another_does_not(make, split):

@@ -1,11 +1,13 @@
 """A verdict as JSON, as plain text and as HTML."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from helpers import VERDICT
 
 from featherweight._html import GREEN, GREY, RED
+from featherweight._layers import LayerTable
 from featherweight.errors import InputError
 from featherweight.verdict import Clause, Verdict
 
@@ -23,6 +25,10 @@ def test_json_and_back():
     values = json.loads(json.dumps(verdict.to_dict()))
     assert Verdict.from_dict(values) == verdict
     assert values["not_judged"] == ["head"]
+    assert verdict.layers_text.startswith("not known")
+    shown = replace(verdict, layers=LayerTable((), (1, 28, 28)))
+    assert Verdict.from_dict(json.loads(json.dumps(shown.to_dict()))) == shown
+    assert shown.layers_text.startswith("0; 0 parameters; 0 multiply-accumulates for one image of")
 
 
 def graded(passed, points, most, bonus=False):

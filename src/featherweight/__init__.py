@@ -20,6 +20,7 @@ from ._extras import extra_for
 from ._openmp import share_cores
 
 if TYPE_CHECKING:
+    from ._layers import LayerTable as LayerTable
     from .api import audit as audit
     from .api import export_run as export_run
     from .api import from_pretrained as from_pretrained
@@ -60,6 +61,7 @@ _HOMES = {
     "Requirement": "requirements",
     "Run": "run",
     "Verdict": "verdict",
+    "LayerTable": "_layers",
     "Evaluation": "evaluate",
 }
 __all__ = ["__version__", *_HOMES]

@@ -1,7 +1,7 @@
 """The layers of a network as a table, and what it says about them. Without PyTorch.
 
 Example:
-    table = layer_table(network)        # of layers.py
+    table = LayerTable.from_json(json.loads(text))      # layer_table of layers.py makes one
     print(table)                        # as torchsummary does; a notebook shows it as HTML
     table.to_markdown(), table.to_json(), table.receptive_field, dilated(table)
 """

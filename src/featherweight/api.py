@@ -20,12 +20,10 @@ from torch import nn
 from .apart import is_network
 from .audit import (
     Evidence,
-    Fresh,
     as_graph,
     audit_model,
     audit_run,
     audit_weights,
-    fresh_networks,
     run_network,
 )
 from .build import build, check_model
@@ -34,6 +32,7 @@ from .data import Split, normalise
 from .device import pick_device, seed_everything
 from .distributed import SINGLE_PROCESS, Group, refuse_idle_processes
 from .errors import InputError
+from .fresh import Fresh, fresh_networks
 from .locate import describe
 from .pretrained import find_pretrained
 from .progress import OnBatch, OnEpoch, show
@@ -186,7 +185,8 @@ def train(
         What must hold: a built-in contract's name, a TOML file, or a Contract. Default: the
         recipe's.
     data
-        A directory of MNIST-format files or an .npz file. Default: MNIST.
+        Where the data set is, a folder or file in one of the formats of the guide "Your data".
+        Default: MNIST.
     seed
         Seed of the initial weights and of every random draw. Default: 0.
     epochs
@@ -347,7 +347,7 @@ def audit(
         A built-in contract's name, a TOML file, or a Contract. Default: the run's own; of a
         network, era-v3-s6.
     data
-        Where the images are now: a directory of MNIST-format files or an .npz file.
+        Where the images are now, a folder or file.
     weights
         A state dict that was trained elsewhere, .pth, .pt or .safetensors.
     mean, std
@@ -391,7 +391,7 @@ def audit(
             model = run_network(target, split, evidence)
             target.load_weights(model)
             path, arguments = target.model_path, target.recipe.model_args
-            fresh_of_run = fresh_networks(path, arguments, split, evidence)
+            fresh_of_run = fresh_networks(path, arguments, split, evidence == "watched")
             return audit_weights(model, split, held, evidence=evidence, fresh=fresh_of_run)[0]
         again = _train_again(target, split, retrain, retrain_epochs, workers)
         return audit_run(target, split, held, evidence=evidence, retrained=again)[0]
@@ -417,7 +417,7 @@ def audit(
             network = as_graph(target, split.shape, evidence)
         else:
             path = _locate(target, Path(folder))[0] if isinstance(target, type) else str(target)
-            fresh = fresh_networks(path, {}, split, evidence)
+            fresh = fresh_networks(path, {}, split, evidence == "watched")
             network = fresh(0)
         if state is not None:
             try:

@@ -11,23 +11,22 @@ a training made the weights is only shown by training again: see retrain.py.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .apart import capture_apart
-from .build import build
 from .capture import capture
 from .contract import Contract
 from .data import Split, normalise
-from .device import seed_everything
 from .errors import InputError
 from .evaluate import Evaluation, evaluate
 from .exported import Exported
-from .facts import Builds, Evaluated, Facts, Training
+from .facts import Evaluated, Facts, Training
+from .fresh import Fresh, compare_builds, fresh_networks
 from .layers import layer_table
 from .passes import N_PROBE, audit_passes
 from .recipe import Recipe
@@ -35,17 +34,12 @@ from .requirements import MISSING
 from .run import IncompatibleWeightsError, Run
 from .splits import find_split
 from .structure import structure
-from .trace import MAX_FREE_CONSTANTS
 from .verdict import Clause, Verdict
 from .weights import tensors
 
 # What the clauses `weights` and `log` require.
 LAST_WEIGHTS, TRUE_LOG = "the last epoch's", "agrees with the weights"
 Evidence = Literal["graph", "watched"]
-Fresh = Callable[[int], nn.Module]
-# Two tensors are alike where the root mean square of their difference is below this part of their
-# deviation. Of independent draws it is 1.4.
-MAX_ALIKE = 0.5
 
 
 def _needs_run() -> list[Clause]:
@@ -143,54 +137,8 @@ def structure_facts(
         if contract.needs("training_layers"):
             facts.training_layers = layer_table(graph, True, trained, images)
     if fresh is not None and contract.needs("builds"):
-        facts.builds = _builds(fresh)
+        facts.builds = compare_builds(fresh)
     return facts
-
-
-def fresh_networks(path: str, arguments: dict[str, Any], split: Split, evidence: Evidence) -> Fresh:
-    """Return a function that builds a network of a seed, apart unless it is to be watched.
-
-    Args:
-        path: MODULE:CLASS or FILE.py:CLASS.
-        arguments: Arguments of its constructor.
-        split: The images, for their shape and the number of classes.
-        evidence: Whether its graph is judged, or it is watched.
-    """
-
-    def build_fresh(seed: int) -> nn.Module:
-        if evidence == "watched" or path.startswith("featherweight.model:"):
-            seed_everything(seed, -1)
-            return build(path, arguments, split.num_classes, split.shape)
-        passes = audit_passes(split.shape)
-        return capture_apart(path, arguments, split.num_classes, passes, seed)
-
-    return build_fresh
-
-
-@torch.no_grad()
-def _builds(fresh: Fresh) -> Builds:
-    """Compare the stored tensors of two networks that were built with different seeds.
-
-    Tensors of few numbers, or of one number throughout, say nothing. Two others are alike where
-    their difference is small against their own deviation: of independent draws it is larger."""
-    one, other = (_stored(fresh(seed)) for seed in (0, 1))
-    compared, alike = 0, []
-    for name, value in one.items():
-        if value.numel() <= MAX_FREE_CONSTANTS or name not in other:
-            continue
-        deviation, twin = value.std(), other[name]
-        if deviation > 0 and twin.shape == value.shape:
-            compared += 1
-            if (value - twin).square().mean().sqrt() < MAX_ALIKE * deviation:
-                alike.append(name)
-    return Builds(compared, tuple(alike), sum(one[name].numel() for name in alike))
-
-
-def _stored(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's parameters, buffers and constants, of any dtype, as float64."""
-    found = [*network.named_parameters(), *network.named_buffers()]
-    reals = ((name, torch.view_as_real(x) if x.is_complex() else x) for name, x in found)
-    return {name: value.double() for name, value in reals}
 
 
 def audit_model(
@@ -375,7 +323,9 @@ def audit_run(
                 continue  # its accuracy counts as missing, which fails
             networks[epoch] = earlier.to(device)
     networks[last] = model = network.to(device)
-    fresh = fresh or fresh_networks(run.model_path, run.recipe.model_args, split, evidence)
+    if fresh is None:
+        path, arguments = run.model_path, run.recipe.model_args
+        fresh = fresh_networks(path, arguments, split, evidence == "watched")
     facts = structure_facts(model, split, contract, True, fresh)
     facts.training = training
     own = split.sha256 == run.config["data"]["sha256"]

@@ -81,10 +81,7 @@ model-index:
 
 def _validation_images(split: Split) -> str:
     """Return which images validate."""
-    n = f"{len(split.val):,}"
-    if split.source is not None and split.source.endswith(".npz"):
-        return f"the {n} validation images of the file"
-    return f"the last {n} images of the training file (validation)"
+    return f"{split.validating.format(n=f'{len(split.val):,}')} (validation)"
 
 
 def _looks(kind: ImageKind) -> str:

@@ -75,6 +75,8 @@ class Split:
     "Number of classes, from the training labels or as the data set says."
     said: Said = field(default_factory=Said)
     "What the data set says about its images."
+    validating: str = "the last {n} images of the training file"
+    "Which images validate, with a place for their number."
 
     @cached_property
     def kind(self) -> ImageKind:
@@ -301,7 +303,9 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
     said = _checked_said(found, part.labels, part.where)
     both = _images(part, said)
     wanted = f"expected {n_train:,} training and {n_val:,} validation images"
+    validating = Split.validating
     if found.has_val:
+        validating = "the {n} validation images of the data set"
         channels = both.pixels.shape[1] if found.by_class else 1
         train, val = both, _images(found.read("val"), said, channels)
         if (len(train), len(val)) != (n_train, n_val):
@@ -309,6 +313,7 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
     elif len(both) < n_train + n_val:
         raise InputError(f"{path}: got {len(both):,} images, {wanted}")
     elif found.by_class:
+        validating = "the last training pictures of each class, {n} in all"
         train, val = _split_by_class(str(path), both, said.classes, n_train, n_val)
     else:
         train, val = _part(both, slice(n_train)), _part(both, slice(len(both) - n_val, None))
@@ -323,7 +328,9 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
     if num_classes < 2 or bool((train.labels == train.labels[0]).all()):
         raise InputError(f"{path}: got one class, expected at least two")
     val = _same_kind(f"{path} (val)", val, train, num_classes)
-    return Split(str(path) if source is not None else None, train, val, num_classes, said)
+    return Split(
+        str(path) if source is not None else None, train, val, num_classes, said, validating
+    )
 
 
 def _split_by_class(

@@ -1,7 +1,6 @@
 """The receptive field of a value of a graph, and what moving, joining and reducing make of it.
 
-    images = start((n, 1, 28, 28))
-    images.height.window(2, 26, (0, 2), stride=1, pad=0, dilation=1).extent     # 3 pixels
+    start((8, 1, 28, 28)).height.window(2, 26, (0, 2), stride=1, pad=0, dilation=1).extent    # 3
 
 A value has a `Field`: along the height and along the width of the image, how many pixels one of its
 elements depends on, and along which of its dimensions that window moves, by how many pixels a step.

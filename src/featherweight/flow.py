@@ -1,12 +1,13 @@
 """Run a graph on a few images, and keep what each operation takes and gives.
 
-    steps = run_graph(graph, tensors, images)
+    steps = run_graph(graph, {}, images)
     used = on_the_way(steps)            # what leads from the images to the output
 
 Memory that an operation writes in place belongs to that operation from then on, as in trace.py.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,11 +60,14 @@ class Step:
 # Deviation of the noise in place of an untrained network's parameters that are about zero.
 NOISE, SMALL = 0.1, 1e-4
 # A step has an effect where the output changes by more than this part of its deviation.
-MIN_EFFECT = 1e-6
+MIN_EFFECT = 1e-4
 # A step whose gradient lets the output change by this part of its change is not tried.
 MIN_GRADIENT = 1e-2
 # Operations whose result has a shape from its argument, and no values.
 _SHAPES = ("_like", "new_")
+
+
+_find = functools.cache(find_function)
 
 
 class _Count(TorchDispatchMode):
@@ -121,7 +125,7 @@ def run_graph(
     runner = _Runner(tensors, images)
     with runner.count:
         for number, operation in enumerate(graph.operations):
-            function = find_function(operation.target)
+            function = _find(operation.target)
             runner.call(operation.target, function, operation.args, operation.kwargs)
             if instead and number in instead:
                 runner.steps[-1].result = instead[number]
@@ -290,7 +294,7 @@ def without_effect(
         if effects[i] < least and steps[i].results:
             with torch.no_grad():  # a gradient does not show what a step function or argmax does
                 changed = run(images, {i: others[i].result})[-1].result
-            if float((changed - before).abs().max()) <= MIN_EFFECT * scale:
+            if float((changed - before).square().mean().sqrt()) <= MIN_EFFECT * scale:
                 dead.add(steps[i])
     return steps, dead
 

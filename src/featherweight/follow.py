@@ -1,6 +1,6 @@
 """What each of PyTorch's operations does to the receptive field of its arguments.
 
-    fields = follow("conv2d", named, {"input": [(x, start(x.shape))]}, [result])
+    follow(Call("relu", {}, [("self", images, start(images.shape))], [images], pointwise=True))
 
 The means and variances of group, layer and instance norms are left out, as is usual; an operation
 that is not known is taken to see all that its arguments see.

@@ -1,6 +1,6 @@
 """The layers of a network, from its graph: shapes, receptive fields, parameters and operations.
 
-    table = layer_table(network)            # of an Exported
+    table = layer_table(load_exported(content))
     print(table.to_text(80))
     dilated(table), strided(table), depthwise_separable(table)
 

@@ -407,7 +407,7 @@ def verdict_picture(verdict: dict[str, Any], title: str = "") -> Figure:
     ]
     heights = [0.18 + leading * max(map(len, row)) for row in cells]
     figure, axes = _inches(width, head + sum(heights) + margin)
-    word, colour = ("PASS", GREEN) if judged.passed else ("FAIL", RED)
+    word, colour = ("PASS", GREEN) if verdict["passed"] else ("FAIL", RED)
     axes.text(margin, 0.62, word, fontsize=44, weight="bold", va="center_baseline", color=colour)
     axes.text(
         2.4,

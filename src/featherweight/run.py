@@ -303,6 +303,14 @@ class Run:
         )
         return f"<p>{html.escape(repr(self)[1:-1])}</p>{found}<div>{pictures}</div>"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes; in older runs, which keep none, their numbers."""
+        data = self.config["data"]
+        if "kind" in data:
+            return ImageKind.from_dict(data["kind"]).classes
+        return tuple(map(str, range(data["num_classes"])))
+
     def load_split(self, source: str | None = None) -> Split:
         """Return the images that the run is trained on, from `source` if they have moved.
 

@@ -601,7 +601,7 @@ def test_a_network_from_a_file_is_trained_and_found_again(workplace, options, co
         (["audit", "my_net.py:Nope"], "expected Net or NeedsSize or WrongShape or Broken"),
         (["audit", "missing:Net"], "working directory"),
         (["evaluate", ".", "--split", "all"], "all"),
-        (["evaluate", "--data", "nowhere"], "--data nowhere: no such file or folder"),
+        (["evaluate", "--data", "nowhere"], "nowhere: got no such file or folder"),
         (["frobnicate"], "frobnicate"),
     ],
 )

@@ -1,6 +1,7 @@
 """Networks of others on the command line: judged and trained as graphs, their code held apart."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -77,7 +78,7 @@ def test_json_is_alone_on_stdout_and_the_exit_code_is_the_verdicts(folder, optio
     limit = {"kind": "parameters", "fewer_than": 20_000}
     assert verdict["contract_values"]["clause"][0] == limit
     if code == 0:
-        assert verdict["n_params"] == 208 + 16 + 11_530
+        assert verdict["n_params"] == 208 + 16 + 11_530 == verdict["layers"]["parameters"]
         assert done.stderr == ""
     else:
         assert "parameters" in [c["clause"] for c in verdict["clauses"] if c["passed"] is False]
@@ -92,8 +93,11 @@ def test_what_is_watched_says_so(folder, options):
     table = featherweight(*words, cwd=folder).stdout
     assert "the module was watched" in table
     assert "at import" not in table
-    graph = featherweight("audit", "net.py:Net", *options, cwd=folder).stdout
+    assert "layers: not known: only a graph has a layer table" in table
+    graph = featherweight("audit", "net.py:Net", "--layers", *options, cwd=folder).stdout
     assert "the graph was judged" in graph
+    assert "layers: 5; 11,754 parameters; 40,320 multiply-accumulates" in graph
+    assert re.match(r"0 +conv 5x5 s2 +8x12x12 +5 +2 +208 +28,800$", graph.splitlines()[2])
     assert "watched" not in graph
 
 

@@ -173,6 +173,11 @@ def test_texts_of_the_pictures(request):
     assert not any(isinstance(patch, Rectangle) for patch in axes.patches)
 
 
+def test_a_contract_without_a_limit_on_both_axes_shades_nothing():
+    figure = frontier_picture(POINTS, "parameters", load_contract("era-s10"))
+    assert not any(isinstance(patch, Rectangle) for patch in figure.axes[0].patches)
+
+
 def test_every_point_is_drawn_at_its_size_and_error():
     figure = frontier_picture(POINTS, "bytes")
     axes, key = figure.axes[0], figure.legends[0]

@@ -38,7 +38,7 @@ def cmd_export(
     bits
         Bits per weight in C (the recipe's weight_bits, else 8).
     data
-        Directory or .npz file of the run's images, if it has moved.
+        Where the run's data set is now, if it has moved.
     """
     from ..run import open_run
 
@@ -136,7 +136,7 @@ def cmd_firmware(
     results
         CSV file.
     data
-        Directory or .npz file of the runs' images, if it has moved.
+        Where the runs' data set is now, if it has moved.
     """
     from ..export.c import export_c
     from ..export.firmware import FIRMWARE_COLUMNS, make_row

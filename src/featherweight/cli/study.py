@@ -50,7 +50,7 @@ def cmd_study(
     runs
         Folder for the run folders.
     data
-        Directory of MNIST-format files, or an .npz file, instead of MNIST.
+        Where a data set is, instead of MNIST: a folder or file, as for `train`.
     workers
         Number of runs at a time (number of cores divided by `--threads`).
     threads

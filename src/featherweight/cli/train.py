@@ -17,6 +17,7 @@ from .base import (
     USAGE,
     app,
     cores,
+    literal,
     networks_apart,
     print_json,
     program,
@@ -102,7 +103,8 @@ def train(
     contract
         What must hold: one of `featherweight contracts`, or a TOML file. Default: the recipe's.
     data
-        A directory of MNIST-format files or an .npz file. Default: MNIST.
+        Where the data set is: a folder of IDX files, of CIFAR's binary version or of pictures by
+        class, a .zip of pictures, an .npz file or a CSV table. Default: MNIST.
     seed
         Seed of the initial weights and of every random draw. Default: 0.
     epochs
@@ -259,8 +261,7 @@ def audit(
     contract
         A contract's name or a TOML file. Default: the run's own; for a network, era-v3-s6.
     data
-        Where the run's data set is now; for a network, a directory of MNIST-format files or an .npz
-        file.
+        Where the run's data set is now; for a network, where a data set is, as for `train`.
     mean
         With --weights and --std: the mean by which images in [0, 1] were normalised in training.
         Default: that of the training images.
@@ -352,8 +353,6 @@ def evaluate(
     """
     from ..inference.labelled import is_labelled
 
-    if data is not None and not Path(data).exists():
-        raise InputError(f"--data {data}: no such file or folder")
     if data is not None and is_labelled(Path(data)):
         if split is not None:
             raise InputError("--split with a folder of pictures: expected one of them")
@@ -362,12 +361,13 @@ def evaluate(
     from ..device import pick_device
 
     where, split = pick_device(device), split or "val"
+    run = load_run(model)
     with networks_apart():
-        result = load_run(model).evaluate(split, data=data, device=str(where))
+        result = run.evaluate(split, data=data, device=str(where))
     if json:
         print_json({"split": split, **result.to_dict()})
     else:
-        _print_evaluation(split, result)
+        _print_evaluation(split, result, run.classes)
     return DONE
 
 
@@ -398,7 +398,7 @@ def _evaluate_pictures(model: str, folder: str, json: bool) -> int:
     return USAGE if score.unreadable else DONE
 
 
-def _print_evaluation(split: str, result: "Evaluation") -> None:
+def _print_evaluation(split: str, result: "Evaluation", classes: tuple[str, ...]) -> None:
     from ..evaluate import percent
 
     low, high = result.interval
@@ -414,7 +414,7 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
     table = Table("class", "images", "right", "recall %", "precision %")
     for row in values["per_class"]:
         table.add_row(
-            str(row["class"]),
+            literal(classes[row["class"]]),
             str(row["total"]),
             str(row["correct"]),
             *(
@@ -423,8 +423,7 @@ def _print_evaluation(split: str, result: "Evaluation") -> None:
             ),
         )
     stdout.print(table)
-    names = list(map(str, range(len(values["confusion"]))))
-    _print_confusion(names, values["confusion"], names)
+    _print_confusion(list(classes), values["confusion"], list(classes))
 
 
 def _print_confusion(true: list[str], confusion: list[list[int]], read: list[str]) -> None:

@@ -451,6 +451,11 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
             builder.pool(stage.size)
             continue
         assert isinstance(stage, Block)
+        if any(convolution.dilation != (1, 1) for convolution in convolutions(stage)):
+            raise InputError(
+                "the network has dilated convolutions, expected none for integers",
+                hint="featherweight export RUN --format onnx-int8",
+            )
         pool = next((module.size for module in stage.modules() if isinstance(module, Pool)), 1)
         # A separable block has a depthwise convolution first; all others have one convolution.
         *first, last = zip(convolutions(stage), round_block(stage, bits), strict=True)

@@ -1,9 +1,8 @@
 """Data sets as pictures in folders of their classes, or in a .zip of such folders.
 
-    train/cat/1.jpg  train/dog/1.jpg  ...  test/cat/1.jpg  ...
-
-Validation pictures are in `val`; without it, some of the training pictures validate. An archive is
-read as it is: nothing is unpacked to the disk.
+The folders are `train/cat`, `train/dog` and so on, and `test/cat`. Validation pictures are in
+`val/cat`; without it, some of the training pictures validate. An archive is read as it is: nothing
+is unpacked to the disk.
 """
 
 import io
@@ -48,7 +47,7 @@ MAX_PICTURE_BYTES = 4_000_000  # of a file: uncompressed, 64x64 pixels take 0.1 
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # Pillow's modes of grey pictures with 16 bits a pixel
 
 Names = dict[PartName, dict[str, list[str]]]  # file names in name order, by part and class
-Reader = AbstractContextManager[Callable[[str], bytes]]  # gives a function that reads a file
+_Files = AbstractContextManager[Callable[[str], bytes]]  # gives a function that reads a file
 
 
 def find_pictures(folder: Path) -> Source | None:
@@ -126,14 +125,14 @@ def _sort(members: Iterable[str]) -> tuple[Names, set[str]]:
         above, _, file = name.rpartition("/")
         above, _, label = above.rpartition("/")
         above, _, part_folder = above.rpartition("/")
-        part = _part_of(part_folder)
-        if part and _is_picture(file) and not above.startswith("__MACOSX"):
+        part, hidden = _part_of(part_folder), label.startswith(".") or above.startswith("__MACOSX")
+        if part and _is_picture(file) and not hidden:
             tops.add(f"{above}/" if above else "")
             parts.setdefault(part, {}).setdefault(label, []).append(name)
     return parts, tops
 
 
-def _make_source(where: Path, parts: Names, reader: Callable[[], Reader], said: Said) -> Source:
+def _make_source(where: Path, parts: Names, reader: Callable[[], _Files], said: Said) -> Source:
     """Return the data set of pictures by part and class."""
     # Numbers in their order, so that the label of digit 10 is 10.
     classes = sorted(parts["train"], key=lambda name: (int(name) if name.isdecimal() else -1, name))
@@ -158,7 +157,7 @@ def _make_source(where: Path, parts: Names, reader: Callable[[], Reader], said: 
         )
         with reader() as read_file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about damaged metadata
-            images = _stack((name, read_file(name)) for _, _, name in files)
+            images = _stack((f"{where}/{name}", read_file(name)) for _, _, name in files)
         return Part(images, np.array([label for _, label, _ in files]), f"{where} ({part})")
 
     try:
@@ -169,9 +168,9 @@ def _make_source(where: Path, parts: Names, reader: Callable[[], Reader], said: 
 
 
 def _read_file(path: Path) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):  # to open a named pipe would wait for its writer
+        raise InputError(f"{path}: not a file, expected a picture")
     with path.open("rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise InputError(f"{path}: not a file, expected a picture")
         return _bounded(file.read(MAX_PICTURE_BYTES + 1), str(path), MAX_PICTURE_BYTES)
 
 
@@ -188,7 +187,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:
-    where = f"{archive.filename} ({member.filename})"
+    where = f"{archive.filename}/{member.filename}"
     # What else ZIP allows is decompressed without a limit.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InputError(
@@ -249,6 +248,8 @@ def _decode(content: bytes, name: str) -> np.ndarray:
         return _pixels(picture, name)
     except (InputError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: {error}; expected at most {MAX_SIDE}x{MAX_SIDE}") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture, expected one of {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise exceptions of nearly every class

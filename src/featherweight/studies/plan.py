@@ -77,7 +77,7 @@ class Task:
     seed: int
     "Seed of the initial weights and of all random draws."
     data: str | None
-    "Directory of MNIST-format files or .npz file; None is MNIST."
+    "Where the data set is; None is MNIST."
     data_sha256: str
     "SHA-256 of the images and labels, `Split.sha256`."
 
@@ -135,8 +135,8 @@ class Plan:
 def load_plan(path: str | Path, data: str | None = None) -> Plan:
     """Read a plan, and check each of its networks on a few images.
 
-    `path` is the name of a built-in plan or a TOML file, `data` a directory of MNIST-format files
-    or an .npz file instead of MNIST. Raises InputError if the plan is not valid."""
+    `path` is the name of a built-in plan or a TOML file, `data` where a data
+    set is, instead of MNIST. Raises InputError if the plan is not valid."""
     path = find_plan(str(path))
     try:
         # Some editors write a byte order mark at the start of UTF-8.
