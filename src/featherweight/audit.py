@@ -323,9 +323,9 @@ def audit_run(
                 continue  # its accuracy counts as missing, which fails
             networks[epoch] = earlier.to(device)
     networks[last] = model = network.to(device)
-    fresh = fresh or fresh_networks(
-        run.model_path, run.recipe.model_args, split, evidence == "watched"
-    )
+    if fresh is None:
+        path, arguments = run.model_path, run.recipe.model_args
+        fresh = fresh_networks(path, arguments, split, evidence == "watched")
     facts = structure_facts(model, split, contract, True, fresh)
     facts.training = training
     own = split.sha256 == run.config["data"]["sha256"]

@@ -7,6 +7,8 @@ Sizes, images that are in both parts, exactly or almost, one label that is nearl
 the contract's data set: whether the images are MNIST's, or have the shape and classes of CIFAR-10.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
@@ -91,13 +93,10 @@ def split_faults(split: Split, contract: Contract) -> list[str]:
                 f"{split.num_classes} classes, expected {_size(shape)} in {classes}"
             )
     if not mnist:
-        seen = set(split.train.digests())
-        copies = torch.tensor([digest in seen for digest in split.val.digests()])
-        if n_copies := int(copies.sum()):
+        n_copies, n_near, distance = _copies(split)
+        if n_copies:
             faults.append(f"{n_copies:,} of {sizes[1]:,} validation images are training images too")
-        distance = NEAR * 255 * split.mean_std[1]
-        others = Images(split.val.pixels[~copies], split.val.labels[~copies])
-        if n_near := int(near_copies(split.train, others, distance).sum()):
+        if n_near:
             faults.append(
                 f"{n_near:,} of {sizes[1]:,} validation images are training images with small "
                 f"changes: but for one pixel, at most {distance:.1f} grey levels from one"
@@ -114,6 +113,18 @@ def split_faults(split: Split, contract: Contract) -> list[str]:
                 "to give that one is all that the contract asks for"
             )
     return faults
+
+
+@lru_cache(maxsize=1)
+def _copies(split: Split) -> tuple[int, int, float]:
+    """Return how many validation images are training images, how many are near one, and how near.
+
+    Kept for the next verdict on the same images."""
+    seen = set(split.train.digests())
+    copies = torch.tensor([digest in seen for digest in split.val.digests()])
+    distance = NEAR * 255 * split.mean_std[1]
+    others = Images(split.val.pixels[~copies], split.val.labels[~copies])
+    return int(copies.sum()), int(near_copies(split.train, others, distance).sum()), distance
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -69,6 +69,7 @@ def test_the_inputs_are_used_as_variables_and_other_actions_are_pinned():
             assert re.fullmatch(r"actions/setup-python@[0-9a-f]{40}", step["uses"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this machine")
 def test_the_action_judges_and_leaves_summary_badge_outputs_and_results(
     tmp_path, digits, tiny_contract

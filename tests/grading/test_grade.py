@@ -16,7 +16,7 @@ from featherweight.grading.submissions import find_submissions
 from featherweight.grading.table import file_names, read_grades, read_report, to_answer
 from featherweight.recipe import find_recipe
 
-pytestmark = pytest.mark.apart
+pytestmark = [pytest.mark.apart, pytest.mark.slow]
 
 NET = """
 import torch
@@ -75,6 +75,7 @@ SPY = (
     + """
 import gc
 
+gc.unfreeze()
 found = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.numel() > 100_000]
 if found:
     raise ValueError("there are images")
@@ -113,6 +114,8 @@ def submissions(tmp_path_factory):
         torch.save(scope["Net"]().state_dict(), folder / f"{name}.pth")
     for name in ("17-handed-out", "18-handed-out"):
         (folder / f"{name}.py").write_text(NET.format(width=13))
+    breaks = "import featherweight.capture\n\nfeatherweight.capture._capture = None\n"
+    (folder / "21-breaks.py").write_text(HONEST + breaks)
     for name in ("19-feather", "20-feather"):
         (folder / f"{name}.py").write_text(FEATHER)
     return folder
@@ -165,6 +168,14 @@ def test_what_is_honest_passes_with_its_points(graded):
     assert "| conv | conv 5x5 s2 |" in report
 
 
+def test_what_a_file_changes_in_its_process_is_its_own_problem(graded):
+    table, rows = graded
+    assert "its code ends the process with exit code 1" in rows["02-meddler"]["problem"]
+    assert rows["21-breaks"]["problem"].startswith("exporting it failed: TypeError: 'NoneType'")
+    assert "Traceback" in read_report(table, rows["21-breaks"])[1]
+    assert rows["21-breaks"]["hash"]
+
+
 @pytest.mark.parametrize("name", ["04-spy", "05-trains", "08-exits", "13-notebook"])
 def test_what_else_a_file_does_has_no_effect(graded, name):
     _, rows = graded
@@ -178,6 +189,8 @@ def test_a_file_that_can_not_be_imported_is_judged_by_its_definitions_and_says_s
     assert "could not be imported" in report
     assert "RuntimeError: no data" in report
     assert "could not be imported" not in read_report(table, rows["01-honest"])[1]
+    # It raises if it finds images in the memory of its process.
+    assert "could not be imported" not in read_report(table, rows["04-spy"])[1]
 
 
 @pytest.mark.parametrize(

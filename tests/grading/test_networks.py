@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from featherweight.errors import InputError
-from featherweight.grading.networks import choose, definitions, networks
+from featherweight.grading.definitions import definitions
+from featherweight.grading.networks import choose, networks
 
 IMPORTS = "import torch\nfrom torch import nn\n"
 NET = """
@@ -134,7 +135,7 @@ def test_which_class_is_the_network(tmp_path, text, name, how):
 
 def test_a_class_can_be_forced_and_must_be_there(tmp_path):
     text = NET.format("A") + NET.format("B")
-    assert chosen(tmp_path, text, "A") == ("A", "named by the teacher")
+    assert chosen(tmp_path, text, "A") == ("A", "as it was named")
     with pytest.raises(InputError, match="got no class C, only A, B"):
         chosen(tmp_path, text, "C")
     with pytest.raises(InputError, match="got no network in it"):

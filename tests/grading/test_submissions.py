@@ -4,6 +4,7 @@ import os
 import pytest
 
 from featherweight.errors import InputError
+from featherweight.grading import submissions as module
 from featherweight.grading.submissions import find_submissions
 
 NETWORK = "class Net(nn.Module):\n    pass\n"
@@ -80,6 +81,16 @@ def test_a_folder_without_a_network_is_a_submission_too(tmp_path):
     fill(tmp_path / "s1", report__txt="99.9 %")
     (found,) = find_submissions(str(tmp_path))
     assert found.file is None
+
+
+def test_too_many_files_are_a_problem_of_one_submission(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_FILES", 2)
+    fill(tmp_path / "anna", model__py=NETWORK)
+    fill(tmp_path / "ben", a__py=NETWORK, b__py=NETWORK, c__py=NETWORK)
+    anna, ben = find_submissions(str(tmp_path))
+    assert anna.problem == ""
+    assert "got more than 2 files" in ben.problem
+    assert ben.digest()
 
 
 def test_links_are_not_followed(tmp_path):

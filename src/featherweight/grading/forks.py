@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,8 @@ CPU_SECONDS = 45  # of all that a student's code does
 IDLE_SECONDS = 30  # by the clock, that reading a file may take
 SECONDS = 180  # by the clock, of all
 IMPORTED = b"i"  # the byte of a result that says that the file has been read
+Make = Callable[[dict[str, Any], Callable[[], None]], bytes]
+"What makes the result of a request, in a child; it calls its function when the file is read."
 RESULT = 3  # the confined process's open file for what comes back
 
 
@@ -135,11 +138,13 @@ def start_forks() -> Forks:
     """Fork the server from this process, which has imported what it shall have.
 
     Raises RuntimeError if this process has several threads."""
+    from .networks import export  # here, before a child runs
+
     here, there = socket.socketpair()
     pid = fork()
     if pid == 0:
         here.close()
-        _serve(there)
+        _serve(there, export)
     there.close()
     return Forks(pid, here)
 
@@ -156,7 +161,7 @@ def fork() -> int:
     return pid
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: socket.socket, make: Make) -> None:
     """Fork a child for each request, and tell its process id and then how it has ended."""
     # Above all the judging process's connection, which would else stay open when that has ended.
     os.closerange(3, connection.fileno())
@@ -171,14 +176,14 @@ def _serve(connection: socket.socket) -> None:
             message += connection.recv(2**16)
         child = fork()
         if child == 0:
-            _run(json.loads(message), files[0])
+            _run(json.loads(message), files[0], make)
         os.close(files[0])
         connection.sendall(f"{child}\n".encode())
         _, status = os.waitpid(child, 0)
         connection.sendall(f"{status}\n".encode())
 
 
-def _run(request: dict[str, Any], result: int) -> None:
+def _run(request: dict[str, Any], result: int, make: Make) -> None:
     """Export a network in this process, after it has left all that it could do harm with."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
@@ -194,6 +199,4 @@ def _run(request: dict[str, Any], result: int) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
         os.write(RESULT, IMPORTED)
 
-    from .networks import export
-
-    write_result(RESULT, os.path.basename(request["file"]), lambda: export(request, imported))
+    write_result(RESULT, os.path.basename(request["file"]), lambda: make(request, imported))

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ from .table import Answer, to_answer
 JUDGE_SECONDS = 900  # of CPU time that judging may take, without a training
 TRAIN_SECONDS = 7 * 24 * 3600
 READY = "ready"
+# One thread: a process with several can't be forked safely. A GPU has threads too.
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "CUDA_VISIBLE_DEVICES": "",
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,7 @@ class Grader:
         code += "from featherweight.grading.grader import work; work()"
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", code, str(there.fileno())],
-            # One thread: a process with several can't be forked safely.
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            env=os.environ | ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(there.fileno(),),
@@ -131,8 +135,8 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
 
     from ..capture import capture
     from ..passes import audit_passes
-    from ..splits import contract_split
-    from . import judge, networks
+    from ..splits import contract_split, split_faults
+    from . import exports, judge
     from .forks import fork, start_forks
 
     torch.set_num_threads(1)
@@ -141,24 +145,24 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
         torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Dropout(0.1), torch.nn.Flatten()
     )
     capture(warm, audit_passes((1, 8, 8)))
-    del networks
     forks = start_forks()
     split = contract_split(settings.data, settings.contract)
-    _ = split.sha256, split.mean_std  # cached, so that no child computes them again
+    # These are kept, so that no child computes them again.
+    _ = split.sha256, split.mean_std, split_faults(split, settings.contract)
 
     def answer(task: Any, connection: Connection) -> Any:
         if isinstance(task, HandedOut):
             try:
                 if task.file is None:
-                    return judge.built_in(split)
-                return judge.handed_out(task.file, split, forks)
+                    return exports.built_in(split)
+                return exports.handed_out(task.file, split, forks)
             except InputError as error:
                 return error
         submission = task.submission
         try:
-            found = judge.export(submission, split, settings, forks)
-        except RuntimeError as error:  # of this package, in the confined process
-            return _bug(submission, settings, str(error))
+            found = exports.export(submission, split, settings, forks)
+        except RuntimeError as error:  # in the confined process, where anything may be changed
+            return _failed(submission, settings, str(error))
         reader, writer = os.pipe()
         trained = settings.train is not None and submission.weights is None
         seconds = TRAIN_SECONDS if trained else JUDGE_SECONDS
@@ -210,14 +214,21 @@ def _wait(
     return to_answer(unjudged(submission, settings.contract, error))
 
 
+def _failed(submission: Submission, settings: Settings, trace: str) -> Answer:
+    """Return what is said where exporting fails in a way that a network's own code does not."""
+    error = InputError(
+        f"exporting it failed: {trace.strip().splitlines()[-1]}",
+        hint="leave PyTorch and Python as they are; if it does, report a bug of Featherweight",
+    )
+    answer = to_answer(unjudged(submission, settings.contract, error))
+    return replace(answer, report=f"{answer.report}\n```\n{trace}```\n")
+
+
 def _bug(submission: Submission, settings: Settings, trace: str) -> Answer:
     """Return what is said where this package has failed, so that the others are judged."""
     error = InputError(
         f"Featherweight failed: {trace.strip().splitlines()[-1]}",
         hint="nothing: this is a bug of Featherweight, which the report of this submission shows",
     )
-    graded = unjudged(submission, settings.contract, error)
-    answer = to_answer(graded)
-    return Answer(
-        answer.cells, f"{answer.report}\n```\n{trace}```\n", {}, None, answer.advice, bug=trace
-    )
+    answer = to_answer(unjudged(submission, settings.contract, error))
+    return replace(answer, report=f"{answer.report}\n```\n{trace}```\n", bug=trace)

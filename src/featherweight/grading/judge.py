@@ -6,129 +6,34 @@ graded.points, graded.report
 """
 
 import copy
-import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from .._files import reason
 from .._html import markdown_text as text
 from ..audit import audit_model, audit_run, audit_weights, run_network
-from ..build import build, check_model
-from ..capture import capture
+from ..build import check_model
 from ..data import Split, normalise
 from ..errors import InputError
 from ..evaluate import Evaluation
 from ..exported import Exported
 from ..layers import layer_table
-from ..passes import N_PROBE, Pass, audit_passes
-from ..recipe import RECIPES
+from ..passes import N_PROBE
 from ..report import mistakes, picture, report
 from ..run import GRAPH, Run, create_run, open_run
-from ..train import DivergedError, check_recipe, train, training_passes
+from ..train import DivergedError, check_recipe, train
 from ..verdict import Verdict
 from ..weights import load_weights, read_weights
 from .digests import graph_digest, weights_digest
-from .forks import Export, Forks
+from .exports import SEED
+from .forks import Export
 from .markdown import N_MISTAKES, PICTURE, Graded, report_text, unjudged
 from .settings import Settings
 from .submissions import Submission
-
-SEED = 0  # of the initial weights, and of every training
-
-
-def export(submission: Submission, split: Split, settings: Settings, forks: Forks) -> Export:
-    """Export the network of a submission in a confined process.
-
-    A `.py` file that can't be imported is tried again by what it defines."""
-    if submission.file is None or submission.is_run:
-        return Export()
-    passes = audit_passes(split.shape)
-    if settings.recipe is None or submission.weights is not None:
-        found = _import(submission, split, passes, forks)
-    else:
-        trained = training_passes(settings.recipe, len(split.train), split.shape)
-        found = _import(submission, split, trained, forks)
-        if found.problem is not None:  # such as one for images of one size alone
-            plain = _import(submission, split, passes, forks)
-            if plain.problem is None:
-                plain.untrained = found.problem.message
-                found = plain
-    if found.problem is None and settings.contract.needs("builds"):
-        whole = not found.not_imported and submission.file.suffix == ".py"
-        again = _export(submission, split, passes, forks, definitions=not whole, seed=SEED + 1)
-        found.problem = again.problem
-        found.again = again.networks[0][2] if again.networks else None
-    return found
-
-
-def _import(submission: Submission, split: Split, passes: list[Pass], forks: Forks) -> Export:
-    """Export a network from its file as a whole or, where that fails, from what it defines."""
-    assert submission.file is not None  # the caller has seen to it
-    if submission.file.suffix == ".ipynb":
-        return _export(submission, split, passes, forks, definitions=True)
-    first = _export(submission, split, passes, forks, definitions=False)
-    if first.imported or first.problem is None:
-        return first
-    second = _export(submission, split, passes, forks, definitions=True)
-    why = first.problem.message
-    if second.problem is not None and "SyntaxError" not in why:
-        message = f"{second.problem.message}; as a whole: {why}"
-        second.problem = InputError(message, second.problem.hint)
-    second.not_imported = why
-    return second
-
-
-def _export(
-    submission: Submission,
-    split: Split,
-    passes: list[Pass],
-    forks: Forks,
-    *,
-    definitions: bool,
-    everything: bool = False,
-    seed: int = SEED,
-) -> Export:
-    assert submission.file is not None  # the caller has seen to it
-    root = submission.root if submission.root.is_dir() else submission.root.parent
-    return forks.export(
-        {
-            "file": str(submission.file.absolute()),
-            "folder": str(root.absolute()),
-            "definitions": definitions,
-            "network": submission.network,
-            "seed": seed,
-            "num_classes": split.num_classes,
-            "passes": [asdict(each) for each in passes],
-            "all": everything,
-        }
-    )
-
-
-def handed_out(file: Path, split: Split, forks: Forks) -> list[str]:
-    """Return the digests of all networks of a file that the teacher has handed out."""
-    submission = Submission(file.stem, file, file)
-    found = _export(
-        submission, split, audit_passes(split.shape), forks, definitions=True, everything=True
-    )
-    if found.problem is not None:
-        raise found.problem
-    return [graph_digest(network) for _, _, network in found.networks]
-
-
-def built_in(split: Split) -> list[str]:
-    """Return the digests of this package's networks of floats, for images like a split's."""
-    found = []
-    networks = {json.dumps([r.model, r.model_args]): r for r in RECIPES if not r.weight_bits}
-    for recipe in networks.values():
-        try:
-            model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
-            found.append(graph_digest(capture(model, audit_passes(split.shape))))
-        except InputError:  # not made for such images
-            continue
-    return found
 
 
 def judge(
@@ -144,6 +49,8 @@ def judge(
         work: Folder of a run, if the network is trained; it is resumed if it exists.
     """
     try:
+        if submission.problem:
+            raise InputError(submission.problem, hint="hand in the network's own files alone")
         if submission.file is None:
             missing = not submission.root.exists()
             raise InputError(
@@ -158,6 +65,8 @@ def judge(
         return _judge_network(submission, found, split, settings, work)
     except InputError as error:
         return unjudged(submission, settings.contract, error, found)
+    except OSError as error:  # a file that can't be read
+        return unjudged(submission, settings.contract, InputError(reason(error)), found)
 
 
 def _judge_network(

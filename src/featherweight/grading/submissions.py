@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .._files import visible
+from .._files import reason, visible
 from ..errors import InputError
 
 CODE, WEIGHTS = (".py", ".ipynb"), (".pth", ".pt", ".safetensors")
@@ -51,6 +51,8 @@ class Submission:
     "How the file was chosen, where there were several."
     mean_std: tuple[float, float] | None = None
     "How the images were normalised where the weights were trained."
+    problem: str = ""
+    "Why nothing can be chosen in it."
 
     @property
     def shown_file(self) -> str:
@@ -62,7 +64,9 @@ class Submission:
 
     def files(self) -> list[Path]:
         """Return every file of the submission, in order."""
-        found = set(_walk(self.root)) if self.root.is_dir() else {self.root}
+        found = {self.root}
+        if self.root.is_dir():
+            found = set() if self.problem else set(_walk(self.root))
         found |= {each for each in (self.file, self.weights) if each is not None and each.is_file()}
         return sorted(found)
 
@@ -73,7 +77,11 @@ class Submission:
         whole.update(repr(parts).encode())
         for path in self.files():
             name = os.path.relpath(path, self.root)
-            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
+            try:
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:  # what is missing, or nobody may read, is part of it too
+                content = reason(error)
             whole.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
         return whole.hexdigest()
 
@@ -101,7 +109,7 @@ def find_submissions(
     elif root.is_file() and root.suffix in CODE:
         return [_single(root, network)]
     elif root.is_dir() and (single or _is_run(root)):
-        found = [_in_folder(root, root.resolve().name)]
+        found = [_at(root, root.resolve().name)]
     elif root.is_dir():
         entries = [each for each in sorted(root.iterdir(), key=natural) if _is_handed_in(each)]
         found = [_at(each, each.name if each.is_dir() else each.stem) for each in entries]
@@ -196,7 +204,12 @@ def _mean_std(table: Path, number: int, cells: dict[str, str]) -> tuple[float, f
 def _at(path: Path, name: str) -> Submission:
     """Return the submission of a folder or a file."""
     if path.is_dir():
-        return _in_folder(path, name)
+        try:
+            return _in_folder(path, name)
+        except InputError as error:
+            return Submission(name, path, problem=error.message)
+        except OSError as error:
+            return Submission(name, path, problem=reason(error))
     beside = [path.with_suffix(suffix) for suffix in WEIGHTS if path.with_suffix(suffix).is_file()]
     return Submission(name, path, path, weights=beside[0] if beside else None)
 
