@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._files import meant_file, nameless_file, visible
-from .errors import InputError, NoGraphError
+from .errors import AS_SCRIPT, InputError, NoGraphError
 from .passes import Pass
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class _Begun:
         if kind == BUG:
             raise RuntimeError(visible(rest.decode(errors="replace")))
         if kind not in (GRAPH, WRONG):
-            raise self._wrong(self._end(code))
+            raise self._wrong(self._end(code), AS_SCRIPT if code >= 0 else None)
         try:
             if kind == WRONG:
                 values = json.loads(rest)
@@ -75,8 +75,10 @@ class _Begun:
         network.confined = content[:1] == b"n"
         return network
 
-    def _wrong(self, what: str) -> InputError:
-        return InputError(f"model {self.path!r}: {what}, expected a network that can be exported")
+    def _wrong(self, what: str, hint: str | None = None) -> InputError:
+        return InputError(
+            f"model {self.path!r}: {what}, expected a network that can be exported", hint=hint
+        )
 
     def _end(self, code: int) -> str:
         """Describe how the process ended without a result."""
