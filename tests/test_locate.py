@@ -200,7 +200,8 @@ def test_what_is_not_found_says_where_it_was_looked_for(here):
 def test_a_module_that_ends_the_process_is_refused(here, ending, path):
     (here / "leaves.py").write_text(net(1) + ending)
     with pytest.raises(
-        ValueError, match=r"'leaves.*Net': can't be imported: it ends the process, exit"
+        ValueError,
+        match=r"'leaves.*Net': can't be imported: it ends the process, exit.*hint: .*__main__",
     ):
         find_class(path)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._files import meant_file, nameless_file, visible
-from .errors import InputError, NoGraphError
+from .errors import AS_SCRIPT, InputError, NoGraphError
 from .passes import Pass
 
 if TYPE_CHECKING:
@@ -75,17 +75,19 @@ class _Begun:
             os.close(self.result)
 
 
-def _wrong(path: str, what: str) -> InputError:
-    return InputError(f"model {path!r}: {what}, expected a network that can be exported")
+def _wrong(path: str, what: str, hint: str | None = None) -> InputError:
+    return InputError(f"model {path!r}: {what}, expected a network that can be exported", hint=hint)
 
 
-def ending(code: int, cpu_seconds: int) -> str:
-    """Describe how a process with a limit of CPU time ended without a result, by its exit code."""
+def ending(code: int, cpu_seconds: int) -> tuple[str, str | None]:
+    """Describe how a process with a limit of CPU time ended without a result, by its exit code.
+
+    Returns the words, and a hint if there is one."""
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"was ended: it needs more than {cpu_seconds} s of CPU time, or was killed"
+        return f"was ended: it needs more than {cpu_seconds} s of CPU time, or was killed", None
     if code < 0:
-        return f"its code was ended by {signal.Signals(-code).name}"
-    return f"its code ends the process with exit code {code}"
+        return f"its code was ended by {signal.Signals(-code).name}", None
+    return f"its code ends the process with exit code {code}", AS_SCRIPT
 
 
 def read_result(result: int) -> bytes:
@@ -94,13 +96,13 @@ def read_result(result: int) -> bytes:
     return os.pread(result, size, 0) if size <= MAX_BYTES // 16 else b""
 
 
-def open_result(path: str, content: bytes, ended: str) -> bytes:
+def open_result(path: str, content: bytes, ended: tuple[str, str | None]) -> bytes:
     """Return the graph, as bytes, in what the process apart has written with `write_result`.
 
     Args:
         path: The network.
         content: The result.
-        ended: How the process has ended, if there is no result.
+        ended: How the process has ended, if there is no result, and a hint.
 
     Raises InputError where the network's code failed, RuntimeError where this package's did."""
     kind, rest = content[:1], content[1:]
@@ -109,7 +111,7 @@ def open_result(path: str, content: bytes, ended: str) -> bytes:
     if kind == BUG:
         raise RuntimeError(visible(rest.decode(errors="replace")))
     if kind != WRONG:
-        raise _wrong(path, ended)
+        raise _wrong(path, *ended)
     try:
         values = json.loads(rest)
         message, hint = _line(values["message"]), values["hint"] and _line(values["hint"])

@@ -1,5 +1,8 @@
 """The exception for wrong input, as opposed to a bug."""
 
+# What to do about a module that ends the process when it is imported.
+AS_SCRIPT = "put what the file does as a script under: if __name__ == '__main__':"
+
 
 class InputError(ValueError):
     """Wrong input: what was got, what was expected, and optionally a hint.

@@ -22,7 +22,7 @@ from types import ModuleType
 from torch import nn
 
 from ._files import meant_file
-from .errors import InputError
+from .errors import AS_SCRIPT, InputError
 
 MAX_REASON = 300  # characters of an exception's text that are shown
 _loaded: set[str] = set()  # names in sys.modules that users' networks imported, to be reloaded
@@ -137,7 +137,7 @@ def _load(path: str, where: str) -> ModuleType:
                     "PYTHONPATH",
                 ) from error
             except (Exception, SystemExit) as error:  # a user's module may raise anything
-                raise InputError(f"model {path!r}: can't be imported: {reason(error)}") from error
+                raise _not_imported(path, error) from error
     file = Path(where).expanduser().absolute()
     if not file.is_file():
         raise InputError(
@@ -166,7 +166,12 @@ def _load(path: str, where: str) -> ModuleType:
             spec.loader.exec_module(module)
             return module
         except (Exception, SystemExit) as error:
-            raise InputError(f"model {path!r}: can't be imported: {reason(error)}") from error
+            raise _not_imported(path, error) from error
+
+
+def _not_imported(path: str, error: BaseException) -> InputError:
+    hint = AS_SCRIPT if isinstance(error, SystemExit) else None
+    return InputError(f"model {path!r}: can't be imported: {reason(error)}", hint=hint)
 
 
 @contextlib.contextmanager

@@ -82,9 +82,8 @@ class Forks:
         limit = CPU_SECONDS if imported else IMPORT_SECONDS
         title = os.path.basename(request["file"])
         try:
-            graphs = open_result(
-                title, rest[len(IMPORTED) :] if imported else rest, late or ending(code, limit)
-            )
+            ended = (late, None) if late else ending(code, limit)
+            graphs = open_result(title, rest[len(IMPORTED) :] if imported else rest, ended)
             _read(graphs, title, confined, found)
         except InputError as error:
             what = error.message.replace(request["file"], title).replace(f"model '{title}'", title)
