@@ -16,7 +16,7 @@ from .errors import InputError
 from .image_kind import MAX_SIDE
 
 SIDE, FIT = 28, 20  # pixels: an MNIST image, and the box that holds a digit (LeCun et al. 1998)
-CENTRE = 14.5 / SIDE  # where MNIST has the centre of mass: the middle of pixel 14 of 28
+MIDDLE = 14.5  # where MNIST has the centre of mass: the middle of pixel 14 of 28
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Layout:
     longest: float
     "Its maximum over the images."
     off_centre: float
-    "Largest distance of an image's centre of mass from CENTRE, in pixels, along either axis."
+    "Largest distance of an image's centre of mass from `centre`, in pixels, along either axis."
 
     def to_text(self) -> str:
         """Return the numbers as text that `from_text` reads back."""
@@ -53,6 +53,11 @@ class Layout:
 
 # All of MNIST's first 60,000 images lie in it.
 MNIST_LAYOUT = Layout(0, 200, FIT, FIT - 2, FIT, 0.5)
+
+
+def centre(side: float) -> float:
+    """Return where the centre of mass lies along a side of this length, as in MNIST."""
+    return MIDDLE * side / SIDE
 
 
 def default_layout(height: int, width: int) -> Layout:
@@ -81,7 +86,7 @@ def measure_layout(images: NDArray[np.uint8]) -> Layout:
         lengths.append(side - lines.argmax(1) - lines[:, ::-1].argmax(1))
         mass = ink.sum(3 - axis, dtype=np.float64)  # (n, rows) or (n, columns)
         middle = mass @ (np.arange(side) + 0.5) / mass.sum(1)
-        off.append(float(abs(middle - CENTRE * side).max()))
+        off.append(float(abs(middle - centre(side)).max()))
     longer = np.maximum(*lengths)
     return Layout(
         level,

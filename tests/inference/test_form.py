@@ -16,7 +16,7 @@ from featherweight.inference._picture import evidence_picture
 from featherweight.inference.prepare import Sheet, prepare
 from featherweight.inference.reader import Reader
 from featherweight.inference.reading import Evidence
-from featherweight.layout import CENTRE, Layout, measure_layout
+from featherweight.layout import Layout, centre, measure_layout
 
 DIGITS = tuple(map(str, range(10)))
 NAMES = ("airplane", "a cat", "dog")
@@ -100,7 +100,7 @@ def test_a_drawing_becomes_an_image_as_the_set_has_it(mnist, read, name, measure
         longer = max(map(np.ptp, lines)) + 1
         assert longer == pytest.approx(layout.longer if measured else form.layout.longer, abs=1.6)
         middle = [found.sum(axis) @ (np.arange(len(found)) + 0.5) / found.sum() for axis in (0, 1)]
-        assert middle == pytest.approx([CENTRE * len(found)] * 2, abs=0.04 * len(found))
+        assert middle == pytest.approx([centre(len(found))] * 2, abs=0.04 * len(found))
 
 
 def test_the_same_drawing_is_the_same_digit_at_every_size(mnist, read):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..layout import CENTRE, FIT
+from ..layout import FIT, centre
 from ._form import Bytes, Form
 from ._ink import Floats
 
@@ -49,7 +49,7 @@ def fit(ink: Floats, form: Form) -> tuple[Bytes, Box]:
     high, wide = (round(side * fine) for side in form.upright)
     # The centre of mass goes to (14, 14) of 28, whose middle is at 14.5, unless that cuts off ink.
     top, left = (
-        min(max(c - CENTRE * side, span[-1] + 1 - side), span[0])
+        min(max(c - centre(side), span[-1] + 1 - side), span[0])
         for c, side, span in ((cy, high, rows), (cx, wide, columns))
     )
     # The image may stick out of the ink, on the right and below by a few pixels only.

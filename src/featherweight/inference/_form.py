@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..image_kind import ImageKind
-from ..layout import CENTRE, MNIST_LAYOUT, SIDE, Layout, default_layout
+from ..layout import MNIST_LAYOUT, SIDE, Layout, centre, default_layout
 from ._ink import border
 
 Bytes = NDArray[np.uint8]
@@ -72,7 +72,7 @@ class Form:
             return False
         longer = max(int(np.ptp(each)) for each in lines) + 1
         off = [
-            abs(ink.sum(1 - axis) @ (np.arange(side) + 0.5) / ink.sum() - CENTRE * side)
+            abs(ink.sum(1 - axis) @ (np.arange(side) + 0.5) / ink.sum() - centre(side))
             for axis, side in enumerate(image.shape)
         ]
         fine = self.layout.shortest <= longer <= self.layout.longest
