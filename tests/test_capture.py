@@ -177,7 +177,7 @@ def test_what_has_no_graph_says_its_line_and_what_to_write(kind, line, words, hi
     assert words in message
     assert message.isprintable()
     assert hint in advice
-    assert advice.endswith("or judge it by watching it, with --evidence watched")
+    assert advice.endswith("judge it by watching it, with --evidence watched")
     if line is not None:
         found = re.search(
             r" has no graph in (training|evaluation) mode at line (\d+), `(.*?)`: ", message
