@@ -139,6 +139,11 @@ def test_operations_by_hand_are_shown_as_what_they_are():
     ]
 
 
+def test_a_mean_of_one_number_each_is_no_layer():
+    found = table(lambda _, x: x.mean((2, 3)).reshape(1, -1, 1).mean(0).expand(-1, 10))
+    assert kinds(found) == ["global average pool"]
+
+
 def test_spectral_norm_and_the_like_keep_the_layers_name():
     normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3))
     found = table(lambda net, x: net.conv(x), conv=normed)

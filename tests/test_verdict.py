@@ -52,7 +52,7 @@ def graded(passed, points, most, bonus=False):
             [graded(True, 2, 2), graded(True, 200, 200, True)],
             202,
             2,
-            "points 202 of 2 (200 of bonus)",
+            "points 2 of 2; 200 of bonus",
             True,
         ),
         ([graded(True, 2, 2), graded(False, 0, 200, True)], 2, 2, "points 2 of 2", True),

@@ -271,7 +271,9 @@ class _Rows:
         if op in MAX_POOLS or (op in ADAPTIVE_POOLS and "max" in op):
             return "max pool"
         if op in AVERAGE_POOLS or op in ADAPTIVE_POOLS or op in AVERAGES:
-            return self._average(step)
+            # A mean of one number each, such as over the only offset of a pooling grid.
+            alone = op in AVERAGES and images[0][1].numel() == step.result.numel()
+            return None if alone else self._average(step)
         if (op in EXTREMES and len(images) == 1) or step.named.get("reduce") in ("amax", "amin"):
             return self._extreme(step)
         if op in PRODUCTS:

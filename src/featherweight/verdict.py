@@ -132,10 +132,10 @@ class Verdict:
         """The points as text, such as `points 7 of 9 judged, 11 in all`."""
         judged = sum(c.max_points for c in self.clauses if c.points is not None and not c.bonus)
         bonus = sum(c.points or 0.0 for c in self.clauses if c.bonus)
-        text = f"points {round(self.points, 2):g} of {judged:g}"
+        text = f"points {round(self.points - bonus, 2):g} of {judged:g}"
         if judged != self.max_points:
             text += f" judged, {self.max_points:g} in all"
-        return text + (f" ({round(bonus, 2):g} of bonus)" if bonus else "")
+        return text + (f"; {round(bonus, 2):g} of bonus" if bonus else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, as in a run folder's verdict.json."""

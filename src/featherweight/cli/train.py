@@ -440,7 +440,7 @@ def _print_confusion(true: list[str], confusion: list[list[int]], read: list[str
 
 @app.command
 def report(run: str, /, *, data: str | None = None, device: str = "auto") -> int:
-    """Audit a run again, and write its verdict, pictures and model card.
+    """Audit a run again, print its layers, and write its verdict, pictures and model card.
 
     Parameters
     ----------
@@ -457,6 +457,8 @@ def report(run: str, /, *, data: str | None = None, device: str = "auto") -> int
     where, opened = pick_device(device), load_run(run)
     with networks_apart():
         verdict = judge(opened, data, where)
+    if verdict.layers is not None:
+        stderr.print(f"{verdict.layers.to_text(stderr.width)}\n", markup=False, soft_wrap=True)
     for name in (
         "verdict.json",
         "README.md",
