@@ -101,7 +101,8 @@ def _stdout_width() -> int | None:
     Tables in a pipe or a file are PIPE_WIDTH wide, unless COLUMNS says otherwise."""
     for name in ("COLUMNS", "LINES"):
         # Emacs and some CI systems set 0 if they do not know the size.
-        if not os.environ.get(name, "").lstrip("0"):
+        value = os.environ.get(name, "")
+        if not (value.isascii() and value.isdecimal() and value.strip("0")):
             os.environ.pop(name, None)
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return None if "COLUMNS" in os.environ or is_terminal else PIPE_WIDTH
