@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 
 from featherweight.build import build
-from featherweight.contract import Contract
+from featherweight.contract import Contract, load_contract
 from featherweight.evaluate import Evaluation, normalise
 from featherweight.export.onnx import export_onnx
 from featherweight.inference.prepare import Sheet
+from featherweight.recipe import RECIPES
 from featherweight.run import create_run
 from featherweight.train import train
 
@@ -39,6 +40,8 @@ epochs = 2
 batch_size = 50
 augmentation.rotation = 3
 """
+# The recipes for 28x28 grey pixels and ten classes.
+MNIST_RECIPES = [each for each in RECIPES if load_contract(each.contract).data == "mnist"]
 LAYERS = ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
 VERDICT = {
     "contract": "tiny",

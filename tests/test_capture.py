@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import MNIST_RECIPES
 from networks.base import Net
 from networks.honest import HONEST
 from torch import nn
@@ -20,7 +21,6 @@ from featherweight.capture import capture
 from featherweight.contract import load_contract
 from featherweight.errors import InputError
 from featherweight.passes import Pass, audit_passes
-from featherweight.recipe import RECIPES
 
 # PyTorch's own warnings: scripting, sparse tensors.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -31,7 +31,7 @@ def images(n=8):
     return torch.randn(n, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", MNIST_RECIPES, ids=lambda recipe: recipe.name)
 def test_a_graph_has_the_counts_of_its_module(recipe, split):
     module = build(recipe.model, recipe.model_args, 10)
     exported = capture(module, audit_passes((1, 28, 28)))

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+from helpers import MNIST_RECIPES
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -26,7 +27,7 @@ from featherweight.errors import InputError
 from featherweight.evaluate import evaluate
 from featherweight.export.graph import _Shipped, fold_batch_norm
 from featherweight.locate import find_class
-from featherweight.recipe import RECIPES, Augmentation, find_recipe
+from featherweight.recipe import Augmentation, find_recipe
 from featherweight.trainer import Trainer
 
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "lazy:0")
@@ -96,7 +97,7 @@ def _train(recipe, n=130):
 
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("ghost_batch", [0, 16])
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", MNIST_RECIPES, ids=lambda recipe: recipe.name)
 def test_a_recipe_trains_and_is_evaluated_on_one_device(recipe, ghost_batch):
     recipe = dataclasses.replace(recipe, ghost_batch=ghost_batch, quantise_from=0.0)
     trainer = _train(recipe)
@@ -115,14 +116,14 @@ def _audit(recipe):
 
 
 @pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", MNIST_RECIPES, ids=lambda recipe: recipe.name)
 def test_an_audit_watches_on_the_device_of_the_network(recipe):
     verdict = _audit(recipe)
     assert verdict.n_params == sum(p.numel() for p in _network(recipe).parameters())
 
 
 @pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", MNIST_RECIPES, ids=lambda recipe: recipe.name)
 def test_the_exported_graph_computes_on_one_device(recipe):
     with Answers(0):  # no scale of a batch norm is negative, so all are folded
         network = fold_batch_norm(_network(recipe))
@@ -151,11 +152,15 @@ def test_every_augmentation_computes_on_one_device():
         blur_kernel=3,
         brightness=0.2,
         contrast=0.2,
+        crop=2,
+        flip=0.5,
+        cutout=3,
     )
     draws = augment.draw(strengths, 4, torch.Generator().manual_seed(0))
     images = _images(4, DEVICE).pixels.float()
     assert augment.augment(images, strengths, draws).device == DEVICE
-    on_device = augment.Draws(draws.uniform.to(DEVICE), draws.points.to(DEVICE))
+    drawn = {field.name: getattr(draws, field.name) for field in dataclasses.fields(draws)}
+    on_device = augment.Draws(**{name: tensor.to(DEVICE) for name, tensor in drawn.items()})
     assert augment.augment(images, strengths, on_device).device == DEVICE
 
 
@@ -164,7 +169,7 @@ def test_a_mix_of_devices_in_training_is_found(monkeypatch):
     # Without this conversion the draws stay on the CPU.
     monkeypatch.setattr(
         "featherweight.trainer.augment",
-        lambda images, strengths, draws: images * draws.uniform[0][:, None, None, None],
+        lambda images, strengths, draws, mean: images * draws.uniform[0][:, None, None, None],
     )
     with pytest.raises(RuntimeError, match=MIX):
         _train(find_recipe("sprint"))

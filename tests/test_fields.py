@@ -128,6 +128,20 @@ def in_place(x, first, second):
     return x
 
 
+def filled(x, first, second):
+    out = torch.zeros(x.shape[0], 2, 26, 26)
+    out[:, :1] = first(x)
+    out[:, 1:] = first(x).relu()
+    return second(out)
+
+
+def overwritten(x, first, second):
+    x = first(x)
+    x.mul_(2)
+    x[:, :, 0] = 1
+    return second(x)
+
+
 NETWORKS = {
     "plain": (chain, [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)], (5, 5)),
     "padded": (chain, [nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 5, padding=2)], (7, 7)),
@@ -202,6 +216,8 @@ NETWORKS = {
     "depth to space": (depth_to_space, [nn.Conv2d(1, 8, 3, 2), nn.Conv2d(2, 2, 3)], (5, 5)),
     "columns": (columns, [nn.Linear(9, 4)], (3, 3)),
     "dense evaluation": (dense, [nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)], (9, 9)),
+    "filled in part": (filled, [nn.Conv2d(1, 1, 3), nn.Conv2d(2, 2, 3)], (5, 5)),
+    "written over": (overwritten, [nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)], (5, 5)),
     "in place": (in_place, [nn.Conv2d(1, 2, 3), nn.Conv2d(1, 1, 3, padding=1)], (5, 5)),
 }
 

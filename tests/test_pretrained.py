@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import featherweight
+from helpers import MNIST_RECIPES, featherweight
 
 import featherweight as fw
 from featherweight.data import load_split
@@ -12,11 +12,10 @@ from featherweight.errors import InputError
 from featherweight.evaluate import evaluate
 from featherweight.inference.reader import Reader, find_model
 from featherweight.pretrained import DEFAULT_MODEL, FOLDER, find_pretrained, pretrained
-from featherweight.recipe import RECIPES
 from featherweight.run import FORMAT
 
 # The network of quick is that of feather-20k, which reads better.
-NAMES = [recipe.name for recipe in RECIPES if recipe.name != "quick"]
+NAMES = [recipe.name for recipe in MNIST_RECIPES if recipe.name != "quick"]
 
 
 @pytest.fixture(scope="module")

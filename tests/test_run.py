@@ -409,6 +409,26 @@ def test_the_source_of_a_notebooks_network_is_checked(tmp_path, tiny_recipe, tin
         run.build_model()
 
 
+def test_a_run_whose_data_have_moved_says_how_to_name_their_place(
+    tmp_path, digits, tiny_recipe, tiny_contract
+):
+    copied = tmp_path / "copied"
+    shutil.copytree(digits, copied)
+    split = load_split(str(copied), 500, 100)
+    run = create_run(
+        str(tmp_path / "run"), tiny_recipe, tiny_contract, split, 0, torch.device("cpu"), ""
+    )
+    copied.rename(tmp_path / "moved")
+    load_split.cache_clear()
+    with pytest.raises(InputError, match="no such file or folder") as caught:
+        run.load_split()
+    assert "--data" in caught.value.hint
+    assert run.load_split(str(tmp_path / "moved")).sha256 == split.sha256
+    with pytest.raises(InputError, match="no such file or folder") as caught:
+        run.load_split("nowhere")
+    assert caught.value.hint is None
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -142,7 +142,8 @@ def list_npz(path: Path) -> list[str]:
     with path.open("rb") as raw:
         try:
             with zipfile.ZipFile(raw) as archive:
-                return [name.removesuffix(".npy") for name in archive.namelist()]
+                names = archive.namelist()
+                return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
         except Exception as error:  # zipfile raises many kinds for damaged files
             raise InputError(f"{path}: damaged .npz file: {reason(error)}") from error
 

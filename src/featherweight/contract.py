@@ -36,6 +36,7 @@ SHORTHAND = {
 FLAGS = {"batch_norm": ("normalisation", {"norm": "batch"}), "dropout": ("dropout", {})}
 # Kinds that every contract has: without them an accuracy measures nothing.
 ALWAYS = ("evaluation", "split")
+MAX_CLAUSES = 100
 KEYS = ("name", "data", "train_size", "val_size", "clause", *SHORTHAND, *FLAGS)
 
 
@@ -60,7 +61,7 @@ class Contract:
 
     def __post_init__(self) -> None:
         check_name("contract name", self.name, in_paths=False)
-        if self.data not in DATA_SETS:
+        if not isinstance(self.data, str) or self.data not in DATA_SETS:
             raise InputError(
                 f"contract data: got {self.data!r}, expected {', '.join(filter(None, DATA_SETS))}, "
                 "or an empty text for any data"
@@ -72,8 +73,10 @@ class Contract:
                     f"contract {key}: got {value!r}, expected a whole number of at least 1"
                 )
         object.__setattr__(self, "clauses", tuple(self.clauses))
-        if not self.clauses:
-            raise InputError("contract: got no clause, expected at least one")
+        if not 0 < len(self.clauses) <= MAX_CLAUSES:
+            raise InputError(
+                f"contract: got {len(self.clauses)} clauses, expected 1 to {MAX_CLAUSES}"
+            )
         firm = [clause for clause in self.clauses if not clause.bonus]
         for i, one in enumerate(firm):
             for other in firm[:i]:

@@ -182,6 +182,44 @@ def start(shape: Sequence[int]) -> Field:
     return Field(*axes)
 
 
+def write_into(
+    whole: Field | None, shape: Sequence[int], written: Field, written_shape: Sequence[int]
+) -> Field:
+    """Return the field of a value into which another one was written, as a whole or in part.
+
+    Args:
+        whole: The field of the value before. None: it did not depend on the images.
+        shape: Its shape.
+        written: The field of what was written.
+        written_shape: The shape of that.
+    """
+    if tuple(shape) == tuple(written_shape):
+        return written
+    axes = []
+    for side in range(3):
+        axis = written[side]
+        if len(shape) != len(written_shape):
+            axis = axis.lose(shape)
+        parts = [
+            part if _reach(part) else plain(n) for part, n in zip(axis.parts, shape, strict=True)
+        ]
+        if whole is not None:
+            before = whole[side]
+            parts = [
+                one if _reach(one) else other
+                for one, other in zip(before.parts, parts, strict=True)
+            ]
+            axis = replace(before, extent=max(before.extent, axis.extent))
+        sized = [
+            part
+            if math.prod(count for count, _ in part) in (1, n) or not part
+            else ((n, _reach(part) / max(1, n - 1)),)
+            for part, n in zip(parts, shape, strict=True)
+        ]
+        axes.append(replace(axis, parts=tidy(sized)))
+    return Field(*axes)
+
+
 def _reach(part: Part) -> float:
     return sum((size - 1) * abs(jump) for size, jump in part)
 

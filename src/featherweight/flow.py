@@ -10,15 +10,33 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .exported import NAMED, Exported, Graph, find_function
+
+
+class Operand(NamedTuple):
+    """A tensor argument of an operation."""
+
+    argument: str
+    "The name of the argument that it is, or is part of."
+    tensor: Tensor
+    "Its value."
+    step: "Step"
+    "What gave it."
+    writer: "Step | None"
+    "What has last written into its memory since."
+
+    @property
+    def from_images(self) -> bool:
+        """Whether it depends on the images."""
+        return self.step.from_images or (self.writer is not None and self.writer.from_images)
 
 
 @dataclass(eq=False)
@@ -29,8 +47,8 @@ class Step:
     "Its name without overload and underscore, such as `conv2d`; `stored` or `images`."
     named: dict[str, Any]
     "Its arguments by name, with tensors."
-    operands: list[tuple[str, Tensor, "Step"]]
-    "Its tensor arguments: their names, values, and what gave them."
+    operands: list[Operand]
+    "Its tensor arguments."
     result: Any
     "What it gave: a tensor, several, or a number."
     name: str = ""
@@ -43,8 +61,6 @@ class Step:
     "Whether its result depends on random numbers and not on the images."
     macs: int = 0
     "Multiply-accumulates for all images."
-    also: list["Step"] = field(default_factory=list)
-    "What has written into the memory of its arguments since they were given."
 
     @property
     def results(self) -> list[Tensor]:
@@ -54,7 +70,8 @@ class Step:
     @property
     def parents(self) -> list["Step"]:
         """What gave its arguments."""
-        return [*(step for _, _, step in self.operands), *self.also]
+        given = [each.step for each in self.operands]
+        return given + [each.writer for each in self.operands if each.writer is not None]
 
 
 # Deviation of the noise in place of an untrained network's parameters that are about zero.
@@ -128,7 +145,7 @@ def run_graph(
             function = _find(operation.target)
             runner.call(operation.target, function, operation.args, operation.kwargs)
             if instead and number in instead:
-                runner.steps[-1].result = instead[number]
+                runner.replace(instead[number])
     runner.steps.append(runner.output(graph.output))
     return runner.steps
 
@@ -142,7 +159,7 @@ class _Runner:
         self._stored: dict[str, Step] = {}
         self._images = Step("images", {}, [], images, from_images=True)
         # The last operation that wrote in place into each memory, and when.
-        self._written: dict[int, tuple[int, Step]] = {}
+        self._written: dict[int, tuple[int, Step | None]] = {}
 
     def _argument(self, value: Any, found: list[tuple[Tensor, Step, int]]) -> Any:
         """Return an argument's value, and note its tensors with what gave them, and when."""
@@ -169,19 +186,15 @@ class _Runner:
         found += [(tensor, step, when) for tensor in step.results]
         return step.result
 
-    def _operands(
-        self, named: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[tuple[str, Tensor, Step]], list[Step]]:
-        values, operands, also = {}, [], []
+    def _operands(self, named: Mapping[str, Any]) -> tuple[dict[str, Any], list[Operand]]:
+        values, operands = {}, []
         for key, value in named.items():
             found: list[tuple[Tensor, Step, int]] = []
             values[key] = self._argument(value, found)
             for tensor, step, when in found:
-                operands.append((key, tensor, step))
-                since, writer = self._written.get(_memory(tensor), (-1, step))
-                if since > when:
-                    also.append(writer)
-        return values, operands, also
+                since, writer = self._written.get(_memory(tensor), (-1, None))
+                operands.append(Operand(key, tensor, step, writer if since > when else None))
+        return values, operands
 
     def call(self, target: str, function: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
         """Run an operation, and add it to the steps."""
@@ -189,7 +202,7 @@ class _Runner:
         schema = function._schema.arguments if overload else ()
         keys = [about.name for about in schema] or [str(i) for i in range(len(args))]
         named = dict(zip(keys, args, strict=False)) | kwargs
-        values, operands, also = self._operands(named)
+        values, operands = self._operands(named)
         before = self.count.macs
         given = [values[key] for key, _ in zip(keys, args, strict=False)]
         result = function(*given, **{key: values[key] for key in kwargs})
@@ -203,7 +216,6 @@ class _Runner:
             result,
             pointwise=overload and torch.Tag.pointwise in function.tags,
             macs=self.count.macs - before,
-            also=also,
         )  # fmt: skip
         shaped = op.endswith(_SHAPES[0]) or op.startswith(_SHAPES[1])
         parents = [] if shaped else step.parents
@@ -211,7 +223,7 @@ class _Runner:
         draws = overload and torch.Tag.nondeterministic_seeded in function.tags
         step.random = not step.from_images and (draws or any(p.random for p in parents))
         if shaped:
-            step.operands, step.also = [], []
+            step.operands = []
         self.steps.append(step)
         if overload and function._schema.is_mutable:
             for about in schema:
@@ -220,12 +232,25 @@ class _Runner:
                         if isinstance(tensor, Tensor):
                             self._written[_memory(tensor)] = len(self.steps) - 1, step
 
+    def replace(self, result: Any) -> None:
+        """Replace the result of the last step, in memory where it has written there."""
+        step = self.steps[-1]
+        if any(writer is step for _, writer in self._written.values()):
+            for before, after in zip(step.results, tree_leaves(result), strict=False):
+                before.copy_(after)
+        else:  # a copy: later operations may write into it
+            step.result = tree_map(_copy, result)
+
     def output(self, value: Any) -> Step:
         """Return a last step that takes the graph's output."""
-        values, operands, also = self._operands({"self": value})
-        step = Step("output", values, operands, values["self"], also=also)
+        values, operands = self._operands({"self": value})
+        step = Step("output", values, operands, values["self"])
         step.from_images = any(parent.from_images for parent in step.parents)
         return step
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _memory(tensor: Tensor) -> int:

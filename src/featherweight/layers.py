@@ -26,8 +26,8 @@ from ._layers import strided as strided
 from ._layers import without_dropout as without_dropout
 from .errors import InputError
 from .exported import Exported, Graph
-from .fields import Field, start
-from .flow import Step, copies, leaves, on_the_way, without_effect
+from .fields import Field, start, write_into
+from .flow import Operand, Step, copies, leaves, on_the_way, without_effect
 from .follow import (
     ADAPTIVE_POOLS,
     AVERAGE_POOLS,
@@ -143,33 +143,43 @@ def _noise(shape: Sequence[int]) -> Tensor:
     return images
 
 
-Fields = dict[Step, list[Field]]  # of the results of the steps that depend on the images
+class _Fields:
+    """The fields of the steps' results, and of their arguments that depend on the images."""
 
+    def __init__(self, steps: list[Step], dead: set[Step]) -> None:
+        self.results: dict[Step, list[Field]] = {}
+        self.inputs: dict[Step, list[tuple[str, Tensor, Field]]] = {}
+        for step in steps:
+            inputs = [
+                (operand.argument, operand.tensor, field)
+                for operand in step.operands
+                if (field := self._of(operand)) is not None
+            ]
+            if step in dead or not inputs:
+                continue
+            self.inputs[step] = inputs
+            if step.op == "getitem":
+                self.results[step] = [next(field for _, x, field in inputs if x is step.result)]
+            elif step.results:
+                call = Call(step.op, step.named, inputs, step.results, step.pointwise)
+                self.results[step] = follow(call)
 
-def _field(fields: Fields, tensor: Tensor, step: Step) -> Field:
-    """Return the field of one of a step's results."""
-    which = next((i for i, result in enumerate(step.results) if result is tensor), 0)
-    return fields[step][which]
+    def _of(self, operand: Operand) -> Field | None:
+        """Return the field of an argument, None if it does not depend on the images."""
+        shape, field = operand.tensor.shape, self._of_result(operand.step, operand.tensor)
+        if operand.writer is not None and operand.writer in self.results:
+            (written,) = operand.writer.results[:1]
+            part = self.results[operand.writer][0]
+            return write_into(field, shape, part, written.shape)
+        return field
 
-
-def _follow(steps: list[Step], dead: set[Step]) -> Fields:
-    fields: Fields = {}
-    for step in steps:
-        operands = []
-        written = [("also", each.results[0], each) for each in step.also]
-        for key, tensor, parent in [*step.operands, *written]:
-            if parent.op == "images" and parent not in fields:
-                fields[parent] = [start(parent.result.shape)]
-            if parent in fields:
-                operands.append((key, tensor, _field(fields, tensor, parent)))
-        if step in dead or not operands or not step.from_images:
-            continue
-        if step.op == "getitem":
-            fields[step] = [next(field for _, x, field in operands if x is step.result)]
-        elif step.results:
-            call = Call(step.op, step.named, operands, step.results, step.pointwise)
-            fields[step] = follow(call)
-    return fields
+    def _of_result(self, step: Step, tensor: Tensor) -> Field | None:
+        if step.op == "images":
+            return start(tensor.shape)
+        if step not in self.results:
+            return None
+        which = next((i for i, result in enumerate(step.results) if result is tensor), 0)
+        return self.results[step][which]
 
 
 class _Rows:
@@ -177,8 +187,8 @@ class _Rows:
 
     def __init__(self, network: Exported, graph: Graph, steps: list[Step], dead: set[Step]) -> None:
         self.graph, self.dead = graph, dead
-        self.fields = _follow(steps, dead)
-        used = on_the_way(steps)
+        found, used = _Fields(steps, dead), on_the_way(steps)
+        self.fields, self.inputs = found.results, found.inputs
         self.steps = [step for step in steps if step in used and step in self.fields]
         self.stored = dict(network.stored())
         self.n_images = next((len(s.result) for s in used if s.op == "images"), 1)
@@ -217,9 +227,9 @@ class _Rows:
     def _parameters(self, step: Step) -> dict[str, int]:
         """Return the stored tensors that a step uses, with the numbers of each that count."""
         statistics = {
-            parent.name
-            for key, _, parent in step.operands
-            if step.op in NORMS and key in ("running_mean", "running_var")
+            each.step.name
+            for each in step.operands
+            if step.op in NORMS and each.argument in ("running_mean", "running_var")
         }
         found = {}
         for leaf in leaves(step):
@@ -242,7 +252,7 @@ class _Rows:
 
     def _kind(self, step: Step) -> str | None:
         """Return what kind of layer a step is, None if it is none."""
-        op, images = step.op, self._inputs(step)
+        op, images = step.op, self.inputs[step]
         simple = (
             (CONVOLUTIONS, "conv"),
             ({"batch_norm", "native_batch_norm", "cudnn_batch_norm"}, "batch norm"),
@@ -262,7 +272,7 @@ class _Rows:
             return "max pool"
         if op in AVERAGE_POOLS or op in ADAPTIVE_POOLS or op in AVERAGES:
             return self._average(step)
-        if op in EXTREMES and len(images) == 1:
+        if (op in EXTREMES and len(images) == 1) or step.named.get("reduce") in ("amax", "amin"):
             return self._extreme(step)
         if op in PRODUCTS:
             return "linear" if len(images) == 1 else "other"
@@ -276,17 +286,9 @@ class _Rows:
             return "add" if op in JOINS else "other"
         return None if step.pointwise or op in SILENT else "other"
 
-    def _inputs(self, step: Step) -> list[tuple[Tensor, Field]]:
-        """Return the arguments of a step that depend on the images, with their fields."""
-        return [
-            (tensor, _field(self.fields, tensor, parent))
-            for _, tensor, parent in step.operands
-            if parent in self.fields
-        ]
-
     def _average(self, step: Step) -> str:
         """Return which kind of average a step is: over all positions, over some, or over others."""
-        ((_, before), *_), after = self._inputs(step), self.fields[step][0]
+        ((_, _, before), *_), after = self.inputs[step], self.fields[step][0]
         if not before.moves or after.reach() >= before.reach():
             return "other"
         return (
@@ -297,14 +299,14 @@ class _Rows:
 
     def _extreme(self, step: Step) -> str:
         """Return whether the largest of several positions is taken, or of something else."""
-        ((x, field), *_) = self._inputs(step)
+        ((_, x, field), *_) = self.inputs[step]
         return "max pool" if field.reach(dims_of(step.named, x.ndim)) else "other"
 
     def _is_shifted(self, step: Step) -> bool:
         """Return whether operands of a step are maps at different places."""
         places = {
             (field.height.start, field.width.start)
-            for _, field in self._inputs(step)
+            for _, _, field in self.inputs[step]
             if field.moves
         }
         return len(places) > 1
@@ -312,10 +314,10 @@ class _Rows:
     def _is_mask(self, step: Step) -> bool:
         """Return whether a step multiplies by a random mask, or fills or chooses by one."""
         return any(
-            parent.random and x.ndim and bool((x == 0).any())
-            for key, x, parent in step.operands
+            each.step.random and each.tensor.ndim and bool((each.tensor == 0).any())
+            for each in step.operands
             if step.op in ("mul", "where", "masked_fill")
-            and key in ("self", "other", "condition", "mask")
+            and each.argument in ("self", "other", "condition", "mask")
         )
 
     def _layer(
@@ -324,7 +326,7 @@ class _Rows:
         result, field = step.results[0], self.fields[step][0]
         kernel: tuple[int, ...] = ()
         stride, dilation, reach, groups, channels = kernel, kernel, kernel, 1, 0
-        x = next((x for _, x, parent in step.operands if parent in self.fields), result)
+        x = self.inputs[step][0][1]
         if step.op in CONVOLUTIONS | MAX_POOLS | AVERAGE_POOLS:
             options = convolution_options(step.op, step.named)
             kernel, stride, dilation = (options[k] for k in ("kernel", "stride", "dilation"))
@@ -371,25 +373,22 @@ class _Rows:
 
     def _macs(self, step: Step) -> int:
         if step.op == "sum":  # of a product, as matrix products are written by hand
-            _, x, parent = step.operands[0]
-            if (
-                parent.op == "mul"
-                and all(t.ndim for _, t, _ in parent.operands)
-                and len(parent.operands) == 2
-            ):
-                return x.numel()
+            product = step.operands[0].step
+            factors = [each for each in product.operands if each.tensor.ndim]
+            if product.op == "mul" and len(factors) == 2:
+                return step.operands[0].tensor.numel()
         return step.macs
 
     def _p(self, step: Step) -> float:
         if "p" in step.named:
             return float(step.named["p"])
-        mask = next(x for _, x, parent in step.operands if parent.random)
+        mask = next(each.tensor for each in step.operands if each.step.random)
         return float((mask == 0).double().mean())
 
 
 def _is_bias(step: Step) -> bool:
     """Return whether what a step adds is one number a channel."""
-    added = [x for _, x, parent in step.operands if not parent.from_images]
+    added = [each.tensor for each in step.operands if not each.from_images]
     return all(sum(side > 1 for side in x.shape) <= 1 for x in added)
 
 

@@ -316,7 +316,14 @@ class Run:
 
         Raises InputError where their hash is not the run's."""
         data = self.config["data"]
-        split = load_split(source or data["source"], data["n_train"], data["n_val"])
+        try:
+            split = load_split(source or data["source"], data["n_train"], data["n_val"])
+        except InputError as error:
+            if source or not data["source"] or error.hint:
+                raise
+            raise InputError(
+                error.message, hint="if the data set has moved, name its new place with --data"
+            ) from error
         if split.sha256 != data["sha256"]:
             raise InputError(
                 f"{split.source or 'MNIST'}: got a split with hash "

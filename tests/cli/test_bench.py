@@ -5,11 +5,11 @@ import dataclasses
 
 import pytest
 import torch
+from helpers import MNIST_RECIPES
 
 from featherweight.bench import contention, gpu, peer, training
 from featherweight.cli import bench
 from featherweight.errors import InputError
-from featherweight.recipe import RECIPES
 
 CPU = torch.device("cpu")
 
@@ -135,7 +135,7 @@ def test_bench_workers_prints_an_epoch_of_every_recipe(split, capsys, monkeypatc
     monkeypatch.setattr(training, "bench_teams", bench_teams)
     monkeypatch.setattr(bench.stdout, "width", 160)
     bench._bench_recipes(split)
-    names = [recipe.name for recipe in RECIPES if recipe.name != "baseline"]
+    names = [recipe.name for recipe in MNIST_RECIPES if recipe.name != "baseline"]
     assert asked == [[(name, 1), (name, 2)] for name in names]
     printed = _printed(capsys)
     assert "sprint, small images │ 16,302" in printed

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from helpers import LAYERS, random_feather
+from helpers import LAYERS, MNIST_RECIPES, random_feather
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,9 +18,8 @@ from featherweight.export import graph as graphs
 from featherweight.export.evidence import _outputs, find_head, measure_grid
 from featherweight.export.graph import UnfaithfulError, to_graph
 from featherweight.inference.reader import Reader
-from featherweight.recipe import RECIPES
 
-FEATHERS = {recipe.name: recipe.model_args for recipe in RECIPES if recipe.model_args}
+FEATHERS = {recipe.name: recipe.model_args for recipe in MNIST_RECIPES if recipe.model_args}
 
 
 class Own(nn.Module):

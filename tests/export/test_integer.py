@@ -6,9 +6,11 @@ import torch
 from helpers import random_feather
 
 from featherweight.build import build
+from featherweight.capture import Pass, capture
 from featherweight.data import load_split
 from featherweight.evaluate import normalise
 from featherweight.export.integer import AccumulatorOverflowError, fixed_point, integer_network
+from featherweight.layers import layer_table
 
 
 @pytest.fixture
@@ -65,6 +67,12 @@ def test_one_layer_by_hand(split):
         ) // 2**layer.out_shift + layer.zero_point
         assert out[channel, y, x] == min(max(value, 0), 255)
     assert network.macs == 7 * 7 * 4 * 12 + 30
+
+
+def test_multiply_accumulates_are_those_of_the_layer_table(split):
+    model = random_feather(split, ["conv 8", "conv 8 m2", "sep 12", "pool", "conv 8"])
+    table = layer_table(capture(model, [Pass(training=False)]))
+    assert integer_network(model, split, 8).macs == table.macs
 
 
 @torch.no_grad()

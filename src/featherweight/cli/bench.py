@@ -166,11 +166,12 @@ def _bench_recipes(split: "Split") -> int:
 
     from ..bench.training import Team, bench_teams, ratio_of
     from ..build import build
+    from ..contract import load_contract
     from ..recipe import RECIPES
 
     table = Table("recipe", "parameters", "1 worker s/epoch", "2 workers s/epoch", "ratio (rounds)")
     for recipe in RECIPES:
-        if recipe.n_ghosts > 1:
+        if recipe.n_ghosts > 1 and load_contract(recipe.contract).data == "mnist":
             (one, two), _ = bench_teams([Team(recipe, 1), Team(recipe, 2)], split, rounds=5)
             model = build(recipe.model, recipe.model_args, split.num_classes, split.shape)
             table.add_row(

@@ -62,7 +62,10 @@ def cmd_contracts(name: str | None = None, /) -> int:
         stdout.write(load_contract(name).to_toml())
         return DONE
     columns = ("parameters", "epochs", "accuracy")
-    table = Table("contract", "data", *columns, "also")
+    table = Table()
+    table.add_column("contract", no_wrap=True)
+    for column in ("data", *columns, "also"):
+        table.add_column(column, overflow="fold")
     for contract in CONTRACTS:
         # The first clause of each of these kinds has a column, the other clauses share one.
         cells, also = dict.fromkeys(columns, ""), []

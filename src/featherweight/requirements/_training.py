@@ -20,6 +20,7 @@ from ._kind import (
     one_of,
     percentage,
     some_of,
+    whole,
     whole_range,
     words,
 )
@@ -33,7 +34,7 @@ class Epochs(Kind):
 
     name = "epochs"
     facts: ClassVar = ("training",)
-    keys: ClassVar = {"fewer_than": WHOLE, "at_most": WHOLE}
+    keys: ClassVar = {"fewer_than": whole(2), "at_most": WHOLE}
     exactly_one: ClassVar = (("fewer_than", "at_most"),)
 
     def required(self, limits: Limits) -> str:
@@ -52,9 +53,8 @@ class Epochs(Kind):
         )
 
     def allows(self, limits: Limits) -> dict[str, Allowed]:
-        """There is at least one epoch."""
-        least, most = whole_range(limits)
-        return {"epochs": (max(1, least), most)}
+        """Return the numbers of epochs."""
+        return {"epochs": whole_range(limits)}
 
 
 class _OfRecipe(Kind):
