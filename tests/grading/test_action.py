@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+import featherweight
+
 ACTION = yaml.safe_load((Path(__file__).parents[2] / "action.yml").read_text())
 NET = """
 import torch
@@ -38,6 +40,7 @@ def run_steps(checkout, **given):
     environment = os.environ | {
         "GITHUB_STEP_SUMMARY": str(checkout / "summary.md"),
         "GITHUB_OUTPUT": str(checkout / "output.txt"),
+        "PYTHONPATH": str(Path(featherweight.__file__).parents[1]),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     for step in ACTION["runs"]["steps"]:

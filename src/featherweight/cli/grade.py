@@ -5,9 +5,8 @@ import os
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
 from rich.table import Table
 
 from .._files import write_atomic
@@ -45,7 +44,7 @@ def cmd_grade(
     contract: str = DEFAULT_CONTRACT,
     out: str = "grades.csv",
     data: str | None = None,
-    network: Annotated[str | None, Parameter(name="--class")] = None,
+    class_: str | None = None,
     weights: str | None = None,
     mean: float | None = None,
     std: float | None = None,
@@ -76,7 +75,7 @@ def cmd_grade(
         The table, a CSV file. The reports go into a folder beside it, such as grades-reports.
     data
         A directory of MNIST-format files or an .npz file. Default: MNIST.
-    network
+    class_
         Name of the network's class, in every file. Default: the only class that is no part of
         another, else one with a usual name such as Net, else the last.
     weights
@@ -131,7 +130,7 @@ def cmd_grade(
     for_one = {"--weights": weights, "--badge": badge, "--summary": summary}
     for_one["--gradescope"] = gradescope
     given = [key for key, value in for_one.items() if value is not None]
-    found = find_submissions(submissions, network, single=bool(given))
+    found = find_submissions(submissions, class_, single=bool(given))
     if given and len(found) > 1:
         raise InputError(f"{given[0]} with {len(found)} submissions: expected one submission")
     if weights is not None:
