@@ -36,6 +36,6 @@ def _pages(how):
 
 
 def test_what_a_step_frees_is_kept_for_the_next():
-    assert _pages("keep") < 1000
+    assert _pages("keep") < 10_000  # a piece may be given back, now and then
     if platform.libc_ver()[0] == "glibc":
-        assert _pages("not") > 10_000  # else nothing is gained
+        assert _pages("not") > 100_000  # else nothing is gained

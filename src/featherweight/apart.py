@@ -231,6 +231,7 @@ def write_result(result: int, path: str, make: Callable[[], bytes]) -> NoReturn:
     """Write the graph that `make` returns, or what it raises, into an open file; end the process.
 
     `path` is what messages call the network."""
+    process = os.getpid()
     try:
         content = GRAPH + make()
     except InputError as error:
@@ -242,7 +243,8 @@ def write_result(result: int, path: str, make: Callable[[], bytes]) -> NoReturn:
         from .locate import reason
 
         content = _wrong_result(f"model {path!r}: can't be built: {reason(error)}", None)
-    while content:
+    # A process that the network's code forked has come here too.
+    while content and os.getpid() == process:
         content = content[os.write(result, content) :]
     os._exit(0)  # threads and exit handlers of the network's are not waited for
 

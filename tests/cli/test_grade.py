@@ -95,7 +95,7 @@ def test_rows_are_printed_and_problems_are_shown_as_they_are(workplace, monkeypa
     monkeypatch.setenv("COLUMNS", "200")
     assert run(monkeypatch, "class", "--out", "g.csv") == 1
     out, err = capsys.readouterr()
-    assert "[bold]anna\\x1b[2J failed. To do: do it again" in out
+    assert "[bold]anna\\x1b[2J failed. To do: do it again" in " ".join(out.split())
     assert "anna: [bold]anna\\x1b[2J failed. To do: do it again" in err
     assert "see g.csv and the reports in g-reports" in err
     # The same again: nothing is judged twice.
