@@ -1188,10 +1188,12 @@ def test_it_works_with_forced_colours(new_page):
 # --- layouts
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    ("width", "height"),
-    [(320, 640), (390, 844), (844, 390), (1280, 800), (1920, 1080), (2560, 1440)],
+    ("width", "height", "scheme"),
+    [
+        *((320, 640, "light"), (390, 844, "dark"), (844, 390, "light")),
+        *((1280, 800, "dark"), (1920, 1080, "light"), (2560, 1440, "dark")),
+    ],
 )
 def test_the_sheet_and_the_answer_are_on_the_first_screen(new_page, width, height, scheme):
     page = new_page(viewport={"width": width, "height": height}, color_scheme=scheme)

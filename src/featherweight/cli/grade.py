@@ -74,7 +74,7 @@ def cmd_grade(
     out
         The table, a CSV file. The reports go into a folder beside it, such as grades-reports.
     data
-        A directory of MNIST-format files or an .npz file. Default: MNIST.
+        Where the data set is, as for `train`. Default: MNIST.
     class_
         Name of the network's class, in every file. Default: the only class that is no part of
         another, else one with a usual name such as Net, else the last.
