@@ -70,6 +70,30 @@ def find_pictures(folder: Path) -> Source | None:
     return _make_source(folder, parts, reader, read_said(folder))
 
 
+def find_unsorted(folder: Path) -> InputError | None:
+    """Return what is wrong with a folder of pictures that `find_pictures` does not find, if any."""
+    loose = sorted(filter(_is_picture, os.listdir(folder)))
+    if len(loose) > 1:  # one may be of the data set, and not in it
+        return InputError(
+            f"{folder / loose[0]}: a picture in no folder of its class, "
+            "expected train/CLASS/PICTURE and test/CLASS/PICTURE",
+            hint="make a folder for each class in train and in test, and move the pictures there",
+        )
+    classes = [each for each in _folders(folder) if any(map(_is_picture, os.listdir(each)))]
+    if len(classes) < 2 or any(_part_of(each.name) for each in classes):
+        return None
+    names = listed(each.name for each in classes)
+    if _part_of(folder.name):
+        return InputError(
+            f"{folder}: got one part of a data set, with the classes {names}",
+            hint=f"name the folder above: --data {folder.parent}",
+        )
+    return InputError(
+        f"{folder}: got the folders {names} with pictures, expected them in a folder train",
+        hint=f"move them into {folder / 'train'}; those of test pictures into {folder / 'test'}",
+    )
+
+
 def open_archive(path: Path) -> Source:
     """Return the data set of pictures in a .zip file. Raises InputError if it holds none."""
     with _open_zip(path) as archive:
@@ -84,12 +108,15 @@ def open_archive(path: Path) -> Source:
                 hint="unpack it, and name the folder of one",
             )
         if "train" not in parts:
-            files = [name for name in members if not name.endswith("/")]
+            files = sorted(name for name in members if not name.endswith("/"))
+            hint = "unpack it, and name its folder"
+            if any(_is_picture(name.rpartition("/")[2]) for name in files):
+                hint += ", with the folders of its classes in one named train"
             raise InputError(
                 f"{path}: got no train/CLASS/PICTURE in it, but {listed(files, 3) or 'no file'}",
-                hint="unpack it, and name its folder",
+                hint=hint,
             )
-        said, file = Said(), f"{tops.pop()}{SAID_FILE}"
+        said, file = read_said(path.parent), f"{tops.pop()}{SAID_FILE}"
         if file in members:
             content = _read_member(archive, members[file], MAX_SAID_BYTES)
             said = parse_said(content, f"{path} ({file})")
