@@ -88,7 +88,12 @@ def test_it_may_say_what_it_is(tmp_path):
     assert said.classes == tuple(names)
     assert said.orientation == "transposed"
     assert open_source(save(tmp_path / "b.npz", polarity=b"natural")).said.polarity == "natural"
+    for kind in (np.str_, lambda name: name.encode()):
+        said = open_source(save(tmp_path / "c.npz", classes=[kind("été"), kind("ここ")])).said
+        assert said.classes == ("été", "ここ")
+    no_characters = np.full(2, 0x7FFFFFFF, "<u4").view("<U1")
     for wrong, message in (
+        ({"classes": no_characters}, r"\(classes\): .*, expected texts"),
         ({"classes": np.arange(10)}, r"\(classes\): got an array int64 .* one of texts"),
         ({"classes": np.array(names, object)}, r"\(classes\): got an array object"),
         ({"classes": ["a", "a"]}, "classes: got"),

@@ -93,5 +93,10 @@ def _said(path: Path, arrays: list[str]) -> dict[str, Any]:
         if key in arrays:
             kinds = NUMBERS if key == "first_label" else TEXTS
             value = read_npz(path, key, kinds, MAX_SAID_BYTES)
-            values[key] = (value.astype(str) if kinds == TEXTS else value).tolist()
+            if value.dtype.kind == "S":
+                value = np.char.decode(value, "utf-8", "replace")
+            try:
+                values[key] = value.tolist()
+            except (ValueError, SystemError) as error:  # code points that there are not
+                raise InputError(f"{path} ({key}): got no characters, expected texts") from error
     return values
