@@ -8,6 +8,7 @@ import torch
 
 from featherweight.augment import affine, augment, gaussian_blur, jitter
 from featherweight.augment import draw as draw_for
+from featherweight.errors import InputError
 from featherweight.recipe import Augmentation
 
 with warnings.catch_warnings():
@@ -241,3 +242,14 @@ def test_channels_are_moved_alike():
     moved = _augmented(grey.expand(N, 3, 28, 24), same, 1)
     assert torch.equal(moved, moved[:, :1].expand(N, 3, 28, 24))
     torch.testing.assert_close(moved[:, :1], _augmented(grey, same, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("strengths", "name"),
+    [(Augmentation(crop=24), "crop"), (Augmentation(blur_kernel=49), "blur_kernel")],
+)
+def test_images_that_are_too_small_for_a_change_are_refused(images, strengths, name):
+    with pytest.raises(InputError, match=f"{name}: got images of 28x24 pixels and a padding of 24"):
+        _augmented(images, strengths, 0)
+    smaller = Augmentation(**{name: getattr(strengths, name) - (2 if "blur" in name else 1)})
+    assert _augmented(images, smaller, 0).shape == images.shape

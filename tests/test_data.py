@@ -122,6 +122,13 @@ def npz(path, **changes):
     return str(path)
 
 
+def test_an_empty_path_is_not_the_current_folder(digits, monkeypatch):
+    monkeypatch.chdir(digits)
+    with pytest.raises(InputError, match="data: got an empty path"):
+        load_split("", 30, 20)
+    assert len(load_split(".", 30, 20).val) == 20
+
+
 def test_an_npz_has_its_own_validation_images(tmp_path):
     split = load_split(npz(tmp_path / "a.npz"), 50, 20)
     assert np.array_equal(split.val.labels, make_digits(20, 20)[1])
@@ -228,6 +235,12 @@ def test_more_labels_than_a_name_says_are_numbers(tmp_path):
     assert split.kind.classes == tuple(map(str, range(30)))
 
 
+def test_classes_of_a_name_are_those_of_all_training_images(tmp_path):
+    labels = np.append(np.arange(59) % 5, 25).astype(np.uint8) + 1  # the last one validates
+    split = emnist_letters(tmp_path, labels)
+    assert split.num_classes == len(split.kind.classes) == 26
+
+
 @pytest.mark.parametrize(
     ("border", "polarity"),
     [(20, "light on dark"), (230, "dark on light"), (128, "natural")],
@@ -319,7 +332,10 @@ def test_a_damaged_npz_is_refused(tmp_path):
         ({"train_labels": np.eye(10)[np.arange(50) % 10]}, r"whole numbers.*labels\.argmax\(1\)"),
         ({"train_images": np.full((50, 28, 28), 0.5)}, r"float64.*\(255 \* images\)"),
         ({"train_images": np.full((50, 28, 28), 9)}, r"int64.*images\.round"),
+        ({"train_labels": np.arange(150).reshape(50, 3) % 2}, r"whole numbers \(n,\)$"),
         ({"train_images": np.zeros((50, 784), np.uint8)}, r"images\.reshape\(-1, 28, 28\)"),
+        ({"train_images": np.zeros((50, 3072), np.uint8)}, r"images\.reshape\(-1, 3, 32, 32\)"),
+        ({"train_images": np.zeros((50, 7), np.uint8)}, r"\(n, height, width, 3\), colour$"),
         ({"train_labels": -np.ones(50, np.int64)}, "label -1"),
         ({"val_labels": np.full(20, 10)}, "label 10"),
         ({"val_images": np.zeros((20, 14, 14), np.uint8)}, "expected"),

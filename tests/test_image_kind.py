@@ -34,6 +34,7 @@ def test_json_and_back():
         ({"classes": "cats"}, "classes"),
         ({"classes": tuple(map(str, range(257)))}, "2 to 256"),
         ({"classes": ("cat", "x" * 101)}, "100 characters"),
+        ({"classes": ("cat", "\udcff")}, "different names"),
     ],
 )
 def test_what_means_nothing_is_refused(change, message):

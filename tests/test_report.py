@@ -150,6 +150,15 @@ def brightness(colour):
     return sum(part * share for part, share in zip(colour[:3], (0.299, 0.587, 0.114), strict=True))
 
 
+def test_a_confusion_matrix_of_many_classes_is_no_larger_than_one_of_80():
+    probabilities = torch.eye(256)
+    figure = confusion(Evaluation(0.1, probabilities, torch.arange(256)), "many")
+    width, height = figure.get_size_inches()
+    assert max(width, height) < 32
+    sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text() == "1"}
+    assert min(sizes) == pytest.approx(6.5 * 80 / 256)
+
+
 def test_confusion_counts_and_is_pale_for_a_handful():
     counted = result(10_000, 38)
     figure = confusion(counted, "tiny, seed 0, validation")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .errors import InputError
 from .recipe import Augmentation
 
 
@@ -70,12 +71,23 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     kernel = torch.exp(-(offsets**2) / (2 * sigma[:, None] ** 2))
     kernel = (kernel / kernel.sum(1, keepdim=True))[:, :, None, None, None]  # (n, k, 1, 1, 1)
     height, width = images.shape[-2:]
-    x = F.pad(images, (radius,) * 4, mode="reflect")
+    x = _reflected(images, radius, "blur_kernel")
     # The Gaussian is separable: along the rows, then along the columns.
     x = torch.stack([kernel[:, k] * x[..., k : k + width] for k in range(kernel_size)]).sum(0)
     return torch.stack([kernel[:, k] * x[..., k : k + height, :] for k in range(kernel_size)]).sum(
         0
     )
+
+
+def _reflected(images: Tensor, padding: int, change: str) -> Tensor:
+    """Pad images by reflection. Raises InputError if they are too small for it."""
+    height, width = images.shape[-2:]
+    if padding >= min(height, width):
+        raise InputError(
+            f"{change}: got images of {height}x{width} pixels and a padding of {padding}, expected "
+            "larger images or a recipe without it"
+        )
+    return F.pad(images, (padding,) * 4, mode="reflect")
 
 
 def jitter(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
@@ -132,7 +144,7 @@ def cropped(images: Tensor, padding: int, places: Tensor) -> Tensor:
     `places`, in [0, 1) and of shape (n, 2), say at which row and column of the padding.
     """
     height, width = images.shape[-2:]
-    padded = F.pad(images, (padding,) * 4, mode="reflect")
+    padded = _reflected(images, padding, "crop")
     first = (places * (2 * padding + 1)).long()  # (n, 2)
     rows = first[:, 0, None] + torch.arange(height, device=images.device)  # (n, height)
     columns = first[:, 1, None] + torch.arange(width, device=images.device)  # (n, width)

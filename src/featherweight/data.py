@@ -8,6 +8,7 @@
 """
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -191,9 +192,7 @@ def _images(part: Part, said: Said, channels: int = 1) -> Images:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"{where}: got labels {labels.dtype} {labels.shape}, expected whole numbers (n,)",
-            hint="convert them: labels.argmax(1)"
-            if labels.ndim == 2
-            else 'convert them: labels.astype("int64")',
+            hint=_label_hint(labels),
         )
     if len(images) != len(labels):
         raise InputError(
@@ -226,12 +225,25 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
     return 1 if len(shape) == 4 and shape[1] in CHANNELS else None
 
 
+def _label_hint(labels: np.ndarray) -> str | None:
+    """Return how labels of another type or shape can be converted."""
+    if labels.ndim == 1:
+        return 'convert them: labels.astype("int64")'
+    one_hot = labels.ndim == 2 and labels.dtype.kind in "biuf" and (labels.sum(1) == 1).all()
+    return "convert them: labels.argmax(1)" if one_hot else None
+
+
 def _image_hint(images: np.ndarray) -> str | None:
     """Return how images of another type or shape can be converted."""
     if images.ndim == 2:
-        return "give them their sides: images.reshape(-1, 28, 28)"
+        for sides, n in (("", images.shape[1]), ("3, ", images.shape[1] // 3)):
+            side = math.isqrt(n)
+            if side**2 * (3 if sides else 1) == images.shape[1]:
+                return f"give them their sides: images.reshape(-1, {sides}{side}, {side})"
     if images.dtype.kind == "f" and images.size and 0 <= images.min() <= images.max() <= 1:
         return 'convert them: (255 * images).round().astype("uint8")'
+    if images.dtype == np.uint8:
+        return None
     if images.dtype.kind in "fiu" and images.size and 0 <= images.min() <= images.max() <= 255:
         return 'convert them: images.round().astype("uint8")'
     return None
@@ -294,6 +306,8 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
 
     Raises InputError if the data can't be read, or does not have these images.
     """
+    if source == "":
+        raise InputError("data: got an empty path, expected a folder or a file")
     # Not Path.resolve, which fails for links that lead to themselves.
     path = Path(os.path.realpath(source)) if source is not None else mnist_folder()
     found = open_source(path)
@@ -318,7 +332,7 @@ def load_split(source: str | None, n_train: int, n_val: int) -> Split:
     else:
         train, val = _part(both, slice(n_train)), _part(both, slice(len(both) - n_val, None))
     num_classes = int(train.labels.max()) + 1
-    if said.classes and not said.by_name:
+    if said.classes:
         if num_classes > len(said.classes):
             raise InputError(
                 f"{path}: got names of {len(said.classes)} classes, and label "

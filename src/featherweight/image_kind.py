@@ -85,6 +85,8 @@ def check_classes(classes: object) -> None:
         not isinstance(classes, (list, tuple))
         or not 2 <= len(classes) <= MAX_CLASSES
         or not all(isinstance(name, str) and 0 < len(name) <= MAX_CLASS_NAME for name in classes)
+        # A folder's name may be no text, which then can be printed nowhere.
+        or any("\ud800" <= letter <= "\udfff" for name in classes for letter in name)
         or len(set(classes)) < len(classes)
     ):
         raise InputError(

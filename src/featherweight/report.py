@@ -36,6 +36,8 @@ from .run import Row, Run
 from .verdict import Verdict
 
 MAX_NAME_SHOWN = 14  # characters of a class's name
+# Side of a cell of the confusion matrix, and most of all cells of a row, in inches.
+CELL, MAX_CELLS = 0.35, 28.0
 MAX_MISTAKES = 400  # images in one picture: the most confident mistakes if there are more
 # Share of a class predicted as one other class that gets the confusion matrix's darkest colour.
 DARKEST_SHARE = 0.1
@@ -220,7 +222,9 @@ def confusion(result: Evaluation, title: str, classes: Sequence[str] = ()) -> Fi
     """
     counts = result.confusion
     names = _shortened(classes or range(len(counts)))
-    sides = 0.35 * len(counts) + 0.8 + 0.08 * max(0, max(map(len, names)) - 2)  # inches
+    cell = min(CELL, MAX_CELLS / len(counts))
+    scale = cell / CELL  # of letters
+    sides = cell * len(counts) + 0.8 + 0.08 * max(0, max(map(len, names)) - 2)  # inches
     figure = Figure(figsize=(sides, sides + 0.35), layout="constrained")
     axes = figure.subplots()
     shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
@@ -239,7 +243,7 @@ def confusion(result: Evaluation, title: str, classes: Sequence[str] = ()) -> Fi
                     f"{count:,}",
                     ha="center",
                     va="center",
-                    fontsize=6.5,
+                    fontsize=6.5 * scale,
                     color=colour,
                 )
     axes.set_xlabel("predicted", fontsize=8, color=INK)
@@ -249,7 +253,7 @@ def confusion(result: Evaluation, title: str, classes: Sequence[str] = ()) -> Fi
     axes.set_xticks([x - 0.5 for x in range(1, len(counts))], minor=True)
     axes.set_yticks([y - 0.5 for y in range(1, len(counts))], minor=True)
     axes.grid(which="minor", color=FAINT, lw=0.6)
-    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=INK)
+    axes.tick_params(which="both", length=0, labelsize=8 * scale, labelcolor=INK)
     axes.spines[:].set_color(FAINT)
     low, high = result.interval
     figure.suptitle(

@@ -45,6 +45,16 @@ def test_cifar_100_has_fine_labels(tmp_path):
     assert source.read("test").images.shape == (2, 3, 32, 32)
 
 
+def test_names_of_classes(cifar10):
+    names = cifar10 / "batches.meta.txt"
+    names.write_text("one\n")
+    with pytest.raises(InputError, match=r"batches\.meta\.txt: classes: got \['one'\]"):
+        open_source(cifar10)
+    names.unlink()  # CIFAR-10's own are known
+    said = open_source(cifar10).said
+    assert (said.classes[0], said.classes[9], said.by_name) == ("airplane", "truck", True)
+
+
 def test_damaged_files_are_named(cifar10):
     batch = cifar10 / "data_batch_2.bin"
     for content in (b"", bytes(3072), bytes(3 * 3073 + 1)):

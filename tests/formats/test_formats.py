@@ -1,6 +1,7 @@
 """Finding data sets, and what is not read."""
 
 import pytest
+from helpers import write_mnist
 
 from featherweight.errors import InputError
 from featherweight.formats import open_source
@@ -22,10 +23,35 @@ def test_what_is_not_read_is_told_with_the_way_on(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         open_source(tmp_path / name)
     if name != "notes.txt":
-        (tmp_path / "inside").mkdir()
-        (tmp_path / name).rename(tmp_path / "inside" / name)
+        inside = tmp_path / "as" / "deep"  # as torchvision's MNIST/processed/training.pt
+        inside.mkdir(parents=True)
+        (tmp_path / name).rename(inside / name)
         with pytest.raises(InputError, match=message):
             open_source(tmp_path)
+
+
+def test_a_file_of_a_data_set_leads_to_its_folder(tmp_path):
+    path = write_mnist(tmp_path) / "train-images-idx3-ubyte.gz"
+    for each in (path.rename(path.with_suffix("")), tmp_path / "t10k-labels-idx1-ubyte.gz"):
+        with pytest.raises(InputError, match="got one file of several") as told:
+            open_source(each)
+        assert told.value.hint == f"name its folder: --data {tmp_path}"
+
+
+def test_a_table_of_any_name_is_told_to_be_named(tmp_path):
+    (tmp_path / "letters.csv").write_text("1,2\n")
+    with pytest.raises(InputError, match="no data set in this folder") as told:
+        open_source(tmp_path)
+    assert told.value.hint == f"name the table: --data {tmp_path / 'letters.csv'}"
+
+
+def test_what_a_data_set_says_is_not_passed_over(tmp_path):
+    (tmp_path / "MNIST").mkdir()
+    write_mnist(tmp_path / "MNIST" / "raw")
+    (tmp_path / "data.toml").write_text('orientation = "transposed"')
+    with pytest.raises(InputError, match=r"data\.toml: not beside the data set") as told:
+        open_source(tmp_path)
+    assert told.value.hint == f"move it to {tmp_path / 'MNIST' / 'raw' / 'data.toml'}"
 
 
 def test_an_empty_folder_and_a_loop_of_links(tmp_path):

@@ -102,9 +102,10 @@ def test_a_set_may_say_what_it_is(tmp_path):
     (tmp_path / "data.toml").write_text(
         f'classes = {names}\npolarity = "dark on light"\nfirst_label = 1\n'
     )
+    # The name of the files says the orientation, which is left out.
     said = open_source(tmp_path).said
     assert (said.classes, said.polarity, said.orientation, said.first_label) == (
-        *(tuple(names), "dark on light", "", 1),
+        *(tuple(names), "dark on light", "transposed", 1),
     )
     for text, message in (
         ("colour = 1", "unknown key 'colour', expected classes, polarity"),

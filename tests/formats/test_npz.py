@@ -33,6 +33,43 @@ def test_keras_names(tmp_path):
     assert np.array_equal(source.read("test").labels, labels[:5])
 
 
+def kuzushiji(folder, name="kmnist", word="imgs"):
+    for part, n in (("train", 12), ("test", 5)):
+        images, labels = make_digits(n, n)
+        np.savez_compressed(folder / f"{name}-{part}-{word}.npz", images)
+        np.savez_compressed(folder / f"{name}-{part}-labels.npz", labels)
+
+
+def test_a_set_of_four_files(tmp_path):
+    kuzushiji(tmp_path)
+    for path in (tmp_path, tmp_path / "kmnist", tmp_path / "kmnist-train-imgs.npz"):
+        source = open_source(path)
+        for part, n in (("train", 12), ("test", 5)):
+            images, labels = make_digits(n, n)
+            read = source.read(part)
+            assert np.array_equal(read.images, images)
+            assert np.array_equal(read.labels, labels)
+        assert source.said.classes[-1] == "wo"
+    kuzushiji(tmp_path, "k49", "images")
+    with pytest.raises(InputError, match="2 data sets, k49, kmnist; expected one"):
+        open_source(tmp_path)
+    assert not open_source(tmp_path / "k49").said.classes
+    (tmp_path / "k49-test-labels.npz").unlink()
+    with pytest.raises(InputError, match=r"got no k49-test-labels\.npz"):
+        open_source(tmp_path / "k49").read("test")
+    np.savez(tmp_path / "k49-train-labels.npz", y=np.arange(12))
+    with pytest.raises(InputError, match=r"labels\.npz: got no array arr_0, but y\.npy"):
+        open_source(tmp_path / "k49").read("train")
+
+
+def test_a_file_beside_it_says_what_its_arrays_do_not(tmp_path):
+    path = save(tmp_path / "a.npz")
+    (tmp_path / "data.toml").write_text('orientation = "transposed"')
+    assert open_source(path).said.orientation == "transposed"
+    save(path, polarity="natural")
+    assert open_source(path).said.orientation == ""
+
+
 def test_a_missing_array_is_named(tmp_path):
     path = save(tmp_path / "a.npz", val_labels=np.zeros(3))
     source = open_source(path)
@@ -51,7 +88,12 @@ def test_it_may_say_what_it_is(tmp_path):
     assert said.classes == tuple(names)
     assert said.orientation == "transposed"
     assert open_source(save(tmp_path / "b.npz", polarity=b"natural")).said.polarity == "natural"
+    for kind in (np.str_, lambda name: name.encode()):
+        said = open_source(save(tmp_path / "c.npz", classes=[kind("été"), kind("ここ")])).said
+        assert said.classes == ("été", "ここ")
+    no_characters = np.full(2, 0x7FFFFFFF, "<u4").view("<U1")
     for wrong, message in (
+        ({"classes": no_characters}, r"\(classes\): .*, expected texts"),
         ({"classes": np.arange(10)}, r"\(classes\): got an array int64 .* one of texts"),
         ({"classes": np.array(names, object)}, r"\(classes\): got an array object"),
         ({"classes": ["a", "a"]}, "classes: got"),

@@ -52,6 +52,7 @@ TWO = grey("train/a/1.png", "train/b/1.png", "train/a/2.png", "test/b/1.png")
 @pytest.mark.parametrize("top", ["", "cifar/", 'it\'s a "set"/'])
 def test_pictures_by_class(tmp_path, root, top):
     hidden = {f"{top}train/a/.DS_Store": b"1", f"{top}train/.cache/1.png": b"1"}
+    hidden |= {f"{top}train/b/Thumbs.db": b"1", f"{top}train/Thumbs.db": b"1"}
     hidden |= {f"{top}train/a/notes.txt": b"1", f"__MACOSX/{top}train/a/._1.png": b"1"}
     files = {f"{top}{name}": content for name, content in TWO.items()}
     source = open_source(put(tmp_path / root, files | hidden))
@@ -87,6 +88,9 @@ def test_classes_named_by_numbers_are_in_their_order(tmp_path):
 
 
 def test_an_archive_may_say_what_it_is(tmp_path):
+    path = put(tmp_path / "a.zip", TWO)
+    (tmp_path / "data.toml").write_text('polarity = "dark on light"')
+    assert open_source(path).said.polarity == "dark on light"
     path = put(tmp_path / "a.zip", TWO | {"data.toml": b'polarity = "natural"'})
     said = open_source(path).said
     assert (said.polarity, said.classes) == ("natural", ("a", "b"))
@@ -161,10 +165,10 @@ def animated():
         (encode(np.zeros((*SIDES, 4), np.uint8)), "transparent pixels"),
         (encode(Image.new("F", SIDES[::-1]), "TIFF"), "floats"),
         (encode(Image.fromarray(np.full(SIDES, 70_000, np.int32)), "TIFF"), "70000"),
-        (b"", "not a picture"),
-        (b"nonsense", "not a picture"),
-        (encode(pixels(0))[:-30], "damaged picture"),
-        (encode(pixels(0))[:40], "not a picture"),
+        (b"", "got no readable image, expected one of PNG"),
+        (b"nonsense", "got no readable image, expected one of PNG"),
+        (encode(pixels(0))[:-30], r"got no readable image \("),
+        (encode(pixels(0))[:40], "got no readable image, expected one of PNG"),
         (bytes(5_000_000), "over 4,000,000 bytes"),
     ],
 )
@@ -198,6 +202,27 @@ def test_links_that_lead_back_are_no_classes(tmp_path):
     (folder / "train" / "c").symlink_to(folder / "train" / "c")
     (folder / "train" / "d").symlink_to(folder)
     assert open_source(folder).said.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("root", ["set", "set.zip"])
+def test_folders_in_another_order_are_refused_with_the_way_on(tmp_path, root):
+    two = grey(*(f"{label}/{i}.png" for label in "ab" for i in range(2)))
+    path = put(tmp_path / root, two)
+    with pytest.raises(InputError, match=r"folders a, b with pictures|but a/0\.png") as told:
+        open_source(path)
+    assert "train" in told.value.hint
+
+
+def test_a_part_alone_and_pictures_without_classes_are_refused_with_the_way_on(tmp_path):
+    path = put(tmp_path / "set", TWO)
+    with pytest.raises(InputError, match="one part of a data set, with the classes a, b") as told:
+        open_source(path / "train")
+    assert told.value.hint == f"name the folder above: --data {path}"
+    # Kaggle's CIFAR-10: pictures by number, and a table of their labels.
+    kaggle = put(tmp_path / "kaggle", grey("train/1.png", "train/2.png", "test/1.png"))
+    (kaggle / "trainLabels.csv").write_text("id,label\n1,frog\n")
+    with pytest.raises(InputError, match=r"train/1\.png: a picture in no folder of its class"):
+        open_source(kaggle)
 
 
 @pytest.mark.parametrize("root", ["set", "set.zip"])

@@ -90,6 +90,32 @@ def test_a_wrong_table_is_refused_in_one_line(tmp_path, change, message):
 def test_two_training_tables_are_listed(tmp_path):
     for name in ("a_train.csv", "b_train.csv"):
         write(tmp_path / name)
-    with pytest.raises(InputError, match=r"a_train\.csv and b_train\.csv, expected one"):
-        open_source(tmp_path).read("train")
+    with pytest.raises(InputError, match=r"a_train\.csv, b_train\.csv; expected one") as told:
+        open_source(tmp_path)
+    assert f"--data {tmp_path}/a_train.csv" in told.value.hint
     assert len(open_source(tmp_path / "a_train.csv").read("train").images) == 6
+
+
+def test_a_test_table_is_that_of_the_same_name(tmp_path):
+    for name, n in (("digits", 3), ("letters", 5)):
+        write(tmp_path / f"emnist-{name}-train.csv", header=False)
+        write(tmp_path / f"emnist-{name}-test.csv", header=False, n=n)
+    for name, n in (("digits", 3), ("letters", 5)):
+        source = open_source(tmp_path / f"emnist-{name}-train.csv")
+        assert len(source.read("test").images) == n
+        assert (source.said.orientation, source.said.first_label) == ("transposed", n // 5)
+    (tmp_path / "emnist-digits-test.csv").unlink()
+    with pytest.raises(InputError, match=r"got no test\.csv beside it"):
+        open_source(tmp_path / "emnist-digits-train.csv").read("test")
+
+
+def test_names_of_tables_tell_classes(tmp_path):
+    write(tmp_path / "fashion-mnist_train.csv")
+    assert open_source(tmp_path).said.classes[0] == "T-shirt/top"
+
+
+def test_a_table_of_labels_alone_is_told_from_one_of_images(tmp_path):
+    (tmp_path / "train.csv").write_text("id,label\n1,7\n2,3\n")
+    with pytest.raises(InputError, match="got 2 columns, expected a label and the pixels") as told:
+        open_source(tmp_path).read("train")
+    assert "train/CLASS/PICTURE" in told.value.hint

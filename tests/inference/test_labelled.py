@@ -10,6 +10,7 @@ from helpers import featherweight
 from PIL import Image
 from scipy.stats import binomtest
 
+from featherweight._pictures import FORMATS
 from featherweight.errors import InputError
 from featherweight.inference.labelled import is_labelled, score_folder
 from featherweight.inference.reader import Reader
@@ -110,8 +111,7 @@ def test_evaluate_reads_a_folder_of_pictures(model, folder, tmp_path):
     assert bad.returncode == 2
     assert bad.stdout == shown.stdout
     assert bad.stderr.splitlines() == [
-        "error: mine/0/bad.png: got no readable image, expected one of "
-        "PNG, JPEG, WEBP, BMP, GIF, TIFF",
+        f"error: mine/0/bad.png: got no readable image, expected one of {', '.join(FORMATS)}",
         "error: 1 of 41 could not be read",
     ]
     both = featherweight("evaluate", model.path, "--data", "mine", "--split", "val", cwd=tmp_path)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from featherweight._pictures import FORMATS
 from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.inference.prepare import (
-    FORMATS,
     MAX_PIXELS,
     Sheet,
     open_picture,

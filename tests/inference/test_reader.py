@@ -17,6 +17,8 @@ import pytest
 from helpers import featherweight, split_number, train_and_export
 from PIL import Image, ImageDraw
 
+from featherweight._pictures import FORMATS
+from featherweight.cli.predict import _sources
 from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.inference._picture import FIRST, SECOND, evidence_picture, spread
@@ -409,7 +411,7 @@ def test_a_bad_file_is_named_and_the_others_are_read(model, pictures, tmp_path):
     )
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
-        "error: bad.png: got no readable image, expected one of PNG, JPEG, WEBP, BMP, GIF, TIFF",
+        f"error: bad.png: got no readable image, expected one of {', '.join(FORMATS)}",
         "error: gone.png: no such file",
         f"error: {tmp_path / '*.xyz'}: no such file",
         "error: 3 of 4 could not be read",
@@ -496,3 +498,12 @@ def test_predict_without_a_model_is_one_line(words, message, pictures, tmp_path)
     assert len(result.stderr.splitlines()) == 2
     assert f"error: {message}" in result.stderr
     assert result.stdout == ""
+
+
+def test_hidden_files_of_a_folder_are_passed_over(tmp_path):
+    # What macOS and notebooks leave behind.
+    for name in ("a.png", "b/C.PGM", "._a.png", ".cache/d.png", "b/.old/e.png", "b/Thumbs.db"):
+        (tmp_path / ".home" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".home" / name).write_bytes(b"")
+    folder = tmp_path / ".home"  # hidden itself, but named
+    assert list(_sources([str(folder)])) == [str(folder / "a.png"), str(folder / "b" / "C.PGM")]

@@ -23,10 +23,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from featherweight._pictures import FORMATS, MEDIA_TYPES
 from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.image_kind import ImageKind
-from featherweight.inference.prepare import FORMATS, MEDIA_TYPES
 from featherweight.inference.reader import Reader
 from featherweight.inference.server import (
     MAX_BYTES,
@@ -53,10 +53,10 @@ def post(client, content, kind="image/png", **params):
     return client.post("/predict", content=content, headers={"content-type": kind}, params=params)
 
 
-@pytest.mark.parametrize("kind", MEDIA_TYPES)
+@pytest.mark.parametrize("kind", FORMATS)
 def test_pictures_are_read_as_the_reader_reads_them(client, model, kind):
-    content = encoded(SHEET, kind.partition("/")[2].upper())
-    answer = post(client, content, kind, maps=True)
+    content = encoded(SHEET, kind)
+    answer = post(client, content, FORMATS[kind][0], maps=True)
     assert answer.status_code == 200
     body = answer.json()
     reading = Reader(model.path).read(Image.open(io.BytesIO(content)))

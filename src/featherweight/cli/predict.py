@@ -77,7 +77,7 @@ def cmd_predict(
         With `--ray`: folder to write the readings to, as Parquet, or as CSV with `--csv`. Images
         that it has readings of are not read again.
     """
-    from ..inference.prepare import SUFFIXES
+    from .._pictures import SUFFIXES
     from ..inference.reader import Reader, find_model
 
     if not images:
@@ -143,14 +143,19 @@ def _refuse_others(words: tuple[str, ...]) -> None:
 
 def _sources(words: Iterable[str]) -> Iterator[str]:
     """Yield the pictures that arguments name: files, folders and glob patterns, in order."""
-    from ..inference.prepare import SUFFIXES
+    from .._pictures import is_named_as_picture
 
     for word in words:
         if word == "-":  # standard input
             yield word
         elif Path(word).is_dir():
-            pictures = (path for path in Path(word).rglob("*") if path.suffix.lower() in SUFFIXES)
-            yield from sorted(map(str, pictures))
+            inside = (path.relative_to(word) for path in Path(word).rglob("*"))
+            pictures = (
+                str(Path(word, path))
+                for path in inside
+                if is_named_as_picture(path.name) and not any(p[0] == "." for p in path.parts)
+            )
+            yield from sorted(pictures)
         elif not Path(word).exists() and (found := sorted(glob.glob(word, recursive=True))):
             yield from found
         else:
@@ -221,7 +226,7 @@ def _print_readings(rows: list[dict[str, Any]], format: str, what: str) -> None:
 
 
 def _predict_on_ray(model: Path, source: str, folder: str, format: str, address: str) -> int:
-    from ..inference.prepare import SUFFIXES
+    from .._pictures import SUFFIXES
     from ..inference.ray_predict import read_all
 
     columns = (

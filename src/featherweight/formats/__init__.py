@@ -9,7 +9,8 @@ A path names one of
   of several sets in a folder;
 - a folder of CIFAR-10's or CIFAR-100's binary version;
 - a folder of pictures, train/CLASS/NAME, or a .zip file of one;
-- a .npz file, or a CSV table with a row for each image, or a folder with train.csv;
+- a .npz file, or a folder with the four of KMNIST or K49;
+- a CSV table with a row for each image, or a folder with train.csv;
 - a folder above one of these, such as torchvision's root.
 
 No pickle is ever loaded. What an array or a picture may take up is limited.
@@ -23,8 +24,8 @@ from ..errors import InputError
 from ._source import SAID_FILE, Part, PartName, Said, Source, listed
 from .cifar import find_cifar
 from .idx import find_sets, open_set
-from .npz import open_npz_set
-from .pictures import find_pictures, open_archive
+from .npz import find_npz_sets, open_npz_files, open_npz_set
+from .pictures import find_pictures, find_unsorted, open_archive
 from .table import find_tables, open_table
 
 __all__ = ["SAID_FILE", "Part", "PartName", "Said", "Source", "open_source"]
@@ -60,26 +61,37 @@ def open_source(path: Path) -> Source:
         return _open_file(path)
     if path.is_dir():
         return _open_folder(path)
-    if path.parent.is_dir() and (files := find_sets(path.parent).get(path.name.lower())):
-        return open_set(path.parent, path.name.lower(), files)
+    if path.parent.is_dir():
+        name = path.name.lower()
+        if files := find_sets(path.parent).get(name):
+            return open_set(path.parent, name, files)
+        if npz_files := find_npz_sets(path.parent).get(name):
+            return open_npz_files(path.parent, name, npz_files)
     raise InputError(f"{path}: got no such file or folder, {EXPECTED}")
 
 
 def _open_file(path: Path) -> Source:
     name = path.name.lower()
     if name.endswith(".npz"):
+        for each, files in find_npz_sets(path.parent).items():
+            if path in files.values():
+                return open_npz_files(path.parent, each, files)
         return open_npz_set(path)
     if name.endswith(".zip"):
         return open_archive(path)
     if name.endswith(".csv"):
         return open_table(path)
-    if refused := _not_read(path):
+    of_a_set = any(path in files.values() for files in find_sets(path.parent).values())
+    if not of_a_set and (refused := _not_read(path)):
         raise refused
-    raise InputError(f"{path}: got a file of another format, {EXPECTED}")
+    hint = f"name its folder: --data {path.parent}" if _find(path.parent) else None
+    what = "one file of several" if of_a_set else "a file of another format"
+    raise InputError(f"{path}: got {what}, {EXPECTED}", hint=hint)
 
 
 def _open_folder(folder: Path) -> Source:
     found, looked_into = _find(folder), [folder]
+    everywhere = [folder]
     # Else in the folders inside, and those inside of them, as in torchvision's root/MNIST/raw.
     for _ in range(2):
         inside = [
@@ -89,21 +101,38 @@ def _open_folder(folder: Path) -> Source:
             if not path.name.startswith(".") and path.is_dir()
         ]
         looked_into = [] if found else inside[:MAX_FOLDERS]
+        everywhere += looked_into
         for each in looked_into:
             found |= _find(each)
     if len(found) == 1:
-        return next(iter(found.values()))()
+        path, opened = next(iter(found.items()))
+        place = path if path.is_dir() else path.parent
+        if place != folder and (folder / SAID_FILE).is_file():
+            raise InputError(
+                f"{folder / SAID_FILE}: not beside the data set that it is about",
+                hint=f"move it to {place / SAID_FILE}",
+            )
+        return opened()
     if found:
         raise InputError(
             f"{folder}: got {len(found)} data sets, "
             f"{listed(str(path.relative_to(folder)) for path in found)}; expected one",
             hint=f"name one of them: --data {next(iter(found))}",
         )
-    for each in (folder, *sorted(folder.iterdir())):
-        for path in sorted(each.iterdir()) if each.is_dir() else (each,):
-            if path.is_file() and (refused := _not_read(path)):
+    for refuse in (find_unsorted, _find_not_read):
+        for each in everywhere:
+            if refused := refuse(each):
                 raise refused
-    raise InputError(f"{folder}: got no data set in this folder, {EXPECTED}")
+    table = next((path for each in everywhere for path in sorted(each.glob("*.csv"))), None)
+    raise InputError(
+        f"{folder}: got no data set in this folder, {EXPECTED}",
+        hint=f"name the table: --data {table}" if table else None,
+    )
+
+
+def _find_not_read(folder: Path) -> InputError | None:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return next(filter(None, map(_not_read, files)), None)
 
 
 def _find(folder: Path) -> dict[Path, Callable[[], Source]]:
@@ -112,9 +141,17 @@ def _find(folder: Path) -> dict[Path, Callable[[], Source]]:
         # A set with MNIST's own names is what the folder names; others are named in full.
         named = {"": sets[""]} if "" in sets else sets
         return {folder / name: partial(open_set, folder, name, named[name]) for name in named}
-    for find in (find_cifar, find_pictures, find_tables):
+    for find in (find_cifar, find_pictures):
         if source := find(folder):
             return {folder: partial(_same, source)}
+    if tables := find_tables(folder)["train"]:
+        paths = [folder] if len(tables) == 1 else tables
+        return {path: partial(open_table, each) for path, each in zip(paths, tables, strict=True)}
+    if npz_sets := find_npz_sets(folder):
+        return {
+            folder / name: partial(open_npz_files, folder, name, files)
+            for name, files in npz_sets.items()
+        }
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     return {
         path: partial(_open_file, path)

@@ -1,8 +1,10 @@
 """What every format gives: labelled images as arrays, and what is said about them."""
 
+import re
+import string
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -56,6 +58,39 @@ class Said:
         check_one_of("first_label", self.first_label, (0, 1))
 
 
+_DIGITS, _UPPER, _LOWER = string.digits, string.ascii_uppercase, string.ascii_lowercase
+# Classes of EMNIST's sets (Cohen et al. 2017). Where upper and lower case are alike they are one
+# class, which the capital names.
+EMNIST_CLASSES = {
+    "letters": _UPPER,
+    "digits": _DIGITS,
+    "mnist": _DIGITS,
+    "byclass": _DIGITS + _UPPER + _LOWER,
+    "bymerge": _DIGITS + _UPPER + "abdefghnqrt",
+    "balanced": _DIGITS + _UPPER + "abdefghnqrt",
+}
+# Classes of sets that names of files and folders tell, in lower case without - and _.
+NAMED_CLASSES = {
+    "fashionmnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+}
+
+
+def said_by_name(name: str, *folders: str) -> Said | None:
+    """Return what the name of a set, or else the names of its folders, say about its images."""
+    if found := re.fullmatch(rf"emnist[-_.]({'|'.join(EMNIST_CLASSES)})", name.lower()):
+        first = int(found[1] == "letters")  # whose labels are 1 to 26
+        classes = tuple(EMNIST_CLASSES[found[1]])
+        return Said(classes, "light on dark", "transposed", first, by_name=True)
+    for each in (name, *folders):
+        if known := NAMED_CLASSES.get(re.sub("[-_]", "", each.lower())):
+            return Said(known, by_name=True)
+    return None
+
+
 SAID_KEYS = tuple(field.name for field in fields(Said) if field.name != "by_name")
 
 
@@ -96,12 +131,19 @@ def parse_said(content: bytes, where: str) -> Said:
 
 
 def read_said(folder: Path, by_name: Said | None = None) -> Said:
-    """Return what the data.toml of a folder says; without it, what the files' name says."""
-    file = folder / SAID_FILE
+    """Return what the data.toml of a folder says; without it, what the files' name says.
+
+    Polarity and orientation that it leaves out are those that the name says."""
+    file, by_name = folder / SAID_FILE, by_name or Said()
     if not file.is_file():
-        return by_name or Said()
+        return by_name
     with file.open("rb") as opened:
-        return parse_said(opened.read(MAX_SAID_BYTES + 1), str(file))
+        said = parse_said(opened.read(MAX_SAID_BYTES + 1), str(file))
+    return replace(
+        said,
+        polarity=said.polarity or by_name.polarity,
+        orientation=said.orientation or by_name.orientation,
+    )
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._arrays import MAX_ARRAY_BYTES
 from ..errors import InputError
-from ._source import Part, PartName, Said, Source, read_said
+from ._source import Part, PartName, Said, Source, make_said, read_said
 
 SHAPE = (3, 32, 32)
 N_PIXELS = 3 * 32 * 32
@@ -23,6 +23,8 @@ class _Layout:
     "Bytes of the labels before each image: the last is the class."
     names: str
     "The file that names the classes."
+    classes: tuple[str, ...] = ()
+    "Their names where that file is missing."
 
 
 LAYOUTS = (
@@ -30,6 +32,10 @@ LAYOUTS = (
         {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]},
         1,
         "batches.meta.txt",
+        (
+            *("airplane", "automobile", "bird", "cat", "deer"),
+            *("dog", "frog", "horse", "ship", "truck"),
+        ),
     ),
     # CIFAR-100 has a coarse label before the class.
     _Layout({"train": ["train.bin"], "test": ["test.bin"]}, 2, "fine_label_names.txt"),
@@ -41,7 +47,9 @@ def find_cifar(folder: Path) -> Source | None:
     present = {path.name.lower(): path for path in folder.iterdir() if path.is_file()}
     for layout in LAYOUTS:
         if {name for files in layout.files.values() for name in files} & present.keys():
-            known = Said(_read_names(present[layout.names])) if layout.names in present else None
+            known = Said(layout.classes, by_name=True)
+            if layout.names in present:
+                known = _read_names(present[layout.names])
             read = partial(_read, folder, present, layout)
             return Source(read, read_said(folder, known))
     return None
@@ -68,7 +76,7 @@ def _read_records(path: Path, n_labels: int) -> np.ndarray:
     return np.fromfile(path, np.uint8).reshape(-1, record)
 
 
-def _read_names(path: Path) -> tuple[str, ...]:
+def _read_names(path: Path) -> Said:
     with path.open("rb") as file:
         content = file.read(MAX_NAMES_BYTES)
-    return tuple(content.decode("utf-8", "replace").split())
+    return make_said({"classes": content.decode("utf-8", "replace").split()}, str(path))

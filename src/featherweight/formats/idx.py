@@ -4,12 +4,11 @@ find_sets(Path("emnist"))       # {"emnist-letters": {...}, "emnist-digits": {..
 """
 
 import re
-import string
 from pathlib import Path
 
 from .._arrays import INT32, read_idx
 from ..errors import InputError
-from ._source import Part, PartName, Said, Source, read_said
+from ._source import Part, PartName, Source, read_said, said_by_name
 
 # `train-images-idx3-ubyte`, `emnist-letters-test-labels-idx1-ubyte.gz`, `T10K-IMAGES.IDX3-UBYTE`,
 # `qmnist-train-labels-idx2-int.gz`
@@ -19,25 +18,6 @@ _NAME = re.compile(
     r"(?P<gz>\.gz)?",
     re.IGNORECASE,
 )
-_DIGITS, _UPPER, _LOWER = string.digits, string.ascii_uppercase, string.ascii_lowercase
-# Classes of EMNIST's sets (Cohen et al. 2017). Where upper and lower case are alike they are one
-# class, which the capital names.
-EMNIST_CLASSES = {
-    "letters": _UPPER,
-    "digits": _DIGITS,
-    "mnist": _DIGITS,
-    "byclass": _DIGITS + _UPPER + _LOWER,
-    "bymerge": _DIGITS + _UPPER + "abdefghnqrt",
-    "balanced": _DIGITS + _UPPER + "abdefghnqrt",
-}
-# Classes of sets that torchvision's folders name.
-FOLDER_CLASSES = {
-    "FashionMNIST": (
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ),
-    "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-}
 
 Files = dict[tuple[PartName, str], Path]
 
@@ -81,16 +61,5 @@ def open_set(folder: Path, name: str, files: Files) -> Source:
         # QMNIST has eight numbers for each image (Yadav and Bottou 2019): the class is the first.
         return Part(images, read_idx(files[part, "ints"], 2, INT32)[:, :1], where)
 
-    return Source(read, read_said(folder, _known(folder, name)))
-
-
-def _known(folder: Path, name: str) -> Said | None:
-    """Return what the name of a set, or of its folder, says about it."""
-    emnist = re.fullmatch(rf"emnist[-_.]({'|'.join(EMNIST_CLASSES)})", name)
-    if emnist is not None:
-        first = int(emnist[1] == "letters")  # whose labels are 1 to 26
-        classes = tuple(EMNIST_CLASSES[emnist[1]])
-        return Said(classes, "light on dark", "transposed", first, by_name=True)
-    folders = folder.name, folder.parent.name
-    classes = next((FOLDER_CLASSES[each] for each in folders if each in FOLDER_CLASSES), ())
-    return Said(classes, by_name=True) if classes else None
+    known = said_by_name(name, folder.name, folder.parent.name)
+    return Source(read, read_said(folder, known))

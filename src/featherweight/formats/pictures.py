@@ -5,10 +5,8 @@ The folders are `train/cat`, `train/dog` and so on, and `test/cat`. Validation p
 is unpacked to the disk.
 """
 
-import io
 import os
 import stat
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from .._arrays import MAX_ARRAY_BYTES
 from .._files import reason
+from .._pictures import decode, is_named_as_picture, open_image, readable
 from ..errors import InputError
 from ..image_kind import MAX_SIDE
 from ._source import (
@@ -40,9 +39,6 @@ PART_FOLDERS: dict[PartName, tuple[str, ...]] = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-# Pillow's formats, and the suffixes of files that are pictures; other files are passed over.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
 MAX_PICTURE_BYTES = 4_000_000  # of a file: uncompressed, 64x64 pixels take 0.1 MB at most
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # Pillow's modes of grey pictures with 16 bits a pixel
 
@@ -56,7 +52,7 @@ def find_pictures(folder: Path) -> Source | None:
     for path in _folders(folder):
         part = _part_of(path.name)
         for inside in _folders(path) if part else []:
-            files = sorted(name for name in os.listdir(inside) if _is_picture(name))
+            files = sorted(name for name in os.listdir(inside) if is_named_as_picture(name))
             if part and files:
                 names = [f"{path.name}/{inside.name}/{name}" for name in files]
                 parts.setdefault(part, {}).setdefault(inside.name, []).extend(names)
@@ -68,6 +64,30 @@ def find_pictures(folder: Path) -> Source | None:
         yield lambda name: _read_file(folder / name)
 
     return _make_source(folder, parts, reader, read_said(folder))
+
+
+def find_unsorted(folder: Path) -> InputError | None:
+    """Return what is wrong with a folder of pictures that `find_pictures` does not find, if any."""
+    loose = sorted(filter(is_named_as_picture, os.listdir(folder)))
+    if len(loose) > 1:  # one may be of the data set, and not in it
+        return InputError(
+            f"{folder / loose[0]}: a picture in no folder of its class, "
+            "expected train/CLASS/PICTURE and test/CLASS/PICTURE",
+            hint="make a folder for each class in train and in test, and move the pictures there",
+        )
+    classes = [each for each in _folders(folder) if any(map(is_named_as_picture, os.listdir(each)))]
+    if len(classes) < 2 or any(_part_of(each.name) for each in classes):
+        return None
+    names = listed(each.name for each in classes)
+    if _part_of(folder.name):
+        return InputError(
+            f"{folder}: got one part of a data set, with the classes {names}",
+            hint=f"name the folder above: --data {folder.parent}",
+        )
+    return InputError(
+        f"{folder}: got the folders {names} with pictures, expected them in a folder train",
+        hint=f"move them into {folder / 'train'}; those of test pictures into {folder / 'test'}",
+    )
 
 
 def open_archive(path: Path) -> Source:
@@ -84,12 +104,15 @@ def open_archive(path: Path) -> Source:
                 hint="unpack it, and name the folder of one",
             )
         if "train" not in parts:
-            files = [name for name in members if not name.endswith("/")]
+            files = sorted(name for name in members if not name.endswith("/"))
+            hint = "unpack it, and name its folder"
+            if any(is_named_as_picture(name.rpartition("/")[2]) for name in files):
+                hint += ", with the folders of its classes in one named train"
             raise InputError(
                 f"{path}: got no train/CLASS/PICTURE in it, but {listed(files, 3) or 'no file'}",
-                hint="unpack it, and name its folder",
+                hint=hint,
             )
-        said, file = Said(), f"{tops.pop()}{SAID_FILE}"
+        said, file = read_said(path.parent), f"{tops.pop()}{SAID_FILE}"
         if file in members:
             content = _read_member(archive, members[file], MAX_SAID_BYTES)
             said = parse_said(content, f"{path} ({file})")
@@ -107,11 +130,6 @@ def _part_of(name: str) -> PartName | None:
     return next((part for part, names in PART_FOLDERS.items() if name.lower() in names), None)
 
 
-def _is_picture(name: str) -> bool:
-    """Return whether a file is named as a picture. Names that begin with a dot are hidden."""
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
-
-
 def _folders(folder: Path) -> list[Path]:
     """Return the folders in a folder in name order, without hidden ones."""
     return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir())
@@ -126,7 +144,7 @@ def _sort(members: Iterable[str]) -> tuple[Names, set[str]]:
         above, _, label = above.rpartition("/")
         above, _, part_folder = above.rpartition("/")
         part, hidden = _part_of(part_folder), label.startswith(".") or above.startswith("__MACOSX")
-        if part and _is_picture(file) and not hidden:
+        if part and is_named_as_picture(file) and not hidden:
             tops.add(f"{above}/" if above else "")
             parts.setdefault(part, {}).setdefault(label, []).append(name)
     return parts, tops
@@ -155,8 +173,7 @@ def _make_source(where: Path, parts: Names, reader: Callable[[], _Files], said: 
             for label, one in enumerate(classes)
             for i, name in enumerate(by_class.get(one, ()))
         )
-        with reader() as read_file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about damaged metadata
+        with reader() as read_file:
             images = _stack((f"{where}/{name}", read_file(name)) for _, _, name in files)
         return Part(images, np.array([label for _, label, _ in files]), f"{where} ({part})")
 
@@ -233,27 +250,17 @@ def _decode(content: bytes, name: str) -> np.ndarray:
     """Return a picture, (height, width) or (height, width, 3) uint8, turned as its EXIF data says.
 
     Raises InputError if it is damaged, too large, animated or transparent."""
-    try:
-        picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        if max(picture.size) > MAX_SIDE:
-            raise InputError(
-                f"{name}: got {picture.width}x{picture.height} pixels, expected at most "
-                f"{MAX_SIDE}x{MAX_SIDE}",
-                hint="make all pictures smaller first, for example with Pillow's Image.resize",
-            )
+    most = f"{MAX_SIDE}x{MAX_SIDE}"
+    picture = open_image(content, name, f"{most} pixels")
+    if max(picture.size) > MAX_SIDE:
+        raise InputError(
+            f"{name}: got {picture.width}x{picture.height} pixels, expected at most {most}",
+            hint="make all pictures smaller first, for example with Pillow's Image.resize",
+        )
+    with readable(name):
         if getattr(picture, "is_animated", False):
             raise InputError(f"{name}: got several frames, expected a still picture")
-        picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)
-        return _pixels(picture, name)
-    except (InputError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: {error}; expected at most {MAX_SIDE}x{MAX_SIDE}") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture, expected one of {', '.join(FORMATS)}") from error
-    except Exception as error:  # Pillow's decoders raise exceptions of nearly every class
-        raise InputError(f"{name}: damaged picture: {reason(error)}") from error
+        return _pixels(decode(picture, name), name)
 
 
 def _pixels(picture: Image.Image, name: str) -> np.ndarray:

@@ -15,44 +15,46 @@ from .._arrays import MAX_ARRAY_BYTES
 from .._files import reason
 from ..errors import InputError
 from ..image_kind import MAX_SIDE
-from ._source import Part, PartName, Source, read_said
+from ._source import Part, PartName, Source, read_said, said_by_name
 
 LABEL_COLUMNS = ("label", "class")
 MAX_LINE = 100_000  # characters: 64x64 pixels of 3 digits take 16,384
-_NAME = re.compile(r"(?:.*[-_.])?(train|test)(?:ing)?(?:[-_.].*)?\.csv", re.IGNORECASE)
+_NAME = re.compile(r"(?:(.*)[-_.])?(train|test)(?:ing)?([-_.].*)?\.csv", re.IGNORECASE)
 
 
-def find_tables(folder: Path) -> Source | None:
-    """Return the data set of a folder with a train.csv, None if it has none."""
-    files: dict[PartName, list[Path]] = {"train": [], "test": []}
+def find_tables(folder: Path) -> dict[str, list[Path]]:
+    """Return the tables of a folder that are named as ones of training or of test images."""
+    files: dict[str, list[Path]] = {"train": [], "test": []}
     for path in sorted(folder.glob("*")):
         if (found := _NAME.fullmatch(path.name)) and path.is_file():
-            files["train" if found[1].lower() == "train" else "test"].append(path)
-    if not files["train"]:
-        return None
-
-    def read(part: PartName) -> Part:
-        paths = files[part]
-        if len(paths) != 1:
-            names = " and ".join(path.name for path in paths) or f"no {part}.csv"
-            raise InputError(f"{folder}: got {names}, expected one table of {part} images")
-        return read_table(paths[0])
-
-    return Source(read, read_said(folder))
+            files[found[2].lower()].append(path)
+    return files
 
 
 def open_table(path: Path) -> Source:
     """Return the data set of a training table, with the test table beside it."""
-    folder = find_tables(path.parent) if _NAME.fullmatch(path.name) else None
+    found = _NAME.fullmatch(path.name)
+    known = said_by_name(found[1] or "" if found else "", path.parent.name)
 
     def read(part: PartName) -> Part:
         if part == "train":
             return read_table(path)
-        if folder is None:
-            raise InputError(f"{path}: got no test.csv beside it, expected one with labels")
-        return folder.read(part)
+        tables = find_tables(path.parent) if found else {"train": [], "test": []}
+        # The one of the same name, else the only one.
+        same = [table for table in tables["test"] if _set_of(table) == _set_of(path)]
+        few = same or (tables["test"] if len(tables["train"]) == 1 else [])
+        if len(few) != 1:
+            got = " and ".join(table.name for table in few) or "no test.csv"
+            raise InputError(f"{path}: got {got} beside it, expected one with labels")
+        return read_table(few[0])
 
-    return Source(read, read_said(path.parent))
+    return Source(read, read_said(path.parent, known))
+
+
+def _set_of(path: Path) -> tuple[str, ...]:
+    """Return what is before and after `train` or `test` in the name of a table."""
+    found = _NAME.fullmatch(path.name.lower())
+    return (found[1] or "", found[3] or "") if found else ()
 
 
 def read_table(path: Path) -> Part:
@@ -68,6 +70,12 @@ def read_table(path: Path) -> Part:
             raise InputError(
                 f"{path}: got {len(first):,} columns, all of pixels, expected labels too",
                 hint="Kaggle publishes no labels of its test images, so they can't be evaluated",
+            )
+        if len(first) == 2:
+            raise InputError(
+                f"{path}: got 2 columns, expected a label and the pixels of an image",
+                hint="if the pictures are files, sort them into folders of their classes: "
+                "train/CLASS/PICTURE",
             )
         if side**2 != len(first) - 1 or not 1 <= side <= MAX_SIDE:
             raise InputError(

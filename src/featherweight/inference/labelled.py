@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from .._files import reason
+from .._pictures import SUFFIXES, is_named_as_picture
 from ..counts import percent, wilson
 from ..errors import InputError
-from .prepare import SUFFIXES
 from .reader import Reader
 
 
@@ -122,6 +122,5 @@ def score_folder(
 
 
 def _is_named_as_picture(path: Path) -> bool:
-    """Return whether a path is named as a picture. Names that begin with a dot are hidden."""
-    hidden = path.name.startswith(".") or path.parent.name.startswith(".")
-    return path.suffix.lower() in SUFFIXES and not hidden
+    """Return whether a path is named as a picture, and neither it nor its folder is hidden."""
+    return is_named_as_picture(path.name) and not path.parent.name.startswith(".")

@@ -8,19 +8,17 @@ This uses NumPy and Pillow only. Ink is whatever differs from the paper, darker 
 finds it. A network that was trained on photographs gets the whole picture, cropped and resized.
 """
 
-import io
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
+from .. import _pictures
+from .._pictures import open_image, quiet, readable
 from ..errors import InputError
 from ..layout import MNIST_LAYOUT
 from ._fit import Box, extent, fit
@@ -29,18 +27,8 @@ from ._ink import THRESHOLDS, Floats, Labels, find_ink
 
 MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
 JPEG_SCALES = (2, 4)  # parts of its size at which a JPEG file of more pixels is decoded
+MAX_JPEG_PIXELS = 178_000_000  # Pillow opens no picture of more
 MAX_FILE_BYTES = 64 * 1024 * 1024
-# The formats that are read: Pillow's name, the media type, and the suffixes of file names.
-FORMATS = {
-    "PNG": ("image/png", (".png",)),
-    "JPEG": ("image/jpeg", (".jpg", ".jpeg")),
-    "WEBP": ("image/webp", (".webp",)),
-    "BMP": ("image/bmp", (".bmp",)),
-    "GIF": ("image/gif", (".gif",)),
-    "TIFF": ("image/tiff", (".tif", ".tiff")),
-}
-MEDIA_TYPES = tuple(media_type for media_type, _ in FORMATS.values())
-SUFFIXES = {suffix for _, suffixes in FORMATS.values() for suffix in suffixes}
 # Pillow's modes that `_planes` reads; pictures of other modes are converted to RGB first.
 MODES = {
     *("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"),
@@ -52,35 +40,6 @@ MAX_SIDE = 512  # pixels; larger pictures are reduced to it, since strokes stay 
 
 PictureSource = str | Path | bytes | Bytes | Image.Image
 "A picture: the path of a file, its bytes, an array, or a Pillow image."
-
-
-class _Quiet:
-    """A context in which Pillow's warnings about damaged metadata are suppressed.
-
-    Warning filters belong to the whole process. So the first thread that enters sets them and the
-    last one that leaves puts them back, and none waits while another decodes.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._caught = warnings.catch_warnings()
-                self._caught.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._caught.__exit__(None, None, None)
-
-
-_quiet = _Quiet()
 
 
 def open_picture(source: bytes | str | Path) -> Image.Image:
@@ -109,8 +68,8 @@ def open_header(content: bytes, name: str = "picture") -> Image.Image:
     Raises:
         InputError: It is none of FORMATS, is damaged, or has more than MAX_PIXELS pixels.
     """
-    with _readable(name):
-        picture = Image.open(io.BytesIO(content), formats=list(FORMATS))
+    picture = open_image(content, name, f"{MAX_PIXELS:,} pixels")
+    with readable(name):
         width, height = picture.size
         # A large photograph is decoded at a fraction of its size, which the format allows.
         for scale in JPEG_SCALES:
@@ -119,7 +78,7 @@ def open_header(content: bytes, name: str = "picture") -> Image.Image:
     if picture.width * picture.height > MAX_PIXELS:
         raise InputError(
             f"{name}: got {width:,} x {height:,} pixels, expected at most {MAX_PIXELS:,}, or "
-            f"{JPEG_SCALES[-1] ** 2 * MAX_PIXELS:,} of a JPEG"
+            f"{MAX_JPEG_PIXELS:,} of a JPEG"
         )
     return picture
 
@@ -130,29 +89,9 @@ def decode(picture: Image.Image, name: str = "picture") -> Image.Image:
     Raises:
         InputError: It is damaged.
     """
-    with _readable(name):
-        picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)
-        return picture if picture.mode in MODES else picture.convert("RGB")
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Turn whatever Pillow raises for a damaged picture into an InputError."""
-    with _quiet:
-        try:
-            yield
-        except Image.DecompressionBombError as error:
-            raise InputError(f"{name}: {error}, expected at most {MAX_PIXELS:,} pixels") from error
-        except Exception as error:  # Pillow's decoders raise exceptions of nearly every class
-            why = (
-                ""
-                if isinstance(error, UnidentifiedImageError)
-                else f" ({' '.join(str(error).split())})"
-            )
-            raise InputError(
-                f"{name}: got no readable image{why}, expected one of {', '.join(FORMATS)}"
-            ) from error
+    upright = _pictures.decode(picture, name)
+    with readable(name):
+        return upright if upright.mode in MODES else upright.convert("RGB")
 
 
 def prepare(picture: PictureSource, form: Form = MNIST) -> Bytes | None:
@@ -354,7 +293,7 @@ def _upright(picture: PictureSource) -> Image.Image:
                 "expected uint8 (height, width) or (height, width, 3 or 4)"
             )
         return Image.fromarray(np.ascontiguousarray(picture))
-    with _quiet:
+    with quiet:
         turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return ImageOps.exif_transpose(picture) if turned else picture  # without a copy
 

@@ -159,7 +159,8 @@ def list_parts(source: Path, pictures: set[str]) -> list[Part]:
         sizes = tuple(path.stat().st_size for path in found)
         parts.append(Part(len(parts), names, sizes, start, stop, group))
 
-    found = [path for path in files if path.suffix.lower() in pictures]
+    named = [path for path in files if not path.name.startswith(".")]
+    found = [path for path in named if path.suffix.lower() in pictures]
     for start in range(0, len(found), PICTURES_PER_PART):
         chunk = found[start : start + PICTURES_PER_PART]
         add(chunk, 0, len(chunk))

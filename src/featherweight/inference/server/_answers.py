@@ -184,7 +184,9 @@ class Problem(BaseModel):
     """Reason why a request was refused."""
 
     detail: str = Field(
-        examples=["picture: got no readable image, expected one of PNG, JPEG, WEBP, BMP, GIF, TIFF"]
+        examples=[
+            "picture: got no readable image, expected one of PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM"
+        ]
     )
 
 

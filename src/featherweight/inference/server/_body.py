@@ -9,8 +9,8 @@ from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, parse_options_header
 
+from ..._pictures import MEDIA_TYPES
 from ...errors import InputError
-from ..prepare import MEDIA_TYPES
 
 MAX_BYTES = 4 * 1024 * 1024  # of a request's body
 RAW, FORM = "application/octet-stream", "multipart/form-data"
