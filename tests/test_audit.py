@@ -478,7 +478,13 @@ def test_a_log_with_an_epoch_too_few_fails(trained, split):
 
 def test_weights_of_another_network_fail(trained, split):
     trained.save_weights(BaselineNet().state_dict())
-    assert run_failures(trained, split) == {"weights"}
+    verdict, result = audit_run(open_run(trained.path), split)
+    assert result is None
+    assert [clause.clause for clause in verdict.failed] == ["weights"]
+    # The contract's clauses are there, with the points that can't be reached.
+    rows = [title for title, _, _ in trained.contract.rows]
+    assert [clause.clause for clause in verdict.not_judged] == rows
+    assert (verdict.points, verdict.max_points) == (0, 6)
 
 
 def test_weights_of_another_training_fail(trained, split):

@@ -355,6 +355,20 @@ def test_a_contract_says_where_it_differs_from_the_built_in_of_its_name():
     }
     cheap = [dataclasses.replace(clause, points=0) for clause in built_in.clauses]
     assert "accuracy" in dataclasses.replace(built_in, clauses=tuple(cheap)).differences()
+    session_8 = load_contract("era-s8-bn")
+    lower = Contract.from_dict(
+        {
+            **session_8.to_dict(),
+            "clause": [
+                each.to_dict() | ({"more_than": 0.6999999} if each.kind == "accuracy" else {})
+                for each in session_8.clauses
+            ],
+        }
+    )
+    assert lower.differences() == {"accuracy": ("more than 69.99999 %", "more than 70.00 %")}
+    values = built_in.to_dict()
+    values["clause"][-1]["bands"] = [[0.5, 0], [0.6, 1]]
+    assert list(Contract.from_dict(values).differences()) == ["accuracy"]
     mine = dataclasses.replace(gutted, name="mine")
     assert (mine.is_built_in, mine.differences()) == (False, {})
 

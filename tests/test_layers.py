@@ -1,6 +1,7 @@
 """The layer table: what is a layer, its numbers, and layers that do nothing."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -137,6 +138,28 @@ def test_operations_by_hand_are_shown_as_what_they_are():
         ("scale", "mul", 8),
         ("head", "einsum", 40),
     ]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x: (x.flatten(1)[:, None] * net.weight).sum(-1),
+        lambda net, x: (x * net.weight.view(10, 12, 12)).mean((2, 3)),
+        lambda net, x: (x * net.weight.view(10, 12, 12)).sum(-1).sum(-1),
+    ],
+)
+def test_a_sum_of_products_with_weights_is_a_linear_layer(function):
+    found = table(function, weight=torch.randn(10, 144))
+    assert (found.layers[-1].kind, found.layers[-1].jump) == ("linear", None)
+
+
+@pytest.mark.parametrize(
+    "mean", [lambda x: x.mean((2, 3)), lambda x: torch.einsum("nchw->nc", x) / 100]
+)
+def test_a_mean_behind_a_factor_for_each_channel_is_pooling(mean):
+    parts = {"conv": nn.Conv2d(1, 4, 3), "scale": torch.randn(4, 1, 1)}
+    found = table(lambda net, x: mean(net.conv(x) * net.scale), **parts)
+    assert kinds(found) == ["conv", "other", "global average pool"]
 
 
 def test_a_mean_of_one_number_each_is_no_layer():
@@ -448,6 +471,6 @@ def test_json_comes_back(usual):
     values = json.loads(json.dumps(usual.to_json()))
     assert LayerTable.from_json(values) == usual
     assert (values["parameters"], values["receptive_field"]) == (238, [8, 4])
-    for damage in ({"layers": [{}]}, {"layers": 3}, {"image": None}, {"hidden": "x"}):
+    for damage in ({"layers": [{}]}, {"layers": 3}, {"image": None}, {"hidden": math.inf}):
         with pytest.raises(InputError, match="expected a table of layers"):
             LayerTable.from_json(values | damage)

@@ -8,7 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from featherweight.audit import audit_model
+from featherweight.contract import Contract
 from featherweight.errors import InputError
+from featherweight.requirements import Requirement
+
+POOLED = Contract("pooled", "", 500, 100, (Requirement("head", {"gap": True}),))
 
 
 class Maps(nn.Module):
@@ -86,6 +90,10 @@ GAP = {
 }
 LINEAR = {
     "layer": lambda self, x: self.fc(x),
+    "products, summed": lambda self, x: (x[:, None] * self.fc.weight).sum(2) + self.fc.bias,
+    "products, summed twice": lambda self, x: (
+        (x.view(-1, 1, 3, 4) * self.fc.weight.view(10, 3, 4)).sum(-1).sum(-1)
+    ),
     "functional": lambda self, x: F.linear(x, self.fc.weight, self.fc.bias),
     "product": lambda self, x: x @ self.fc.weight.t() + self.fc.bias,
     "product from the left": lambda self, x: (self.fc.weight @ x.t()).t() + self.fc.bias,
@@ -113,6 +121,23 @@ LINEAR = {
     "less the largest": lambda self, x: (y := self.fc(x)) - y.max(1, keepdim=True).values,
     "many small additions": lambda self, x: sum((self.fc(x), *[0.001] * 1200)),
     "doubled often": lambda self, x: [y := self.fc(x), *(y := y + y for _ in range(40))][-1],
+}
+# Of ten maps, what a contract that asks for global average pooling refuses.
+NOT_POOLED = {
+    "linear layer, then a mean": lambda self, x: (
+        F.linear(x.flatten(1), self.fc.weight.repeat(4, 54)[:, :640])
+        .view(-1, 10, 2, 2)
+        .mean((2, 3))
+    ),
+    "products with weights, summed": lambda self, x: (
+        x.flatten(1)[:, None] * self.wide.weight[:, :640]
+    ).sum(-1),
+    "linear layer, and pooling": lambda self, x: (
+        self.wide(x.repeat(1, 2, 1, 1)[:, :12].flatten(1)) + x.mean((2, 3))
+    ),
+    "maps that a linear layer weighs": lambda self, x: (
+        x * self.wide(x.repeat(1, 2, 1, 1)[:, :12].flatten(1))[:, :, None, None]
+    ).mean((2, 3)),
 }
 OTHER = {
     "maximum": ("ten", lambda self, x: x.amax((2, 3))),
@@ -157,7 +182,21 @@ OTHER = {
 @pytest.mark.parametrize("name", GAP)
 def test_global_average_pooling_however_written(name, memory, split, tiny_contract):
     model = network(GAP[name]).to(memory_format=memory)
-    assert clause(model, split, tiny_contract, "head").found == "global average pooling"
+    for contract in (tiny_contract, POOLED):
+        head = clause(model, split, contract, "head")
+        assert (head.found, head.passed) == ("global average pooling", True)
+
+
+@pytest.mark.parametrize("name", NOT_POOLED)
+def test_a_linear_layer_of_a_map_is_no_global_average_pooling(name, split):
+    assert clause(network(NOT_POOLED[name]), split, POOLED, "head").passed is False
+
+
+def test_attention_by_largest_values_leaves_the_pooling(split):
+    model = network(
+        lambda self, x: self.fc((x * x.amax((2, 3), True).sigmoid()).mean((2, 3))), "maps"
+    )
+    assert clause(model, split, POOLED, "head").passed is True
 
 
 @pytest.mark.parametrize("name", LINEAR)

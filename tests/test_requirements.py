@@ -210,6 +210,21 @@ EXCITED = table(
     layer("other", (0, 1)),
     layer("linear", (2,), None),
 )
+# Weighed by largest values, behind which a linear layer stands or the pooling.
+ATTENTION = table(
+    CONV,
+    layer("max pool", (0,), None),
+    layer("other", (0, 1)),
+    layer("global average pool", (2,), None),
+    layer("linear", (3,), None),
+)
+LARGEST = table(
+    CONV,
+    layer("global average pool", (0,), None),
+    layer("other", (0, 1)),
+    layer("max pool", (2,), None),
+    layer("linear", (3,), None),
+)
 BOTH = table(CONV, layer("group norm", (0,)), layer("batch norm", (1,)))
 DROPPED = table(
     CONV,
@@ -218,6 +233,7 @@ DROPPED = table(
     layer("conv", (2,), name="third"),
     training=True,
 )
+BARELY = LayerTable((CONV, layer("dropout", (0,), p=1e-9), *DROPPED.layers[2:]), (1, 28, 28), True)
 FACTS = {
     "structure": STRUCTURE,
     "layers": FLAT,
@@ -266,6 +282,14 @@ GAP = structure(heads={"gap"})
             False,
             "1 used; also batch norm",
         ),
+        (
+            "normalisation",
+            {"norm": "group", "only": True},
+            structure(batch_norm=Effect(1, False, 0.5, "1 used"))
+            | {"layers": table(CONV, layer("group norm", (0,)))},
+            False,
+            "1 used; also batch norm",  # written by hand
+        ),
         ("normalisation", {"norm": "layer"}, {"layers": BOTH}, False, "0 used"),
         ("normalisation", {"norm": "layer"}, {"layers": None}, None, "not judged: needs the graph"),
         ("dropout", {}, {}, True, "9 of 99 activations dropped"),
@@ -287,11 +311,21 @@ GAP = structure(heads={"gap"})
             False,
             "9 of 99 activations dropped; none after second, third",
         ),
+        (
+            "dropout",
+            {"all_but": 2},
+            {"training_layers": BARELY},
+            False,
+            "9 of 99 activations dropped; none after first, second, third",
+        ),
         ("dropout", {"all_but": 1}, {"training_layers": None}, None, "not judged: needs the graph"),
         ("head", {"accept": ["linear"]}, {}, True, "linear layer"),
         ("head", {"accept": ["gap"]}, {}, False, "linear layer"),
         ("head", {"accept": ["gap"]}, GAP, True, "global average pooling"),
-        ("head", {"gap": True}, GAP, True, "global average pooling"),
+        ("head", {"gap": True}, GAP | {"layers": POOLED}, True, "global average pooling"),
+        ("head", {"gap": True}, GAP, False, "global average pooling, behind linear"),
+        ("head", {"gap": True}, {"layers": ATTENTION}, True, None),
+        ("head", {"gap": True}, {"layers": LARGEST}, False, None),
         ("head", {"gap": True}, {}, False, "linear layer, behind linear"),
         (
             "head",
@@ -337,14 +371,21 @@ GAP = structure(heads={"gap"})
         (
             "forbid",
             {"layer": "pretrained"},
-            {"builds": Builds(3, ("a.weight",), 100)},
+            {"builds": Builds(3, ("a.weight",))},
             False,
             "1 of 3 weight tensors the same for two seeds: a.weight",
         ),
         (
             "forbid",
             {"layer": "pretrained"},
-            {"builds": Builds(3, (), 0)},
+            {"builds": Builds(3, (), ("w7", "w9"))},
+            False,
+            "0 of 3 weight tensors the same for two seeds; of other names or shapes: w7, w9",
+        ),
+        (
+            "forbid",
+            {"layer": "pretrained"},
+            {"builds": Builds(3, ())},
             True,
             "0 of 3 weight tensors the same for two seeds",
         ),
@@ -404,21 +445,21 @@ GAP = structure(heads={"gap"})
             {"at_least": 0.9, "last_epochs": 2},
             {"accuracies": {"val": Evaluated({0: (95, 100), 2: (95, 100)}, epochs=5)}},
             False,
-            "epoch 5: 95.00 % (5 wrong of 100); weights of 1 epochs are missing",
+            "epoch 5: 95.00 % (5 wrong of 100); weights of 1 epoch are missing",
         ),
         (
             "accuracy",
             {"at_least": 0.9, "last_epochs": 2},
             {"accuracies": ALONE},
             None,
-            "95.00 % (5 wrong of 100); weights of 1 epochs are missing",
+            "95.00 % (5 wrong of 100); weights of 1 epoch are missing",
         ),
         (
             "accuracy",
             {"at_least": 0.96, "last_epochs": 2},
             {"accuracies": ALONE},
             False,
-            "95.00 % (5 wrong of 100); weights of 1 epochs are missing",
+            "95.00 % (5 wrong of 100); weights of 1 epoch are missing",
         ),
         (
             "accuracy",
@@ -480,6 +521,21 @@ def test_an_accuracy_that_measures_nothing_has_no_points():
     assert accuracy.how.endswith("; no points, as evaluation fails")
 
 
+def test_an_absurd_number_of_epochs_is_judged_at_once():
+    found = training_facts(recipe(epochs=10**12, warmup=0.25), 500, [], 1)
+    assert (found.agree, found.peak_epoch) == (False, 2.5e11)
+    clause = Requirement("accuracy", {"at_least": 0.9, "last_epochs": 10**12})
+    assert clause.judge("accuracy", "", facts()).passed is False
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25, 0.999])
+def test_the_peak_is_where_the_learning_rate_is_highest(warmup):
+    made, steps = recipe(epochs=3, batch_size=100, warmup=warmup), 15
+    rates = [made.lr_at(step, steps) for step in range(steps)]
+    assert made.peak_step(steps) == rates.index(max(rates))
+    assert training_facts(made, 500, [1, 2, 3], 3).peak_epoch == (rates.index(max(rates)) + 1) / 5
+
+
 class Rates(nn.Module):
     """Dropouts of PyTorch's two kinds, one by hand, and one that a factor follows."""
 
@@ -535,6 +591,18 @@ class Filters(nn.Module):
         return self.head(self.norm(x).amax((2, 3)))
 
 
+class Renamed(nn.Module):
+    """Weights that stand in the file, under a name that the seed draws."""
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.name = f"w{torch.initial_seed()}"
+        setattr(self, self.name, nn.Parameter(torch.arange(7840.0).view(10, 784).sin()))
+
+    def forward(self, x):
+        return x.flatten(1) @ getattr(self, self.name).T
+
+
 PRETRAINED = Contract("c", "", 500, 100, (Requirement("forbid", {"layer": "pretrained"}),))
 
 
@@ -543,6 +611,10 @@ PRETRAINED = Contract("c", "", 500, 100, (Requirement("forbid", {"layer": "pretr
     [
         ("Filters", "1 of 2 weight tensors the same for two seeds: filters"),
         ("SmallMnist", "0 of 1 weight tensors the same for two seeds"),
+        (
+            "Renamed",
+            "0 of 0 weight tensors the same for two seeds; of other names or shapes: w",
+        ),
     ],
 )
 def test_weights_that_the_seed_does_not_draw_are_found(network, found, split, request):
@@ -550,8 +622,9 @@ def test_weights_that_the_seed_does_not_draw_are_found(network, found, split, re
     fresh = fresh_networks(path, {}, split, watched=True)
     verdict = audit_model(fresh(0), split, PRETRAINED, False, "watched", fresh)
     clause = verdict.clauses[0]
-    assert (clause.clause, clause.found) == ("no pretrained", found)
-    assert clause.passed is found.startswith("0")
+    assert clause.clause == "no pretrained"
+    assert clause.found.startswith(found)
+    assert clause.passed is (network == "SmallMnist")
 
 
 def test_a_network_that_is_watched_has_no_layer_table(split):

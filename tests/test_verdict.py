@@ -110,7 +110,13 @@ def test_older_files_lack_some_keys():
     assert [clause.clause for clause in verdict.not_judged] == ["accuracy"]
 
 
-@pytest.mark.parametrize("values", [{}, [], {"contract": "a"}, VERDICT | {"clauses": [{"a": 1}]}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({}, [], {"contract": "a"}, VERDICT | {"clauses": [{"a": 1}]}),
+        VERDICT | {"contract_values": "tiny"},
+    ],
+)
 def test_what_is_no_verdict_is_refused(values):
     with pytest.raises(ValueError, match="verdict: got"):
         Verdict.from_dict(values)

@@ -170,7 +170,14 @@ class LayerTable:
                 int(values["hidden"]),
             )
             table.to_text()
-        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            IndexError,
+            OverflowError,
+        ) as error:
             raise InputError(f"layers: got {error!r}, expected a table of layers") from error
         return table
 
@@ -268,6 +275,33 @@ def _is_pointwise(table: LayerTable, layer: Layer, source: int) -> bool:
     return inputs == (source,)
 
 
+def ends(table: LayerTable) -> tuple[set[str], set[str]]:
+    """Return the kinds of the layers that make maps to values without positions.
+
+    First those of all such layers, then of the ones from which the output comes: squeeze and
+    excitation has one that only weighs a map."""
+    found = {
+        number
+        for number, layer in enumerate(table.layers)
+        if layer.jump is None
+        and any(i < 0 or table.layers[i].jump is not None for i in layer.inputs)
+    }
+    last: set[int] = set()
+    seen: set[int] = set()
+    todo = [len(table.layers) - 1] if table.layers else []
+    while todo:
+        number = todo.pop()
+        if number in seen or number < 0:
+            continue
+        seen.add(number)
+        if number in found:
+            last.add(number)
+        elif table.layers[number].jump is None:
+            todo += table.layers[number].inputs
+    kinds = [layer.kind for layer in table.layers]
+    return {kinds[number] for number in found}, {kinds[number] for number in last}
+
+
 def max_pools(table: LayerTable) -> list[Layer]:
     """Return the layers that take the largest of several positions, however they are written."""
     return [layer for layer in table.layers if layer.kind == "max pool"]
@@ -283,10 +317,11 @@ def dropouts(table: LayerTable) -> list[float]:
     return [layer.p for layer in table.layers if layer.kind == "dropout" and layer.p]
 
 
-def without_dropout(table: LayerTable) -> list[Layer]:
+def without_dropout(table: LayerTable, least: float = 0.0) -> list[Layer]:
     """Return the convolutions whose output reaches another convolution, or the output, undropped.
 
-    Between are only other layers than convolutions, of a table of training mode."""
+    Between are only other layers than convolutions, of a table of training mode. A dropout of a
+    smaller rate than `least`, or of 0, is none."""
     bare: set[int] = set()
     # The layers that a convolution's output reaches on some path without a dropout.
     reached: dict[int, set[int]] = {-1: set()}
@@ -295,7 +330,7 @@ def without_dropout(table: LayerTable) -> list[Layer]:
         if layer.kind == "conv":
             bare |= before
             before = {number}
-        elif layer.kind == "dropout" and layer.p:
+        elif layer.kind == "dropout" and layer.p and layer.p >= least:
             before = set()
         reached[number] = before
     if table.layers:

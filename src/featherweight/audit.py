@@ -223,18 +223,17 @@ def training_facts(recipe: Recipe, n_train: int, logged: Sequence[object], saved
         logged: The epochs of the log's rows.
         saved: The epoch of the saved state.
     """
-    agree = list(logged) == list(range(1, recipe.epochs + 1)) and saved == recipe.epochs
+    counted = len(logged) == recipe.epochs and list(logged) == list(range(1, len(logged) + 1))
     steps = math.ceil(n_train / recipe.batch_size) * recipe.epochs
-    highest = max(range(steps), key=lambda step: recipe.lr_at(step, steps))
     return Training(
         epochs=recipe.epochs,
         logged=len(logged),
         saved=saved,
-        agree=agree,
+        agree=counted and saved == recipe.epochs,
         batch_size=recipe.batch_size,
         optimisers=("muon", recipe.optimiser) if recipe.muon else (recipe.optimiser,),
         schedule=recipe.schedule,
-        peak_epoch=round((highest + 1) * recipe.epochs / steps, 6),
+        peak_epoch=round((recipe.peak_step(steps) + 1) * recipe.epochs / steps, 6),
     )
 
 
@@ -311,7 +310,12 @@ def audit_run(
         run.load_weights(network)
     except IncompatibleWeightsError as error:
         clause = Clause("weights", LAST_WEIGHTS, "another network's", str(error), False)
-        return _verdict(contract, [clause], Facts(), "run", network), None
+        missing = MISSING["val"]
+        clauses = [
+            *(Clause(t, r, *missing, None, None, c.points, c.bonus) for t, r, c in contract.rows),
+            clause,
+        ]
+        return _verdict(contract, clauses, Facts(), "run", network), None
     # Evaluate each of the last epochs that the contract names.
     last, networks = run.recipe.epochs, {}
     for epoch in range(max(1, last - contract.consistent_epochs + 1), last):

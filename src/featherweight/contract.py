@@ -189,8 +189,9 @@ class Contract:
         values = {key: getattr(self, key) for key in ("data", "train_size", "val_size")}
         for title, required, clause in self.rows:
             if clause.kind != "split" or clause.points:  # else the keys above say it all
-                worth = "" if clause.points == 1 else f", {clause.points:g} points"
-                values[title] = f"{required}{worth}"
+                worth = "" if clause.points == 1 else f", {float(clause.points):.15g} points"
+                bands = f", bands {clause.limits['bands']}" if "bands" in clause.limits else ""
+                values[title] = f"{required}{worth}{bands}"
         return values
 
     @staticmethod

@@ -2,7 +2,7 @@
 
     facts = Facts(accuracies={"val": Evaluated({0: (9943, 10_000)})})
 
-requirements.py judges these facts; structure.py and audit.py find them out. Nothing here imports
+requirements/ judges these facts; structure.py and audit.py find them out. Nothing here imports
 PyTorch.
 """
 
@@ -79,8 +79,8 @@ class Builds:
     "Weight tensors that are large enough, and not of one number alone."
     alike: tuple[str, ...]
     "Names of those that are the same or almost."
-    numbers: int
-    "Elements of those that are alike."
+    unpaired: tuple[str, ...] = ()
+    "Names of those that only one of the two has, or that have another shape in the other."
 
 
 @dataclass(frozen=True)

@@ -54,19 +54,21 @@ def compare_builds(fresh: Fresh) -> Builds:
     their difference is small against their own deviation: of independent draws it is larger."""
     one, other = (_stored(fresh(seed)) for seed in (0, 1))
     compared, alike = 0, []
-    for name, value in one.items():
-        if value.numel() <= MAX_FREE_CONSTANTS or name not in other:
-            continue
-        deviation, twin = value.std(), other[name]
-        if deviation > 0 and twin.shape == value.shape:
+    unpaired = sorted(one.keys() ^ other.keys())
+    for name in filter(other.__contains__, one):
+        value, twin = one[name], other[name]
+        deviation = max(value.std(), twin.std())
+        if twin.shape != value.shape:
+            unpaired.append(name)
+        elif deviation > 0:
             compared += 1
             if (value - twin).square().mean().sqrt() < MAX_ALIKE * deviation:
                 alike.append(name)
-    return Builds(compared, tuple(alike), sum(one[name].numel() for name in alike))
+    return Builds(compared, tuple(alike), tuple(unpaired))
 
 
 def _stored(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's parameters, buffers and constants, of any dtype, as float64."""
+    """Return parameters, buffers and constants of more than a few numbers, as float64."""
     found = [*network.named_parameters(), *network.named_buffers()]
     reals = ((name, torch.view_as_real(x) if x.is_complex() else x) for name, x in found)
-    return {name: value.double() for name, value in reals}
+    return {name: x.double() for name, x in reals if x.numel() > MAX_FREE_CONSTANTS}

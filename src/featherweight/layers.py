@@ -273,9 +273,13 @@ class _Rows:
         if op in AVERAGE_POOLS or op in ADAPTIVE_POOLS or op in AVERAGES:
             # A mean of one number each, such as over the only offset of a pooling grid.
             alone = op in AVERAGES and images[0][1].numel() == step.result.numel()
+            if op in AVERAGES and self._weighs(step):
+                return "linear"
             return None if alone else self._average(step)
         if (op in EXTREMES and len(images) == 1) or step.named.get("reduce") in ("amax", "amin"):
             return self._extreme(step)
+        if op == "einsum" and len(step.operands) == 1:
+            return self._average(step)
         if op in PRODUCTS:
             return "linear" if len(images) == 1 else "other"
         if op in ("cat", "stack", "concat"):
@@ -297,6 +301,20 @@ class _Rows:
             "average pool"
             if after.moves and 2 * after.reach() >= before.reach()
             else "global average pool"
+        )
+
+    def _weighs(self, step: Step) -> bool:
+        """Return whether a sum is of products with stored numbers: a linear layer by hand.
+
+        A factor for each of its results, such as for each channel, makes it none."""
+        source = step.operands[0].step
+        while source.op in (SILENT | AVERAGES) - {"copy"} and len(source.operands) == 1:
+            source = source.operands[0].step
+        return source.op in ("mul", "div") and any(
+            each.tensor.numel() * self.n_images > step.result.numel()
+            and bool((each.tensor != each.tensor.flatten()[0]).any())
+            for each in source.operands
+            if not each.from_images and not each.step.random
         )
 
     def _extreme(self, step: Step) -> str:

@@ -86,7 +86,7 @@ class Node:
     from_images: bool
     "Whether its result depends on the images."
     detail: dict[str, Any]
-    "More about it: training, eps_part, spreads, kernel, dims, and dropped (see `zeroed`)."
+    "More about it: training, eps_part, factors, spreads, kernel, dims, dropped (see `zeroed`)."
     drawn: bool = False
     "Whether its result depends on random numbers and not on the images."
     random: bool = False
@@ -312,6 +312,20 @@ def _chooses(node: Node) -> bool:
     )
 
 
+def _weighs(node: Node, n_sums: int) -> bool:
+    """Return whether what is summed are products with stored numbers, more than one for each sum.
+
+    A factor for each channel does not make a mean over positions a linear layer."""
+    while node.op in TRANSPARENT | {"mean", "sum"}:
+        sides = _image_sides(node)
+        if any(n * sides[0][1][0] > n_sums for n in node.detail.get("factors", []) if sides):
+            return True
+        if len(sides) != 1:
+            break
+        ((node, _),) = sides
+    return False
+
+
 def _layer(node: Node, n_outputs: int) -> tuple[str, str]:
     """Return which head an operation is, "linear", "gap" or "other", and the evidence.
 
@@ -336,6 +350,8 @@ def _layer(node: Node, n_outputs: int) -> tuple[str, str]:
         if covers or math.prod(positions) == 1:
             return "linear", f"convolution over the whole {'x'.join(map(str, positions))} map"
     if node.op in POOLS and node.shapes and node.shapes[0]:
+        if any(_weighs(parent, math.prod(node.shape)) for parent, _ in _image_sides(node)):
+            return "linear", f"{node.op} of products with stored numbers"
         # All positions of a map become one number per class, and there is more than one position.
         start, end = node.shapes[0], [n for n in node.shape if n > 1]
         is_map = len(start) >= 3 or start[0] == n_outputs == math.prod(node.shape)

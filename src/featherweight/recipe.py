@@ -194,8 +194,12 @@ class Recipe:
         """Return the learning rate of a step, 0 to n_steps - 1 (one-cycle: Smith 2018)."""
         if self.schedule == "constant":
             return self.lr
-        rise = max(1, round(self.warmup * n_steps))
+        rise = self.peak_step(n_steps) + 1
         return self.lr * min((step + 1) / rise, (n_steps - step) / max(1, n_steps - rise))
+
+    def peak_step(self, n_steps: int) -> int:
+        """Return the step, 0 to n_steps - 1, from which on one cycle's learning rate falls."""
+        return max(1, round(self.warmup * n_steps)) - 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values that `from_dict` reads back."""

@@ -400,6 +400,14 @@ def _detail(
         detail["rate"] = named["p"]
     elif dropped := zeroed(name, tensors, parents, named):
         detail["dropped"] = dropped
+    elif name in ("mul", "mul_", "div", "div_"):
+        # The most stored numbers that are a factor, unless all of them are equal.
+        factors = [
+            tensor
+            for (_, tensor), node in zip(tensors, parents, strict=False)
+            if not node.from_images and not node.drawn and tensor.numel() > 1
+        ]
+        detail["factors"] = [t.numel() for t in factors if bool((t != t.flatten()[0]).any())]
     elif name in PRODUCTS:
         constants = [
             tensor

@@ -165,7 +165,9 @@ class Verdict:
         try:
             clauses = tuple(Clause(**clause) for clause in values["clauses"])
             texts = [values["contract"], *(getattr(c, key) for c in clauses for key in TEXTS)]
-            if not all(type(text) is str for text in texts) or not all(
+            used = values.get("contract_values", {})
+            typed = type(used) is dict and all(type(text) is str for text in texts)
+            if not typed or not all(
                 clause.passed in (True, False, None)
                 and type(clause.bonus) is bool
                 and type(clause.max_points) in (int, float)
@@ -180,7 +182,7 @@ class Verdict:
                 values.get("scope", "run"),
                 values.get("evidence", "weights"),
                 values.get("method", "watched"),
-                dict(values.get("contract_values", {})),
+                dict(used),
                 values.get("confined"),
                 LayerTable.from_json(values["layers"]) if values.get("layers") else None,
             )

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from .._layers import LayerTable
@@ -105,8 +106,9 @@ def whole_range(limits: Limits) -> tuple[float, float]:
 
 
 def percentage(fraction: float) -> str:
-    """Return a fraction as text, such as `99.40 %`."""
-    return f"{100 * fraction:.2f} %"
+    """Return a fraction as text, such as `99.40 %`: with more digits where it has them."""
+    percents = 100 * Decimal(str(float(fraction)))
+    return f"{percents:.2f} %" if percents == round(percents, 2) else f"{percents.normalize():f} %"
 
 
 @dataclass(frozen=True)

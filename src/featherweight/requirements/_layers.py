@@ -38,12 +38,15 @@ class Forbid(Kind):
             builds = facts.builds
             assert builds is not None
             found = f"{len(builds.alike)} of {builds.tensors} weight tensors the same for two seeds"
-            named = f": {', '.join(builds.alike[:3])}" if builds.alike else ""
+            if builds.alike:
+                found += f": {', '.join(builds.alike[:3])}"
+            if builds.unpaired:
+                found += f"; of other names or shapes: {', '.join(builds.unpaired[:3])}"
             how = (
                 "the class built with two seeds; weights that do not depend on the seed were "
                 "loaded or written down, those that do may still have been"
             )
-            return Finding(f"{found}{named}", how, not builds.alike)
+            return Finding(found, how, not builds.alike and not builds.unpaired)
         table = layers_of(facts)
         names = {
             "max-pool": [layer.name for layer in max_pools(table)],

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from .._layers import NORMS as NORM_LAYERS
-from .._layers import without_dropout
+from .._layers import ends, without_dropout
 from ..errors import InputError
 from ..facts import MIN_DROPOUT, Effect, Facts, Structure
 from ._kind import (
@@ -24,6 +24,7 @@ from ._kind import (
 
 HEADS = {"linear": "linear layer", "gap": "global average pooling"}
 NORMS = ("batch", "group", "layer")
+POOL = "global average pool"  # in a layer table
 
 
 class Parameters(Kind):
@@ -85,9 +86,12 @@ class Normalisation(Kind):
             number = kinds.count(name)
             how = "layers of the graph; a group norm of one group is a layer norm"
             finding = Finding(f"{number} used", how, passed=number > 0)
-        others = sorted((set(kinds) & set(NORM_LAYERS)) - {name})
+        others = set(kinds) & set(NORM_LAYERS)
+        if _structure(facts).batch_norm.works:  # perhaps one that is written by hand
+            others.add("batch norm")
+        others -= {name}
         if limits.get("only") and others:
-            found = f"{finding.found}; also {' and '.join(others)}"
+            found = f"{finding.found}; also {' and '.join(sorted(others))}"
             return Finding(found, finding.how, passed=False)
         return finding
 
@@ -134,7 +138,7 @@ class Dropout(Kind):
             if not low - uncertainty <= rate <= high + uncertainty:
                 faults.append(f"p {rate:.3g}")
         if "all_but" in limits and facts.training_layers is not None:
-            bare = [layer.name for layer in without_dropout(facts.training_layers)]
+            bare = [each.name for each in without_dropout(facts.training_layers, MIN_DROPOUT)]
             if len(bare) > limits["all_but"]:
                 faults.append(f"none after {', '.join(bare)}")
         if {"least", "greatest"} & limits.keys():
@@ -177,20 +181,14 @@ class Head(Kind):
         how = f"last before log-softmax: {found.head_seen}"
         if not limits.get("gap"):
             return Finding(seen, how, found.heads <= set(limits["accept"]))
-        table = layers_of(facts)
-        # The layers whose input has positions and whose output has none.
-        ends = {
-            layer.kind
-            for layer in table.layers
-            if layer.jump is None
-            and any(i < 0 or table.layers[i].jump is not None for i in layer.inputs)
-        }
-        pooled = ends == {"global average pool"}
-        after = f", behind {' and '.join(sorted(ends)) or 'no pooling'}"
+        each, last = ends(layers_of(facts))
+        # A map may also be weighed by its largest values, as in convolutional block attention.
+        pooled = last == {POOL} and each <= {POOL, "max pool"}
+        after = f", behind {' and '.join(sorted(each)) or 'no pooling'}"
         return Finding(
-            seen if found.heads == {"gap"} else f"{seen}{after}",
+            seen if found.heads == {"gap"} and pooled else f"{seen}{after}",
             f"{how}; what the graph's maps end in",
-            found.heads == {"gap"} or (found.heads == {"linear"} and pooled),
+            pooled and found.heads in ({"gap"}, {"linear"}),
         )
 
     def allows(self, limits: Limits) -> dict[str, Allowed]:

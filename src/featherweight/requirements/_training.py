@@ -209,8 +209,8 @@ class Accuracy(Kind):
         # Oldest first.
         counts = {
             before: evaluated.counts[before]
-            for before in reversed(range(last))
-            if before in evaluated.counts
+            for before in sorted(evaluated.counts, reverse=True)
+            if before < last
         }
         missing = last - len(counts)
         lowest = min(correct / total for correct, total in counts.values())
@@ -224,7 +224,7 @@ class Accuracy(Kind):
         how = f"every one of {total:,} {which} images evaluated again{evaluated.how}"
         fits = holds(limits, lowest)
         if missing:
-            found += f"; weights of {missing} epochs are missing"
+            found += f"; weights of {missing} epoch{'s' if missing > 1 else ''} are missing"
             if fits and epochs is None:
                 how = "not judged: needs the weights of several epochs"
                 return Finding(found, how, passed=None)
