@@ -84,7 +84,8 @@ def ending(code: int, cpu_seconds: int) -> tuple[str, str | None]:
 
     Returns the words, and a hint if there is one."""
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"was ended: it needs more than {cpu_seconds} s of CPU time, or was killed", None
+        what = f"was ended: it needs more than {cpu_seconds} s of CPU time, or was killed"
+        return what, "leave training, downloads and endless loops out of the file and the class"
     if code < 0:
         return f"its code was ended by {signal.Signals(-code).name}", None
     return f"its code ends the process with exit code {code}", AS_SCRIPT
