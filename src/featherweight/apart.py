@@ -231,7 +231,8 @@ def work() -> None:
 def write_result(result: int, path: str, make: Callable[[], bytes]) -> NoReturn:
     """Write the graph that `make` returns, or what it raises, into an open file; end the process.
 
-    `path` is what messages call the network."""
+    `path` is what messages call the network. A process that its code has forked writes nothing."""
+    owner = os.getpid()
     try:
         content = GRAPH + make()
     except InputError as error:
@@ -243,6 +244,8 @@ def write_result(result: int, path: str, make: Callable[[], bytes]) -> NoReturn:
         from .locate import reason
 
         content = _wrong_result(f"model {path!r}: can't be built: {reason(error)}", None)
+    if os.getpid() != owner:
+        os._exit(1)
     while content:
         content = content[os.write(result, content) :]
     os._exit(0)  # threads and exit handlers of the network's are not waited for
