@@ -313,6 +313,24 @@ def test_an_error_of_the_networks_own_cannot_look_like_a_verdict(network, tmp_pa
     assert (caught.value.hint or "").isprintable()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+def test_a_process_that_the_network_has_forked_writes_no_result():
+    code = """
+import os
+from featherweight.apart import write_result
+
+def make():
+    if os.fork() == 0:
+        raise ValueError("no file can be written")
+    os.wait()
+    return b"graph"
+
+write_result(1, "net.py", make)
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"ggraph"
+
+
 def test_a_graph_of_the_networks_own_is_judged_as_what_it_is(network, tmp_path):
     """There is nothing to gain: the graph that comes back is the network."""
     honest = capture(prints.Honest(), BOTH)

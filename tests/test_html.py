@@ -1,6 +1,8 @@
 """HTML fragments: every cell escaped, the last one coloured on request."""
 
-from featherweight._html import GREEN, html_table, html_text
+import pytest
+
+from featherweight._html import GREEN, html_table, html_text, markdown_text
 
 
 def test_every_heading_and_cell_is_escaped() -> None:
@@ -21,3 +23,19 @@ def test_colours_apply_to_the_last_cell_of_their_row() -> None:
 def test_text_without_style_has_no_span() -> None:
     assert html_text("a & b") == "a &amp; b"
     assert html_text("PASS", GREEN, bold=True).startswith('<span style="color: ')
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[a](b) <b> `c` *d* $e$", r"\[a\](b) \<b\> \`c\` \*d\* \$e\$"),
+        ("see https://a.example and WWW.b.example", r"see https\://a.example and WWW\.b.example"),
+        ("# PASS", r"\# PASS"),
+        ("- PASS", r"\- PASS"),
+        ("---", r"\---"),
+        ("12. PASS", r"12\. PASS"),
+        ("-3.5, #1, a_b, 2.5 %", "-3.5, #1, a_b, 2.5 %"),
+    ],
+)
+def test_markdown_shows_a_strangers_text_as_it_is(text, shown):
+    assert markdown_text(text) == shown

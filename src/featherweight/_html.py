@@ -44,7 +44,13 @@ def html_table(
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
+# What Markdown obeys: marks, GitHub's links without any, and the start of a heading or a list.
+MARKS = r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)"
+OBEYED = rf"{MARKS}|(?<=[a-z]):(?=//)|(?<=www)\.|^[-+=#](?=[-=#\s]|$)"
+
+
 def markdown_text(value: object) -> str:
     """Return a stranger's text for Markdown, which shows it as it is, on one line."""
     line = " ".join(str(value).split())
-    return re.sub(r"[\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+    line = re.sub(OBEYED, r"\\\g<0>", line, flags=re.IGNORECASE)
+    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", line)

@@ -84,7 +84,8 @@ def ending(code: int, cpu_seconds: int) -> tuple[str, str | None]:
 
     Returns the words, and a hint if there is one."""
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"was ended: it needs more than {cpu_seconds} s of CPU time, or was killed", None
+        what = f"was ended: it needs more than {cpu_seconds} s of CPU time, or was killed"
+        return what, "leave training, downloads and endless loops out of the file and the class"
     if code < 0:
         return f"its code was ended by {signal.Signals(-code).name}", None
     return f"its code ends the process with exit code {code}", AS_SCRIPT
@@ -230,8 +231,8 @@ def work() -> None:
 def write_result(result: int, path: str, make: Callable[[], bytes]) -> NoReturn:
     """Write the graph that `make` returns, or what it raises, into an open file; end the process.
 
-    `path` is what messages call the network."""
-    process = os.getpid()
+    `path` is what messages call the network. A process that its code has forked writes nothing."""
+    owner = os.getpid()
     try:
         content = GRAPH + make()
     except InputError as error:
@@ -243,8 +244,9 @@ def write_result(result: int, path: str, make: Callable[[], bytes]) -> NoReturn:
         from .locate import reason
 
         content = _wrong_result(f"model {path!r}: can't be built: {reason(error)}", None)
-    # A process that the network's code forked has come here too.
-    while content and os.getpid() == process:
+    if os.getpid() != owner:
+        os._exit(1)
+    while content:
         content = content[os.write(result, content) :]
     os._exit(0)  # threads and exit handlers of the network's are not waited for
 

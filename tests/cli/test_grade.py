@@ -34,6 +34,8 @@ def workplace(tmp_path, monkeypatch):
     [
         (["lost"], "lost: got no such file or folder, expected a folder with a folder or a file"),
         (["class.csv", "--badge", "a.svg"], "--badge with 2 submissions: expected one"),
+        (["class", "--out", "class/g.csv"], "--out class/g.csv: got a table inside class"),
+        (["class/ben", "--badge", "a.svg", "--out", "class/ben/g.csv"], "a table inside class/ben"),
         (["class", "--mean", "0.5"], "--mean 0.5, --std None: expected both"),
         (["class", "--mean", "0.5", "--std", "0"], "expected both, the second above 0"),
         (["class", "--workers", "0"], "--workers: got 0, expected 1 or more"),

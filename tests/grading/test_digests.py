@@ -61,3 +61,10 @@ def test_weights_are_the_same_under_other_names_and_differ_in_one_number():
     ):
         assert weights_digest(other) != weights_digest(state)
     assert weights_digest({"n": torch.tensor(3)}) == ""
+
+
+def test_one_number_that_is_said_to_be_a_million_times_a_million_takes_no_memory():
+    many, others = (torch.full((1,), value).expand(10**12) for value in (0.0, 1.0))
+    assert (
+        weights_digest({"a": many}) == weights_digest({"b": many}) != weights_digest({"a": others})
+    )

@@ -1,5 +1,6 @@
 """A class of made submissions, graded once; the tests look at the table and the reports."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import torch
 
 from featherweight.errors import InputError
 from featherweight.grading.grade import LocalGraders, grade, report_folder
-from featherweight.grading.markdown import unjudged
+from featherweight.grading.markdown import Graded, report_text, unjudged
 from featherweight.grading.settings import Settings
 from featherweight.grading.submissions import find_submissions
 from featherweight.grading.table import file_names, read_grades, read_report, to_answer
@@ -294,6 +295,65 @@ def test_an_interrupt_loses_no_row(submissions, settings, tmp_path):
             grade(some, settings, table, Half(settings.contract))
         # Rows of others than those that are graded stay in the table.
         assert {row["name"] for row in read_grades(table)} == set(expected)
+
+
+class Same(NoGraders):
+    """Graders that find the same graph in all submissions, one of this package's if it says so."""
+
+    def __init__(self, contract, *, interrupted=False, own=False):
+        self.contract, self.interrupted, self.own = contract, interrupted, own
+
+    def digests(self, files):
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return {"same"} if self.own else set()
+
+    def answers(self, tasks):
+        for task in tasks:
+            graded = Graded(task.submission, self.contract, graph="same")
+            yield task, to_answer(dataclasses.replace(graded, report=report_text(graded, None)))
+
+
+@pytest.mark.parametrize(("own", "n_copies"), [(True, 0), (False, 2)])
+def test_an_interrupt_at_the_end_accuses_nobody_and_the_next_time_says_the_copies(
+    submissions, settings, tmp_path, own, n_copies
+):
+    found, table = find_submissions(str(submissions))[:2], tmp_path / "grades.csv"
+    with pytest.raises(KeyboardInterrupt):
+        grade(found, settings, table, Same(settings.contract, interrupted=True))
+    assert [row["same as"] for row in read_grades(table)] == ["", ""]
+    rows = grade(found, settings, table, Same(settings.contract, own=own))
+    assert sum(bool(row["same as"]) for row in rows) == n_copies
+    assert read_grades(table) == rows
+
+
+def test_what_a_lost_process_has_cost_is_judged_the_next_time(submissions, settings, tmp_path):
+    found, table = find_submissions(str(submissions))[:1], tmp_path / "grades.csv"
+
+    class Lost(Same):
+        def answers(self, tasks):
+            for task, answer in super().answers(tasks):
+                yield task, dataclasses.replace(answer, again=True)
+
+    grade(found, settings, table, Lost(settings.contract))
+    seen = []
+    for _ in range(2):
+        graders = Same(settings.contract)
+        grade(found, settings, table, graders, on_answer=lambda *each: seen.append(each[1]))
+    assert seen[0] is not None
+    assert seen[1] is None
+
+
+def test_a_late_submission_leaves_the_reports_of_others(settings, tmp_path):
+    table = tmp_path / "grades.csv"
+    for name in ("Anna B", "Anna-B"):
+        (tmp_path / name / "class" / name).mkdir(parents=True)
+        found = find_submissions(str(tmp_path / name / "class"))
+        rows = grade(found, settings, table, Same(settings.contract))
+        assert (tmp_path / rows[0]["report"]).read_text().startswith(f"# {name}\n")
+    reports = {row["name"]: row["report"] for row in read_grades(table)}
+    assert reports == {"Anna B": "grades-reports/Anna-B.md", "Anna-B": "grades-reports/Anna-B-2.md"}
+    assert (tmp_path / reports["Anna B"]).read_text().startswith("# Anna B\n")
 
 
 def test_a_table_has_one_writer_at_a_time(submissions, settings, tmp_path):

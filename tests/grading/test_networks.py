@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 
@@ -6,8 +7,10 @@ import torch
 from torch import nn
 
 from featherweight.errors import InputError
+from featherweight.grading import networks as module
 from featherweight.grading.definitions import definitions
-from featherweight.grading.networks import choose, networks
+from featherweight.grading.networks import choose, export, networks
+from featherweight.passes import audit_passes
 
 IMPORTS = "import torch\nfrom torch import nn\n"
 NET = """
@@ -149,3 +152,67 @@ def test_networks_of_another_file_count_where_a_file_has_none(tmp_path):
     module, _ = definitions(file)
     assert [each.__name__ for each in networks(module, tmp_path)] == ["Net"]
     assert issubclass(module.Net, nn.Module)
+
+
+class Graph:
+    """What stands for a graph where only the header of a result is looked at."""
+
+    def to_bytes(self):
+        return b""
+
+
+def exported(file, folder, monkeypatch, *, whole=True):
+    """Return the header of what comes back of a file in a folder."""
+    monkeypatch.setattr(module, "capture", lambda *given: Graph())
+    content = export(
+        {
+            "file": str(file),
+            "folder": str(folder),
+            "definitions": not whole,
+            "network": None,
+            "seed": 0,
+            "num_classes": 10,
+            "passes": [dataclasses.asdict(each) for each in audit_passes((1, 28, 28))],
+            "all": False,
+        },
+        lambda: None,
+    )
+    return json.loads(content[4 : 4 + int.from_bytes(content[:4], "little")])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_in_a_folder_may_import_what_lies_above_it(tmp_path, monkeypatch, whole):
+    folder = tmp_path / "anna"
+    (folder / "models").mkdir(parents=True)
+    (folder / "widths_of_anna.py").write_text("WIDTH = 784\n")
+    file = folder / "models/net.py"
+    text = NET.format("Net").replace("784", "WIDTH")
+    file.write_text(f"{IMPORTS}from widths_of_anna import *\n{text}")
+    assert exported(file, folder, monkeypatch, whole=whole)["networks"][0]["class"] == "Net"
+
+
+def test_a_file_in_a_folder_may_import_what_lies_beside_it_with_a_dot(tmp_path, monkeypatch):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets/widths.py").write_text("WIDTH = 784\n")
+    file = tmp_path / "nets/net.py"
+    text = NET.format("Net").replace("784", "WIDTH")
+    file.write_text(f"{IMPORTS}from .widths import WIDTH\n{text}")
+    found = exported(file, tmp_path, monkeypatch, whole=False)
+    assert (found["networks"][0]["class"], found["skipped"]) == ("Net", {})
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (
+            ["import lost", IMPORTS + NET.format("Net").replace("nn.Module", "lost.Base")],
+            r"got no network.*cell 2 failed: NameError: name 'lost'.*cell 1 failed: ModuleNotF",
+        ),
+        ([IMPORTS, NET.format("Net").replace("):", ")")], "got no network.*cell 2: SyntaxError"),
+        ([IMPORTS, "x = 1\n"], "got no network in it.*hint: write the network as class Net"),
+    ],
+)
+def test_a_class_that_failed_is_said_where_there_is_no_network(tmp_path, monkeypatch, cells, said):
+    file = notebook(tmp_path / "S6.ipynb", *cells)
+    with pytest.raises(InputError, match=said):
+        exported(file, tmp_path, monkeypatch, whole=False)

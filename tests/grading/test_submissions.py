@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 
 import pytest
 
@@ -61,6 +62,14 @@ def test_of_several_weights_those_with_the_files_name_are_taken_else_the_last(tm
     first, second = find_submissions(str(tmp_path))
     assert (first.weights.name, first.chosen) == ("net.pth", "")
     assert (second.weights.name, second.chosen) == ("epoch10.pth", "the last of 2 weights files")
+
+
+def test_states_of_optimisers_and_torchvisions_images_are_no_weights(tmp_path):
+    fill(tmp_path / "s1", net__py=NETWORK, model__pth="", optimizer__pt="", z_scheduler__pt="")
+    fill(tmp_path / "s2", net__py=NETWORK, MNIST_in_processed_in_test__pt="", optim_in_a__pth="")
+    first, second = find_submissions(str(tmp_path))
+    assert (first.weights.name, first.chosen) == ("model.pth", "")
+    assert second.weights.name == "a.pth"
 
 
 def test_a_run_folder_goes_before_code(tmp_path):
@@ -170,3 +179,62 @@ def test_a_notebook_is_looked_through_as_json(tmp_path):
     fill(tmp_path / "s1", a__ipynb=json.dumps({"cells": [cell]}), z__py="import os")
     (found,) = find_submissions(str(tmp_path))
     assert found.shown_file == "a.ipynb"
+
+
+def test_an_archive_that_nobody_has_unpacked_is_a_submission_that_says_so(tmp_path):
+    fill(tmp_path, anna__zip="", ben__zip="", cleo_in_S6__ZIP="", dora__tar__gz="", list__txt="")
+    fill(tmp_path / "ben", model__py=NETWORK)
+    fill(tmp_path / "dora", model__py=NETWORK)
+    anna, ben, cleo, dora = find_submissions(str(tmp_path))
+    assert (anna.problem, anna.hint) == (
+        "anna.zip: got an archive, expected a folder, or a .py or .ipynb file",
+        "unpack it",
+    )
+    assert (ben.name, ben.problem, dora.name, dora.problem) == ("ben", "", "dora", "")
+    assert "S6.ZIP: got an archive" in cleo.problem
+    with pytest.raises(InputError, match=r"anna.zip: got an archive.*unpack it"):
+        find_submissions(str(tmp_path / "anna.zip"))
+    (tmp_path / "class.csv").write_text("name,path\nAnna,anna.zip\nEve,list.txt\n")
+    anna, eve = find_submissions(str(tmp_path / "class.csv"))
+    assert "got an archive" in anna.problem
+    assert "list.txt: got a file .txt" in eve.problem
+
+
+def test_names_differ_even_from_those_that_would_be_given(tmp_path):
+    fill(tmp_path, anna__py=NETWORK, anna__ipynb="{}")
+    fill(tmp_path / "anna (2)", model__py=NETWORK)
+    found = find_submissions(str(tmp_path))
+    assert sorted(names(found)) == ["anna", "anna (2)", "anna (3)"]
+    assert next(each for each in found if each.name == "anna (2)").root.is_dir()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system has no such names")
+def test_a_name_that_is_no_utf_8_is_shown_with_its_bytes(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/ren\xe9"
+    os.mkdir(folder)
+    with open(folder + b"/r\xe9seau.py", "w") as file:
+        file.write(NETWORK)
+    (found,) = find_submissions(str(tmp_path))
+    assert (found.name, found.shown_file) == (r"ren\udce9", r"r\udce9seau.py")
+    assert found.digest()
+
+
+def test_the_files_beside_it_that_a_file_imports_belong_to_it(tmp_path):
+    text = "import torch, helper as h\nfrom parts.sub import x\nfrom . import other\n"
+    fill(tmp_path, net__py=text + NETWORK, helper__py="import deep\n", deep__py="import net\n")
+    fill(tmp_path, other__py="", alone__py="", parts_in_sub_in_x__py="")
+    found = find_submissions(str(tmp_path / "net.py"))[0]
+    inside = [str(each.relative_to(tmp_path)) for each in found.files()]
+    assert inside == ["deep.py", "helper.py", "net.py", "other.py", "parts/sub/x.py"]
+    digest = found.digest()
+    (tmp_path / "alone.py").write_text("x = 1")
+    assert found.digest() == digest
+    (tmp_path / "deep.py").write_text("x = 1")
+    assert found.digest() != digest
+
+
+def test_a_notebook_and_the_files_that_it_imports_belong_together(tmp_path):
+    cell = {"cell_type": "code", "source": ["import os\n", "from helper import *\n"]}
+    fill(tmp_path, a__ipynb=json.dumps({"cells": [cell]}), helper__py="")
+    found = find_submissions(str(tmp_path / "a.ipynb"))[0]
+    assert [each.name for each in found.files()] == ["a.ipynb", "helper.py"]

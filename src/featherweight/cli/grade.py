@@ -136,6 +136,12 @@ def cmd_grade(
     if weights is not None:
         found = [replace(found[0], weights=Path(weights))]
     table = Path(out)
+    for root in [Path(submissions), *(each.root for each in found)]:
+        if root.is_dir() and table.absolute().resolve().is_relative_to(root.resolve()):
+            raise InputError(
+                f"--out {out}: got a table inside {root}, which is judged, expected one elsewhere",
+                hint=f"--out {root.resolve().with_name(table.name)}",
+            )
     bugs: list[str] = []
     with progress_bar("submissions") as progress:
         bar = progress.add_task("", total=len(found))

@@ -30,13 +30,16 @@ PLAIN_CALLS = {
 PLAIN_MODULES = {"torch", "nn", "F", "math", "np", "numpy", "functools", "collections", "typing"}
 
 
-def definitions(file: Path) -> tuple[ModuleType, dict[str, str]]:
+def definitions(file: Path, root: Path | None = None) -> tuple[ModuleType, dict[str, str]]:
     """Return a module of what a file or notebook defines, and why each other name is missing.
 
-    Each statement that defines something runs by itself, and one that fails is left out. Raises
-    InputError where the file can't be read or parsed."""
+    Each statement that defines something runs by itself, and one that fails is left out. Below the
+    folder `root` a file's imports may begin with dots. Raises InputError where the file can't be
+    read or parsed."""
     module = ModuleType(re.sub(r"\W", "_", f"_{file.stem}"))
     module.__file__ = str(file)
+    if root is not None and file.is_relative_to(root):
+        module.__package__ = ".".join(file.parent.relative_to(root).parts)
     sys.modules[module.__name__] = module
     sys.path.insert(0, str(file.parent))
     skipped: dict[str, str] = {}

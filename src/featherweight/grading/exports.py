@@ -76,7 +76,7 @@ def _export(
 ) -> Export:
     assert submission.file is not None  # the caller has seen to it
     root = submission.root if submission.root.is_dir() else submission.root.parent
-    return forks.export(
+    found = forks.export(
         {
             "file": str(submission.file.absolute()),
             "folder": str(root.absolute()),
@@ -88,6 +88,9 @@ def _export(
             "all": everything,
         }
     )
+    if found.problem is None and not found.networks:
+        found.problem = InputError(f"{submission.file.name}: got no network that can be exported")
+    return found
 
 
 def handed_out(file: Path, split: Split, forks: Forks) -> list[str]:

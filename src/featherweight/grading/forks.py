@@ -32,6 +32,7 @@ IMPORT_SECONDS = 15  # of CPU time that reading a file may take, before a networ
 CPU_SECONDS = 45  # of all that a student's code does
 IDLE_SECONDS = 30  # by the clock, that reading a file may take
 SECONDS = 180  # by the clock, of all
+LATE = "leave waiting out of it, or grade it again when the machine is less busy"
 IMPORTED = b"i"  # the byte of a result that says that the file has been read
 Make = Callable[[dict[str, Any], Callable[[], None]], bytes]
 "What makes the result of a request, in a child; it calls its function when the file is read."
@@ -56,6 +57,8 @@ class Export:
     "Why it can't be trained, where it can be judged otherwise."
     not_imported: str = ""
     "Why it was not imported as a whole, where it was tried and only what it defines was run."
+    late: bool = False
+    "Whether it was ended by the clock, which goes on while the machine does other things."
 
 
 class Forks:
@@ -78,11 +81,11 @@ class Forks:
             content = read_result(result)
         confined, rest = content[:1] == b"n", content[1:]
         imported = rest[:1] == IMPORTED
-        found = Export(imported=imported)
+        found = Export(imported=imported, late=bool(late))
         limit = CPU_SECONDS if imported else IMPORT_SECONDS
         title = os.path.basename(request["file"])
         try:
-            ended = (late, None) if late else ending(code, limit)
+            ended = (late, LATE) if late else ending(code, limit)
             graphs = open_result(title, rest[len(IMPORTED) :] if imported else rest, ended)
             _read(graphs, title, confined, found)
         except InputError as error:

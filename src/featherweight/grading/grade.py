@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Protocol
@@ -111,7 +112,8 @@ class LocalGraders:
 
     def _lost(self, task: Task, error: ChildProcessError) -> Answer:
         problem = InputError(f"{error}, perhaps for want of memory", hint="grade it again, alone")
-        return to_answer(unjudged(task.submission, self._settings.contract, problem))
+        answer = to_answer(unjudged(task.submission, self._settings.contract, problem))
+        return replace(answer, again=True)
 
 
 def report_folder(table: Path) -> Path:
@@ -165,11 +167,15 @@ def _grade(
         each.name: hashlib.sha256((how + each.digest()).encode()).hexdigest()[:32]
         for each in submissions
     }
-    stems = file_names(digests)
     before = {row["name"]: row for row in read_grades(table)}
     rows: dict[str, Row] = {}
     others = [row for name, row in before.items() if name not in digests]
+    stems = file_names(digests, [Path(row["report"]).stem for row in others])
     missing = []
+
+    def ordered_rows() -> list[Row]:
+        return [rows[each.name] for each in submissions if each.name in rows] + others
+
     for each in submissions:
         row = before.get(each.name)
         if row is not None and row["hash"] == digests[each.name]:
@@ -178,15 +184,18 @@ def _grade(
                 on_answer(row, None)
         else:
             missing.append(Task(each, folder / f"{stems[each.name]}-run-{digests[each.name][:8]}"))
-    if not missing and handout is None:
+    # One that was stopped at its end has no copies yet.
+    copies_said = any(row["same as"] for row in before.values())
+    if not missing and handout is None and (copies_said or not mark_copies(ordered_rows(), set())):
         return [rows[each.name] for each in submissions]
     exempt = set() if handout is None else graders.digests([handout])
 
-    def write() -> list[str]:
-        ordered = [rows[each.name] for each in submissions if each.name in rows] + others
-        shared = mark_copies(ordered, exempt)
+    def write() -> None:
+        """Write the table without copies: which of them are meant is known at the end."""
+        ordered = ordered_rows()
+        for row in ordered:
+            row["same as"] = ""
         write_grades(table, ordered)
-        return shared
 
     written = time.monotonic()
     try:
@@ -195,7 +204,7 @@ def _grade(
             path = write_report(answer, folder, stems[name])
             row = {key: "" if value is None else str(value) for key, value in answer.cells.items()}
             row |= {"report": f"{folder.name}/{path.name}", "hash": digests[name], "same as": ""}
-            if answer.bug:
+            if answer.bug or answer.again:
                 row["hash"] = ""  # judged again the next time
             rows[name] = row
             if time.monotonic() - written > WRITE_SECONDS:
@@ -205,7 +214,8 @@ def _grade(
                 on_answer(row, answer)
     finally:  # after an interrupt too
         write()
-    if write():
+    if mark_copies(ordered_rows(), exempt):
         exempt |= graders.digests([None])
-        write()
+        mark_copies(ordered_rows(), exempt)
+    write_grades(table, ordered_rows())
     return [rows[each.name] for each in submissions]

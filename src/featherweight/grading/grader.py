@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from .._confine import limit
-from ..apart import MAX_BYTES
+from .._markdown import block
+from ..apart import MAX_BYTES, MAX_LINE
 from ..errors import InputError
 from .markdown import unjudged
 from .settings import Settings
@@ -150,7 +151,7 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
     # These are kept, so that no child computes them again.
     _ = split.sha256, split.mean_std, split_faults(split, settings.contract)
 
-    def answer(task: Any, connection: Connection) -> Any:
+    def judge_one(task: Any, connection: Connection) -> Any:
         if isinstance(task, HandedOut):
             try:
                 if task.file is None:
@@ -178,9 +179,10 @@ def _prepare(settings: Settings) -> Callable[[Any, Connection], Any]:
                 pickle.dump(content, file)
             os._exit(0)
         os.close(writer)
-        return _wait(child, reader, connection, submission, settings, seconds)
+        answer = _wait(child, reader, connection, submission, settings, seconds)
+        return replace(answer, again=found.late) if found.problem is not None else answer
 
-    return answer
+    return judge_one
 
 
 def _wait(
@@ -214,21 +216,26 @@ def _wait(
     return to_answer(unjudged(submission, settings.contract, error))
 
 
+def _last(trace: str) -> str:
+    """Return the last line of a traceback, which a student's code may have written."""
+    return next(iter(trace.strip().splitlines()[-1:]), "without a reason")[:MAX_LINE]
+
+
 def _failed(submission: Submission, settings: Settings, trace: str) -> Answer:
     """Return what is said where exporting fails in a way that a network's own code does not."""
     error = InputError(
-        f"exporting it failed: {trace.strip().splitlines()[-1]}",
+        f"exporting it failed: {_last(trace)}",
         hint="leave PyTorch and Python as they are; if it does, report a bug of Featherweight",
     )
     answer = to_answer(unjudged(submission, settings.contract, error))
-    return replace(answer, report=f"{answer.report}\n```\n{trace}```\n")
+    return replace(answer, report=answer.report + block(trace))
 
 
 def _bug(submission: Submission, settings: Settings, trace: str) -> Answer:
     """Return what is said where this package has failed, so that the others are judged."""
     error = InputError(
-        f"Featherweight failed: {trace.strip().splitlines()[-1]}",
+        f"Featherweight failed: {_last(trace)}",
         hint="nothing: this is a bug of Featherweight, which the report of this submission shows",
     )
     answer = to_answer(unjudged(submission, settings.contract, error))
-    return replace(answer, report=f"{answer.report}\n```\n{trace}```\n", bug=trace)
+    return replace(answer, report=answer.report + block(trace), bug=trace)

@@ -50,7 +50,7 @@ def judge(
     """
     try:
         if submission.problem:
-            raise InputError(submission.problem, hint="hand in the network's own files alone")
+            raise InputError(submission.problem, hint=submission.hint)
         if submission.file is None:
             missing = not submission.root.exists()
             raise InputError(

@@ -1,5 +1,6 @@
 """What was found of one submission, and its report in Markdown."""
 
+import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 N_MISTAKES = 10  # that a report shows
 MAX_CLASSES = 26  # whose confusion matrix a report shows
+MAX_MESSAGE = 2000  # characters of why it could not be judged: they may be a student's
 PICTURE = "mistakes.png"
 
 
@@ -96,8 +98,15 @@ def unjudged(
     submission: Submission, contract: Contract, error: InputError, found: "Export | None" = None
 ) -> Graded:
     """Return what is said of a submission that can't be judged."""
+    hint = error.hint or f"correct it, and try: {_trial(submission)}"
+    error = InputError(error.message[:MAX_MESSAGE], hint=hint[:MAX_MESSAGE])
     graded = Graded(submission, contract, problem=error)
     return replace(graded, report=report_text(graded, found))
+
+
+def _trial(submission: Submission) -> str:
+    """Return the command by which a student sees the same."""
+    return f"featherweight grade {shlex.quote(submission.shown_file or submission.name)}"
 
 
 def number(value: float) -> str:

@@ -28,6 +28,7 @@ from .definitions import definitions
 # What a network's class is called, where several are no part of another.
 USUAL = {"net", "model", "network", "cnn", "convnet", "classifier", "mnistnet", "cnnmodel", "mynet"}
 MAX_SKIPPED = 200  # statements that a report tells of
+NOT_DEFINED = re.compile(r"name '(\w+)' is not defined")
 
 
 def networks(module: ModuleType, folder: Path) -> list[type[nn.Module]]:
@@ -61,7 +62,10 @@ def choose(
         for each in classes:
             if each.__name__ == forced:
                 return each, "as it was named"
-        raise InputError(f"{file}: got no class {forced}, only {names or 'none'}, expected it")
+        raise InputError(
+            f"{file}: got no class {forced}, only {names or 'none'}, expected it",
+            hint=f"call the network {forced}",
+        )
     if not classes:
         raise InputError(
             f"{file}: got no network in it, expected a class of torch.nn.Module",
@@ -118,18 +122,24 @@ def export(request: dict[str, Any], imported: Callable[[], None]) -> bytes:
         Pass(each["training"], tuple(each["shape"]), tuple(each["sizes"]))
         for each in request["passes"]
     ]
+    # From its root a file may import what lies above itself, as in `python src/main.py`.
+    root = Path(request["folder"])
+    sys.path += [str(each) for each in file.parents if each.is_relative_to(root)]
     skipped: dict[str, str] = {}
     if request["definitions"]:
-        module, skipped = definitions(file)
+        module, skipped = definitions(file, root)
     else:
         module = load_file(file)
     imported()
-    classes = networks(module, Path(request["folder"]))
+    classes = networks(module, root)
     about, graphs = [], []
     if request["all"]:
         wanted = [(each, "") for each in classes]
     else:
-        wanted = [choose(classes, file.name, request["network"])]
+        try:
+            wanted = [choose(classes, file.name, request["network"])]
+        except InputError as error:
+            raise _explain_none(error, skipped) from error
     for network, chosen in wanted:
         title = f"{file.name}:{network.__name__}"
         seed_everything(request["seed"], -1)
@@ -147,15 +157,28 @@ def export(request: dict[str, Any], imported: Callable[[], None]) -> bytes:
     return len(header.encode()).to_bytes(4, "little") + header.encode() + b"".join(graphs)
 
 
+def _explain_none(error: InputError, skipped: dict[str, str]) -> InputError:
+    """Return an error that there is no network with why one that is written there is missing."""
+    broken = [f"{cell}: {why}" for cell, why in skipped.items() if ", cell " in cell]
+    why = skipped.get("forward") or next(iter(broken), None)  # of a class that failed, or a cell
+    if why is None:
+        return error
+    missing = NOT_DEFINED.search(why)
+    hint = f"; {skipped[missing[1]]}" if missing is not None and missing[1] in skipped else ""
+    return InputError(f"{error.message}; {why}{hint}", hint="correct it, or do without it")
+
+
 def _explain(
     error: InputError, skipped: dict[str, str], classes: list[str], shape: tuple[int, ...]
 ) -> InputError:
     """Return an error with what the student should do."""
     # A class is graded by graphs alone.
     hint = re.sub(rf"(; or )?judge it by {WATCHING}$", "", error.hint or "")
-    missing = re.search(r"name '(\w+)' is not defined", error.message)
+    missing = NOT_DEFINED.search(error.message)
     if missing is not None and missing[1] in skipped:
         hint = f"{skipped[missing[1]]}; define {missing[1]} inside the class"
+    elif 'the required "forward" function' in error.message:
+        hint = "write its method forward(self, x)"
     elif "required positional argument" in error.message:
         hint = "give every argument of __init__ a default, and let forward take images alone"
     elif re.search(r"channels|mat1 and mat2|size of tensor|invalid for input", error.message):

@@ -163,6 +163,7 @@ class RayGraders:
             except ChildProcessError as error:
                 problem = InputError(str(error), hint="grade it again, alone")
                 answer = to_answer(unjudged(task.submission, self._settings.contract, problem))
+                answer = replace(answer, again=True)
             give(actor)
             yield task, answer
 

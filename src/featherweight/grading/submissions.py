@@ -19,6 +19,8 @@ from .._files import reason, visible
 from ..errors import InputError
 
 CODE, WEIGHTS = (".py", ".ipynb"), (".pth", ".pt", ".safetensors")
+# What students hand in instead of a folder.
+ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 # Folders that hold nothing of the student's own.
 SKIPPED = {"__pycache__", "__MACOSX", "node_modules", "site-packages", "venv", "env"}
 # File names that are taken before others, where several files define a network.
@@ -26,6 +28,12 @@ USUAL_FILES = ("model", "models", "net", "network", "networks", "cnn")
 # A class of PyTorch's, also in the JSON of a notebook.
 CLASS = re.compile(rb"class\s+\w+\s*\([^)\n]*Module")
 ANY_CLASS = re.compile(rb"class\s+\w+")
+# A module that a file imports, or all of a line, also in the JSON of a notebook.
+IMPORT = re.compile(
+    r"""(?:^|["\n;])[ \t]*(?:from[ \t]+\.*(\w+)|(?:from[ \t.]+)?import([^\n"#;]+))"""
+)
+# Files of torch.save that are no network's: an optimiser's state, and MNIST as torchvision has it.
+NO_WEIGHTS = re.compile(r"(optim|sched)[^/]*$|processed/(training|test)\.pt$", re.IGNORECASE)
 MAX_CODE_BYTES = 64 * 2**20  # of a file that is looked through: notebooks hold pictures
 MAX_FILES = 20_000  # of a submission
 COLUMNS = ("name", "path", "class", "weights", "mean", "std")  # of a list of submissions
@@ -53,6 +61,8 @@ class Submission:
     "How the images were normalised where the weights were trained."
     problem: str = ""
     "Why nothing can be chosen in it."
+    hint: str = "hand in the network's own files alone"
+    "What to do about the problem."
 
     @property
     def shown_file(self) -> str:
@@ -60,13 +70,16 @@ class Submission:
         if self.file is None:
             return ""
         inside = self.file != self.root and self.file.is_relative_to(self.root)
-        return str(self.file.relative_to(self.root)) if inside else self.file.name
+        return _plain(str(self.file.relative_to(self.root)) if inside else self.file.name)
 
     def files(self) -> list[Path]:
-        """Return every file of the submission, in order."""
-        found = {self.root}
+        """Return every file of the submission, in order.
+
+        Those of a file are itself and the files beside it that it imports."""
         if self.root.is_dir():
             found = set() if self.problem else set(_walk(self.root))
+        else:
+            found = {self.root, *_imported(self.root)}
         found |= {each for each in (self.file, self.weights) if each is not None and each.is_file()}
         return sorted(found)
 
@@ -115,9 +128,11 @@ def find_submissions(
         found = [_at(each, each.name if each.is_dir() else each.stem) for each in entries]
     else:
         raise InputError(
-            f"{target}: got no such file or folder, expected a folder with a folder or a file for "
-            "each student, a CSV file of paths, or one file",
-            hint="featherweight grade submissions/ --contract era-v3-s6",
+            f"{target}: got {_kind(root)}, expected a folder with a folder or a file for each "
+            "student, a CSV file of paths, or one .py or .ipynb file",
+            hint="unpack it"
+            if root.is_file() and _is_archive(root)
+            else "featherweight grade submissions/ --contract era-v3-s6",
         )
     if not found:
         raise InputError(
@@ -143,18 +158,30 @@ def _single(file: Path, network: str | None) -> Submission:
 def _is_handed_in(path: Path) -> bool:
     if path.name.startswith(".") or path.name in SKIPPED or path.is_symlink():
         return False
-    return path.is_dir() or path.suffix in CODE
+    unpacked = path.with_name(path.stem.removesuffix(".tar")).is_dir()
+    return path.is_dir() or path.suffix in CODE or (_is_archive(path) and not unpacked)
+
+
+def _is_archive(path: Path) -> bool:
+    return path.suffix.casefold() in ARCHIVES
 
 
 def _apart(found: Sequence[Submission]) -> list[Submission]:
     """Return the submissions with names of which no two are alike."""
-    seen: dict[str, int] = {}
-    named = []
-    for each in found:
-        name = " ".join(visible(each.name).split()) or "unnamed"
-        seen[name] = seen.get(name, 0) + 1
-        named.append(replace(each, name=name if seen[name] == 1 else f"{name} ({seen[name]})"))
-    return named
+    names = [_plain(each.name) or "unnamed" for each in found]
+    taken = set(names)  # Anna (2) may be the name of a folder too
+    named: dict[str, Submission] = {}
+    for name, each in zip(names, found, strict=True):
+        choice, n = name, 2
+        while choice in named or (choice != name and choice in taken):
+            choice, n = f"{name} ({n})", n + 1
+        named[choice] = replace(each, name=choice)
+    return list(named.values())
+
+
+def _plain(name: str) -> str:
+    """Return a name as one line that can be written in UTF-8, which a file's need not be."""
+    return " ".join(visible(name.encode(errors="backslashreplace").decode()).split())
 
 
 def _listed(table: Path) -> list[Submission]:
@@ -210,8 +237,41 @@ def _at(path: Path, name: str) -> Submission:
             return Submission(name, path, problem=error.message)
         except OSError as error:
             return Submission(name, path, problem=reason(error))
+    if path.suffix not in CODE:
+        return _unread(path, path, name)
     beside = [path.with_suffix(suffix) for suffix in WEIGHTS if path.with_suffix(suffix).is_file()]
     return Submission(name, path, path, weights=beside[0] if beside else None)
+
+
+def _unread(path: Path, file: Path, name: str) -> Submission:
+    """Return the submission at a path of which a file is all there is, and is no network."""
+    problem = f"{_plain(file.name)}: got {_kind(file)}, expected a folder, or a .py or .ipynb file"
+    hint = "unpack it" if _is_archive(file) else "hand in the file that defines the network"
+    return Submission(name, path, problem=problem, hint=hint)
+
+
+def _kind(path: Path) -> str:
+    if not path.exists():
+        return "no such file or folder"
+    return "an archive" if _is_archive(path) else f"a file {path.suffix}".strip()
+
+
+def _imported(file: Path) -> set[Path]:
+    """Return the files beside a file that it imports, and those that these do."""
+    if file.suffix not in CODE or not file.is_file():
+        return set()
+    found = {file}
+    new = [file]
+    while new:
+        with new.pop().open("rb") as opened:
+            text = opened.read(MAX_CODE_BYTES).decode(errors="replace")
+        for module, listed in IMPORT.findall(text):
+            for name in [module] if module else re.findall(r"\w+", listed):
+                beside = {file.with_name(f"{name}.py"), *(file.parent / name).rglob("*.py")}
+                fresh = {each for each in beside if each.is_file() and not each.is_symlink()}
+                new += fresh - found
+                found |= fresh
+    return found
 
 
 def _in_folder(folder: Path, name: str) -> Submission:
@@ -225,7 +285,11 @@ def _in_folder(folder: Path, name: str) -> Submission:
     code = sorted((path for path in files if path.suffix in CODE), key=natural)
     networks = [path for path in code if _has_class(path)]
     file, chosen = _choose(networks or code)
+    archives = [path for path in files if _is_archive(path)]
+    if file is None and archives:
+        return _unread(folder, archives[0], name)
     weights = sorted((path for path in files if path.suffix in WEIGHTS), key=natural)
+    weights = [path for path in weights if not NO_WEIGHTS.search(path.as_posix())]
     alike = [path for path in weights if file is not None and path.stem == file.stem]
     if len(weights) > 1 and not alike:
         chosen = "; ".join(filter(None, [chosen, f"the last of {len(weights)} weights files"]))

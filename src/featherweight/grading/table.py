@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .._files import write_atomic
+from .._files import visible, write_atomic
 from ..errors import InputError
 from ..tables import Row, make_cells, read_table, write_table
-from .markdown import Graded, number
+from .markdown import MAX_MESSAGE, Graded, number
 
 FRONT = ("name", "file", "class", "chosen", "points", "max points", "passed")
 BACK = (
@@ -25,6 +25,9 @@ BACK = (
     *("graph", "weights", "hash"),
 )
 CLAUSE = "clause: "  # before the name of each clause's column, between FRONT and BACK
+MAX_STEM = 120  # bytes of the name of a submission's files, before what tells two apart
+MAX_CELL = 2 * MAX_MESSAGE  # characters of a cell; csv reads no more than 131,072
+MAX_SAME = 5  # names of those who handed in the same that a row has
 SAME = {"weights": "the same weights", "graph": "the same network"}
 
 
@@ -42,6 +45,8 @@ class Answer:
     "Why it could not be judged."
     bug: str = ""
     "The traceback, where this package has failed."
+    again: bool = False
+    "Whether it is to be judged again the next time, because what failed was not its own."
     folders: dict[str, bytes] = field(default_factory=dict)
     "Packed run folders, from another machine."
 
@@ -66,8 +71,15 @@ def to_answer(graded: Graded) -> Answer:
         "weights": graded.weights,
     }
     cells |= {f"{CLAUSE}{name}": result for name, result in graded.clauses.items()}
+    cells = {key: _cell(value) for key, value in cells.items()}
     values = None if verdict is None else verdict.to_dict()
     return Answer(cells, graded.report, graded.pictures, values, graded.advice)
+
+
+def _cell(value: Any) -> str:
+    """Return the text of a cell: one line, short enough for every program that reads CSV."""
+    text = "" if value is None else str(value)[:MAX_CELL]
+    return " ".join(visible(text.encode(errors="backslashreplace").decode()).split())
 
 
 def read_grades(table: Path) -> list[Row]:
@@ -118,17 +130,22 @@ def mark_copies(rows: Sequence[Row], exempt: set[str]) -> list[str]:
             others = [name for name in names if name != row["name"]]
             # The same weights are of the same network, which need not be said.
             if others and not said:
-                said.append(f"{words} as {', '.join(others)}; {len(names)} students")
+                more = [f"{len(others) - MAX_SAME} others"] if len(others) > MAX_SAME else []
+                shown = ", ".join([*others[:MAX_SAME], *more])
+                said.append(f"{words} as {shown}; {len(names)} students")
         row["same as"] = "; ".join(said)
     return [digest for (_, digest), names in groups.items() if len(names) > 1]
 
 
-def file_names(names: Iterable[str]) -> dict[str, str]:
-    """Return a name for the files of each submission: plain, and no two alike in any case."""
+def file_names(names: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
+    """Return a name for the files of each submission: plain, and no two alike in any case.
+
+    `others` are names of files that are there and stay."""
     found: dict[str, str] = {}
-    taken: set[str] = set()
+    taken = {name.casefold() for name in others}
     for name in names:
-        plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "unnamed"
+        short = re.sub(r"[^\w.-]+", "-", name).encode()[:MAX_STEM].decode(errors="ignore")
+        plain = short.strip("-.") or "unnamed"
         choice, n = plain, 2
         while choice.casefold() in taken:
             choice, n = f"{plain}-{n}", n + 1
@@ -145,7 +162,7 @@ def write_report(answer: Answer, folder: Path, stem: str) -> Path:
         text = text.replace(f"]({name})", f"]({stem}-{name})")
     write_atomic(folder / f"{stem}.json", json.dumps(answer.verdict).encode())
     path = folder / f"{stem}.md"
-    write_atomic(path, text.encode())
+    write_atomic(path, text.encode(errors="backslashreplace"))
     return path
 
 
