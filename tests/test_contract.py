@@ -239,6 +239,7 @@ def test_a_missing_key_is_named(key):
         (clause("batch size", at_least=9, at_most=8), "got at_least 9 above at_most 8"),
         (clause("optimiser", accept=["newton"]), "expected a list of some of sgd, muon, adam"),
         (clause("schedule", name="constant", peak_epoch=3), "got peak_epoch with constant"),
+        (clause("accuracy", more_than=1.0), "more_than: got 1.0, expected .* from 0 to below 1"),
         (clause("accuracy", at_least=0.9, bands=[[0.9, 1]]), r"expected a list of \[accuracy, p"),
         (clause("accuracy", at_least=0.9, bands=[[0.9, 5], [0.99, 1]]), "of which both rise"),
         (clause("accuracy", at_least=0.9, bands=[[0.99, 1], [0.9, 5]]), "of which both rise"),

@@ -75,6 +75,8 @@ def cmd_contracts(name: str | None = None, /) -> int:
                 required = required.replace(word, sign)
             if column in cells and not cells[column]:
                 cells[column] = f"{title.removesuffix(column)}{required}"
+            elif clause.limits.get("gap"):
+                also.append("global average pooling")
             elif clause.points:
                 also.append(title if column in PLAIN else f"{title} {required}")
         table.add_row(contract.name, contract.data, *cells.values(), ", ".join(also))

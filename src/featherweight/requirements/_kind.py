@@ -70,6 +70,9 @@ WHOLE = whole(1)
 FRACTION = Key(
     "a fraction such as 0.994, from 0 to 1", lambda value: number(value) and 0 <= value <= 1
 )
+LESS_THAN_ALL = Key(
+    "a fraction such as 0.7, from 0 to below 1", lambda value: number(value) and 0 <= value < 1
+)
 RATE = Key("a fraction between 0 and 1", lambda value: number(value) and 0 < value < 1)
 FLAG = Key("true or false", lambda value: type(value) is bool, default=False)
 BANDS = Key(

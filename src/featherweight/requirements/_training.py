@@ -10,6 +10,7 @@ from ..facts import Evaluated, Facts
 from ._kind import (
     BANDS,
     FRACTION,
+    LESS_THAN_ALL,
     WHOLE,
     Allowed,
     Finding,
@@ -181,7 +182,7 @@ class Accuracy(Kind):
     keys: ClassVar = {
         "split": one_of(("val", "train"), default="val"),
         "at_least": FRACTION,
-        "more_than": FRACTION,
+        "more_than": LESS_THAN_ALL,
         "last_epochs": Key(WHOLE.expected, WHOLE.accepts, default=1),
         "bands": BANDS,
     }
