@@ -39,7 +39,7 @@ RULE = re.compile(r"^([\w. -]+):(?!=)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Other programs that the pages call; their arguments are not checked.
 PROGRAMS = {"curl", "docker", "git", "python", "python3", "ray", "sudo", "."}
-PROGRAMS |= {"apt-get", "cd", "set", "test"}
+PROGRAMS |= {"apt-get", "cd", "python3.11", "set", "test"}
 # Names that an example takes for granted, and their types.
 GIVEN = {
     "contract": "featherweight.contract.Contract",

@@ -216,3 +216,11 @@ def test_a_class_that_failed_is_said_where_there_is_no_network(tmp_path, monkeyp
     file = notebook(tmp_path / "S6.ipynb", *cells)
     with pytest.raises(InputError, match=said):
         exported(file, tmp_path, monkeypatch, whole=False)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system has no such names")
+def test_a_file_whose_name_is_no_utf_8_has_one_that_can_be_written(tmp_path):
+    file = tmp_path / "r\udce9seau.py"
+    file.write_text(IMPORTS + NET.format("Net"))
+    module, _ = definitions(file)
+    assert module.Net.forward.__code__.co_filename == r"r\udce9seau.py"

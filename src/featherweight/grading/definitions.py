@@ -74,8 +74,9 @@ def _syntax(error: BaseException) -> str:
 def _pieces(file: Path) -> Iterator[tuple[str, str]]:
     """Yield the name and the Python of a file, or of each cell of a notebook without its magics."""
     text = file.read_text(encoding="utf-8-sig", errors="replace")
+    title = file.name.encode(errors="backslashreplace").decode()
     if file.suffix == ".py":
-        yield file.name, text
+        yield title, text
         return
     try:
         cells = json.loads(text)["cells"]
@@ -90,7 +91,7 @@ def _pieces(file: Path) -> Iterator[tuple[str, str]]:
             hint="save it again, with File, Download, .ipynb",
         ) from error
     for number, source in enumerate(sources, 1):
-        yield f"{file.name}, cell {number}", _without_magics(source)
+        yield f"{title}, cell {number}", _without_magics(source)
 
 
 def _without_magics(source: str) -> str:

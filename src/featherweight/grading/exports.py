@@ -52,6 +52,10 @@ def _import(submission: Submission, split: Split, passes: list[Pass], forks: For
     assert submission.file is not None  # the caller has seen to it
     if submission.file.suffix == ".ipynb":
         return _export(submission, split, passes, forks, definitions=True)
+    if "\\udc" in ascii(str(submission.file.absolute())):  # torch.export can't name such a file
+        found = _export(submission, split, passes, forks, definitions=True)
+        found.not_imported = "its path is not in UTF-8"
+        return found
     first = _export(submission, split, passes, forks, definitions=False)
     if first.imported or first.problem is None:
         return first
