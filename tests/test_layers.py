@@ -444,6 +444,19 @@ def test_a_network_that_looks_at_values_fails_in_a_line():
     assert dark.receptive_field == (1, 1)
 
 
+def test_operations_too_many_to_try_each_are_refused_in_a_line():
+    def steps(_, x):
+        x = x.flatten(1)[:, :10]
+        for _ in range(501):
+            x = x.cos()
+        return x.sign()  # through which no gradient comes
+
+    with pytest.raises(
+        InputError, match=r"test_layers.py:Net: got 50\d operations whose gradients"
+    ):
+        table(steps)
+
+
 def test_a_graph_of_another_mode_is_asked_for_in_a_line():
     network = capture(nn.Flatten(), [Pass(True)])
     with pytest.raises(InputError, match="got no graph of evaluation mode"):

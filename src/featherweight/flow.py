@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .errors import InputError
 from .exported import NAMED, Exported, Graph, find_function
 
 
@@ -80,6 +81,7 @@ NOISE, SMALL = 0.1, 1e-4
 MIN_EFFECT = 1e-4
 # A step whose gradient lets the output change by this part of its change is not tried.
 MIN_GRADIENT = 1e-2
+MAX_TRIALS = 500  # each a pass over the graph
 # Operations whose result has a shape from its argument, and no values.
 _SHAPES = ("_like", "new_")
 
@@ -296,7 +298,8 @@ def without_effect(
             when it gets what it would give for the images in another order.
         seed: Of the random numbers in each pass.
 
-    Returns the steps as `run_graph` does, and those without an effect among them.
+    Returns the steps as `run_graph` does, and those without an effect among them. Raises
+    InputError where so many steps may have none that to try each would take too long.
     """
 
     def run(batch: Tensor, instead: Mapping[int, Any] | None = None) -> list[Step]:
@@ -315,12 +318,17 @@ def without_effect(
     least = MIN_GRADIENT * float((before - others[-1].result).abs().sum())
     scale = float(before.std().clamp_min(1e-12))
     dead: set[Step] = set()
-    for i in tried:
-        if effects[i] < least and steps[i].results:
-            with torch.no_grad():  # a gradient does not show what a step function or argmax does
-                changed = run(images, {i: others[i].result})[-1].result
-            if float((changed - before).square().mean().sqrt()) <= MIN_EFFECT * scale:
-                dead.add(steps[i])
+    doubtful = [i for i in tried if effects[i] < least and steps[i].results]
+    if len(doubtful) > MAX_TRIALS:
+        raise InputError(
+            f"got {len(doubtful):,} operations whose gradients do not show an effect on the output, "
+            f"expected at most {MAX_TRIALS}"
+        )
+    for i in doubtful:
+        with torch.no_grad():  # a gradient does not show what a step function or argmax does
+            changed = run(images, {i: others[i].result})[-1].result
+        if float((changed - before).square().mean().sqrt()) <= MIN_EFFECT * scale:
+            dead.add(steps[i])
     return steps, dead
 
 

@@ -125,6 +125,8 @@ def _run(
         with torch.random.fork_rng(devices=[]):
             try:
                 return without_effect(graph, lambda: copies(network, trained), some)
+            except InputError as error:
+                raise InputError(f"model {network.title}: {error.message}") from error
             except (RuntimeError, IndexError, ValueError) as error:
                 if n_images == sizes[-1]:  # some graphs hold from a number of images on
                     raise InputError(
