@@ -321,7 +321,7 @@ def without_effect(
     doubtful = [i for i in tried if effects[i] < least and steps[i].results]
     if len(doubtful) > MAX_TRIALS:
         raise InputError(
-            f"got {len(doubtful):,} operations whose gradients do not show an effect on the output, "
+            f"got {len(doubtful):,} operations whose gradients show no effect on the output, "
             f"expected at most {MAX_TRIALS}"
         )
     for i in doubtful:
