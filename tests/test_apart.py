@@ -153,7 +153,6 @@ def test_what_happens_around_the_network_matters_not(network, name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("endless.py:Net", "needs more than 8 s of CPU time"),
         ("endless.py:InForward", "needs more than 8 s of CPU time"),
         ("exits.py:Net", "it ends the process, exit(0)"),
         ("exits.py:InForward", "at line 27, `sys.exit(0)`: it ends the process, exit(0)"),

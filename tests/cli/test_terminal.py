@@ -174,7 +174,10 @@ def commands(out):
 
 
 # What takes longest draws nothing that the others do not: one terminal is enough for it.
-ON_ONE_TERMINAL = ({"study"}, {"--ray"}, {"bench"}, {"firmware"}, {"--format", "c"})
+ON_ONE_TERMINAL = (
+    *({"study"}, {"--ray"}, {"bench"}, {"firmware"}, {"export"}),
+    *({"--resume"}, {"report"}, {"stress"}),
+)
 
 
 def test_every_command_comes_to_its_end(place, tmp_path, kind):

@@ -610,8 +610,9 @@ def test_at_most_two_doubts_of_a_number_are_named(new_page, pairs, sentence, wid
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("top", [0.02, 0.3, 0.5])
-@pytest.mark.parametrize("height", [0.3, 0.46, 0.94])
+@pytest.mark.parametrize(
+    ("top", "height"), [(0.02, 0.94), (0.02, 0.3), (0.3, 0.46), (0.5, 0.3), (0.5, 0.46)]
+)
 def test_labels_of_a_number_cover_no_ink(new_page, top, height):
     page = new_page(viewport={"width": 320, "height": 640})
     if top + height > 1:
@@ -1134,8 +1135,9 @@ def violations(page):
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("settings", [{}, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    ("scheme", "settings"), [("light", {}), ("dark", PHONE)], ids=["desk", "phone"]
+)
 def test_axe_finds_no_violation(new_page, scheme, settings):
     page = new_page(color_scheme=scheme, **settings)
     assert violations(page) == []
@@ -1221,7 +1223,7 @@ def test_the_sheet_and_the_answer_are_on_the_first_screen(new_page, width, heigh
     assert (brightness > 384) == (scheme == "light")
 
 
-@pytest.mark.parametrize("width", [320, 480, 560, 700, 760, 900, 1100, 1600, 2560])
+@pytest.mark.parametrize("width", [320, 480, 700, 900, 1600])
 def test_nothing_scrolls_sideways(new_page, width):
     page = new_page(viewport={"width": width, "height": 700})
     draw(page, 4)
