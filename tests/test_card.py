@@ -63,7 +63,7 @@ def test_the_verdict_and_the_counts(make_card, split):
     assert "93.00 % (7 wrong of 100)" in text
     assert "| head | linear layer | something else | seen | **FAIL** |" in text
     assert "| parameters | fewer than 9 | 7 | counted | pass |" in text
-    assert "| accuracy | at least 99.40 % | - | not trained | not judged |" in text
+    assert "| accuracy | at least 99.40 % | \\- | not trained | not judged |" in text
     assert "| model.onnx | 1,234 |" in text
     assert "model.safetensors |" not in text  # there is none
 
