@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import warnings
+from unittest import mock
 
 import pytest
 import torch
@@ -42,6 +43,15 @@ def _captured_here(request, monkeypatch):
         module = importlib.import_module(f"featherweight.{name}")  # not the function of that name
         monkeypatch.setattr(module, "capture_apart", capture_here)
     monkeypatch.setattr(apart, "begin_capture", lambda *arguments: None)
+
+
+@pytest.fixture(autouse=True)
+def _environment_kept():
+    """Let a variable that a network's code sets last for one test alone.
+
+    One of tests/networks/cheats.py sets a variable so long that no program starts after it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)
