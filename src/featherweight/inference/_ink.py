@@ -52,6 +52,11 @@ class Thresholds:
     noise_deviations: float = 4.0
     """Least strength of ink in standard deviations of the noise. Normal noise exceeds 4 in about 8
     pixels of 512 x 512."""
+    uneven: float = 1.5
+    """Most strength of full ink, relative to the strength that half of the ink exceeds. With an even
+    pen the two are alike."""
+    min_typical: float = 0.15
+    """Least strength, relative to the strongest ink, of what that half is taken of."""
     min_low: float = 0.1
     """Least strength, relative to full ink, at which a soft edge begins. Scanned edges fade out
     below it."""
@@ -224,7 +229,13 @@ def estimate_paper(pixels: Floats) -> Floats:
     cells = _resize(pixels, rows, columns)  # (3, h, w) -> (3, rows, columns)
     span = 2 * int(THRESHOLDS.stroke_span * max(rows, columns)) + 1
     papers = [closing(cells, span), opening(cells, span)]
-    costs = [paper.std((1, 2)) + np.abs(border(paper - cells)).mean(1) for paper in papers]
+    # A table or a frame may cover a part of the border, or all of it: two cells within count too.
+    rings = [slice(n, -n or None) for n in (0, 2) if 32 * n <= min(height, width)]
+    costs = [
+        paper.std((1, 2))
+        + np.min([np.median(np.abs(border((paper - cells)[:, r, r])), 1) for r in rings], 0)
+        for paper in papers
+    ]
     # Each channel chooses for itself: a yellow pen on white paper shows in the blue channel only.
     return _resize(np.where((costs[0] < costs[1])[:, None, None], *papers), height, width)
 
@@ -268,7 +279,10 @@ def _levels(strength: Floats) -> tuple[float, float] | None:
     inked = strength[strength > least]
     if not len(inked):
         return None
+    # A few dark spots, where a brush rested, do not make the rest of the strokes pale.
     peak = _strongest(inked)
+    least = max(least, THRESHOLDS.min_typical * peak)
+    peak = min(peak, THRESHOLDS.uneven * _typical(strength, least))
     low = max(THRESHOLDS.min_low, THRESHOLDS.low_deviations * noise / peak)
     return None if low > THRESHOLDS.max_low else (peak, low)
 
@@ -276,6 +290,22 @@ def _levels(strength: Floats) -> tuple[float, float] | None:
 def _strongest(inked: Floats) -> float:
     """Return the strength of full ink: a mean that strong pixels decide, but no single one."""
     return float((inked ** (PEAK_POWER + 1)).sum() / (inked**PEAK_POWER).sum())
+
+
+def _typical(strength: Floats, least: float) -> float:
+    """Return the strength above `least` that half of the ink along the middle of strokes exceeds.
+
+    The middle is where neither neighbour in the row, or neither in the column, is stronger.
+    """
+    padded = np.pad(strength, 1, constant_values=-1)
+    rows, columns = padded[1:-1], padded[:, 1:-1]
+    ridge = (strength >= rows[:, :-2]) & (strength >= rows[:, 2:])
+    ridge |= (strength >= columns[:-2]) & (strength >= columns[2:])
+    inked = np.sort(strength[ridge & (strength > least)])
+    if not len(inked):
+        return float("inf")
+    mass = np.cumsum(inked)
+    return float(inked[np.searchsorted(mass, 0.5 * mass[-1])])
 
 
 def _drop_shadows(
