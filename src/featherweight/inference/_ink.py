@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ._components import Components, Labels, Window, grow, label, window
-from ._surroundings import edges, rules
+from ._components import Components, Labels, Mask, Window, grow, label, window
+from ._surroundings import edges, is_beside_page, rules
 
 Floats = NDArray[np.float32]
 T = TypeVar("T", bound=np.generic)
@@ -47,6 +47,9 @@ class Thresholds:
     """Half the side of the square of opening and closing, relative to the longer side. Strokes
     narrower than a third of the picture are removed from the paper; shadows, which are wider, are
     not."""
+    narrow_span: float = 0.07
+    """The same where there are shades that this square keeps as ink: strokes narrower than a
+    seventh of the picture remain."""
     min_contrast: float = 0.04
     """Least strength of ink. It is 10 grey levels on white paper; less is paper texture."""
     noise_deviations: float = 4.0
@@ -79,8 +82,8 @@ class Thresholds:
     """Strength, relative to full ink, that at least one pixel of a stroke has. The pixels of a
     stain or of a shadow's rest are all weaker."""
     min_rest: float = 0.08
-    """Least longer side of the ink without what surrounds it, relative to the longer side with it.
-    What is left of a digit that was taken for surroundings is shorter."""
+    """Least longer side of the largest component without what surrounds the writing, relative to
+    the longer side with it. What is left of a digit that was taken for surroundings is shorter."""
     min_mass: float = 0.03
     """Least summed strength of a component, relative to the heaviest. Smaller ones are dust; the
     loose bar of a 5 is heavier."""
@@ -91,9 +94,27 @@ class Thresholds:
     min_edge: float = 0.15
     """Least difference over 3 pixels, relative to full ink, somewhere in the picture. A shade
     changes more slowly than any stroke, even a blurred one."""
+    min_shaded_side: int = 64
+    """Shorter side in pixels from which shades are looked for. In smaller pictures strokes have no
+    sharp edges either."""
+    shade_softness: float = 0.28
+    """Strength a 64th of the picture outside of a component, relative to that inside, above
+    which it is a shade. Out of focus, strokes reach 0.25."""
+    tip_softness: float = 0.55
+    """The same before what is wide was taken for paper, which leaves the tip of a shade."""
+    step_contrast: float = 2.5
+    """Difference of grey levels between a component and what is around it, in standard deviations
+    of what is around it, below which it is the edge of a shadow or a fold."""
+    fold_contrast: float = 5.0
+    """The same for a component that goes from border to border."""
     min_signal: float = 5.0
     """Least ratio of full ink to the root mean square of what is outside the ink. In pure noise the
     outside is nearly as strong as the supposed ink."""
+    small: float = 0.06
+    """Longer side of the largest component, relative to the picture's, below which the components
+    may be the grain of rough paper."""
+    min_signal_small: float = 10.0
+    """The same ratio for such components. Of many grains some are much darker than the others."""
     min_height: float = 0.6
     """Least height of a digit of a number, relative to the tallest. A loose stroke is shorter."""
     min_digit_mass: float = 0.1
@@ -110,7 +131,12 @@ class Thresholds:
 
 THRESHOLDS = Thresholds()
 PAPER_GRID = 64  # cells along the longer side; paper is smooth, and morphology is slow
-MAX_ROUNDS = 3  # of removing surroundings; each may show others behind them
+MAX_ROUNDS = 5  # of removing surroundings; each may show others behind them
+SMOOTHING = (3, 7)  # sides of the squares of pixels that are averaged where noise hides the ink
+MIN_SMOOTHED = 25  # squares along the shorter side of a picture that is smoothed
+SHADE_MARGIN = 12  # of the longer side: how far a shade that is removed may reach
+SURFACE_STEPS = 4  # of weighted least squares
+GRAIN_GRID = 16  # cells along the longer side; differences between them are shades, not grain
 PEAK_POWER = 6  # weights the mean so that strong ink decides it, but no single pixel
 
 
@@ -131,20 +157,36 @@ def find_ink(pixels: Floats) -> Ink | None:
 
     Returns None if the picture has no ink.
     """
-    difference = _difference(pixels, estimate_paper(pixels))
-    found = _find(difference)
-    doubts: list[str] = []
+    paper = estimate_paper(pixels)
+    plain = paper.size == len(paper)  # a drawing has no shades
+    difference = _difference(pixels, paper)
+    gone = np.zeros(pixels.shape[1:], bool)
+    found, doubts, wide = _find_in_noise(difference, gone), [], True
+    at_first: Floats | None = None
     for _ in range(MAX_ROUNDS):
         if found is None:
             return None
-        gone, why = _surroundings(found)
-        if not gone.any():
+        shades = np.zeros(1, bool) if plain else _shades(found, at_first, pixels.mean(0))
+        if shades.any() and wide:
+            # Strokes are narrower than what a shade covers: what is wider is paper.
+            wide, at_first = False, found.strength
+            difference = difference - _smooth_part(difference)
+            found = _find_in_noise(difference, gone)
+            continue
+        if shades.any():
+            parts = grow(found.strokes, max(pixels.shape) // SHADE_MARGIN)
+            gone |= np.take(shades, parts)
+            found = _find_in_noise(difference, gone)
+            continue
+        others, why = _surroundings(found)
+        if not others.any():
             break
-        rest = np.where(gone, 0, difference)
-        within = _find(rest)
+        within = _find(difference, gone | others)
         if within is None or _side(within) < THRESHOLDS.min_rest * _side(found):
+            if is_beside_page(Components.of(found.strokes)):
+                return None
             break
-        difference, found = rest, within
+        gone, found = gone | others, within
         doubts += [each for each in why if each not in doubts]
     if found is None:
         return None
@@ -169,13 +211,18 @@ class _Found:
     "The same with their soft edges."
 
 
-def _find(difference: Floats) -> _Found | None:
-    """Find the strokes by the difference (3, height, width) from the paper."""
-    strength = _ink_strength(difference)
-    levels = _levels(strength)
+def _find(difference: Floats, gone: Mask) -> _Found | None:
+    """Find the strokes by the difference (3, height, width) from the paper.
+
+    Pixels (height, width) that are `gone` are no ink, and say nothing about the paper.
+    """
+    kept = np.where(gone, np.float32(0), difference) if gone.any() else difference
+    strength = _ink_strength(kept)
+    levels = _levels(strength, gone)
     if levels is None:
         return None
-    peak, low = levels
+    peak, low, paper = levels
+    strength = strength - np.float32(paper)
     strong = strength > max(THRESHOLDS.component, low) * peak
     inside = window(strong)  # most of a drawing is paper: what follows is done where ink is
     strokes = np.zeros(strong.shape, np.intp)
@@ -188,7 +235,72 @@ def _find(difference: Floats) -> _Found | None:
     return _Found(strength, peak, low, strokes, near)
 
 
-def _surroundings(found: _Found) -> tuple[NDArray[np.bool_], list[str]]:
+def _find_in_noise(difference: Floats, gone: Mask) -> _Found | None:
+    """Find the strokes, in a smoothed picture if they are not found in the picture as it is."""
+    found = _find(difference, gone)
+    height, width = difference.shape[1:]
+    for side in SMOOTHING:
+        if found is None and min(height, width) >= MIN_SMOOTHED * side:
+            found = _find(np.stack([box_blur(plane, side) for plane in difference]), gone)
+    return found
+
+
+def _shades(found: _Found, at_first: Floats | None, grey: Floats) -> Mask:
+    """Return which components (n + 1,) are shades or edges of shadows.
+
+    A stroke has a sharp edge, and the same paper on all sides. `grey` are the grey levels of the
+    picture (height, width), `at_first` is the strength before what is wide was taken for paper.
+    """
+    strokes, strength = found.strokes, found.strength
+    n, limits = int(strokes.max()) + 1, THRESHOLDS
+    if min(strokes.shape) < limits.min_shaded_side:
+        return np.zeros(n, bool)
+    near = max(2, round(max(strokes.shape) / 64))
+    inside = window(strokes > 0)
+    reach = 2 * near + 2
+    inside = (
+        slice(max(inside[0].start - reach, 0), inside[0].stop + reach),
+        slice(max(inside[1].start - reach, 0), inside[1].stop + reach),
+    )
+    strokes, strength, grey = strokes[inside], strength[inside], grey[inside]
+
+    def mean(of: Floats, where: Labels) -> NDArray[np.float64]:
+        """Return the mean over the pixels of each number."""
+        flat = where.ravel()
+        count = np.bincount(flat, minlength=n)
+        return np.bincount(flat, of.ravel(), minlength=n) / np.maximum(count, 1)
+
+    outer = grow(strokes, near - 1)
+    ring = grow(outer)
+    beyond = np.where(outer > 0, 0, ring)
+    soft = mean(strength, beyond) > limits.shade_softness * mean(strength, strokes)
+    around = np.where(ring > 0, 0, grow(ring, 2))
+    light = mean(grey, around)
+    contrast = np.abs(light - mean(grey, strokes))
+    spread = np.sqrt(np.maximum(mean(grey**2, around) - light**2, 0))
+    if at_first is not None:
+        whole = at_first[inside]
+        soft |= mean(whole, beyond) > limits.tip_softness * mean(whole, strokes)
+    # A fold goes through the picture; a stroke hardly ever does.
+    through = (Components.of(found.strokes).at_sides > 0).sum(0) >= 2
+    least = np.where(through, limits.fold_contrast, limits.step_contrast)
+    chosen = soft | (contrast < least * spread)
+    chosen[0] = False
+    return chosen
+
+
+def _smooth_part(difference: Floats) -> Floats:
+    """Return what of a difference (3, height, width) from the paper is wider than strokes."""
+    height, width = difference.shape[1:]
+    rows, columns = _grid(height, width)
+    cells = _resize(difference, rows, columns)
+    span = 2 * int(THRESHOLDS.narrow_span * max(rows, columns)) + 1
+    # Ink may be darker or lighter than the paper in each channel.
+    darker = cells.sum((1, 2), keepdims=True) < 0
+    return _resize(np.where(darker, closing(cells, span), opening(cells, span)), height, width)
+
+
+def _surroundings(found: _Found) -> tuple[Mask, list[str]]:
     """Return the pixels (height, width) of surroundings, and in words what they are."""
     why = []
     mask = found.strokes > 0
@@ -196,8 +308,7 @@ def _surroundings(found: _Found) -> tuple[NDArray[np.bool_], list[str]]:
     gone = parts.select(edges(parts))
     if gone.any():
         why.append("page edge removed")
-        for _ in range(2 + max(mask.shape) // 100):  # soft edges
-            gone = grow(gone)
+        gone = grow(gone, 2 + max(mask.shape) // 100)  # soft edges
     lines = rules(mask & ~gone)
     if lines.any():
         why.append("lines removed")
@@ -205,8 +316,9 @@ def _surroundings(found: _Found) -> tuple[NDArray[np.bool_], list[str]]:
 
 
 def _side(found: _Found) -> int:
-    """Return the longer side of the ink in pixels."""
-    return max(int(np.ptp(np.flatnonzero(found.strokes.any(axis)))) + 1 for axis in (0, 1))
+    """Return the longer side of the largest component in pixels."""
+    parts = Components.of(found.strokes)
+    return int(max(parts.heights.max(), parts.widths.max()))
 
 
 def estimate_paper(pixels: Floats) -> Floats:
@@ -223,10 +335,10 @@ def estimate_paper(pixels: Floats) -> Floats:
     if same.mean() > THRESHOLDS.plain_fraction:
         return plain
     height, width = pixels.shape[1:]
-    rows, columns = (
-        round(n * min(1, PAPER_GRID / max(height, width))) or 1 for n in (height, width)
-    )
+    rows, columns = _grid(height, width)
     cells = _resize(pixels, rows, columns)  # (3, h, w) -> (3, rows, columns)
+    light = _surface(cells) if min(height, width) >= THRESHOLDS.min_shaded_side else np.float32(0)
+    cells = cells - light
     span = 2 * int(THRESHOLDS.stroke_span * max(rows, columns)) + 1
     papers = [closing(cells, span), opening(cells, span)]
     # A table or a frame may cover a part of the border, or all of it: two cells within count too.
@@ -237,7 +349,37 @@ def estimate_paper(pixels: Floats) -> Floats:
         for paper in papers
     ]
     # Each channel chooses for itself: a yellow pen on white paper shows in the blue channel only.
-    return _resize(np.where((costs[0] < costs[1])[:, None, None], *papers), height, width)
+    paper = np.where((costs[0] < costs[1])[:, None, None], *papers)
+    return _resize(paper + light, height, width)
+
+
+def _grid(height: int, width: int) -> tuple[int, int]:
+    """Return the rows and columns of cells that the paper of a picture is estimated with."""
+    scale = min(1, PAPER_GRID / max(height, width))
+    return round(height * scale) or 1, round(width * scale) or 1
+
+
+def _surface(planes: Floats) -> Floats:
+    """Return the quadratic surfaces (n, h, w) that planes lie on, but for a minority of pixels.
+
+    Light falls off smoothly across a page. The sum of absolute differences is least, by weighted
+    least squares, so that ink and tables do not bend the surface.
+    """
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in planes.shape[1:])
+    one = np.ones_like
+    terms = ((one(y), one(x)), (y, one(x)), (one(y), x), (y, x), (y * y, one(x)), (one(y), x * x))
+    basis = np.stack([np.outer(a, b).ravel() for a, b in terms])  # (6, h * w)
+    values = planes.reshape(len(planes), -1)
+    fits = []
+    for value in values:
+        weights = np.ones_like(value)
+        for _ in range(SURFACE_STEPS):
+            weighted = basis * weights
+            # Few rows or columns leave the surface undetermined: of all, the flattest.
+            fit = np.linalg.pinv(weighted @ basis.T, 1e-6, hermitian=True) @ (weighted @ value)
+            weights = 1 / np.maximum(np.abs(value - fit @ basis), 1)
+        fits.append(fit @ basis)
+    return np.reshape(np.array(fits, np.float32), planes.shape)
 
 
 def _difference(pixels: Floats, paper: Floats) -> Floats:
@@ -262,8 +404,8 @@ def _ink_strength(difference: Floats) -> Floats:
     return np.tensordot(direction, difference, 1)
 
 
-def _levels(strength: Floats) -> tuple[float, float] | None:
-    """Return the strength of full ink and, relative to it, where a soft edge begins.
+def _levels(strength: Floats, gone: Mask) -> tuple[float, float, float] | None:
+    """Return the strength of full ink, where relative to it a soft edge begins, and the paper's.
 
     Returns None if there is no ink or the noise hides it.
     """
@@ -272,9 +414,13 @@ def _levels(strength: Floats) -> tuple[float, float] | None:
         return None
     # The median absolute deviation times 1.4826 estimates a normal standard deviation. It is that
     # of the paper alone: in a tight crop ink covers more than half, and would count as noise.
-    weak = np.abs(strength[strength < THRESHOLDS.max_low * _strongest(inked)])
-    clean = 2 * np.count_nonzero(weak) < weak.size - 1  # as in drawings; then no need to sort
-    noise = 0.0 if clean else 1.4826 * float(np.median(weak))
+    weak = strength[(strength < THRESHOLDS.max_low * _strongest(inked)) & ~gone]
+    noise = paper = 0.0
+    if 2 * np.count_nonzero(weak) >= weak.size - 1:  # else it is a drawing: no need to sort
+        # Rough paper is darker than its estimate, which is its lightest grain.
+        paper = max(float(np.median(weak)), 0.0)
+        noise = 1.4826 * float(np.median(np.abs(weak - paper)))
+        strength = strength - np.float32(paper)
     least = max(THRESHOLDS.noise_deviations * noise, THRESHOLDS.min_contrast)
     inked = strength[strength > least]
     if not len(inked):
@@ -284,7 +430,7 @@ def _levels(strength: Floats) -> tuple[float, float] | None:
     least = max(least, THRESHOLDS.min_typical * peak)
     peak = min(peak, THRESHOLDS.uneven * _typical(strength, least))
     low = max(THRESHOLDS.min_low, THRESHOLDS.low_deviations * noise / peak)
-    return None if low > THRESHOLDS.max_low else (peak, low)
+    return None if low > THRESHOLDS.max_low else (peak, low, paper)
 
 
 def _strongest(inked: Floats) -> float:
@@ -308,9 +454,7 @@ def _typical(strength: Floats, least: float) -> float:
     return float(inked[np.searchsorted(mass, 0.5 * mass[-1])])
 
 
-def _drop_shadows(
-    strength: Floats, components: Labels, inside: Window, peak: float
-) -> Labels:
+def _drop_shadows(strength: Floats, components: Labels, inside: Window, peak: float) -> Labels:
     """Keep the components that are strokes, and number them from 1; all others become 0.
 
     The arrays (height, width) are those of the whole picture; the result is of the window.
@@ -338,17 +482,25 @@ def _is_blank(strength: Floats, strokes: Labels, near: Labels, inside: Window, p
 
     `strokes` are the components in the window; `near` is of the whole picture.
     """
-    rows, columns = np.flatnonzero(strokes.any(1)), np.flatnonzero(strokes.any(0))
-    if not len(rows):
+    limits = THRESHOLDS
+    parts = Components.of(strokes)
+    if len(parts.area) == 1:
         return True
-    longer = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    if longer < max(THRESHOLDS.min_side_pixels, THRESHOLDS.min_side * max(near.shape)):
+    rows = parts.bottom[1:].max() - parts.top[1:].min()
+    columns = parts.right[1:].max() - parts.left[1:].min()
+    if max(rows, columns) < max(limits.min_side_pixels, limits.min_side * max(near.shape)):
         return True
     # Nearly always the strokes themselves are steep enough, and the rest need not be looked at.
     if all(_steepest(part) < THRESHOLDS.min_edge * peak for part in (strength[inside], strength)):
         return True
-    outside = np.sqrt((strength[near == 0] ** 2).sum() / near.size)
-    return bool(peak < THRESHOLDS.min_signal * outside)
+    grain = np.where(near > 0, np.float32(0), strength)[None]
+    if min(near.shape) >= limits.min_shaded_side:  # smooth shades are no grain
+        rows, columns = (max(1, side * GRAIN_GRID // max(near.shape)) for side in near.shape)
+        grain = grain - _resize(_resize(grain, rows, columns), *near.shape)
+    outside = np.sqrt((grain**2).mean())
+    largest = max(parts.heights.max(), parts.widths.max())
+    texture = largest < limits.small * max(near.shape)
+    return bool(peak < (limits.min_signal_small if texture else limits.min_signal) * outside)
 
 
 def _steepest(strength: Floats) -> float:
@@ -399,3 +551,23 @@ def _resize(planes: Floats, height: int, width: int) -> Floats:
     return np.stack(
         [np.asarray(Image.fromarray(plane).resize((width, height), how)) for plane in planes]
     )
+
+
+def pad(ink: Floats, rows: tuple[int, int], columns: tuple[int, int]) -> Floats:
+    """Add rows (above, below) and columns (left, right) of paper; `np.pad` is much slower."""
+    height, width = ink.shape
+    padded = np.zeros((height + sum(rows), width + sum(columns)), np.float32)
+    padded[rows[0] : rows[0] + height, columns[0] : columns[0] + width] = ink
+    return padded
+
+
+def box_blur(ink: Floats, side: int) -> Floats:
+    """Return the mean over a square of `side` pixels around each pixel."""
+    for axis in (0, 1):
+        pads = [(side, side) if a == axis else (0, 0) for a in (0, 1)]
+        total = np.cumsum(pad(ink, *pads), axis, np.float32)
+        first, n = side // 2, ink.shape[axis]
+        low, high = slice(first, first + n), slice(first + side, first + side + n)
+        totals = total[high] - total[low] if axis == 0 else total[:, high] - total[:, low]
+        ink = totals / np.float32(side)
+    return ink

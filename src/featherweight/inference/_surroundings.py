@@ -16,6 +16,7 @@ from ._components import Components, Mask, grow, label
 # Fraction of a side of the picture that a table, a page's edge or a frame covers.
 WHOLE_SIDE = 0.85
 CORNER = 0.2  # fraction of both sides at a corner that a table beside a turned page covers
+MIN_FILL = 0.4  # fraction of its box that a table beside a turned page covers
 MIN_SIDE = 32  # pixels; in smaller pictures a line is as thick as a stroke
 MAX_THICKNESS = 0.045  # of a line, as a fraction of the picture's side
 MIN_COVER = 0.88  # fraction of a line that is inked, where it is dashed or worn
@@ -34,27 +35,35 @@ def edges(parts: Components) -> Mask:
     height, width = parts.numbers.shape
     cover = parts.at_sides / np.array([[width], [width], [height], [height]])
     top, bottom, left, right = cover
-    corner = np.minimum(np.maximum(top, bottom), np.maximum(left, right)) >= CORNER
-    chosen = (cover.max(0) >= WHOLE_SIDE) | corner
-    for axis, (first, last, low, high, side) in enumerate(
-        (
-            (top, bottom, parts.left, parts.right, width),
-            (left, right, parts.top, parts.bottom, height),
-        )
+    level, upright = np.maximum(top, bottom), np.maximum(left, right)
+    corner = np.minimum(level, upright) >= CORNER
+    solid = parts.area >= MIN_FILL * parts.heights * parts.widths
+    wedge = solid & (np.minimum(level, upright) > 0) & (np.maximum(level, upright) >= 0.5)
+    chosen = (cover.max(0) >= WHOLE_SIDE) | corner | wedge
+    for first, last, low, high, side in (
+        (top, bottom, parts.left, parts.right, width),
+        (left, right, parts.top, parts.bottom, height),
     ):
         through = (first > 0) & (last > 0)
-        for each in np.flatnonzero(through & ~chosen):
-            others = np.ones(len(through), bool)
-            others[[0, each]] = False
-            others &= ~through & ~chosen
-            if not others.any():
-                continue
-            beside = high[each] <= low[others].min() or low[each] >= high[others].max()
-            thin = high[each] - low[each] < side / 3
-            chosen[each] = beside and thin
-        del axis
+        others = ~through & ~chosen
+        others[0] = False
+        if others.any():
+            beside = (high <= low[others].min()) | (low >= high[others].max())
+            chosen |= through & beside & (high - low < side / 3)
     chosen[0] = False
     return chosen
+
+
+def is_beside_page(parts: Components) -> bool:
+    """Return whether all there is in a picture is a table along one side of blank paper.
+
+    It covers one side and ends at both of that side's neighbours. A digit that fills its picture
+    reaches the fourth side too.
+    """
+    height, width = parts.numbers.shape
+    at_sides = parts.at_sides[:, 1:].sum(1)
+    whole = at_sides >= WHOLE_SIDE * np.array([width, width, height, height])
+    return bool(min(height, width) >= 2 * MIN_SIDE and whole.any() and (at_sides > 0).sum() == 3)
 
 
 def rules(mask: Mask) -> Mask:
@@ -116,9 +125,7 @@ def _lines(mask: Mask) -> Mask:
     if min(mask.shape) < MIN_SIDE:
         return np.zeros_like(mask)
     level = _across(mask)
-    upright = [
-        replace(line, pixels=line.pixels.T, band=line.band.T) for line in _across(mask.T)
-    ]
+    upright = [replace(line, pixels=line.pixels.T, band=line.band.T) for line in _across(mask.T)]
     # Two lines beside each other are ruled, and then those that cross them are the sides of a box.
     # One that ends before the border may be the bar of a 7, an upright one the stem of a 1.
     ruled = len(level) > 1 and _apart(mask, level)
@@ -211,4 +218,3 @@ def _vertical_runs(mask: Mask) -> tuple["np.ndarray", "np.ndarray"]:
     ids = (np.cumsum(flat & ~np.roll(flat, 1)) * flat).reshape(padded.shape)[:, 1:].T
     lengths = np.bincount(ids.ravel())
     return ids, lengths
-

@@ -188,7 +188,9 @@ class Sheet:
             raise InputError(
                 "the network reads whole pictures, expected one that reads ink to split a number"
             )
-        return [] if self._ink is None else [self._place(self._ink.strength * m) for m in self._masks]
+        return (
+            [] if self._ink is None else [self._place(self._ink.strength * m) for m in self._masks]
+        )
 
     def number(self) -> list[Digit]:
         """Return the digits of a number as `digits` does; a digit and its loose strokes are one."""
