@@ -56,8 +56,8 @@ class Thresholds:
     """Least strength of ink in standard deviations of the noise. Normal noise exceeds 4 in about 8
     pixels of 512 x 512."""
     uneven: float = 1.5
-    """Most strength of full ink, relative to the strength that half of the ink exceeds. With an even
-    pen the two are alike."""
+    """Most strength of full ink, relative to the strength that half of the ink exceeds. With an
+    even pen the two are alike."""
     min_typical: float = 0.15
     """Least strength, relative to the strongest ink, of what that half is taken of."""
     min_low: float = 0.1
@@ -98,8 +98,14 @@ class Thresholds:
     """Shorter side in pixels from which shades are looked for. In smaller pictures strokes have no
     sharp edges either."""
     shade_softness: float = 0.28
-    """Strength a 64th of the picture outside of a component, relative to that inside, above
+    """Strength a hundredth of the picture outside of a component, relative to that inside, above
     which it is a shade. Out of focus, strokes reach 0.25."""
+    wide_share: float = 0.2
+    """Share of a component's pixels that lie a hundredth of the picture inside of it, above which
+    it is wide."""
+    shade_rise: float = 0.6
+    """Difference of strength from that depth to as far outside, relative to the component's mean,
+    below which a wide component is a shade. Out of focus, strokes rise by 0.7."""
     tip_softness: float = 0.55
     """The same before what is wide was taken for paper, which leaves the tip of a shade."""
     step_contrast: float = 2.5
@@ -255,7 +261,7 @@ def _shades(found: _Found, at_first: Floats | None, grey: Floats) -> Mask:
     n, limits = int(strokes.max()) + 1, THRESHOLDS
     if min(strokes.shape) < limits.min_shaded_side:
         return np.zeros(n, bool)
-    near = max(2, round(max(strokes.shape) / 64))
+    near = max(2, round(max(strokes.shape) / 100))
     inside = window(strokes > 0)
     reach = 2 * near + 2
     inside = (
@@ -278,6 +284,13 @@ def _shades(found: _Found, at_first: Floats | None, grey: Floats) -> Mask:
     light = mean(grey, around)
     contrast = np.abs(light - mean(grey, strokes))
     spread = np.sqrt(np.maximum(mean(grey**2, around) - light**2, 0))
+    # Of wide components the middle is compared too: a shade rises slowly there.
+    outside = strokes == 0
+    inner = np.where(grow(outside, near - 1), 0, strokes)
+    depth = np.where(grow(outside, near), inner, 0)
+    area, held = (np.bincount(each.ravel(), minlength=n) for each in (strokes, inner))
+    rise = mean(strength, depth) - mean(strength, beyond)
+    soft |= (held > limits.wide_share * area) & (rise < limits.shade_rise * mean(strength, strokes))
     if at_first is not None:
         whole = at_first[inside]
         soft |= mean(whole, beyond) > limits.tip_softness * mean(whole, strokes)
