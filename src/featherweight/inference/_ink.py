@@ -50,6 +50,11 @@ class Thresholds:
     narrow_span: float = 0.07
     """The same where there are shades that this square keeps as ink: strokes narrower than a
     seventh of the picture remain."""
+    uneven_light: float = 10.0
+    """Grey levels that speak against a paper, above which light that falls off across it is tried:
+    the paper's standard deviation and its distance from the border."""
+    light_cost: float = 0.3
+    """What speaks against light that falls off, relative to its standard deviation."""
     min_contrast: float = 0.04
     """Least strength of ink. It is 10 grey levels on white paper; less is paper texture."""
     noise_deviations: float = 4.0
@@ -88,7 +93,8 @@ class Thresholds:
     """Least summed strength of a component, relative to the heaviest. Smaller ones are dust; the
     loose bar of a 5 is heavier."""
     min_side: float = 0.025
-    """Least longer side of the ink, relative to the picture's longer side."""
+    """Least longer side of the ink, relative to the picture's longer side, and twice the least of
+    its largest component."""
     min_side_pixels: int = 5
     """The same in pixels, for small pictures. Smaller ink has no shape that could be read."""
     min_edge: float = 0.15
@@ -137,9 +143,10 @@ class Thresholds:
 
 THRESHOLDS = Thresholds()
 PAPER_GRID = 64  # cells along the longer side; paper is smooth, and morphology is slow
-MAX_ROUNDS = 5  # of removing surroundings; each may show others behind them
+MAX_ROUNDS = 6  # of removing surroundings; each may show others behind them
 SMOOTHING = (3, 7)  # sides of the squares of pixels that are averaged where noise hides the ink
 MIN_SMOOTHED = 25  # squares along the shorter side of a picture that is smoothed
+MAX_SHADES = 7  # components; if more are shades, and most of them, it is the grain of paper
 SHADE_MARGIN = 12  # of the longer side: how far a shade that is removed may reach
 SURFACE_STEPS = 4  # of weighted least squares
 GRAIN_GRID = 16  # cells along the longer side; differences between them are shades, not grain
@@ -167,22 +174,26 @@ def find_ink(pixels: Floats) -> Ink | None:
     plain = paper.size == len(paper)  # a drawing has no shades
     difference = _difference(pixels, paper)
     gone = np.zeros(pixels.shape[1:], bool)
-    found, doubts, wide = _find_in_noise(difference, gone), [], True
+    found = _find(difference, gone)
+    for side in SMOOTHING:
+        if found is None and min(gone.shape) >= MIN_SMOOTHED * side:
+            difference = np.stack([box_blur(plane, side) for plane in _difference(pixels, paper)])
+            found = _find(difference, gone)
     at_first: Floats | None = None
+    doubts: list[str] = []
     for _ in range(MAX_ROUNDS):
         if found is None:
             return None
         shades = np.zeros(1, bool) if plain else _shades(found, at_first, pixels.mean(0))
-        if shades.any() and wide:
-            # Strokes are narrower than what a shade covers: what is wider is paper.
-            wide, at_first = False, found.strength
-            difference = difference - _smooth_part(difference)
-            found = _find_in_noise(difference, gone)
-            continue
         if shades.any():
-            parts = grow(found.strokes, max(pixels.shape) // SHADE_MARGIN)
-            gone |= np.take(shades, parts)
-            found = _find_in_noise(difference, gone)
+            if shades.sum() > max(MAX_SHADES, len(shades) / 2):
+                return None  # the grain of paper
+            if at_first is None:
+                # Strokes are narrower than what a shade covers: what is wider is paper.
+                at_first, difference = found.strength, difference - _smooth_part(difference)
+            else:
+                gone |= np.take(shades, grow(found.strokes, max(gone.shape) // SHADE_MARGIN))
+            found = _find(difference, gone)
             continue
         others, why = _surroundings(found)
         if not others.any():
@@ -194,7 +205,7 @@ def find_ink(pixels: Floats) -> Ink | None:
             break
         gone, found = gone | others, within
         doubts += [each for each in why if each not in doubts]
-    if found is None:
+    else:
         return None
     scaled = (found.strength / found.peak - found.low) / (1 - 2 * found.low)
     ink = np.clip(scaled, 0, 1) * (found.components > 0)
@@ -239,16 +250,6 @@ def _find(difference: Floats, gone: Mask) -> _Found | None:
     if _is_blank(strength, strokes[inside], near, inside, peak):
         return None
     return _Found(strength, peak, low, strokes, near)
-
-
-def _find_in_noise(difference: Floats, gone: Mask) -> _Found | None:
-    """Find the strokes, in a smoothed picture if they are not found in the picture as it is."""
-    found = _find(difference, gone)
-    height, width = difference.shape[1:]
-    for side in SMOOTHING:
-        if found is None and min(height, width) >= MIN_SMOOTHED * side:
-            found = _find(np.stack([box_blur(plane, side) for plane in difference]), gone)
-    return found
 
 
 def _shades(found: _Found, at_first: Floats | None, grey: Floats) -> Mask:
@@ -350,12 +351,21 @@ def estimate_paper(pixels: Floats) -> Floats:
     height, width = pixels.shape[1:]
     rows, columns = _grid(height, width)
     cells = _resize(pixels, rows, columns)  # (3, h, w) -> (3, rows, columns)
-    light = _surface(cells) if min(height, width) >= THRESHOLDS.min_shaded_side else np.float32(0)
-    cells = cells - light
-    span = 2 * int(THRESHOLDS.stroke_span * max(rows, columns)) + 1
+    paper, cost = _paper(cells)
+    if cost > THRESHOLDS.uneven_light and min(height, width) >= THRESHOLDS.min_shaded_side:
+        light = _surface(cells)
+        flat, rest = _paper(cells - light)
+        if rest + THRESHOLDS.light_cost * light.std((1, 2)).mean() < cost:
+            paper = flat + light
+    return _resize(paper, height, width)
+
+
+def _paper(cells: Floats) -> tuple[Floats, float]:
+    """Return the paper behind cells (3, h, w), and how much speaks against it in grey levels."""
+    span = 2 * int(THRESHOLDS.stroke_span * max(cells.shape)) + 1
     papers = [closing(cells, span), opening(cells, span)]
     # A table or a frame may cover a part of the border, or all of it: two cells within count too.
-    rings = [slice(n, -n or None) for n in (0, 2) if 32 * n <= min(height, width)]
+    rings = [slice(n, -n or None) for n in (0, 2) if 10 * n <= min(cells.shape[1:])]
     costs = [
         paper.std((1, 2))
         + np.min([np.median(np.abs(border((paper - cells)[:, r, r])), 1) for r in rings], 0)
@@ -363,7 +373,7 @@ def estimate_paper(pixels: Floats) -> Floats:
     ]
     # Each channel chooses for itself: a yellow pen on white paper shows in the blue channel only.
     paper = np.where((costs[0] < costs[1])[:, None, None], *papers)
-    return _resize(paper + light, height, width)
+    return paper, float(np.minimum(*costs).mean())
 
 
 def _grid(height: int, width: int) -> tuple[int, int]:
@@ -501,7 +511,9 @@ def _is_blank(strength: Floats, strokes: Labels, near: Labels, inside: Window, p
         return True
     rows = parts.bottom[1:].max() - parts.top[1:].min()
     columns = parts.right[1:].max() - parts.left[1:].min()
-    if max(rows, columns) < max(limits.min_side_pixels, limits.min_side * max(near.shape)):
+    largest = max(parts.heights.max(), parts.widths.max())
+    least = max(limits.min_side_pixels, limits.min_side * max(near.shape))
+    if max(rows, columns) < least or largest < max(limits.min_side_pixels, least / 2):
         return True
     # Nearly always the strokes themselves are steep enough, and the rest need not be looked at.
     if all(_steepest(part) < THRESHOLDS.min_edge * peak for part in (strength[inside], strength)):
@@ -511,7 +523,6 @@ def _is_blank(strength: Floats, strokes: Labels, near: Labels, inside: Window, p
         rows, columns = (max(1, side * GRAIN_GRID // max(near.shape)) for side in near.shape)
         grain = grain - _resize(_resize(grain, rows, columns), *near.shape)
     outside = np.sqrt((grain**2).mean())
-    largest = max(parts.heights.max(), parts.widths.max())
     texture = largest < limits.small * max(near.shape)
     return bool(peak < (limits.min_signal_small if texture else limits.min_signal) * outside)
 

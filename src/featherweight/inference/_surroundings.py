@@ -148,8 +148,7 @@ def _apart(mask: Mask, lines: list[_Line]) -> bool:
     """Return whether what is left without lines touches at most one of them, unlike a Z."""
     gone = np.logical_or.reduce([line.pixels for line in lines])
     parts = Components.of(label(mask & ~gone))
-    height, width = mask.shape
-    inside = (parts.at_sides.sum(0) == 0) & (parts.heights >= MIN_CONTENT * height)
+    inside = (parts.at_sides.sum(0) == 0) & (parts.heights >= MIN_CONTENT * len(mask))
     inside[0] = False
     rest = grow(parts.select(inside))
     touched = sum(bool((rest & line.band).any()) for line in lines)

@@ -21,9 +21,9 @@ from .. import _pictures
 from .._pictures import open_image, quiet, readable
 from ..errors import InputError
 from ..layout import MNIST_LAYOUT
+from ._components import Labels
 from ._fit import Box, extent, fit
 from ._form import MNIST, Bytes, Form
-from ._components import Labels
 from ._ink import THRESHOLDS, Floats, Ink, find_ink
 
 MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
