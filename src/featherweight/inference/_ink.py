@@ -117,6 +117,9 @@ class Thresholds:
     step_contrast: float = 2.5
     """Difference of grey levels between a component and what is around it, in standard deviations
     of what is around it, below which it is the edge of a shadow or a fold."""
+    beside_contrast: float = 0.3
+    """Difference of grey levels between a component and the darker side of what is around it,
+    relative to the largest possible one, from which it is ink for all that."""
     fold_contrast: float = 5.0
     """The same for a component that goes from border to border."""
     min_signal: float = 5.0
@@ -298,7 +301,9 @@ def _shades(found: _Found, at_first: Floats | None, grey: Floats) -> Mask:
     # A fold goes through the picture; a stroke hardly ever does.
     through = (Components.of(found.strokes).at_sides > 0).sum(0) >= 2
     least = np.where(through, limits.fold_contrast, limits.step_contrast)
-    chosen = soft | (contrast < least * spread)
+    # Ink that crosses a shadow's edge is darker than both sides.
+    beside = contrast - spread < limits.beside_contrast * np.maximum(light, 255 - light)
+    chosen = soft | ((contrast < least * spread) & beside)
     chosen[0] = False
     return chosen
 
