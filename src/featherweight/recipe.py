@@ -200,6 +200,10 @@ class Recipe:
         """Return the number of synthetic images that an epoch adds to `n_train` training images."""
         return round(self.synthetic * n_train)
 
+    def n_images(self, n_train: int) -> int:
+        """Return the number of images of an epoch: `n_train` training images and synthetic ones."""
+        return n_train + self.n_synthetic(n_train)
+
     def lr_at(self, step: int, n_steps: int) -> float:
         """Return the learning rate of a step, 0 to n_steps - 1 (one-cycle: Smith 2018)."""
         if self.schedule == "constant":

@@ -139,7 +139,7 @@ class Reading:
         """Return one line, such as `7 (99.8 %)`, `no ink` or `several digits (3)`."""
         if self.label is None:
             count = f" ({self.side_by_side})" if self.reason == SEVERAL_DIGITS else ""
-            return f"{self.reason}{count}"
+            return f"{self.reason or NO_INK}{count}"
         doubt = ", unsure" if self.unsure else ""
         return f"{self.label} ({100 * self.confidence:.1f} %{doubt})"
 

@@ -117,20 +117,19 @@ def draw(
     for stroke in strokes:
         if len(stroke) == 1:
             stroke = np.repeat(stroke, 2, 0)
-        r = radius * (1 + pressure * rng.uniform(-1, 1, 2))
-        along = np.linspace(r[0], r[1], len(stroke))
+        first, last = radius * (1 + pressure * rng.uniform(-1, 1, 2))
+        along = np.linspace(first, last, len(stroke), dtype=np.float32)
         starts.append(stroke[:-1])
         ends.append(stroke[1:])
         radii.append(np.stack([along[:-1], along[1:]], 1))
     a, b = np.concatenate(starts) * scale, np.concatenate(ends) * scale
-    r = np.concatenate(radii).astype(np.float32)
     length = np.hypot(*(b - a).T) + radius  # as much as the piece's ink, about
     middle = (length[:, None] * (a + b) / 2).sum(0) / length.sum()
     # The centre of mass goes to the centre, unless that cuts off ink.
     least, most = low * scale - radius, high * scale + radius
     shift = np.clip(SIDE / 2 - middle, -least, np.maximum(SIDE - most, -least))
     soft = float(rng.uniform(0.8, 2))  # pixels from paper to ink
-    ink = coverage(a + shift, b + shift, r, soft)
+    ink = coverage(a + shift, b + shift, np.concatenate(radii), soft)
     return np.asarray(np.clip(ink * (255 / ink.max()) + 0.5, 0, 255), np.uint8)
 
 
