@@ -1,6 +1,7 @@
 """Find the ink in a picture: which pixels belong to strokes, and how strongly.
 
-    ink, components = find_ink(pixels)      # pixels (3, height, width) float32 from 0 to 255
+    ink = find_ink(pixels)          # pixels (3, height, width) float32 from 0 to 255
+    ink.strength, ink.components    # (height, width) each
 
 Ink is whatever differs from the paper, darker or lighter. The steps are:
 
@@ -21,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ._components import Components, Labels, Window, grow, label, window
+from ._surroundings import edges, rules
+
 Floats = NDArray[np.float32]
-Labels = NDArray[np.intp]
-Window = tuple[slice, slice]
-"Rows and columns of a picture."
 T = TypeVar("T", bound=np.generic)
 
 
@@ -51,6 +52,11 @@ class Thresholds:
     noise_deviations: float = 4.0
     """Least strength of ink in standard deviations of the noise. Normal noise exceeds 4 in about 8
     pixels of 512 x 512."""
+    uneven: float = 1.5
+    """Most strength of full ink, relative to the strength that half of the ink exceeds. With an even
+    pen the two are alike."""
+    min_typical: float = 0.15
+    """Least strength, relative to the strongest ink, of what that half is taken of."""
     min_low: float = 0.1
     """Least strength, relative to full ink, at which a soft edge begins. Scanned edges fade out
     below it."""
@@ -72,9 +78,9 @@ class Thresholds:
     deep_strength: float = 0.6
     """Strength, relative to full ink, that at least one pixel of a stroke has. The pixels of a
     stain or of a shadow's rest are all weaker."""
-    frame_fraction: float = 0.8
-    """Fraction of the border's pixels above which a component is a frame around the picture. A
-    digit that touches the border covers much less."""
+    min_rest: float = 0.08
+    """Least longer side of the ink without what surrounds it, relative to the longer side with it.
+    What is left of a digit that was taken for surroundings is shorter."""
     min_mass: float = 0.03
     """Least summed strength of a component, relative to the heaviest. Smaller ones are dust; the
     loose bar of a 5 is heavier."""
@@ -104,37 +110,103 @@ class Thresholds:
 
 THRESHOLDS = Thresholds()
 PAPER_GRID = 64  # cells along the longer side; paper is smooth, and morphology is slow
+MAX_ROUNDS = 3  # of removing surroundings; each may show others behind them
 PEAK_POWER = 6  # weights the mean so that strong ink decides it, but no single pixel
 
 
-def find_ink(pixels: Floats) -> tuple[Floats, Labels] | None:
-    """Find the ink in a picture.
+@dataclass(frozen=True, eq=False)
+class Ink:
+    """The ink of a picture."""
 
-    Args:
-        pixels: The picture, (3, height, width), from 0 to 255.
+    strength: Floats
+    "How strong the ink of each pixel is (height, width), from 0 (paper) to 1."
+    components: Labels
+    "Number of the component that each pixel belongs to (height, width), 0 outside."
+    doubts: tuple[str, ...] = ()
+    "What makes the preparation doubtful, in plain words."
 
-    Returns:
-        The ink (height, width) from 0 (paper) to 1, and the number of the component that each pixel
-        belongs to (height, width), 0 outside; or None if the picture has no ink.
+
+def find_ink(pixels: Floats) -> Ink | None:
+    """Find the ink in a picture (3, height, width) of values from 0 to 255.
+
+    Returns None if the picture has no ink.
     """
-    strength = _ink_strength(pixels, estimate_paper(pixels))
+    difference = _difference(pixels, estimate_paper(pixels))
+    found = _find(difference)
+    doubts: list[str] = []
+    for _ in range(MAX_ROUNDS):
+        if found is None:
+            return None
+        gone, why = _surroundings(found)
+        if not gone.any():
+            break
+        rest = np.where(gone, 0, difference)
+        within = _find(rest)
+        if within is None or _side(within) < THRESHOLDS.min_rest * _side(found):
+            break
+        difference, found = rest, within
+        doubts += [each for each in why if each not in doubts]
+    if found is None:
+        return None
+    scaled = (found.strength / found.peak - found.low) / (1 - 2 * found.low)
+    ink = np.clip(scaled, 0, 1) * (found.components > 0)
+    return Ink(ink, found.components, tuple(doubts))
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Strokes in a picture."""
+
+    strength: Floats
+    "How far each pixel lies from the paper (height, width)."
+    peak: float
+    "The strength of full ink."
+    low: float
+    "Where a soft edge begins, relative to full ink."
+    strokes: Labels
+    "Components that are strokes (height, width)."
+    components: Labels
+    "The same with their soft edges."
+
+
+def _find(difference: Floats) -> _Found | None:
+    """Find the strokes by the difference (3, height, width) from the paper."""
+    strength = _ink_strength(difference)
     levels = _levels(strength)
     if levels is None:
         return None
     peak, low = levels
     strong = strength > max(THRESHOLDS.component, low) * peak
-    inside = _window(strong)  # most of a drawing is paper: what follows is done where ink is
-    components = np.zeros(strong.shape, np.intp)
-    components[inside] = _label(strong[inside])
-    components[inside] = strokes = _drop_shadows_and_frames(strength, components, inside, peak)
-    near = components
-    near[inside] = _grow(strokes)
-    if _is_blank(strength, strokes, near, inside, peak):
+    inside = window(strong)  # most of a drawing is paper: what follows is done where ink is
+    strokes = np.zeros(strong.shape, np.intp)
+    strokes[inside] = label(strong[inside])
+    strokes[inside] = _drop_shadows(strength, strokes, inside, peak)
+    near = np.zeros(strong.shape, np.intp)
+    near[inside] = grow(strokes[inside])
+    if _is_blank(strength, strokes[inside], near, inside, peak):
         return None
-    ink = np.zeros(strength.shape, np.float32)
-    scaled = (strength[inside] / peak - low) / (1 - 2 * low)
-    ink[inside] = np.clip(scaled, 0, 1) * (near[inside] > 0)
-    return ink, near
+    return _Found(strength, peak, low, strokes, near)
+
+
+def _surroundings(found: _Found) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return the pixels (height, width) of surroundings, and in words what they are."""
+    why = []
+    mask = found.strokes > 0
+    parts = Components.of(found.strokes)
+    gone = parts.select(edges(parts))
+    if gone.any():
+        why.append("page edge removed")
+        for _ in range(2 + max(mask.shape) // 100):  # soft edges
+            gone = grow(gone)
+    lines = rules(mask & ~gone)
+    if lines.any():
+        why.append("lines removed")
+    return gone | lines, why
+
+
+def _side(found: _Found) -> int:
+    """Return the longer side of the ink in pixels."""
+    return max(int(np.ptp(np.flatnonzero(found.strokes.any(axis)))) + 1 for axis in (0, 1))
 
 
 def estimate_paper(pixels: Floats) -> Floats:
@@ -157,21 +229,34 @@ def estimate_paper(pixels: Floats) -> Floats:
     cells = _resize(pixels, rows, columns)  # (3, h, w) -> (3, rows, columns)
     span = 2 * int(THRESHOLDS.stroke_span * max(rows, columns)) + 1
     papers = [closing(cells, span), opening(cells, span)]
-    costs = [paper.std((1, 2)) + np.abs(border(paper - cells)).mean(1) for paper in papers]
+    # A table or a frame may cover a part of the border, or all of it: two cells within count too.
+    rings = [slice(n, -n or None) for n in (0, 2) if 32 * n <= min(height, width)]
+    costs = [
+        paper.std((1, 2))
+        + np.min([np.median(np.abs(border((paper - cells)[:, r, r])), 1) for r in rings], 0)
+        for paper in papers
+    ]
     # Each channel chooses for itself: a yellow pen on white paper shows in the blue channel only.
     return _resize(np.where((costs[0] < costs[1])[:, None, None], *papers), height, width)
 
 
-def _ink_strength(pixels: Floats, paper: Floats) -> Floats:
+def _difference(pixels: Floats, paper: Floats) -> Floats:
+    """Return the difference of each pixel from the paper, relative to the largest possible one.
+
+    Because it is relative, a shadow, which dims ink and paper alike, does not change it.
+    """
+    brightness = paper.mean(0)
+    difference = pixels - paper
+    difference /= np.maximum(brightness, 255 - brightness)
+    return difference
+
+
+def _ink_strength(difference: Floats) -> Floats:
     """Return how far each pixel lies from the paper in the direction of the ink (height, width).
 
     Ink is taken to have one colour. Projecting on its direction keeps the noise unbiased and the
     soft edges of strokes linear.
     """
-    brightness = paper.mean(0)
-    # Divided by the largest possible difference: a shadow dims ink and paper alike.
-    difference = pixels - paper
-    difference /= np.maximum(brightness, 255 - brightness)
     direction = (difference * (difference**2).sum(0)).sum((1, 2))  # (3,), strong pixels decide
     direction = direction / max(float(np.linalg.norm(direction)), 1e-9)
     return np.tensordot(direction, difference, 1)
@@ -182,36 +267,48 @@ def _levels(strength: Floats) -> tuple[float, float] | None:
 
     Returns None if there is no ink or the noise hides it.
     """
-    # The median absolute deviation times 1.4826 estimates a normal standard deviation; most of the
-    # picture is paper, so that ink does not change it.
-    # The median is 0 without sorting if most of the paper is exactly that, as in drawings.
-    clean = 2 * np.count_nonzero(strength) < strength.size - 1
-    noise = 0.0 if clean else 1.4826 * float(np.median(np.abs(strength)))
+    inked = strength[strength > THRESHOLDS.min_contrast]
+    if not len(inked):
+        return None
+    # The median absolute deviation times 1.4826 estimates a normal standard deviation. It is that
+    # of the paper alone: in a tight crop ink covers more than half, and would count as noise.
+    weak = np.abs(strength[strength < THRESHOLDS.max_low * _strongest(inked)])
+    clean = 2 * np.count_nonzero(weak) < weak.size - 1  # as in drawings; then no need to sort
+    noise = 0.0 if clean else 1.4826 * float(np.median(weak))
     least = max(THRESHOLDS.noise_deviations * noise, THRESHOLDS.min_contrast)
     inked = strength[strength > least]
     if not len(inked):
         return None
-    peak = float((inked ** (PEAK_POWER + 1)).sum() / (inked**PEAK_POWER).sum())
+    # A few dark spots, where a brush rested, do not make the rest of the strokes pale.
+    peak = _strongest(inked)
+    least = max(least, THRESHOLDS.min_typical * peak)
+    peak = min(peak, THRESHOLDS.uneven * _typical(strength, least))
     low = max(THRESHOLDS.min_low, THRESHOLDS.low_deviations * noise / peak)
     return None if low > THRESHOLDS.max_low else (peak, low)
 
 
-def _window(mask: NDArray[np.bool_]) -> Window:
-    """Return the rows and columns that hold the True pixels of a mask and one pixel around them.
+def _strongest(inked: Floats) -> float:
+    """Return the strength of full ink: a mean that strong pixels decide, but no single one."""
+    return float((inked ** (PEAK_POWER + 1)).sum() / (inked**PEAK_POWER).sum())
 
-    An axis along which they touch the picture's border is taken whole, because `_grow` goes on at
-    the opposite border.
+
+def _typical(strength: Floats, least: float) -> float:
+    """Return the strength above `least` that half of the ink along the middle of strokes exceeds.
+
+    The middle is where neither neighbour in the row, or neither in the column, is stronger.
     """
-    window = []
-    for axis in (0, 1):
-        lines = np.flatnonzero(mask.any(1 - axis))
-        first, last = lines[0], lines[-1] + 1
-        whole = first == 0 or last == mask.shape[axis]
-        window.append(slice(None) if whole else slice(first - 1, last + 1))
-    return window[0], window[1]
+    padded = np.pad(strength, 1, constant_values=-1)
+    rows, columns = padded[1:-1], padded[:, 1:-1]
+    ridge = (strength >= rows[:, :-2]) & (strength >= rows[:, 2:])
+    ridge |= (strength >= columns[:-2]) & (strength >= columns[2:])
+    inked = np.sort(strength[ridge & (strength > least)])
+    if not len(inked):
+        return float("inf")
+    mass = np.cumsum(inked)
+    return float(inked[np.searchsorted(mass, 0.5 * mass[-1])])
 
 
-def _drop_shadows_and_frames(
+def _drop_shadows(
     strength: Floats, components: Labels, inside: Window, peak: float
 ) -> Labels:
     """Keep the components that are strokes, and number them from 1; all others become 0.
@@ -228,10 +325,9 @@ def _drop_shadows_and_frames(
     inner = (at_border == 0) & (mass > limits.inner_mass * n_pixels * peak)
     strongest = mean[inner].max(initial=0)
     shadow = (at_border > 0) & (mean < limits.shadow_strength * strongest)
-    frame = at_border > limits.frame_fraction * at_border.sum()
     deep_pixels = components[strength > limits.deep_strength * peak]
     stain = np.bincount(deep_pixels, minlength=len(mass)) == 0
-    mass[stain | shadow | frame] = 0
+    mass[stain | shadow] = 0
     mass[0] = 0  # the paper
     kept = mass > limits.min_mass * mass.max()
     return np.take(np.where(kept, np.cumsum(kept), 0), components)
@@ -303,40 +399,3 @@ def _resize(planes: Floats, height: int, width: int) -> Floats:
     return np.stack(
         [np.asarray(Image.fromarray(plane).resize((width, height), how)) for plane in planes]
     )
-
-
-def _grow(components: Labels) -> Labels:
-    """Extend each component by one pixel on every side, to include its soft edge."""
-    for axis in (0, 1):
-        for step in (1, -1):
-            shifted = np.roll(components, step, axis)
-            components = np.where(components == 0, shifted, components)
-    return components
-
-
-def _label(mask: NDArray[np.bool_]) -> Labels:
-    """Return the numbers of the 8-connected components of a mask, from 1; 0 outside.
-
-    Horizontal runs of pixels are joined by union-find.
-    """
-    padded = np.pad(mask, ((1, 1), (1, 1)))
-    width = padded.shape[1]
-    flat = padded.ravel()
-    run = np.cumsum(flat & ~np.roll(flat, 1)) * flat  # the number of each pixel's run; 0 outside
-    root = np.arange(run.max() + 1)
-    upper = np.flatnonzero(flat)
-    # Pairs of runs that touch, (2, n): each pixel with the three below it.
-    pairs = np.concatenate(
-        [np.stack([run[upper], run[upper + step]]) for step in (width - 1, width, width + 1)], 1
-    )
-    a, b = pairs[:, (pairs[1] > 0) & np.insert((pairs[:, 1:] != pairs[:, :-1]).any(0), 0, True)]
-    while True:  # attach every root to the lowest root that it touches, until nothing changes
-        lower = np.minimum(root[a], root[b])
-        before = root.copy()
-        np.minimum.at(root, before[a], lower)
-        np.minimum.at(root, before[b], lower)
-        root = root[root]
-        if (root == before).all():
-            break
-    numbers = np.unique(root[1:], return_inverse=True)[1] + 1
-    return np.take(np.concatenate([[0], numbers]), run).reshape(padded.shape)[1:-1, 1:-1]

@@ -23,7 +23,8 @@ from ..errors import InputError
 from ..layout import MNIST_LAYOUT
 from ._fit import Box, extent, fit
 from ._form import MNIST, Bytes, Form
-from ._ink import THRESHOLDS, Floats, Labels, find_ink
+from ._components import Labels
+from ._ink import THRESHOLDS, Floats, Ink, find_ink
 
 MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
 JPEG_SCALES = (2, 4)  # parts of its size at which a JPEG file of more pixels is decoded
@@ -146,7 +147,7 @@ class Sheet:
         self._in_form = _in_form(self._picture, form) if form.reads_ink else None
 
     @cached_property
-    def _ink(self) -> tuple[Floats, Labels] | None:
+    def _ink(self) -> Ink | None:
         return find_ink(_planes(self._picture))
 
     @cached_property
@@ -154,7 +155,7 @@ class Sheet:
         """The pixels (height, width) of each digit of a number, from left to right."""
         if self._ink is None:
             return []
-        components = self._ink[1]
+        components = self._ink.components
         return [np.isin(components, group) for group in _group_digits(components)]
 
     def whole(self) -> Digit | None:
@@ -175,7 +176,7 @@ class Sheet:
             turned = replace(as_it_is, image=self.form.turn(self._in_form))
             both = [as_it_is, turned] if self.form.transposed else [as_it_is]
             return [digit for digit in both if digit.image.shape == self.form.shape]
-        return [] if self._ink is None else [self._place(self._ink[0])]
+        return [] if self._ink is None else [self._place(self._ink.strength)]
 
     def digits(self) -> list[Digit]:
         """Return the digits of a number, from left to right; none without ink.
@@ -187,7 +188,7 @@ class Sheet:
             raise InputError(
                 "the network reads whole pictures, expected one that reads ink to split a number"
             )
-        return [] if self._ink is None else [self._place(self._ink[0] * m) for m in self._masks]
+        return [] if self._ink is None else [self._place(self._ink.strength * m) for m in self._masks]
 
     def number(self) -> list[Digit]:
         """Return the digits of a number as `digits` does; a digit and its loose strokes are one."""
@@ -204,9 +205,9 @@ class Sheet:
             return 1
         if self._ink is None:
             return 0
-        if self._ink[1].max() == 1:
+        if self._ink.components.max() == 1:
             return 1
-        ink, limits = self._ink[0], THRESHOLDS
+        ink, limits = self._ink.strength, THRESHOLDS
         heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in self._masks])
         masses = np.array([ink[mask].sum() for mask in self._masks])
         if heights.max() < max(limits.min_number_pixels, limits.min_number * max(ink.shape)):
