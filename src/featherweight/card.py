@@ -108,21 +108,24 @@ def _rejects(run: Run, result: Evaluation, split: Split) -> str:
     )
     told = found.rejection
     assert told is not None
+    rejected, sure = (
+        _share(n, told.others, "images of no digit")
+        for n in (told.others_rejected, told.others_sure)
+    )
     return f"""
 Synthetic validation images, of other seeds, fonts and kinds than those of the training:
 **{percent(told.digits_right, told.digits)}** of the digits.
 AUROC of the confidence, digits against images of no digit: **{told.auroc:.4f}**.
-Below a confidence of {told.digit_from:.4f} an image is no digit: so are
-{_share(told.others_rejected, told.others)} images of no digit,
-and {_share(told.right_rejected, told.right)} MNIST digits that would be read right.
-{_share(told.others_sure, told.others)} images of no digit are read as a digit and sure.
+Below a confidence of {told.digit_from:.4f} an image is no digit: so are {rejected},
+and {_share(told.right_rejected, told.right, "MNIST digits that would be read right")}.
+Read as a digit, and sure, are {sure}.
 
 """
 
 
-def _share(n: int, total: int) -> str:
-    """Return a share, such as `95.26 % (1,923 of 2,019)`."""
-    return f"{100 * n / total:.2f} % ({n:,} of {total:,})"
+def _share(n: int, total: int, what: str) -> str:
+    """Return a share, such as `95.26 % of the images (1,923 of 2,019)`."""
+    return f"{100 * n / total:.2f} % of the {what} ({n:,} of {total:,})"
 
 
 def _count(n: int, word: str) -> str:

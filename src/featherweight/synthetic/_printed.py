@@ -3,7 +3,6 @@
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -20,6 +19,8 @@ HEIGHT = 64  # pixels of a font, before text is reduced to MNIST's size
 
 @cache
 def _fonts(held_out: bool) -> tuple[ImageFont.FreeTypeFont, ...]:
+    import matplotlib  # for its fonts alone, and only where text is drawn
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     patterns = HELD_OUT_FONTS if held_out else FONTS
     files = sorted({file for pattern in patterns for file in folder.glob(f"{pattern}.ttf")})
