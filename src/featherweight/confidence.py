@@ -26,7 +26,7 @@ MAX_ERROR_WHEN_SURE = 0.001
 MAX_OTHERS_SURE = 0.03
 # An image shows no digit below the highest confidence that rejects at most this fraction of the
 # digits that are read right.
-MAX_REJECTED = 0.0025
+MAX_REJECTED = 0.001
 N_HELD_OUT, HELD_OUT_SEED = 5000, 1
 
 

@@ -92,7 +92,7 @@ def _one_of(glyphs: tuple[str, ...], rng: Generator) -> str:
 
 def _hand(digit: int, rng: Generator) -> Strokes:
     # A 1 whose flag is turned too far is a 7.
-    return distort(_one_of(DIGITS[digit], rng), rng, upright=0.6 if digit in (1, 7) else 1.0)
+    return distort(_one_of(DIGITS[digit], rng), rng, turn=0.5 if digit in (1, 7) else 1.0)
 
 
 def _strokes(digit: int, rng: Generator, held_out: bool) -> Pixels:
@@ -117,11 +117,11 @@ def _word(rng: Generator, held_out: bool) -> Pixels:
 
 
 def _symbol(rng: Generator, held_out: bool) -> Pixels:
-    return draw(distort(_one_of(SYMBOLS, rng), rng, upright=0.5), rng)
+    return draw(distort(_one_of(SYMBOLS, rng), rng, turn=0.5), rng)
 
 
 def _face(rng: Generator, held_out: bool) -> Pixels:
-    return draw(distort(_one_of(FACES, rng), rng, upright=0.5), rng, float(rng.uniform(0.6, 1.4)))
+    return draw(distort(_one_of(FACES, rng), rng, turn=0.5), rng, float(rng.uniform(0.6, 1.4)))
 
 
 def _walk(n: int, rng: Generator) -> Floats:

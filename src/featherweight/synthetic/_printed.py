@@ -102,4 +102,4 @@ def dot_matrix(digit: int, rng: Generator) -> NDArray[np.uint8]:
 
 
 def _slanted(strokes: Strokes, rng: Generator) -> Strokes:
-    return transform(strokes, rng, upright=0.4)
+    return transform(strokes, rng, turn=0.4, lean=0.4)

@@ -17,6 +17,7 @@ Strokes = list[Floats]
 "Strokes of points (n, 2), x to the right and y down."
 
 SIDE, BOX = 28, 20  # pixels of an image, and of the box that its ink fits
+WOBBLE = 0.6  # standard deviation of a point that a hand makes, in twentieths of the height
 STEPS = 4  # straight pieces of a curve between two of its points
 # Centres of the pixels, (784, 2).
 PIXELS: Floats = np.stack(
@@ -63,31 +64,28 @@ def curve(points: Floats) -> Floats:
     return _weights(len(points)) @ points
 
 
-def distort(glyph: str, rng: Generator, wobble: float = 0.6, upright: float = 1.0) -> Strokes:
+def distort(glyph: str, rng: Generator, turn: float = 1.0) -> Strokes:
     """Return the strokes of a glyph as a hand writes them: each point and the whole moved.
 
-    Args:
-        glyph: As in `_glyphs`.
-        rng: Draws what is moved.
-        wobble: Standard deviation of each point, in twentieths of the height.
-        upright: Factor of slant and rotation.
-    """
+    `turn` is a factor of the rotation."""
     strokes = []
     ends: dict[tuple[float, ...], Floats] = {}  # where strokes meet, they still do
     for points, curved in parse(glyph):
-        moved = points + rng.normal(0, wobble, points.shape).astype(np.float32)
+        moved = points + rng.normal(0, WOBBLE, points.shape).astype(np.float32)
         for place in (0, -1):
             key = tuple(points[place].tolist())
             moved[place] = ends.setdefault(key, moved[place].copy())
         strokes.append(curve(moved) if curved and len(moved) > 2 else moved)
-    return transform(strokes, rng, upright)
+    return transform(strokes, rng, turn)
 
 
-def transform(strokes: Strokes, rng: Generator, upright: float = 1.0) -> Strokes:
-    """Return strokes that are stretched, slanted and rotated at random."""
+def transform(strokes: Strokes, rng: Generator, turn: float = 1.0, lean: float = 1.0) -> Strokes:
+    """Return strokes that are stretched, slanted and rotated at random.
+
+    `turn` is a factor of the rotation, `lean` of the slant."""
     wide = float(np.exp(rng.normal(0.15, 0.3)))
-    slant = upright * float(np.clip(rng.normal(0.1, 0.2), -0.3, 0.6))
-    angle = upright * rng.uniform(-0.12, 0.12)
+    slant = lean * float(np.clip(rng.normal(0.1, 0.2), -0.3, 0.6))
+    angle = turn * rng.uniform(-0.12, 0.12)
     cos, sin = np.cos(angle), np.sin(angle)
     # Columns are x and y; slant moves what is above to the right.
     matrix = np.array([[wide, 0], [-slant, 1]]) @ np.array([[cos, sin], [-sin, cos]])
