@@ -178,7 +178,7 @@ def _read_all(
             n_failed += 1
             stderr.print(f"error: {reason(error)}", markup=False)
             continue
-        rows.append(_to_row(source, readings, number=number))
+        rows.append(_to_row(source, readings, many=number))
         if not number and readings[0].side_by_side > 1:
             several.append(f"{source}: {readings[0].side_by_side} digits side by side")
     return rows, n_failed, several
@@ -192,14 +192,17 @@ def _read_file(reader: "Reader", source: str, *, number: bool) -> "list[Reading]
     return reader.read_number(picture) if number else [reader.read(picture)]
 
 
-def _to_row(source: str, readings: "list[Reading]", *, number: bool) -> dict[str, Any]:
+def _to_row(source: str, readings: "list[Reading]", *, many: bool) -> dict[str, Any]:
     """Return the reading of a picture; a number is as unsure as its least sure digit."""
+    from ..inference.reading import NO_INK, number
+
     digits = [reading.to_dict() for reading in readings]
-    if not number:
+    if not many:
         return {"file": source, **digits[0]}
     return {
         "file": source,
-        "label": "".join(digit["label"] for digit in digits) or None,
+        "label": number(readings),
+        "reason": None if readings else NO_INK,
         "confidence": min((digit["confidence"] for digit in digits), default=0.0),
         "unsure": any(digit["unsure"] for digit in digits) or not digits,
         "digits": digits,
@@ -218,7 +221,7 @@ def _print_readings(rows: list[dict[str, Any]], format: str, what: str) -> None:
         for row in rows:
             table.add_row(
                 literal(row["file"]),
-                literal(row["label"] or "no ink"),
+                literal(row["label"] or row["reason"]),
                 f"{100 * row['confidence']:.1f} %" if row["label"] else "",
                 "unsure" if row["label"] and row["unsure"] else "",
             )

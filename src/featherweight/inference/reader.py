@@ -20,8 +20,8 @@ from ..pretrained import DEFAULT_MODEL, find_pretrained, pretrained
 from ._evidence import EvidenceHead
 from ._model import open_model
 from .prepare import Digit, PictureSource, Sheet
+from .reading import NO_INK, NOT_A_DIGIT, Stage
 from .reading import Reading as Reading
-from .reading import Stage
 
 MAX_BATCH = 1000  # images in one call of ONNX Runtime; it bounds the memory for activations
 
@@ -91,6 +91,7 @@ class Reader:
         )
         self.shape = self.form.shape  # (height, width), or (3, height, width) in colour
         self.sure_from = self._model.sure_from
+        self.digit_from = self._model.digit_from
         self.size = self._model.size  # bytes
         self._stages = [name for name in self._model.first if name.startswith("maps_")]
         self._head = EvidenceHead.load(self._model)
@@ -157,7 +158,7 @@ class Reader:
             candidates.append(sheet.candidates())
             counts.append(sheet.count())
         return [
-            replace(reading, side_by_side=count, unsure=reading.unsure or count > 1)
+            reading.counted(count)
             for reading, count in zip(self.read_candidates(candidates), counts, strict=True)
         ]
 
@@ -206,7 +207,12 @@ class Reader:
     @property
     def _blank(self) -> Reading:
         """Return the reading of a picture without ink."""
-        return Reading(None, None, None, unsure=True, side_by_side=0, labels=tuple(self.labels))
+        return Reading(
+            *(None, None, None, True),
+            side_by_side=0,
+            labels=tuple(self.labels),
+            reason=NO_INK,
+        )
 
     def _read_inked(self, pixels: np.ndarray) -> list[Reading]:
         """Read images (n, *shape) uint8 that have ink, or need none."""
@@ -221,9 +227,18 @@ class Reader:
                 self._head.explain(maps[0], log_probabilities) if self._head else [None] * len(rows)
             )
             for seen, row, evidence in zip(batch, rows, why, strict=True):
-                label, unsure = self.labels[int(row.argmax())], bool(row.max() < self.sure_from)
+                label, confidence = self.labels[int(row.argmax())], float(row.max())
+                is_digit = confidence >= self.digit_from
                 readings.append(
-                    Reading(label, row, seen, unsure, labels=tuple(self.labels), evidence=evidence)
+                    Reading(
+                        label if is_digit else None,
+                        row,
+                        seen,
+                        unsure=not is_digit or confidence < self.sure_from,
+                        labels=tuple(self.labels),
+                        evidence=evidence,
+                        reason=None if is_digit else NOT_A_DIGIT,
+                    )
                 )
         return readings
 
