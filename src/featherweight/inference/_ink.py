@@ -134,9 +134,6 @@ class Thresholds:
     """Least height of a digit of a number, relative to the tallest. A loose stroke is shorter."""
     min_digit_mass: float = 0.1
     """Least ink of a digit of a number, relative to the heaviest. A loose stroke has less."""
-    overlap: float = 0.5
-    """Horizontal overlap of two components, relative to the narrower, above which they belong to
-    one digit: fragments stand above or below each other, digits beside each other."""
     min_number: float = 0.03
     """Least height of the tallest digit of a number, relative to the picture's longer side. Dots
     that cover a whole sheet are shorter."""

@@ -8,7 +8,7 @@ This uses NumPy and Pillow only. Ink is whatever differs from the paper, darker 
 finds it. A network that was trained on photographs gets the whole picture, cropped and resized.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,10 @@ from .. import _pictures
 from .._pictures import open_image, quiet, readable
 from ..errors import InputError
 from ..layout import MNIST_LAYOUT
-from ._components import Labels
 from ._fit import Box, extent, fit
 from ._form import MNIST, Bytes, Form
 from ._ink import THRESHOLDS, Floats, Ink, find_ink
+from ._split import Split, split
 
 MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
 JPEG_SCALES = (2, 4)  # parts of its size at which a JPEG file of more pixels is decoded
@@ -133,6 +133,10 @@ class Digit:
     "Sides of the image as a whole, which may lie outside of the picture, likewise."
 
 
+Judge = Callable[[Sequence[Digit]], Sequence[float]]
+"How sure a network is of each of several digits, from 0 to 1."
+
+
 class Sheet:
     """The ink of one picture: all of it as one digit, or as the digits of a number.
 
@@ -151,12 +155,10 @@ class Sheet:
         return find_ink(_planes(self._picture))
 
     @cached_property
-    def _masks(self) -> list[NDArray[np.bool_]]:
-        """The pixels (height, width) of each digit of a number, from left to right."""
-        if self._ink is None:
-            return []
-        components = self._ink.components
-        return [np.isin(components, group) for group in _group_digits(components)]
+    def _split(self) -> Split:
+        """The digits as their place alone tells."""
+        assert self._ink is not None
+        return split(self._ink.components, self._ink.strength)
 
     def whole(self) -> Digit | None:
         """Return all of the ink as one digit, or None if there is no ink."""
@@ -178,24 +180,44 @@ class Sheet:
             return [digit for digit in both if digit.image.shape == self.form.shape]
         return [] if self._ink is None else [self._place(self._ink.strength)]
 
-    def digits(self) -> list[Digit]:
-        """Return the digits of a number, from left to right; none without ink.
+    def lines(self, judge: Judge | None = None) -> list[list[Digit]]:
+        """Return the digits of each line of writing, from top to bottom; none without ink.
 
-        A digit is a connected component with the fragments above and below it, so digits that touch
-        are returned as one. Raises InputError where the network reads whole pictures.
+        A digit is a connected component with the fragments above and below it. Full stops,
+        underlines and specks are left out.
+
+        Args:
+            judge: How sure a network is of each of several digits, from 0 to 1. With it, digits
+                that touch are cut where the pieces are surest, and a loose stroke is joined to a
+                digit if that makes it surer. Without it, digits that touch are returned as one.
+
+        Raises:
+            InputError: The network reads whole pictures.
         """
         if not self.form.reads_ink:
             raise InputError(
                 "the network reads whole pictures, expected one that reads ink to split a number"
             )
-        return (
-            [] if self._ink is None else [self._place(self._ink.strength * m) for m in self._masks]
-        )
+        if self._ink is None:
+            return []
+        components, ink = self._ink.components, self._ink.strength
+        if judge is None:
+            found = self._split
+        else:
+            found = split(
+                components, ink, lambda masks: judge([self._place(ink * m) for m in masks])
+            )
+        return [[self._place(ink * mask) for mask in line] for line in found.lines]
 
-    def number(self) -> list[Digit]:
-        """Return the digits of a number as `digits` does; a digit and its loose strokes are one."""
-        one = self.form.reads_ink and self.count() == 1
-        return self.candidates()[:1] if one else self.digits()
+    def digits(self, judge: Judge | None = None) -> list[Digit]:
+        """Return the digits of a number from left to right, line by line, as `lines` does."""
+        return [digit for line in self.lines(judge) for digit in line]
+
+    def number(self, judge: Judge | None = None) -> list[Digit]:
+        """Return the digits of a number as `digits` does; an image in the form is one digit."""
+        if self._in_form is not None:
+            return self.candidates()[:1]
+        return self.digits(judge)
 
     def count(self) -> int:
         """Return the number of digits that stand side by side; 0 without ink.
@@ -210,8 +232,9 @@ class Sheet:
         if self._ink.components.max() == 1:
             return 1
         ink, limits = self._ink.strength, THRESHOLDS
-        heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in self._masks])
-        masses = np.array([ink[mask].sum() for mask in self._masks])
+        masks = [mask for line in self._split.lines for mask in line]
+        heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in masks])
+        masses = np.array([ink[mask].sum() for mask in masks])
         if heights.max() < max(limits.min_number_pixels, limits.min_number * max(ink.shape)):
             return 1
         tall = heights >= limits.min_height * heights.max()
@@ -261,24 +284,6 @@ def as_digit(image: Bytes, form: Form = MNIST) -> Digit:
 def _floats(sides: Iterable[float]) -> Box:
     left, top, right, bottom = map(float, sides)
     return left, top, right, bottom
-
-
-def _group_digits(components: Labels) -> list[list[int]]:
-    """Group components that stand above or below each other; return the groups left to right."""
-    groups: list[tuple[int, int, list[int]]] = []  # left, right, numbers of the components
-    for k in range(1, components.max() + 1):
-        columns = np.flatnonzero((components == k).any(0))
-        groups.append((columns[0], columns[-1] + 1, [k]))
-    groups.sort()
-    merged = groups[:1]
-    for left, right, numbers in groups[1:]:
-        last_left, last_right, last_numbers = merged[-1]
-        narrower = min(right - left, last_right - last_left)
-        if last_right - left > THRESHOLDS.overlap * narrower:
-            merged[-1] = (last_left, max(right, last_right), last_numbers + numbers)
-        else:
-            merged.append((left, right, numbers))
-    return [numbers for _, _, numbers in merged]
 
 
 def _upright(picture: PictureSource) -> Image.Image:

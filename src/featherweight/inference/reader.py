@@ -169,7 +169,12 @@ class Reader:
             picture: As in `read`, which says what is raised too. InputError is also raised if the
                 network reads whole pictures, as of photographs.
         """
-        return self.read_digits(Sheet(picture, self.form).number())
+        return self.read_digits(Sheet(picture, self.form).number(self.sureness))
+
+    def sureness(self, digits: Sequence[Digit]) -> list[float]:
+        """Return the probability of the most probable class of each digit."""
+        images = np.array([digit.image for digit in digits], np.uint8)
+        return [float(row.max()) for row in self.probabilities(images)]
 
     def read_candidates(self, candidates: Sequence[Sequence[Digit]]) -> list[Reading]:
         """Read pictures as `Sheet.candidates` returns them: of each, what the network is surest of.

@@ -82,7 +82,7 @@ class _Question:
         """Return the same for a picture of which the header is read."""
         started = time.perf_counter()
         sheet = Sheet(decode(picture), self.reader.form)
-        digits = sheet.number() if self.digits else []
+        digits = sheet.number(self.reader.sureness) if self.digits else []
         return self._read(sheet.candidates(), digits, sheet.count(), started)
 
     def _read(
