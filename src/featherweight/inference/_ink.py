@@ -79,7 +79,7 @@ class Thresholds:
     inner_mass: float = 0.0005
     """Least summed strength, relative to the picture's pixels at full ink, of a component that
     others are compared with. It keeps specks from deciding what a shadow is."""
-    shadow_strength: float = 0.75
+    shadow_strength: float = 0.5
     """Mean strength, relative to the strongest component inside the picture, below which a
     component at the border is what is left of a shadow. A stroke that is cut off by the border has
     the strength of the others."""

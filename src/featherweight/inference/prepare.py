@@ -154,11 +154,13 @@ class Sheet:
     def _ink(self) -> Ink | None:
         return find_ink(_planes(self._picture))
 
-    @cached_property
-    def _split(self) -> Split:
-        """The digits as their place alone tells."""
+    def _split(self, judge: Judge | None) -> Split:
+        """Return where the digits are."""
         assert self._ink is not None
-        return split(self._ink.components, self._ink.strength)
+        components, ink = self._ink.components, self._ink.strength
+        if judge is None:
+            return split(components, ink)
+        return split(components, ink, lambda masks: judge([self._place(ink * m) for m in masks]))
 
     def whole(self) -> Digit | None:
         """Return all of the ink as one digit, or None if there is no ink."""
@@ -200,14 +202,8 @@ class Sheet:
             )
         if self._ink is None:
             return []
-        components, ink = self._ink.components, self._ink.strength
-        if judge is None:
-            found = self._split
-        else:
-            found = split(
-                components, ink, lambda masks: judge([self._place(ink * m) for m in masks])
-            )
-        return [[self._place(ink * mask) for mask in line] for line in found.lines]
+        ink = self._ink.strength
+        return [[self._place(ink * mask) for mask in line] for line in self._split(judge).lines]
 
     def digits(self, judge: Judge | None = None) -> list[Digit]:
         """Return the digits of a number from left to right, line by line, as `lines` does."""
@@ -219,11 +215,11 @@ class Sheet:
             return self.candidates()[:1]
         return self.digits(judge)
 
-    def count(self) -> int:
+    def count(self, judge: Judge | None = None) -> int:
         """Return the number of digits that stand side by side; 0 without ink.
 
         Loose strokes and noise are not counted. A count above 1 means a number. Where the network
-        reads whole pictures it is 1.
+        reads whole pictures it is 1. `lines` says what a judge is.
         """
         if self._in_form is not None or not self.form.reads_ink:
             return 1
@@ -232,7 +228,7 @@ class Sheet:
         if self._ink.components.max() == 1:
             return 1
         ink, limits = self._ink.strength, THRESHOLDS
-        masks = [mask for line in self._split.lines for mask in line]
+        masks = [mask for line in self._split(judge).lines for mask in line]
         heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in masks])
         masses = np.array([ink[mask].sum() for mask in masks])
         if heights.max() < max(limits.min_number_pixels, limits.min_number * max(ink.shape)):

@@ -156,7 +156,7 @@ class Reader:
         for picture in pictures:  # one by one: a decoded photograph takes 36 MB
             sheet = Sheet(picture, self.form)
             candidates.append(sheet.candidates())
-            counts.append(sheet.count())
+            counts.append(sheet.count(self.sureness))
         return [
             reading.counted(count)
             for reading, count in zip(self.read_candidates(candidates), counts, strict=True)
