@@ -92,6 +92,11 @@ class Thresholds:
     min_mass: float = 0.03
     """Least summed strength of a component, relative to the heaviest. Smaller ones are dust; the
     loose bar of a 5 is heavier."""
+    doubtful_mass: float = 0.1
+    """The same for a component that is too pale to be a stroke, above which leaving it out is
+    doubtful."""
+    doubtful_low: float = 0.35
+    """Start of a soft edge, relative to full ink, above which noise makes the ink doubtful."""
     min_side: float = 0.025
     """Least longer side of the ink, relative to the picture's longer side, and twice the least of
     its largest component."""
@@ -141,6 +146,13 @@ class Thresholds:
     """The same in pixels, for small pictures."""
 
 
+# What makes a preparation doubtful.
+AT_BORDER = "touches the border"
+DROPPED = "parts dropped"
+EDGE = "page edge removed"
+LINES = "lines removed"
+PALE = "low contrast"
+SHADE = "shade removed"
 THRESHOLDS = Thresholds()
 PAPER_GRID = 64  # cells along the longer side; paper is smooth, and morphology is slow
 MAX_ROUNDS = 6  # of removing surroundings; each may show others behind them
@@ -180,7 +192,7 @@ def find_ink(pixels: Floats) -> Ink | None:
             difference = np.stack([box_blur(plane, side) for plane in _difference(pixels, paper)])
             found = _find(difference, gone)
     at_first: Floats | None = None
-    doubts: list[str] = []
+    doubts: set[str] = set()
     for _ in range(MAX_ROUNDS):
         if found is None:
             return None
@@ -188,6 +200,7 @@ def find_ink(pixels: Floats) -> Ink | None:
         if shades.any():
             if shades.sum() > max(MAX_SHADES, len(shades) / 2):
                 return None  # the grain of paper
+            doubts.add(SHADE)
             if at_first is None:
                 # Strokes are narrower than what a shade covers: what is wider is paper.
                 at_first, difference = found.strength, difference - _smooth_part(difference)
@@ -204,12 +217,13 @@ def find_ink(pixels: Floats) -> Ink | None:
                 return None
             break
         gone, found = gone | others, within
-        doubts += [each for each in why if each not in doubts]
+        doubts |= why
     else:
         return None
     scaled = (found.strength / found.peak - found.low) / (1 - 2 * found.low)
     ink = np.clip(scaled, 0, 1) * (found.components > 0)
-    return Ink(ink, found.components, tuple(doubts))
+    doubts |= _doubts(found)
+    return Ink(ink, found.components, tuple(sorted(doubts)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +240,8 @@ class _Found:
     "Components that are strokes (height, width)."
     components: Labels
     "The same with their soft edges."
+    dropped: bool
+    "Whether a component that is as heavy as a stroke is none, because it is pale."
 
 
 def _find(difference: Floats, gone: Mask) -> _Found | None:
@@ -244,12 +260,12 @@ def _find(difference: Floats, gone: Mask) -> _Found | None:
     inside = window(strong)  # most of a drawing is paper: what follows is done where ink is
     strokes = np.zeros(strong.shape, np.intp)
     strokes[inside] = label(strong[inside])
-    strokes[inside] = _drop_shadows(strength, strokes, inside, peak)
+    strokes[inside], dropped = _drop_shadows(strength, strokes, inside, peak)
     near = np.zeros(strong.shape, np.intp)
     near[inside] = grow(strokes[inside])
     if _is_blank(strength, strokes[inside], near, inside, peak):
         return None
-    return _Found(strength, peak, low, strokes, near)
+    return _Found(strength, peak, low, strokes, near, dropped)
 
 
 def _shades(found: _Found, at_first: Floats | None, grey: Floats) -> Mask:
@@ -316,18 +332,30 @@ def _smooth_part(difference: Floats) -> Floats:
     return _resize(np.where(darker, closing(cells, span), opening(cells, span)), height, width)
 
 
-def _surroundings(found: _Found) -> tuple[Mask, list[str]]:
+def _doubts(found: _Found) -> set[str]:
+    """Return what makes strokes doubtful, in plain words."""
+    doubts = {DROPPED} if found.dropped else set()
+    if found.low > THRESHOLDS.doubtful_low:
+        doubts.add(PALE)
+    sides = Components.of(found.strokes).at_sides[:, 1:].any(1).sum()
+    # A picture that is cut to its digit touches it on all sides.
+    if 0 < sides < 4 and min(found.strokes.shape) >= THRESHOLDS.min_shaded_side:
+        doubts.add(AT_BORDER)
+    return doubts
+
+
+def _surroundings(found: _Found) -> tuple[Mask, set[str]]:
     """Return the pixels (height, width) of surroundings, and in words what they are."""
-    why = []
+    why = set()
     mask = found.strokes > 0
     parts = Components.of(found.strokes)
     gone = parts.select(edges(parts))
     if gone.any():
-        why.append("page edge removed")
+        why.add(EDGE)
         gone = grow(gone, 2 + max(mask.shape) // 100)  # soft edges
     lines = rules(mask & ~gone)
     if lines.any():
-        why.append("lines removed")
+        why.add(LINES)
     return gone | lines, why
 
 
@@ -479,10 +507,13 @@ def _typical(strength: Floats, least: float) -> float:
     return float(inked[np.searchsorted(mass, 0.5 * mass[-1])])
 
 
-def _drop_shadows(strength: Floats, components: Labels, inside: Window, peak: float) -> Labels:
+def _drop_shadows(
+    strength: Floats, components: Labels, inside: Window, peak: float
+) -> tuple[Labels, bool]:
     """Keep the components that are strokes, and number them from 1; all others become 0.
 
-    The arrays (height, width) are those of the whole picture; the result is of the window.
+    The arrays (height, width) are those of the whole picture; the result is of the window. Returns
+    too whether one of the others is heavy.
     """
     limits = THRESHOLDS
     at_border = np.bincount(border(components))
@@ -496,10 +527,12 @@ def _drop_shadows(strength: Floats, components: Labels, inside: Window, peak: fl
     shadow = (at_border > 0) & (mean < limits.shadow_strength * strongest)
     deep_pixels = components[strength > limits.deep_strength * peak]
     stain = np.bincount(deep_pixels, minlength=len(mass)) == 0
-    mass[stain | shadow] = 0
     mass[0] = 0  # the paper
+    pale = mass[stain | shadow].max(initial=0)
+    mass[stain | shadow] = 0
     kept = mass > limits.min_mass * mass.max()
-    return np.take(np.where(kept, np.cumsum(kept), 0), components)
+    dropped = bool(pale > limits.doubtful_mass * mass.max())
+    return np.take(np.where(kept, np.cumsum(kept), 0), components), dropped
 
 
 def _is_blank(strength: Floats, strokes: Labels, near: Labels, inside: Window, peak: float) -> bool:

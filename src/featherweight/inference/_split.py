@@ -274,7 +274,7 @@ def _cuts(ink: Floats) -> list[Mask]:
     n = max(1, -(-height // CUT_ROWS))
     padded = np.pad(ink, ((0, -height % n), (0, -width % n)))
     small = padded.reshape(padded.shape[0] // n, n, padded.shape[1] // n, n).mean((1, 3))
-    rows, columns = small.shape
+    columns = small.shape[1]
     margin = max(1, round(MIN_PIECE * columns))
     masks, taken = [], []
     places = np.linspace(margin, columns - 1 - margin, 2 * CUTS + 1)

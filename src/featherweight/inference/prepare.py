@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from .. import _pictures
@@ -131,6 +130,9 @@ class Digit:
     "Sides of the ink. None where no ink was looked for, or the picture is not known."
     frame: Box | None = None
     "Sides of the image as a whole, which may lie outside of the picture, likewise."
+    doubts: tuple[str, ...] = ()
+    """What makes the preparation doubtful, in plain words: "lines removed", "page edge removed",
+    "shade removed", "parts dropped", "low contrast", "touches the border"."""
 
 
 Judge = Callable[[Sequence[Digit]], Sequence[float]]
@@ -247,7 +249,9 @@ class Sheet:
         box = columns[0] * x, rows[0] * y, (columns[-1] + 1) * x, (rows[-1] + 1) * y
         frame = left * x, top * y, right * x, bottom * y
         seen = self.form.turn(self.form.light_on_dark(image))
-        return Digit(seen, _floats(min(side, 1.0) for side in box), _floats(frame))
+        assert self._ink is not None
+        sides = _floats(min(side, 1.0) for side in box)
+        return Digit(seen, sides, _floats(frame), self._ink.doubts)
 
     def _resize(self) -> Digit:
         """Return the middle of the picture, in the proportions of the form, resized to it."""

@@ -193,7 +193,15 @@ class Reader:
         """Read digits as a `Sheet` returns them. None stands for a picture without ink."""
         readings = self.read_prepared([None if digit is None else digit.image for digit in digits])
         return [
-            reading if digit is None else replace(reading, box=digit.box, frame=digit.frame)
+            reading
+            if digit is None
+            else replace(
+                reading,
+                box=digit.box,
+                frame=digit.frame,
+                doubts=digit.doubts,
+                unsure=reading.unsure or bool(digit.doubts),
+            )
             for reading, digit in zip(readings, digits, strict=True)
         ]
 
