@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._components import Components, Labels, Mask
-from ._ink import Floats
+from ._planes import Floats
 
 Sureness = Callable[[Sequence[Mask]], Sequence[float]]
 "How sure a network is of each of several digits, masks (height, width), from 0 to 1."
@@ -276,7 +276,8 @@ def _cuts(ink: Floats) -> list[Mask]:
     small = padded.reshape(padded.shape[0] // n, n, padded.shape[1] // n, n).mean((1, 3))
     columns = small.shape[1]
     margin = max(1, round(MIN_PIECE * columns))
-    masks, taken = [], []
+    masks: list[Mask] = []
+    taken: list[float] = []
     places = np.linspace(margin, columns - 1 - margin, 2 * CUTS + 1)
     seams = [_seam(small, place) for place in places]
     for _, seam in sorted(seams, key=lambda each: each[0]):

@@ -1,7 +1,7 @@
 """Turn any photo, scan, screenshot or drawing into an image as a network's training images are.
 
     image = prepare("photo.jpg")            # (28, 28) uint8, white ink on black; None if no ink
-    Sheet("1905.png").digits()              # from left to right, each with its place in the picture
+    Sheet("1905.png").number()              # from left to right, each with its place in the picture
     prepare("cat.jpg", reader.form)         # as the images that a network was trained on
 
 This uses NumPy and Pillow only. Ink is whatever differs from the paper, darker or lighter; `_ink`
@@ -22,8 +22,10 @@ from ..errors import InputError
 from ..layout import MNIST_LAYOUT
 from ._fit import Box, extent, fit
 from ._form import MNIST, Bytes, Form
-from ._ink import THRESHOLDS, Floats, Ink, find_ink
+from ._ink import Ink, find_ink
+from ._planes import Floats
 from ._split import Split, split
+from ._thresholds import THRESHOLDS
 
 MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
 JPEG_SCALES = (2, 4)  # parts of its size at which a JPEG file of more pixels is decoded
@@ -202,20 +204,16 @@ class Sheet:
             raise InputError(
                 "the network reads whole pictures, expected one that reads ink to split a number"
             )
+        if self._in_form is not None:
+            return [self.candidates()[:1]]
         if self._ink is None:
             return []
         ink = self._ink.strength
         return [[self._place(ink * mask) for mask in line] for line in self._split(judge).lines]
 
-    def digits(self, judge: Judge | None = None) -> list[Digit]:
+    def number(self, judge: Judge | None = None) -> list[Digit]:
         """Return the digits of a number from left to right, line by line, as `lines` does."""
         return [digit for line in self.lines(judge) for digit in line]
-
-    def number(self, judge: Judge | None = None) -> list[Digit]:
-        """Return the digits of a number as `digits` does; an image in the form is one digit."""
-        if self._in_form is not None:
-            return self.candidates()[:1]
-        return self.digits(judge)
 
     def count(self, judge: Judge | None = None) -> int:
         """Return the number of digits that stand side by side; 0 without ink.

@@ -171,6 +171,12 @@ class Reader:
         """
         return self.read_digits(Sheet(picture, self.form).number(self.sureness))
 
+    def read_lines(self, picture: PictureSource) -> list[list[Reading]]:
+        """Read the digits of each line of writing, from top to bottom, as `read_number` does."""
+        lines = Sheet(picture, self.form).lines(self.sureness)
+        readings = iter(self.read_digits([digit for line in lines for digit in line]))
+        return [[next(readings) for _ in line] for line in lines]
+
     def sureness(self, digits: Sequence[Digit]) -> list[float]:
         """Return the probability of the most probable class of each digit."""
         images = np.array([digit.image for digit in digits], np.uint8)

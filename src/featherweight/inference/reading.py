@@ -129,12 +129,13 @@ class Reading:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return label, reason, confidence, unsure and probabilities as JSON values."""
+        """Return label, reason, confidence, unsure, doubts and probabilities as JSON values."""
         return {
             "label": self.label,
             "reason": self.reason,
             "confidence": self.confidence,
             "unsure": self.unsure,
+            "doubts": list(self.doubts),
             "probabilities": None if self.probabilities is None else self.probabilities.tolist(),
         }
 
