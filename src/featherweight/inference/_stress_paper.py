@@ -91,7 +91,7 @@ def boxed(image: NDArray[np.uint8], rng: Generator) -> Picture:
         for at in (first, last):
             _line(turned, at, tilt, width, 1.0)
     if rng.random() < 0.5:  # the box ends at its corners
-        inside = slice(int(first), int(np.ceil(last)) + 1)
+        inside = slice(int(first - 0.02 * side), int(last + 0.02 * side))
         whole, lines = lines, np.zeros_like(lines)
         lines[inside, inside] = whole[inside, inside]
     paper = np.full(coverage.shape, rng.uniform(225, 255), np.float32)
@@ -117,7 +117,8 @@ def _table(paper: Light, rng: Generator) -> Light:
     y, x = np.mgrid[: page.shape[0], : page.shape[1]]
     beside = y < rng.uniform(0.04, 0.2) * len(page) + rng.uniform(-0.06, 0.06) * x
     soft = ndimage.gaussian_filter(beside.astype(np.float32), rng.uniform(0.5, 2))
-    return np.rot90(page * (1 - soft) + rng.uniform(10, 80) * soft, -turn).astype(np.float32)
+    both = page * (1 - soft) + rng.uniform(10, 80) * soft
+    return np.asarray(np.rot90(both, -turn), np.float32)
 
 
 def page_edge(image: NDArray[np.uint8], rng: Generator) -> Picture:
@@ -181,7 +182,7 @@ def written_number(images: Sequence[NDArray[np.uint8]], rng: Generator) -> Pictu
 
 
 def blank_paper(rng: Generator) -> Picture:
-    """Photograph a page with nothing on it: rough, in a soft shadow, or with the table beside it."""
+    """Photograph an empty page: rough, in a soft shadow, or with the table beside it."""
     paper = _page(tuple(int(n) for n in rng.integers(150, 501, 2)), rng)
     y, x = np.mgrid[: paper.shape[0], : paper.shape[1]] / max(paper.shape)
     kind = int(rng.integers(4))
