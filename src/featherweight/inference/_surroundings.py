@@ -23,7 +23,7 @@ MAX_THICKNESS = 0.045  # of a line, as a fraction of the picture's side
 MIN_COVER = 0.88  # fraction of a line that is inked, where it is dashed or worn
 REACH = 0.2  # of a line, from each border, as a fraction of the side: at most what it ends before
 MAX_SLOPE = 0.2  # of a line, 11 degrees
-MIN_CONTENT = 0.2  # height or width of what stands in a box, as a fraction of the box's
+MIN_CONTENT = 0.2  # height of what stands between lines, as a fraction of the picture's
 
 
 def edges(parts: Components) -> Mask:
@@ -71,7 +71,8 @@ def rules(parts: Components) -> Mask:
     """Return the pixels (height, width) of ruled lines and of printed boxes.
 
     A ruled line goes from border to border of the picture, or has another beside it that goes
-    nearly as far. A box has four such lines, from border to border of itself, and something in it.
+    nearly as far. A box has four such lines, from border to border of itself. A square 0 has them
+    too: they are a box only if there is ink without them.
     """
     mask = parts.numbers > 0
     gone = _lines(mask)
@@ -85,20 +86,8 @@ def rules(parts: Components) -> Mask:
             slice(parts.left[each], parts.right[each]),
         )
         if _rectangle(parts.numbers[place] == each):
-            lines = _lines(rest[place])
-            if _content(rest[place] & ~lines):
-                gone[place] |= lines
+            gone[place] |= _lines(rest[place])
     return gone
-
-
-def _content(rest: Mask) -> bool:
-    """Return whether something stands in what is left of a picture (height, width) or of a box."""
-    parts = Components.of(label(rest))
-    height, width = rest.shape
-    return bool(
-        parts.heights[1:].max(initial=0) >= MIN_CONTENT * height
-        or parts.widths[1:].max(initial=0) >= MIN_CONTENT * width
-    )
 
 
 def _rectangle(component: Mask) -> bool:
@@ -155,7 +144,7 @@ def _apart(mask: Mask, lines: list[_Line]) -> bool:
     inside[0] = False
     rest = grow(parts.select(inside))
     touched = sum(bool((rest & line.band).any()) for line in lines)
-    return bool(inside.any()) and touched <= 1
+    return touched <= 1
 
 
 def _across(mask: Mask) -> list[_Line]:
