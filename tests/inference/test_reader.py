@@ -422,6 +422,25 @@ def test_predict_reads_numbers(model, pictures, tmp_path):
         assert json.loads(digit.stdout)[0]["unsure"]
 
 
+def test_predict_reads_lines(model, pictures, tmp_path):
+    line = pair(pictures, "bar", "block")
+    Image.fromarray(np.concatenate([line, line], 0)).save(tmp_path / "page.png")
+    words = ("predict", "--model", model.path, "page.png", "--lines")
+    rows = json.loads(featherweight(*words, "--json", cwd=tmp_path).stdout)
+    assert [row["line"] for row in rows] == [1, 2]
+    assert [len(row["digits"]) for row in rows] == [2, 2]
+    tops = [digit["box"][1] for row in rows for digit in row["digits"]]
+    assert max(tops[:2]) < 0.5 < min(tops[2:])
+    lines = featherweight(*words, "--csv", cwd=tmp_path).stdout.splitlines()
+    assert lines[0] == "file,line,label,confidence,unsure"
+    assert [each.split(",")[1] for each in lines[1:]] == ["1", "2"]
+    both = featherweight(*words, "--number", cwd=tmp_path)
+    assert (both.returncode, both.stderr) == (
+        2,
+        "error: --number with --lines: expected one of them\n",
+    )
+
+
 def test_a_bad_file_is_named_and_the_others_are_read(model, pictures, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG")
     result = featherweight(
