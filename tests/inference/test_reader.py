@@ -435,10 +435,8 @@ def test_predict_reads_lines(model, pictures, tmp_path):
     assert lines[0] == "file,line,label,confidence,unsure"
     assert [each.split(",")[1] for each in lines[1:]] == ["1", "2"]
     both = featherweight(*words, "--number", cwd=tmp_path)
-    assert (both.returncode, both.stderr) == (
-        2,
-        "error: --number with --lines: expected one of them\n",
-    )
+    assert both.returncode == 2
+    assert both.stderr.startswith("error: --number with --lines: expected one of them\n")
 
 
 def test_a_bad_file_is_named_and_the_others_are_read(model, pictures, tmp_path):
