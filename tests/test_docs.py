@@ -59,6 +59,8 @@ GIVEN = {
     **dict.fromkeys(("columns", "jobs", "log_probabilities", "maps", "row", "rows"), "typing.Any"),
     **dict.fromkeys(("content_type", "graph", "ink", "listening", "weights", "work"), "typing.Any"),
     **dict.fromkeys(("pixels", "table", "text", "val"), "typing.Any"),
+    **dict.fromkeys(("components", "difference", "found", "gone", "grey"), "typing.Any"),
+    **dict.fromkeys(("image", "mask", "parts", "planes", "rng", "sureness"), "typing.Any"),
     **dict.fromkeys(("graded", "request", "settings", "submission", "export"), "typing.Any"),
 }
 # What an example may use without importing it.
