@@ -1,6 +1,7 @@
 """The command `grade`, but for the grading itself: its options, and what it prints."""
 
 import dataclasses
+import re
 import sys
 
 import pytest
@@ -62,7 +63,7 @@ def test_with_an_option_for_one_submission_a_folder_is_one_students(workplace, m
     monkeypatch.setattr(module, "LocalGraders", given(judged))
     assert run(monkeypatch, "class/anna", "--weights", "a.pth", "--badge", "a.svg") == 1
     assert seen == [("anna", "a.pth")]
-    assert "not judged" in (workplace / "a.svg").read_text()
+    assert "NOT JUDGED" in (workplace / "a.svg").read_text()
 
 
 def given(result):
@@ -98,8 +99,10 @@ def test_rows_are_printed_and_problems_are_shown_as_they_are(workplace, monkeypa
     assert run(monkeypatch, "class", "--out", "g.csv") == 1
     out, err = capsys.readouterr()
     assert "[bold]anna\\x1b[2J failed. To do: do it again" in " ".join(out.split())
-    assert "anna: [bold]anna\\x1b[2J failed. To do: do it again" in err
+    assert "anna: NOT JUDGED: [bold]anna\\x1b[2J failed. To do: do it again" in err
     assert "see g.csv and the reports in g-reports" in err
+    assert re.search(r"^anna +NOT JUDGED +0/\d+ +\d+ points *$", out, re.MULTILINE)
+    assert "2 NOT JUDGED." in out
     # The same again: nothing is judged twice.
     assert run(monkeypatch, "class", "--out", "g.csv") == 1
     assert "(as before)" in capsys.readouterr().err

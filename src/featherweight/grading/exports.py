@@ -37,7 +37,7 @@ def export(submission: Submission, split: Split, settings: Settings, forks: Fork
         if found.problem is not None:  # such as one for images of one size alone
             plain = _import(submission, split, passes, forks)
             if plain.problem is None:
-                plain.untrained = found.problem.message
+                plain.untrained = found.problem
                 found = plain
     if found.problem is None and settings.contract.needs("builds"):
         whole = not found.not_imported and submission.file.suffix == ".py"

@@ -67,10 +67,20 @@ class Submission:
     @property
     def shown_file(self) -> str:
         """Return the path of the file, relative to what was handed in."""
-        if self.file is None:
-            return ""
-        inside = self.file != self.root and self.file.is_relative_to(self.root)
-        return _plain(str(self.file.relative_to(self.root)) if inside else self.file.name)
+        return "" if self.file is None else self.shown(self.file)
+
+    def shown(self, path: Path) -> str:
+        """Return a path relative to what was handed in, or the name of one outside of it."""
+        inside = path != self.root and path.is_relative_to(self.root)
+        return _plain(str(path.relative_to(self.root)) if inside else path.name)
+
+    def shorten(self, text: str) -> str:
+        """Return a text with the paths of this submission as they are shown."""
+        for path in filter(None, (self.weights, self.file, self.root)):
+            for whole in (str(path.absolute()), str(path)):
+                if os.sep in whole:
+                    text = text.replace(f"{whole}{os.sep}", "").replace(whole, self.shown(path))
+        return text
 
     def files(self) -> list[Path]:
         """Return every file of the submission, in order.
