@@ -197,8 +197,10 @@ def _about(graded: Graded, found: "Export | None") -> list[str]:
             "the file could not be imported, so only its imports, classes, functions and "
             f"constants were run: {text(submission.shorten(found.not_imported))}"
         )
-    elif submission.file is not None and submission.file.suffix == ".ipynb":
+    elif submission.is_notebook:
         lines.append("of the notebook, only imports, classes, functions and constants were run")
+    commands = {} if found is None else found.skipped
+    lines += [f"{code(name)}: {text(why)}" for name, why in commands.items() if name[:1] == "%"]
     return lines
 
 
