@@ -9,8 +9,9 @@ import pytest
 from featherweight.cli import main
 from featherweight.errors import InputError
 from featherweight.grading import grade as module
-from featherweight.grading.markdown import unjudged
+from featherweight.grading.markdown import Graded, report_text, unjudged
 from featherweight.grading.table import to_answer
+from featherweight.verdict import Clause, Verdict
 
 
 def run(monkeypatch, *words):
@@ -128,3 +129,18 @@ def test_an_interrupt_says_how_to_continue(workplace, monkeypatch, capsys):
     monkeypatch.setattr(module, "LocalGraders", given(interrupted))
     assert run(monkeypatch, "class", "--out", "g.csv") == 130
     assert "run the same command again to continue" in capsys.readouterr().err
+
+
+def test_the_clauses_that_fail_are_named(workplace, monkeypatch, capsys):
+    def fails(submission, contract):
+        wrong = Clause("dropout", "some", "none", "looked at", False, 0.0, 1.0)
+        right = dataclasses.replace(wrong, clause="head", passed=True, points=1.0)
+        verdict = Verdict("tiny", (right, wrong), 1234)
+        graded = Graded(submission, contract, verdict=verdict)
+        return to_answer(dataclasses.replace(graded, report=report_text(graded, None)))
+
+    monkeypatch.setattr(module, "LocalGraders", given(fails))
+    assert run(monkeypatch, "class/anna", "--gradescope", "results.json") == 1
+    out, err = capsys.readouterr()
+    assert "anna: FAIL, 1 of 2 points, 1,234 parameters; fails: dropout\n" in err
+    assert "Clauses that fail\n- anna: dropout\n\n1 FAIL.\n" in out

@@ -14,7 +14,7 @@ from rich.text import Text
 from .._files import write_atomic
 from ..contract import load_contract
 from ..errors import InputError
-from ..grading.markdown import NOT_JUDGED, PASS, points_text
+from ..grading.markdown import CLAUSE, FAIL, NOT_JUDGED, PASS, points_text
 from ..recipe import find_recipe
 from .base import (
     BROKEN,
@@ -194,11 +194,18 @@ def _describe(row: "Row") -> str:
     if row["verdict"] == NOT_JUDGED:
         return f"{row['name']}: {NOT_JUDGED}: {row['problem']}"
     parts = [row["verdict"], _points(row), f"{_parameters(row)} parameters", _accuracy(row)]
-    return f"{row['name']}: {', '.join(filter(None, parts))}" + _after("; ", row["problem"])
+    fails = f"fails: {_failed(row)}" if _failed(row) else ""
+    return "; ".join(
+        filter(None, [f"{row['name']}: {', '.join(filter(None, parts))}", fails, row["problem"]])
+    )
 
 
-def _after(between: str, text: str) -> str:
-    return f"{between}{text}" if text else ""
+def _failed(row: "Row") -> str:
+    """Return the names of the clauses that fail."""
+    cells = (
+        (key.removeprefix(CLAUSE), cell) for key, cell in row.items() if key.startswith(CLAUSE)
+    )
+    return ", ".join(name for name, cell in cells if cell.startswith(FAIL))
 
 
 def _points(row: "Row") -> str:
@@ -225,15 +232,16 @@ def _print_rows(rows: "list[Row]") -> None:
         verdict = Text(row["verdict"], style=STYLES[row["verdict"]])
         table.add_row(literal(row["name"]), verdict, *cells)
     stdout.print(table)
-    for title, column in (
-        ("Not judged, or only in part", "problem"),
-        ("Handed in more than once", "same as"),
+    for title, said in (
+        ("Clauses that fail", {row["name"]: _failed(row) for row in rows}),
+        ("Not judged, or only in part", {row["name"]: row["problem"] for row in rows}),
+        ("Handed in more than once", {row["name"]: row["same as"] for row in rows}),
     ):
-        said = [row for row in rows if row[column]]
-        if said:
+        if any(said.values()):
             stdout.print(f"\n[bold]{title}[/]")
-        for row in said:
-            stdout.print(f"- {row['name']}: {row[column]}", markup=False)
+        for name, text in said.items():
+            if text:
+                stdout.print(f"- {name}: {text}", markup=False)
     counts = Counter(row["verdict"] for row in rows)
     total = ", ".join(f"{counts[word]} {word}" for word in STYLES if counts[word])
     stdout.print(f"\n{total}. {MEANING if counts[PASS] else ''}".rstrip(), markup=False)

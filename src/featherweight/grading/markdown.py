@@ -21,6 +21,7 @@ N_MISTAKES = 10  # that a report shows
 MAX_CLASSES = 26  # whose confusion matrix a report shows
 MAX_MESSAGE = 2000  # characters of why it could not be judged: they may be a student's
 PICTURE = "mistakes.png"
+CLAUSE = "clause: "  # before the name of a clause, in a column's title
 PASS, FAIL, NOT_JUDGED = "PASS", "FAIL", "NOT JUDGED"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from .._files import visible, write_atomic
 from ..errors import InputError
 from ..tables import Row, make_cells, read_table, write_table
-from .markdown import MAX_MESSAGE, Graded, number
+from .markdown import CLAUSE, MAX_MESSAGE, Graded, number
 
 FRONT = (
     *("name", "file", "class", "chosen"),
@@ -27,7 +27,6 @@ BACK = (
     *("parameters", "accuracy", "evidence", "same as", "problem", "report"),
     *("graph", "weights", "hash"),
 )
-CLAUSE = "clause: "  # before the name of each clause's column, between FRONT and BACK
 MAX_STEM = 120  # bytes of the name of a submission's files, before what tells two apart
 MAX_CELL = 2 * MAX_MESSAGE  # characters of a cell; csv reads no more than 131,072
 MAX_SAME = 5  # names of those who handed in the same that a row has
