@@ -116,7 +116,7 @@ def test_a_notebook_runs_other_files_as_ipython_does(tmp_path):
     module, skipped = definitions(file)
     assert (module.WIDTH, module.DEPTH) == (3, 4)
     assert [each.__name__ for each in networks(module, tmp_path)] == ["Block", "Net"]
-    assert skipped["%run lost.py"].startswith("line 6 of S6.ipynb, cell 1 failed: FileNotFound")
+    assert skipped["%run lost.py"] == "line 6 of S6.ipynb, cell 1 failed: lost.py: no such file"
     assert "line 1 of S6.ipynb, cell 2 failed" in skipped["%run absent.py"]
 
 
@@ -284,7 +284,7 @@ def test_a_file_in_a_folder_may_import_what_lies_beside_it_with_a_dot(tmp_path, 
         ([IMPORTS, "%run lost.py\n"], r"got no network.*%run lost.py: line 1 of S6.ipynb, cell 2"),
         (
             [IMPORTS + "%run lost.py\n", NET.format("Net").replace("784", "WIDTH")],
-            r"'WIDTH' is not defined.*hint: %run lost.py: line 3 .*failed: FileNotFoundError",
+            r"'WIDTH' is not defined.*hint: %run lost.py: line 3 .*failed: lost.py: no such file; hand in",
         ),
         ([IMPORTS, "x = 1\n"], "got no network in it.*hint: write the network as class Net"),
     ],

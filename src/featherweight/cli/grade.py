@@ -162,7 +162,7 @@ def cmd_grade(
                 rows = grade(found, settings, table, graders, handed_out, on_answer)
         except KeyboardInterrupt:
             stderr.print(
-                f"interrupted; {table} keeps what was in it of those that were not reached; run "
+                f"interrupted; rows that were not reached stay in {table} as they were; run "
                 "the same command again to continue",
                 markup=False,
             )

@@ -23,6 +23,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
+from .. import _files
 from ..errors import InputError
 from ..locate import reason
 
@@ -129,7 +130,7 @@ class _Shell:
                 if path.resolve() not in self._running:
                     self.define(path)
         except (ValueError, OSError) as error:
-            why = error.message if isinstance(error, InputError) else reason(error)
+            why = error.message if isinstance(error, InputError) else _files.reason(error)
             self.skipped[f"%{name} {line}"] = f"{where} failed: {why}"
 
     def run_cell_magic(self, name: str, line: str, cell: str) -> None:

@@ -112,7 +112,9 @@ class LocalGraders:
                 yield task, answer
 
     def _lost(self, task: Task, error: ChildProcessError) -> Answer:
-        problem = InputError(f"{error}, perhaps for want of memory", hint="grade it again, alone")
+        problem = InputError(
+            f"{error}, perhaps for want of memory", hint="run the same command again"
+        )
         answer = to_answer(unjudged(task.submission, self._settings.contract, problem))
         return replace(answer, again=True)
 

@@ -191,7 +191,9 @@ def _explain(
     # A class is graded by graphs alone.
     hint = re.sub(rf"(; or )?judge it by {WATCHING}$", "", error.hint or "")
     if (source := _missing(error.message, skipped)) is not None:
-        hint = f"{source}; define inside the class what it needs"
+        beside = source.startswith(("*", "%"))  # it may come from another file
+        way = "hand in what is missing" if beside else "define inside the class what it needs"
+        hint = f"{source}; {way}"
     elif 'the required "forward" function' in error.message:
         hint = "write its method forward(self, x)"
     elif "required positional argument" in error.message:
