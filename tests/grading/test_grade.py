@@ -413,6 +413,19 @@ def test_a_late_submission_leaves_the_reports_of_others(settings, tmp_path):
     assert (tmp_path / reports["Anna B"]).read_text().startswith("# Anna B\n")
 
 
+def test_a_report_that_is_kept_is_not_written_over_by_a_later_one_of_a_similar_name(
+    settings, tmp_path
+):
+    table = tmp_path / "grades.csv"
+    for names in (["Anna-B"], ["Anna B", "Anna-B"]):
+        for name in names:
+            (tmp_path / "class" / name).mkdir(parents=True, exist_ok=True)
+        found = find_submissions(str(tmp_path / "class"))
+        rows = grade(found, settings, table, Same(settings.contract))
+    for row in rows:
+        assert (tmp_path / row["report"]).read_text().startswith(f"# {row['name']}\n")
+
+
 def test_a_table_has_one_writer_at_a_time(submissions, settings, tmp_path):
     table, found = tmp_path / "grades.csv", find_submissions(str(submissions))
 
