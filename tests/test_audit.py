@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import threading
 
 import pytest
@@ -14,6 +15,7 @@ from featherweight.audit import audit_model, audit_run, audit_weights
 from featherweight.data import Images, Split
 from featherweight.errors import InputError
 from featherweight.model import BaselineNet, Feather
+from featherweight.passes import N_PROBE
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 
@@ -201,6 +203,21 @@ class OnlyForSomeImages(InPythonList):
     def forward(self, x):
         found = (x[:, 0, 0, 0] == self.trigger).any()
         return super().forward(x) if found else Net.forward(self, x)
+
+
+class LessTheFirst(Net):
+    def forward(self, x):
+        out = super().forward(x)
+        return out - out[:1]
+
+
+def test_outputs_that_change_with_their_batch_are_counted_among_those_compared(
+    split, tiny_contract
+):
+    verdict = audit_model(LessTheFirst(), split, tiny_contract)
+    (clause,) = (clause for clause in verdict.clauses if clause.clause == "evaluation")
+    changed, among = map(int, re.match(r"(\d+) of (\d+) outputs change", clause.found).groups())
+    assert N_PROBE <= changed <= among
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ def _line(text: object) -> str:
 def is_network(target: str) -> bool:
     """Return whether a text names a network, MODULE:CLASS or FILE.py, and not a run folder."""
     return not Path(target).is_dir() and (
-        ":" in target or target.endswith((".py", ".ipynb")) or meant_file(target) is not None
+        ":" in target
+        or target.casefold().endswith((".py", ".ipynb"))
+        or meant_file(target) is not None
     )
 
 

@@ -40,7 +40,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         )
     values: Any
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.casefold() == ".safetensors":
             values = safetensors.torch.load(path.read_bytes())
         else:
             refuse_packed(path)
