@@ -92,6 +92,11 @@ class Contract:
                 raise InputError(f"contract: got two clauses {kind}, expected at most one")
             if listed and listed[0].bonus:
                 raise InputError(f"contract: got {kind} as a bonus, expected it without")
+        for i, one in enumerate(self.clauses):
+            if any((one.kind, one.limits) == (each.kind, each.limits) for each in self.clauses[:i]):
+                raise InputError(
+                    f"contract: got the clause {one.kind} ({one.required}) twice, expected it once"
+                )
 
     @property
     def rows(self) -> tuple[tuple[str, str, Requirement], ...]:

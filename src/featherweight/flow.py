@@ -39,6 +39,12 @@ class Operand(NamedTuple):
         """Whether it depends on the images."""
         return self.step.from_images or (self.writer is not None and self.writer.from_images)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether it depends on random numbers and not on the images."""
+        random = self.step.random or (self.writer is not None and self.writer.random)
+        return random and not self.from_images
+
 
 @dataclass(eq=False)
 class Step:

@@ -48,6 +48,7 @@ from .follow import (
     taps,
 )
 from .locate import reason
+from .operations import zeroed
 from .passes import N_PROBE
 
 N_IMAGES = 4  # of the pass that is followed
@@ -286,7 +287,7 @@ class _Rows:
             return "linear" if len(images) == 1 else "other"
         if op in ("cat", "stack", "concat"):
             return "concat" if len(images) > 1 else None
-        if step.pointwise and self._is_mask(step):
+        if (dropped := _dropped(step)) is not None and dropped[0]:
             return "dropout"
         if len(images) > 1 and step.pointwise:
             if op in CHOICES:
@@ -333,15 +334,6 @@ class _Rows:
         }
         return len(places) > 1
 
-    def _is_mask(self, step: Step) -> bool:
-        """Return whether a step multiplies by a random mask, or fills or chooses by one."""
-        return any(
-            each.step.random and each.tensor.ndim and bool((each.tensor == 0).any())
-            for each in step.operands
-            if step.op in ("mul", "where", "masked_fill")
-            and each.argument in ("self", "other", "condition", "mask")
-        )
-
     def _layer(
         self, step: Step, kind: str, names: dict[str, int], before: tuple[int, ...]
     ) -> Layer:
@@ -387,7 +379,7 @@ class _Rows:
             0,
             self._macs(step) // self.n_images,
             operation=_label(step.op),
-            p=self._p(step) if kind == "dropout" else None,
+            p=_rate(step) if kind == "dropout" else None,
             inputs=before,
             reach=reach,
             channels=channels,
@@ -401,11 +393,23 @@ class _Rows:
                 return step.operands[0].tensor.numel()
         return step.macs
 
-    def _p(self, step: Step) -> float:
-        if "p" in step.named:
-            return float(step.named["p"])
-        mask = next(each.tensor for each in step.operands if each.step.random)
-        return float((mask == 0).double().mean())
+
+def _dropped(step: Step) -> tuple[int, int] | None:
+    """Return how many activations a step zeroes by a random mask, and the mask's size, if any."""
+    if not step.operands:
+        return None
+    in_place = step.result is step.operands[0].tensor
+    tensors = [(each.argument, each.tensor) for each in step.operands]
+    return zeroed(step.op + in_place * "_", tensors, step.operands, step.named)
+
+
+def _rate(dropout: Step) -> float:
+    """Return the probability that a dropout states, or the fraction that its mask zeroes."""
+    if "p" in dropout.named:
+        return float(dropout.named["p"])
+    dropped = _dropped(dropout)
+    assert dropped is not None  # else it is no dropout
+    return dropped[0] / dropped[1]
 
 
 def _is_bias(step: Step) -> bool:

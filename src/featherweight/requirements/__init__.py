@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import InputError
 from ..facts import Facts
 from ..verdict import Clause
-from ._kind import BANDS, Finding, Kind, Limits, number
+from ._kind import BANDS, Allowed, Finding, Kind, Limits, number
 from ._layers import Forbid, Macs, ReceptiveField, Require
 from ._structure import HEADS as HEADS
 from ._structure import Dropout, EvaluationMode, Head, Normalisation, Parameters
@@ -92,6 +92,11 @@ class Requirement:
             kind.check(limits)
         except InputError as error:
             raise InputError(f"{self.kind}: {error.message}") from error
+        for quantity, allowed in kind.allows(limits).items():
+            if _is_empty(allowed):
+                raise InputError(
+                    f"{self.kind}: got {kind.required(limits)}, which no {quantity} meets"
+                )
         most = limits["bands"][-1][1] if "bands" in limits else self.points
         if self.points != most:
             raise InputError(
@@ -141,12 +146,7 @@ class Requirement:
         """Return what this and another requirement can't both allow, None if they can hold both."""
         one, two = (KINDS[each.kind].allows(each.limits) for each in (self, other))
         for quantity in one.keys() & two.keys():
-            a, b = one[quantity], two[quantity]
-            if isinstance(a, frozenset) and isinstance(b, frozenset):
-                apart = not a & b
-            else:
-                apart = max(a[0], b[0]) > min(a[1], b[1])  # type: ignore[index]
-            if apart:
+            if _is_empty(_both(one[quantity], two[quantity])):
                 return quantity
         return None
 
@@ -159,9 +159,7 @@ class Requirement:
         else:
             finding = kind.judge(self.limits, facts)
         points = finding.points
-        if finding.passed is None:
-            points = None
-        elif points is None:
+        if points is None and finding.passed is not None:
             points = self.points if finding.passed else 0.0
         return Clause(
             title,
@@ -173,3 +171,18 @@ class Requirement:
             self.points,
             self.bonus,
         )
+
+
+def _both(one: Allowed, other: Allowed) -> Allowed:
+    """Return what two requirements allow together of one quantity."""
+    if isinstance(one, frozenset) and isinstance(other, frozenset):
+        return one & other
+    (least, most), (low, high) = one, other
+    return max(least, low), min(most, high)  # type: ignore[type-var]
+
+
+def _is_empty(allowed: Allowed) -> bool:
+    """Return whether no value is allowed."""
+    if isinstance(allowed, frozenset):
+        return not allowed
+    return allowed[0] > allowed[1]
