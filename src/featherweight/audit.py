@@ -78,6 +78,8 @@ def _verdict(
         found = "; ".join(
             f"{key} {found}, built in {expected}" for key, (found, expected) in differences.items()
         )
+        if more := contract.additions():
+            found = f"{found or 'it is'}; asks for more: {', '.join(more)}"
         clauses = [
             *clauses,
             Clause(

@@ -95,7 +95,8 @@ class Requirement:
         for quantity, allowed in kind.allows(limits).items():
             if _is_empty(allowed):
                 raise InputError(
-                    f"{self.kind}: got {kind.required(limits)}, which no {quantity} meets"
+                    f"{self.kind}: got {kind.required(limits)}, which no {quantity} meets, "
+                    "expected limits that one can meet"
                 )
         most = limits["bands"][-1][1] if "bands" in limits else self.points
         if self.points != most:
