@@ -81,11 +81,13 @@ def compare_builds(fresh: Fresh, seed: int) -> Builds:
             most = MAX_ALIKE if value.numel() > MAX_FREE_CONSTANTS else MAX_FEW_ALIKE
             if (value - twin).square().mean().sqrt() < most * deviation:
                 (alike if trained else fixed)[name] = value
+    # The largest first, which are named.
+    names = sorted(alike, key=lambda name: -alike[name].numel())
     total = sum(value.numel() for value, _ in one.values())
     n_fixed = sum(value.numel() for value in fixed.values())
     return Builds(
         compared,
-        () if _is_pattern(alike.values()) else tuple(alike),
+        () if _is_pattern(alike.values()) else tuple(names),
         tuple(name for name in unpaired if _is_large(one, name) or _is_large(other, name)),
         tuple(fixed),
         n_fixed,
