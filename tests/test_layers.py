@@ -434,6 +434,51 @@ def test_dropouts_of_training_mode():
     assert [layer.name for layer in without_dropout(bare)] == ["one", "three"]
 
 
+def _fill_in_place(x):
+    return x.clone().masked_fill_(torch.rand_like(x) < 0.25, 0)
+
+
+def _put(x):
+    x = x.clone()
+    x[torch.rand_like(x) < 0.25] = 0
+    return x
+
+
+def _drawn_in_place(x):
+    mask = torch.empty_like(x)
+    mask.bernoulli_(0.75)
+    return x * mask
+
+
+def _product_in_the_mask(x):
+    mask = (torch.rand_like(x) > 0.25).float()
+    mask *= x
+    return mask
+
+
+@pytest.mark.parametrize(
+    "dropout",
+    [
+        lambda x: x.masked_fill(torch.rand_like(x) < 0.25, 0),
+        lambda x: torch.where(torch.rand_like(x) < 0.25, 0.0, x),
+        lambda x: torch.where(torch.rand_like(x) < 0.25, torch.zeros_like(x), x),
+        lambda x: torch.where(torch.rand_like(x) > 0.25, x, 0.0),
+        lambda x: x * torch.bernoulli(torch.full_like(x, 0.75)) / 0.75,
+        _fill_in_place,
+        _put,
+        _drawn_in_place,
+        _product_in_the_mask,
+    ],
+)
+def test_a_dropout_by_hand_has_the_fraction_that_it_zeroes(dropout):
+    def forward(net, x):
+        x = net.conv(x)
+        return dropout(x) if net.training else x
+
+    found = table(forward, training=True, conv=nn.Conv2d(1, 4, 3))
+    assert dropouts(found) == [pytest.approx(0.25, abs=0.02)]
+
+
 def test_a_network_that_looks_at_values_fails_in_a_line():
     network = capture(
         Net(lambda net, x: net.table[(100 * x).long()], table=torch.rand(9)), [Pass(False)]

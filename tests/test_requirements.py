@@ -1,6 +1,7 @@
 """Requirements: how each kind is judged, on facts and on networks."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from featherweight.passes import audit_passes
 from featherweight.recipe import Recipe
 from featherweight.requirements import KINDS, Requirement
 from featherweight.splits import find_split
+from featherweight.structure import structure as find_structure
 
 
 class SmallMnist(nn.Sequential):
@@ -590,6 +592,13 @@ def test_the_rates_of_dropouts_are_stated_or_measured(split):
     assert [rate for rate, _ in rates] == [pytest.approx(0.1, abs=0.01), 0.25, 0.5]
     assert 0.001 < rates[0][1] < 0.01
     assert [uncertainty for _, uncertainty in rates[1:]] == [0, 0]
+
+
+def test_outputs_that_change_are_counted_among_those_that_were_compared(split):
+    found = find_structure(WrongMnist().eval(), split, everything=False)
+    changed, compared = map(int, re.findall(r"\d+", found.dependence))
+    assert found.dependence.endswith("outputs change with the other images of the batch")
+    assert 64 <= changed <= compared == len(split.train)
 
 
 def test_frozen_parameters_are_not_trainable(split):
