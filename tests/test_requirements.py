@@ -598,7 +598,7 @@ def test_outputs_that_change_are_counted_among_those_that_were_compared(split):
     found = find_structure(WrongMnist().eval(), split, everything=False)
     changed, compared = map(int, re.findall(r"\d+", found.dependence))
     assert found.dependence.endswith("outputs change with the other images of the batch")
-    assert 64 <= changed <= compared == len(split.train)
+    assert 32 < changed <= compared
 
 
 def test_frozen_parameters_are_not_trainable(split):
