@@ -68,7 +68,9 @@ def compare_builds(fresh: Fresh, seed: int) -> Builds:
     difference is small against their own deviation: of independent draws it is larger.
     """
     one, other = (_stored(fresh(each)) for each in (seed, seed + 1))
-    compared, alike, fixed = 0, {}, {}
+    compared = 0
+    alike: dict[str, Tensor] = {}
+    fixed: dict[str, Tensor] = {}
     unpaired = sorted(one.keys() ^ other.keys())
     for name in filter(other.__contains__, one):
         (value, trained), (twin, _) = one[name], other[name]

@@ -176,10 +176,11 @@ class Requirement:
 
 def _both(one: Allowed, other: Allowed) -> Allowed:
     """Return what two requirements allow together of one quantity."""
-    if isinstance(one, frozenset) and isinstance(other, frozenset):
+    if isinstance(one, frozenset) or isinstance(other, frozenset):
+        assert isinstance(one, frozenset)  # each quantity has values of one sort
+        assert isinstance(other, frozenset)
         return one & other
-    (least, most), (low, high) = one, other
-    return max(least, low), min(most, high)  # type: ignore[type-var]
+    return max(one[0], other[0]), min(one[1], other[1])
 
 
 def _is_empty(allowed: Allowed) -> bool:

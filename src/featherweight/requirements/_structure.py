@@ -83,7 +83,10 @@ class Normalisation(Kind):
             finding = _effect(name, facts)
         else:
             number = kinds.count(name)
-            how = "layers of the graph; a group norm of one group is a layer norm"
+            how = (
+                "layers of the graph, PyTorch's own or (x - mean) / sqrt(variance + eps) by hand; "
+                "a group norm of one group is a layer norm"
+            )
             finding = Finding(f"{number} used", how, passed=number > 0)
         others = set(kinds) & set(NORM_LAYERS)
         if _structure(facts).batch_norm.works:  # perhaps one that is written by hand
