@@ -204,7 +204,10 @@ def test_a_built_in_name_goes_before_a_file():
         ({"heads": "gap"}, "heads"),
         ({"heads": ["svm"]}, "heads"),
         ({"dropout": "yes"}, "dropout"),
-        ({"consistent_epochs": 20}, r"epochs \(fewer than 20\) and accuracy .*no epochs meets"),
+        (
+            {"consistent_epochs": 20},
+            r"epochs \(fewer than 20\) and accuracy .*the epochs can't meet",
+        ),
         ({"data": "letters"}, "data: got 'letters', expected mnist, cifar-10"),
         ({"data": 7}, "data: got 7"),
         ({"data": ["mnist"]}, r"data: got \['mnist'\]"),
@@ -318,7 +321,7 @@ def test_a_wrong_clause_is_named(table, message):
     ],
 )
 def test_two_clauses_that_cannot_both_hold_are_refused(one, other, quantity):
-    with pytest.raises(InputError, match=f"contract: got .* and .*, which no {quantity}"):
+    with pytest.raises(InputError, match=f"contract: got .* and .*, but the {quantity}"):
         Contract.from_dict(with_clauses(one, other))
     # A bonus asks for what not every network has to have.
     Contract.from_dict(with_clauses(one, other | {"bonus": True, "points": 1}))
@@ -422,6 +425,46 @@ def test_what_is_no_file_or_no_toml_is_refused(tmp_path):
         (tmp_path / "bad.toml").write_bytes(content)
         with pytest.raises(InputError, match=r"bad\.toml: not a TOML file"):
             load_contract(str(tmp_path / "bad.toml"))
+
+
+@pytest.mark.parametrize(
+    ("table", "top", "hint"),
+    [
+        (clause("normalization", norm="batch"), {}, "did you mean normalisation?"),
+        (clause("epochs", atmost=5), {}, "did you mean at_most?"),
+        (clause("epochs", at_most=5), {"max_param": 5}, "did you mean max_params?"),
+        (clause("dropout", max_params=5), {}, "stand above the first"),
+        (clause("dropout", data=""), {}, "stand above the first"),
+        (clause("softmax"), {}, None),
+    ],
+)
+def test_a_slip_gets_a_hint(table, top, hint):
+    with pytest.raises(InputError) as caught:
+        Contract.from_dict(with_clauses(table, **top))
+    assert (hint or "") in (caught.value.hint or "")
+    assert (caught.value.hint is None) is (hint is None)
+
+
+def test_what_is_missing_gets_a_hint():
+    for tables, hint in (([], "print an example"), ([clause("dropout", name="x")], "stand above")):
+        with pytest.raises(InputError, match="missing key 'name', expected name, tr") as caught:
+            Contract.from_dict({"train_size": 5, "val_size": 5, "clause": tables})
+        assert hint in caught.value.hint
+    with pytest.raises(InputError) as caught:
+        load_contract("ERA-S7")
+    assert caught.value.hint == "did you mean era-s7?"
+
+
+def test_a_long_value_is_shortened_and_a_large_file_refused(tmp_path):
+    for table in (clause(1000 * "x"), clause("head", accept=1000 * ["x"]), {"kind": 50 * ["head"]}):
+        with pytest.raises(InputError, match="…, expected") as caught:
+            Contract.from_dict(with_clauses(table))
+        assert len(caught.value.message) < 350
+    (tmp_path / "large.toml").write_text("#" + 2**20 * "x")
+    with pytest.raises(
+        InputError, match=r"large\.toml: got 1,048,577 bytes, expected a contract of"
+    ):
+        load_contract(str(tmp_path / "large.toml"))
 
 
 def test_a_wrong_value_names_its_file(tmp_path):

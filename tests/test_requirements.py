@@ -594,6 +594,18 @@ def test_the_rates_of_dropouts_are_stated_or_measured(split):
     assert [uncertainty for _, uncertainty in rates[1:]] == [0, 0]
 
 
+def test_a_convolution_is_a_linear_head_and_no_fully_connected_layer(splits):
+    """So the head may be linear in a contract that forbids linear layers."""
+    layers = nn.Conv2d(1, 4, 3, 3), nn.ReLU(), nn.Conv2d(4, 10, 9), nn.Flatten()
+    clauses = [
+        Requirement("head", {"accept": ["linear"]}),
+        Requirement("forbid", {"layer": "linear"}),
+    ]
+    contract = Contract("c", "", 500, 100, clauses)
+    verdict = audit_model(nn.Sequential(*layers), splits["mnist"], contract)
+    assert [clause.passed for clause in verdict.clauses[:2]] == [True, True]
+
+
 def test_outputs_that_change_are_counted_among_those_that_were_compared(split):
     found = find_structure(WrongMnist().eval(), split, everything=False)
     changed, compared = map(int, re.findall(r"\d+", found.dependence))

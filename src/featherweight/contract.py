@@ -14,8 +14,8 @@ from typing import Any
 
 from ._files import check_name
 from ._html import html_table, html_text
-from .errors import InputError
-from .requirements import HEADS, KINDS, Requirement
+from .errors import InputError, did_you_mean
+from .requirements import HEADS, KINDS, Requirement, shown
 
 # The data sets that a contract may be about, each with the shape of its images and its classes.
 DATA_SETS: dict[str, tuple[tuple[int, int, int], int] | None] = {
@@ -37,6 +37,9 @@ FLAGS = {"batch_norm": ("normalisation", {"norm": "batch"}), "dropout": ("dropou
 # Kinds that every contract has: without them an accuracy measures nothing.
 ALWAYS = ("evaluation", "split")
 MAX_CLAUSES = 100
+MAX_BYTES = 2**20  # of a file
+EXAMPLE = "print an example with: featherweight contracts era-v3-s6"
+ON_TOP = "keys of the whole contract stand above the first [[clause]]"
 KEYS = ("name", "data", "train_size", "val_size", "clause", *SHORTHAND, *FLAGS)
 
 
@@ -83,8 +86,8 @@ class Contract:
                 if (quantity := one.contradiction(other)) is not None:
                     raise InputError(
                         f"contract: got {other.title} ({other.required}) and {one.title} "
-                        f"({one.required}), which no {quantity} meets, expected clauses that can "
-                        "hold together"
+                        f"({one.required}), but the {quantity} can't meet both, expected clauses "
+                        "that can hold together"
                     )
         for kind in ALWAYS:
             listed = [clause for clause in self.clauses if clause.kind == kind]
@@ -219,20 +222,30 @@ class Contract:
         key `data`, as in older files, it is about the data set of the built-in contract of that
         name, else about any. Raises InputError if a key is unknown or missing, or a value is wrong.
         """
-        if unknown := sorted(values.keys() - set(KEYS)):
-            raise InputError(f"contract: unknown key {unknown[0]!r}, expected {', '.join(KEYS)}")
-        if missing := [key for key in ("name", "train_size", "val_size") if key not in values]:
-            raise InputError(f"contract: missing key {missing[0]!r}")
-        clauses = _read_shorthand(values)
+        if unknown := [key for key in values if key not in KEYS]:
+            raise InputError(
+                f"contract: unknown key {shown(unknown[0])}, expected {', '.join(KEYS)}",
+                hint=did_you_mean(unknown[0], KEYS),
+            )
         tables = values.get("clause", [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             raise InputError("contract clause: expected tables, each under [[clause]]")
+        if missing := [key for key in ("name", "train_size", "val_size") if key not in values]:
+            below = any(missing[0] in table and "kind" in table for table in tables)
+            raise InputError(
+                f"contract: missing key {missing[0]!r}, expected name, train_size and val_size",
+                hint=ON_TOP if below else EXAMPLE,
+            )
+        clauses = _read_shorthand(values)
         kinds = {clause.kind for clause in clauses}
         for i, table in enumerate(tables, 1):
             try:
                 clause = Requirement.from_dict(table)
             except InputError as error:
-                raise InputError(f"contract clause {i}: {error.message}") from error
+                # A schedule has a name, and dropout is a kind too.
+                misplaced = table.keys() & set(KEYS) - {"name", "dropout"}
+                hint = ON_TOP if misplaced else error.hint
+                raise InputError(f"contract clause {i}: {error.message}", hint=hint) from error
             if clause.kind in kinds and not clause.bonus:
                 keys = {**SHORTHAND, **FLAGS}.items()
                 flat = next(key for key, (kind, _) in keys if key in values and kind == clause.kind)
@@ -435,7 +448,14 @@ def load_contract(name_or_file: str) -> Contract:
     path = Path(name_or_file)
     if not path.is_file():
         names = ", ".join(contract.name for contract in CONTRACTS)
-        raise InputError(f"contract {name_or_file!r}: neither built in ({names}) nor a file")
+        raise InputError(
+            f"contract {shown(name_or_file)}: neither built in ({names}) nor a file",
+            hint=did_you_mean(name_or_file, [contract.name for contract in CONTRACTS]),
+        )
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise InputError(
+            f"{path}: got {size:,} bytes, expected a contract of at most {MAX_BYTES:,}"
+        )
     try:
         return Contract.from_dict(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except InputError as error:

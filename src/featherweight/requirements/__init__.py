@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from ..facts import Facts
 from ..verdict import Clause
 from ._kind import BANDS, Allowed, Finding, Kind, Limits, number
+from ._kind import shown as shown
 from ._layers import Forbid, Macs, ReceptiveField, Require
 from ._structure import HEADS as HEADS
 from ._structure import Dropout, EvaluationMode, Head, Normalisation, Parameters
@@ -65,14 +66,20 @@ class Requirement:
     def __post_init__(self) -> None:
         kind = KINDS.get(self.kind) if isinstance(self.kind, str) else None
         if kind is None:
-            raise InputError(f"kind: got {self.kind!r}, expected {', '.join(KINDS)}")
+            raise InputError(
+                f"kind: got {shown(self.kind)}, expected {', '.join(KINDS)}",
+                hint=did_you_mean(self.kind, KINDS),
+            )
         for key, value in self.limits.items():
             if key not in kind.keys:
-                known = ", ".join([*kind.keys, "points", "bonus"])
-                raise InputError(f"{self.kind}: unknown key {key!r}, expected {known}")
+                known = [*kind.keys, "points", "bonus"]
+                raise InputError(
+                    f"{self.kind}: unknown key {shown(key)}, expected {', '.join(known)}",
+                    hint=did_you_mean(key, known),
+                )
             if not kind.keys[key].accepts(value):
                 expected = kind.keys[key].expected
-                raise InputError(f"{self.kind} {key}: got {value!r}, expected {expected}")
+                raise InputError(f"{self.kind} {key}: got {shown(value)}, expected {expected}")
         # Defaults are left out, so that equal requirements are equal.
         limits = {
             key: about.tidy(self.limits[key])
@@ -82,10 +89,10 @@ class Requirement:
         object.__setattr__(self, "limits", limits)
         if not number(self.points) or not 0 <= self.points <= MAX_POINTS:
             raise InputError(
-                f"{self.kind} points: got {self.points!r}, expected 0 to {MAX_POINTS:,}"
+                f"{self.kind} points: got {shown(self.points)}, expected 0 to {MAX_POINTS:,}"
             )
         if type(self.bonus) is not bool:
-            raise InputError(f"{self.kind} bonus: got {self.bonus!r}, expected true or false")
+            raise InputError(f"{self.kind} bonus: got {shown(self.bonus)}, expected true or false")
         if self.bonus and not self.points:
             raise InputError(f"{self.kind}: got a bonus of no points, expected points above 0")
         try:

@@ -112,9 +112,12 @@ class Dropout(Kind):
 
     def required(self, limits: Limits) -> str:
         """Return the rates, and after how many layers."""
-        words = f"runs in training, p at least {limits.get('least', MIN_DROPOUT)}"
-        if "greatest" in limits:
-            words += f" and at most {limits['greatest']}"
+        least, greatest = limits.get("least", MIN_DROPOUT), limits.get("greatest")
+        words = f"runs in training, p at least {least}"
+        if greatest == least:
+            words = f"runs in training, p {least}"
+        elif greatest is not None:
+            words += f" and at most {greatest}"
         if "all_but" in limits:
             words += f", after all convolutions but {limits['all_but']}"
         return words
