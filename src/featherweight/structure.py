@@ -174,6 +174,6 @@ def _watch(
         heads=heads,
         head_seen=head_seen,
         dependence=dependence,
-        evaluated=f"passes in evaluation mode over {len(images)} images: twice the same, and "
-        f"{N_COMPARED} of them among others and fewer",
+        evaluated=f"passes in evaluation mode over {len(images)} images: twice the same, "
+        f"{N_COMPARED} of them among others and fewer, and {len(many)} in reverse order",
     )
