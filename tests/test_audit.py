@@ -464,6 +464,32 @@ def test_an_honest_run_passes(trained, split):
     assert run_failures(trained, split) == set()
 
 
+COUNTS = """
+import torch
+from torch import nn
+class Counts(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.BatchNorm1d(784), nn.Dropout(0.1), nn.Linear(784, 10))
+        self.register_buffer("passes", torch.tensor(0))
+    def forward(self, x):
+        self.passes += 1
+        return super().forward(x)
+"""
+
+
+def test_a_network_that_counts_its_passes_has_its_own_weights(
+    tmp_path, split, tiny_recipe, tiny_contract
+):
+    (tmp_path / "counts.py").write_text(COUNTS)
+    recipe = dataclasses.replace(
+        tiny_recipe, model=f"{tmp_path}/counts.py:Counts", model_args={}, epochs=1
+    )
+    run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, CPU, "test")
+    train(run, split, CPU)
+    verdict, _ = audit_run(open_run(run.path), split, evidence="watched")
+    assert next(clause for clause in verdict.clauses if clause.clause == "weights").passed
+
+
 def test_a_log_edited_to_look_better_fails(trained, split):
     rows = trained.read_metrics()
     rows[-1]["val_correct"] += 1

@@ -70,6 +70,12 @@ def construct(
         raise InputError(
             f"model {path!r}: got {model!r} from its constructor, expected a torch.nn.Module"
         )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise InputError(
+                f"model {path!r}: got {name} on the meta device, which keeps no values",
+                hint="make the network's layers on the CPU, without device='meta'",
+            )
     images = torch.randn(N_TRIAL_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
     try:
         _complete(model, images)
