@@ -309,6 +309,17 @@ def test_honest_networks_pass(net, numbers, split, tiny_contract):
     assert verdict.clauses[0].found == f"{numbers:,}"
 
 
+class NeverInEvalMode(Net):
+    def eval(self):
+        return self
+
+
+@pytest.mark.parametrize("evidence", ["graph", "watched"])
+def test_a_network_whose_eval_does_nothing_fails(evidence, split, tiny_contract):
+    clauses = audit_model(NeverInEvalMode(), split, tiny_contract, evidence=evidence).failed
+    assert "evaluation" in {clause.clause for clause in clauses}
+
+
 def test_a_head_that_the_contract_does_not_take_fails(split, tiny_contract):
     assert failed(Net(), split, make_contract(heads=("gap",))) == {"head"}
 

@@ -256,7 +256,7 @@ def check_model(
     expected, name = (len(images), num_classes), describe(model)
     with unchanged(model), torch.no_grad():
         for mode in modes:
-            model.train(mode)
+            _ = model.train() if mode else model.eval()
             out = forward(model, images.clone())
             if not isinstance(out, Tensor) or tuple(out.shape) != expected:
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

@@ -148,7 +148,7 @@ def _watch(
             f"{unsteady} of {len(images)} outputs differ in a second pass"
         )
     elif mixed > MAX_MIXED:
-        dependence = f"{mixed} of {N_COMPARED} outputs change with the other images of the batch"
+        dependence = f"{mixed} outputs change with the other images of the batch"
     else:
         dependence = ""
     return Structure(
