@@ -326,6 +326,17 @@ def test_honest_networks_pass(net, numbers, split, tiny_contract):
     assert verdict.clauses[0].found == f"{numbers:,}"
 
 
+class NeverInEvalMode(Net):
+    def eval(self):
+        return self
+
+
+@pytest.mark.parametrize("evidence", ["graph", "watched"])
+def test_a_network_whose_eval_does_nothing_fails(evidence, split, tiny_contract):
+    clauses = audit_model(NeverInEvalMode(), split, tiny_contract, evidence=evidence).failed
+    assert "evaluation" in {clause.clause for clause in clauses}
+
+
 def test_a_head_that_the_contract_does_not_take_fails(split, tiny_contract):
     assert failed(Net(), split, make_contract(heads=("gap",))) == {"head"}
 
@@ -479,6 +490,32 @@ def run_failures(run, split, contract=None):
 
 def test_an_honest_run_passes(trained, split):
     assert run_failures(trained, split) == set()
+
+
+COUNTS = """
+import torch
+from torch import nn
+class Counts(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.BatchNorm1d(784), nn.Dropout(0.1), nn.Linear(784, 10))
+        self.register_buffer("passes", torch.tensor(0))
+    def forward(self, x):
+        self.passes += 1
+        return super().forward(x)
+"""
+
+
+def test_a_network_that_counts_its_passes_has_its_own_weights(
+    tmp_path, split, tiny_recipe, tiny_contract
+):
+    (tmp_path / "counts.py").write_text(COUNTS)
+    recipe = dataclasses.replace(
+        tiny_recipe, model=f"{tmp_path}/counts.py:Counts", model_args={}, epochs=1
+    )
+    run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, CPU, "test")
+    train(run, split, CPU)
+    verdict, _ = audit_run(open_run(run.path), split, evidence="watched")
+    assert next(clause for clause in verdict.clauses if clause.clause == "weights").passed
 
 
 def test_a_log_edited_to_look_better_fails(trained, split):

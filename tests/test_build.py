@@ -95,6 +95,10 @@ class Exits(Maps):
     def __init__(self): sys.exit(0)
 class NoModule(Maps):
     def __new__(cls): return "a text"
+class OnMeta(Maps):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 10, device="meta")
 """
 
 
@@ -258,6 +262,11 @@ def test_a_constructor_that_ends_the_process_or_gives_no_module_is_refused(stran
         stranger("Exits")
     with pytest.raises(ValueError, match=r"got 'a text' from its constructor, expected a torch"):
         stranger("NoModule")
+
+
+def test_weights_without_values_are_refused(stranger):
+    with pytest.raises(ValueError, match=r"memory_nets.py:OnMeta.*fc\.weight on the meta device"):
+        stranger("OnMeta")
 
 
 class Answers(nn.Module):

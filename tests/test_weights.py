@@ -119,7 +119,7 @@ def script(path):
             "got a dict of 'epoch', 'loss', expected",
         ),
         (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "no such file"),
+        (lambda path: path.mkdir(), "got a folder"),
     ],
 )
 def test_what_holds_no_weights_is_refused_in_one_line(write, message, tmp_path):

@@ -319,6 +319,7 @@ def audit_run(
             clause,
         ]
         return _verdict(contract, clauses, Facts(), "run", network), None
+    weights = _weights(run, network)  # before a pass: a network may count its passes in a buffer
     # Evaluate each of the last epochs that the contract names.
     last, networks = run.recipe.epochs, {}
     for epoch in range(max(1, last - contract.consistent_epochs + 1), last):
@@ -348,7 +349,7 @@ def audit_run(
         part: Evaluated({last - epoch: (r.correct, r.total) for epoch, r in found.items()}, last)
         for part, found in results.items()
     }
-    clauses = [*judge(contract, facts), _weights(run, model), _log_agrees(run, results["val"])]
+    clauses = [*judge(contract, facts), weights, _log_agrees(run, results["val"])]
     proof = None
     if retrained is not None:
         clauses.append(retrained)

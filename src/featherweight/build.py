@@ -102,6 +102,12 @@ def _make(
         raise InputError(
             f"model {path!r}: got {model!r} from its constructor, expected a torch.nn.Module"
         )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise InputError(
+                f"model {path!r}: got {name} on the meta device, which keeps no values",
+                hint="make the network's layers on the CPU, without device='meta'",
+            )
     try:
         _complete(model, images)
     except ValueError as error:
@@ -310,7 +316,7 @@ def check_model(
     expected, name = (len(images), num_classes), describe(model)
     with unchanged(model), torch.no_grad():
         for mode in modes:
-            model.train(mode)
+            _ = model.train() if mode else model.eval()
             out = forward(model, images.clone())
             if not isinstance(out, Tensor) or tuple(out.shape) != expected:
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

@@ -92,7 +92,8 @@ def _capture(model: nn.Module, passes: Sequence[Pass], title: str) -> Exported:
     graphs = []
     with unchanged(model), torch.random.fork_rng(devices=[]), _followable():
         for each in passes:
-            model.train(each.training)
+            # As PyTorch's users switch: a network may have an `eval` of its own.
+            _ = model.train() if each.training else model.eval()
             try:
                 programs = _follow(model, each, title)
             except InputError as error:

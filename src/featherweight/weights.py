@@ -36,7 +36,8 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     path = Path(file)
     if not path.is_file():
         raise InputError(
-            f"weights {file}: got no such file, expected a state dict in .pth, .pt or .safetensors"
+            f"weights {file}: got {'a folder' if path.is_dir() else 'no such file'}, expected a "
+            "state dict in .pth, .pt or .safetensors"
         )
     values: Any
     try:

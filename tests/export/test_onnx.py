@@ -281,6 +281,16 @@ def test_what_has_no_onnx_is_one_line_with_its_cause(finished, monkeypatch, name
     assert caught.value.message.isprintable()
 
 
+def test_parts_in_double_precision_give_outputs_that_readers_take(finished, monkeypatch, tmp_path):
+    run, split = finished
+    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("*.onnx"))
+    network = OfTensors(lambda layer, x: layer(x.flatten(1).double()), torch.nn.Linear(784, 10))
+    monkeypatch.setattr(type(run), "load_model", lambda self: network.double().eval())
+    exported = export_onnx(open_run(tmp_path / "run"), split, int8=False)
+    session = onnxruntime.InferenceSession(str(exported.path))
+    assert [out.type for out in session.get_outputs()] == ["tensor(float)"]
+
+
 def test_the_file_tells_what_it_is(finished, exported):
     told = card(exported.path)
     assert told["recipe"] == "tiny"

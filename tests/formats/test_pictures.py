@@ -70,7 +70,12 @@ def test_pictures_by_class(tmp_path, root, top):
 
 @pytest.mark.parametrize(
     ("train", "val", "test"),
-    [("train", "val", "test"), ("Training", "valid", "testing"), ("TRAIN", "validation", "Test")],
+    [
+        ("train", "val", "test"),
+        ("Training", "valid", "testing"),
+        ("TRAIN", "validation", "Test"),
+        ("trainingSet", "val_images", "test-data"),
+    ],
 )
 def test_names_of_the_parts(tmp_path, train, val, test):
     names = [f"{part}/{label}/1.png" for part in (train, val, test) for label in "ab"]
@@ -78,6 +83,27 @@ def test_names_of_the_parts(tmp_path, train, val, test):
     assert source.has_val
     for part in ("train", "val", "test"):
         assert source.read(part).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("root", ["set", "set.zip"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("train/c/1.HEIC", r"train/c/1\.HEIC: got a picture of a format that is not read.*convert"),
+        ("test/b/2.avif", r"test/b/2\.avif: got a picture of a format that is not read"),
+        ("train/c/1.txt", r"no picture of class 'c' in train, but train/c/1\.txt"),
+    ],
+)
+def test_no_class_is_passed_over(tmp_path, root, name, message):
+    with pytest.raises(InputError, match=message):
+        open_source(put(tmp_path / root, TWO | {name: b"1"}))
+
+
+def test_a_class_without_pictures_is_told(tmp_path):
+    root = put(tmp_path, TWO)
+    (root / "train/c").mkdir()
+    with pytest.raises(InputError, match="no picture of class 'c' in train, but no file"):
+        open_source(root)
 
 
 def test_classes_named_by_numbers_are_in_their_order(tmp_path):
