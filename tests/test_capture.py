@@ -398,3 +398,13 @@ def test_a_capture_changes_nothing(kind, training, capfd):
 def test_the_graph_is_in_the_mode_of_the_module():
     assert capture(Net().train(), BOTH).training
     assert not capture(Net().eval(), BOTH).training
+
+
+class DrawsInNumpy(Net):
+    def forward(self, x):
+        return super().forward(x) * float(np.random.rand())
+
+
+def test_random_numbers_of_numpy_do_not_become_a_constant():
+    with pytest.raises(NoGraphError, match="other outputs for the same images in evaluation mode"):
+        capture(DrawsInNumpy(), BOTH)
