@@ -434,6 +434,9 @@ class _Writer:
             name = SCALAR_NAMES.get(target) or f"{target.__module__}.{target.__name__}"
         if name.startswith(CHECKS):
             return None
+        if name == "aten._convolution.default" and not kwargs:
+            # torch.jit.trace's convolution, with four settings of cuDNN, which ONNX does not have.
+            name, args = "aten.convolution.default", args[:9]
         if name == "operator.getitem" and isinstance(args[0], list):
             return args[0][args[1]]
         if name == "wrap_with_set_grad_enabled":
