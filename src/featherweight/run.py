@@ -631,7 +631,7 @@ def open_run(path: str | Path) -> Run:
         elif path.exists():
             got = "a file"
             if path.suffix in (".pt", ".pth", ".safetensors"):
-                hint = f"weights need their class: featherweight audit FILE.py:CLASS --weights {path}"
+                hint = f"featherweight audit MODULE:CLASS --weights {path}: weights need a class"
         raise InputError(
             f"{path}: not a run folder: got {got}, expected a run's, or the name of a pretrained "
             "network",

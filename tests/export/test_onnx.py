@@ -253,6 +253,10 @@ REFUSED = {
         "hint: .*instead of NumPy's",
     ),
     "scripted": (lambda layer, x: layer(x).flatten(1)[:, :10], "module layer is TorchScript"),
+    "traced": (
+        lambda layer, x: layer(x).flatten(1)[:, :10],
+        "module layer is TorchScript .*hint: leave out",
+    ),
     "no operator": (
         lambda layer, x: torch.linalg.qr(layer(x)[:, :10])[1].sum(0).expand(len(x), 10),
         "cannot be exported to ONNX",
@@ -270,6 +274,8 @@ def test_what_has_no_onnx_is_one_line_with_its_cause(finished, monkeypatch, name
     run, split = finished
     function, message = REFUSED[name]
     layer = None
+    if name == "traced":
+        layer = torch.jit.trace(torch.nn.Conv2d(1, 1, 3), torch.zeros(2, 1, 28, 28))
     if name == "scripted":
         layer = torch.jit.script(torch.nn.Conv2d(1, 1, 3))
     if name == "double":

@@ -180,6 +180,11 @@ def _explain(error: BaseException, model: nn.Module, shape: tuple[int, ...]) -> 
             capture(model, [Pass(False, shape)])
         except NoGraphError as why:
             cause, hint = why.message, str(why.hint).partition("; or judge")[0]
+        else:  # a traced module can be followed, but not all of its operations are ONNX's
+            scripted = next((n for n, part in model.named_modules() if is_scripted(part)), None)
+            if scripted is not None:
+                cause = f"its module {scripted or 'itself'} is TorchScript (torch.jit): {cause}"
+                hint = "leave out torch.jit.script and torch.jit.trace"
     return InputError(f"the network cannot be exported to ONNX: {cause}", hint=hint)
 
 
