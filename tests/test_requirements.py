@@ -756,6 +756,46 @@ def test_weights_that_the_seed_does_not_draw_are_found(network, passed, found, s
     assert clause.passed is passed
 
 
+NOISE = 0.01  # of what is loaded, in parts of a number
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda weights: [torch.cat([weights, 1e6 * torch.randn(1)])],
+        lambda weights: [torch.cat([weights, torch.tensor([torch.inf])])],
+        lambda weights: [torch.cat([weights, torch.randn(1000)])],
+        lambda weights: [part * (1 + NOISE * torch.randn(50)) for part in weights.split(50)],
+        lambda weights: list(weights.split(1)),
+    ],
+)
+def test_trained_weights_are_found_among_drawn_numbers_and_in_pieces(hide):
+    def fresh(seed):
+        torch.manual_seed(seed)
+        return nn.ParameterList([torch.randn(100), *hide(written(500))])
+
+    builds = compare_builds(fresh, seed=0)
+    assert builds.alike
+    assert "0" not in builds.alike
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: [nn.init.sparse_(torch.empty(80, 50), 0.9)],
+        lambda: [torch.randn(80, 50).sign()],
+        lambda: [1 + 0.02 * torch.randn(4) for _ in range(100)],
+        lambda: [torch.full((8,), 0.1) for _ in range(100)],
+    ],
+)
+def test_drawn_weights_of_few_different_numbers_or_in_pieces_are_not_pretrained(draw):
+    def fresh(seed):
+        torch.manual_seed(seed)
+        return nn.ParameterList(draw())
+
+    assert compare_builds(fresh, seed=0).alike == ()
+
+
 def test_the_seed_of_the_run_and_the_next_one_are_compared(split):
     seeds = []
 

@@ -64,11 +64,14 @@ def fresh_networks(path: str, arguments: dict[str, Any], split: Split, watched: 
 def compare_builds(fresh: Fresh, seed: int) -> Builds:
     """Compare the stored tensors of the networks that a seed and the next one build.
 
-    Tensors of one number throughout, such as zeros, say nothing. Two others are alike where their
-    difference is small against their own deviation: of independent draws it is larger.
+    Tensors of one number throughout, such as zeros, say nothing, unless there are many numbers. Two
+    others are alike where their difference is small against their own deviation: of independent
+    draws it is larger; or where they hold the same numbers in many places.
     """
     one, other = (_stored(fresh(each)) for each in (seed, seed + 1))
     compared = 0
+    few: dict[str, tuple[Tensor, Tensor]] = {}  # small tensors that differ
+    constant: dict[str, Tensor] = {}
     alike: dict[str, Tensor] = {}
     fixed: dict[str, Tensor] = {}
     unpaired = sorted(one.keys() ^ other.keys())
@@ -80,9 +83,21 @@ def compare_builds(fresh: Fresh, seed: int) -> Builds:
         deviation = max(_deviation(value), _deviation(twin))
         if deviation > 0:
             compared += trained
-            most = MAX_ALIKE if value.numel() > MAX_FREE_CONSTANTS else MAX_FEW_ALIKE
-            if (value - twin).square().mean().sqrt() < most * deviation:
+            difference = (value - twin) / deviation
+            if _is_alike(difference, value):
                 (alike if trained else fixed)[name] = value
+            elif trained and value.numel() <= MAX_FREE_CONSTANTS:
+                few[name] = value, difference
+        elif torch.equal(value, twin):
+            constant[name] = value
+    # Small tensors say little by themselves, and tensors of one number nothing; many may.
+    differences = _joined(difference for _, difference in few.values())
+    if len(differences) > MAX_FREE_CONSTANTS and _is_alike(differences, differences):
+        alike |= {name: value for name, (value, _) in few.items()}
+    if len(_joined(x.flatten()[:1] for x in constant.values()).unique()) > MAX_FREE_CONSTANTS:
+        for name, value in constant.items():
+            (alike if one[name][1] else fixed)[name] = value
+            compared += one[name][1]
     # The largest first, which are named.
     names = sorted(alike, key=lambda name: -alike[name].numel())
     total = sum(value.numel() for value, _ in one.values())
@@ -102,7 +117,19 @@ def _stored(network: nn.Module) -> dict[str, tuple[Tensor, bool]]:
     """Return parameters, buffers and constants as float64, and whether each is trained."""
     found = [*network.named_parameters(), *network.named_buffers()]
     reals = ((name, torch.view_as_real(x) if x.is_complex() else x, x) for name, x in found)
-    return {name: (real.double(), x.requires_grad) for name, real, x in reals}
+    # Infinity and NaN, which no network can use, would make the others incomparable.
+    return {name: (r.double().nan_to_num(0, 0, 0), x.requires_grad) for name, r, x in reals}
+
+
+def _is_alike(difference: Tensor, value: Tensor) -> bool:
+    """Return whether two tensors are alike, by their difference in deviations and one of them."""
+    n, size = value.numel(), difference.square().mean().sqrt()
+    if n <= MAX_FREE_CONSTANTS:
+        return bool(size < MAX_FEW_ALIKE)
+    # One large number is the deviation of all others, so equal numbers are counted too.
+    equal = value[difference == 0]
+    many = equal.numel() > MAX_FREE_CONSTANTS + PATTERN_PART * n and not _is_of_few([equal])
+    return many or bool(size < MAX_ALIKE)
 
 
 def _deviation(x: Tensor) -> float:
@@ -120,7 +147,8 @@ def _joined(tensors: Iterable[Tensor]) -> Tensor:
 def _is_of_few(tensors: Iterable[Tensor]) -> bool:
     """Return whether tensors hold few different magnitudes, such as those of a cosine transform."""
     magnitudes = _joined(tensors).abs()
-    return len((magnitudes / magnitudes.amax()).round(decimals=DECIMALS).unique()) <= MAX_DIFFERENT
+    largest = magnitudes.amax().clamp_min(torch.finfo(magnitudes.dtype).tiny)
+    return len((magnitudes / largest).round(decimals=DECIMALS).unique()) <= MAX_DIFFERENT
 
 
 def _is_pattern(tensors: Iterable[Tensor]) -> bool:
