@@ -104,6 +104,20 @@ def test_a_class_without_pictures_is_told(tmp_path):
     (root / "train/c").mkdir()
     with pytest.raises(InputError, match="no picture of class 'c' in train, but no file"):
         open_source(root)
+    put(root, grey("train/c/more/1.png"))
+    with pytest.raises(InputError, match="no picture of class 'c' in train, but no file"):
+        open_source(root)
+
+
+@pytest.mark.parametrize("root", ["set", "set.zip"])
+@pytest.mark.parametrize("top", ["trainingSet/trainingSet", "training_data/train"])
+def test_a_part_in_a_folder_named_as_a_part_is_no_class(tmp_path, root, top):
+    names = [f"{top}/{label}/1.png" for label in "ab"]
+    folders = {} if root == "set" else {f"{name}/": b"" for name in (top, f"{top}/a", f"{top}/b")}
+    files = {**folders, f"{top}/notes.txt": b"1", **grey(*names)}
+    source = open_source(put(tmp_path / root, files))
+    assert source.said.classes == ("a", "b")
+    assert source.read("train").labels.tolist() == [0, 1]
 
 
 def test_classes_named_by_numbers_are_in_their_order(tmp_path):

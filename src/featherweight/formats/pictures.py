@@ -67,7 +67,9 @@ def find_pictures(folder: Path) -> Source | None:
                 for name in inner
                 if is_named_as_picture(name) or not (inside / name).is_dir()
             ]
-            if part and (names or not inner):  # a folder of folders is no class
+            # A link, or a name of a part as in trainingSet/trainingSet/3, may be no class.
+            perhaps = inside.is_symlink() or _part_of(inside.name)
+            if part and (not perhaps or any(map(is_named_as_picture, names))):
                 files.setdefault(part, {}).setdefault(inside.name, []).extend(names)
     parts = _pictures(folder, files)
     if "train" not in parts:
@@ -165,7 +167,7 @@ def _sort(members: Iterable[str]) -> tuple[Names, set[str]]:
         above, _, label = above.rpartition("/")
         above, _, part_folder = above.rpartition("/")
         part, hidden = _part_of(part_folder), label.startswith(".") or above.startswith("__MACOSX")
-        if part and not hidden:
+        if part and not hidden and (is_named_as_picture(file) or not _part_of(label)):
             parts.setdefault(part, {}).setdefault(label, []).append(name)
             if is_named_as_picture(file):
                 tops.add(f"{above}/" if above else "")
