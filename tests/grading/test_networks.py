@@ -128,12 +128,15 @@ def test_a_notebook_runs_other_files_as_ipython_does(tmp_path):
         "nn.Conv2d?\n?print\nWIDTH = 3\n",
         "%%capture output\nWIDTH = 3\n",
         "%%some_extension --option\n!ls\nWIDTH = 3\n",
-        "a, b = !ls\nWIDTH = 3\n",
+        "a, b = !ls\ntime = !date\nWIDTH = 3\n",
+        '!ls\nWIDTH = (7\n    % 4)\nTEXT = """\n!ls\n%run x\n"""\n',
+        "!ls\nclass Old:\n    def show(self):\n        print('%s'\n            % self)\nWIDTH = 3\n",
         "uploaded = files.upload()\ndrive.mount('/content')\nWIDTH = 3\n",
         "try:\n    import lost\n    assert lost.__version__\nexcept:\n    print('installing')\n"
         "    !pip install lost\n    import lost\nWIDTH = 3\n",
         "if True:\n    WIDTH = 3\n    print(WIDTH)\n    torch.manual_seed(1)\nelse:\n    Net()\n",
         "%%writefile widths.py\nWIDTH = 3\nprint(WIDTH)\n",
+        "%%writefile 'widths.py'\nWIDTH = 3\n",
         "get_ipython().system('ls')\n"
         "get_ipython().run_cell_magic('time', '', 'WIDTH = 3\\nlost()')\n",
     ],

@@ -11,12 +11,14 @@ folder. This runs in the confined process.
 import ast
 import contextlib
 import copy
+import io
 import json
 import linecache
 import os
 import re
 import shlex
 import sys
+import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -219,7 +221,7 @@ def _without_magics(source: str) -> str:
     lines = source.splitlines()
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
     if lines and (magic := re.match(r"%%(\S+)\s*(.*)", lines[first].strip())):
-        kind, rest = magic[1].casefold(), magic[2]
+        kind, rest = magic[1].casefold(), magic[2].strip("'\" ")
         if kind in NOT_PYTHON or (kind in WRITE and not rest.casefold().endswith(".py")):
             return ""
         lines[first] = f"%{kind} {rest}" if kind in WRITE else ""
@@ -227,10 +229,12 @@ def _without_magics(source: str) -> str:
     inside = False  # a command that goes on in the next line
     for line in lines:
         bare = line.strip()
-        own = (
-            inside
-            or bare.startswith(("!", "%"))
-            or any(pattern.match(bare) for pattern in (HELP, SHELL_VALUE, AUTOMAGIC))
+        own = inside or (
+            (
+                bare.startswith(("!", "%"))
+                or any(pattern.match(bare) for pattern in (HELP, SHELL_VALUE, AUTOMAGIC))
+            )
+            and not _is_open("\n".join(kept))
         )
         indent = "" if inside else line[: len(line) - len(line.lstrip())]
         kept.append(f"{indent}{_command(bare, inside)}".rstrip() if own else line)
@@ -240,10 +244,22 @@ def _without_magics(source: str) -> str:
     return "\n".join(kept) + "\n"
 
 
+def _is_open(text: str) -> bool:
+    """Return whether Python's text ends inside brackets or a string of several lines."""
+    try:
+        for _ in tokenize.generate_tokens(io.StringIO(f"{text}\n").readline):
+            pass
+    except tokenize.TokenError as error:
+        return any(word in str(error) for word in ("multi-line", "triple-quoted"))
+    except SyntaxError:  # of its indentation
+        pass
+    return False
+
+
 def _command(line: str, inside: bool) -> str:
     """Return the Python of a command; empty where it defines nothing."""
     name, _, rest = line.removeprefix("%").partition(" ")
-    if inside or line.startswith("!"):
+    if inside or line.startswith("!") or SHELL_VALUE.match(line):
         return ""
     rest = rest.strip()
     if name == "time":
