@@ -477,6 +477,22 @@ def test_what_does_not_normalise_is_no_norm_by_hand(change):
     assert normalisations(found) == set()
 
 
+@pytest.mark.parametrize("divide", [True, False])
+def test_a_norm_by_hand_may_multiply_by_its_weight_first(divide):
+    def forward(net, x):
+        x = net.conv(x)
+        mean, deviation = x.mean(1, keepdim=True), x.std(1, keepdim=True) + 1e-5
+        scaled = net.weight * (x - mean)
+        return (scaled / deviation if divide else scaled * (1 / deviation)) + net.bias
+
+    weight, bias = torch.rand(4, 1, 1) + 0.5, torch.rand(4, 1, 1)
+    found = table(forward, conv=nn.Conv2d(1, 4, 3), weight=weight, bias=bias)
+    assert kinds(found) == ["conv", "layer norm"]
+    assert found.layers[1].name == "weight"
+    assert [layer.parameters for layer in found.layers] == [40, 8]
+    assert found.receptive_field == (3, 3)
+
+
 def test_a_statistic_that_is_also_used_elsewhere_stays_a_layer():
     def forward(net, x):
         x = net.conv(x)

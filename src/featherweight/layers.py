@@ -156,6 +156,8 @@ class _Fields:
         # Norms that are written by hand: their kinds, and the steps inside of them.
         self.norms: dict[Step, str] = {}
         self.inner: set[Step] = set()
+        # Those of the steps inside that multiply by stored numbers, by the norm's last step.
+        self.factors: dict[Step, tuple[Step, ...]] = {}
         by_hand = find_norms(steps)
         self.inputs: dict[Step, list[tuple[str, Tensor, Field]]] = {}
         for step in steps:
@@ -172,6 +174,7 @@ class _Fields:
             if norm is not None and before is not None and (kind := norm_kind(norm, before)):
                 self.norms[step] = kind
                 self.inner |= norm.inner
+                self.factors[step] = norm.factors
                 self.results[step] = [before]  # statistics are not counted, as of PyTorch's own
                 continue
             if step.op == "getitem":
@@ -206,6 +209,7 @@ class _Rows:
         found, used = _Fields(steps, dead), on_the_way(steps)
         self.fields, self.inputs = found.results, found.inputs
         self.norms, self.inner = found.norms, found.inner
+        self.factors = found.factors
         self.steps = [step for step in steps if step in used and step in self.fields]
         self.stored = dict(network.stored())
         self.n_images = next((len(s.result) for s in used if s.op == "images"), 1)
@@ -217,10 +221,13 @@ class _Rows:
 
     def table(self) -> LayerTable:
         """Return the table."""
+        in_norms = {factor for factors in self.factors.values() for factor in factors}
         for step in self.steps:
             before, names = self._before(step), self._parameters(step)
+            for factor in self.factors.get(step, ()):
+                names |= self._parameters(factor)
             kind = self._kind(step)
-            if kind is None and any(names.values()):
+            if step not in in_norms and kind is None and any(names.values()):
                 if self._belongs(step, before):
                     if step.op == "mul":  # a norm by hand, which had no name of its own
                         named = replace(self.layers[before[0]], name=_name(step, names))
@@ -396,7 +403,7 @@ class _Rows:
         elif kind == "linear":
             channels = x.shape[-1]
         return Layer(
-            kind if step in self.norms else _name(step, names),
+            kind if step in self.norms and not any(names.values()) else _name(step, names),
             kind,
             field.shape_of_one(result.shape),
             kernel,

@@ -19,6 +19,7 @@ from .flow import Operand, Step
 from .follow import COPIES, RESHAPES, dims_of
 
 MEANS = {"mean", "var_mean", "std_mean"}
+QUOTIENTS, PRODUCTS = {"div", "divide"}, {"mul", "multiply"}
 # How much a normalised value may differ from (x - mean) / sqrt(variance + eps), in deviations, and
 # the part of the divisor that eps may be, as of a batch norm.
 TOLERANCE, MAX_EPS_PART = 1e-3, 0.8
@@ -34,6 +35,8 @@ class HandNorm:
     "The dimensions of the mean."
     inner: frozenset[Step]
     "The steps between x and the last one, which nothing else uses."
+    factors: tuple[Step, ...] = ()
+    "Those of them that multiply x minus its mean by stored numbers."
 
 
 def find_norms(steps: Sequence[Step]) -> dict[Step, HandNorm]:
@@ -72,10 +75,10 @@ def norm_kind(norm: HandNorm, field: Field) -> str | None:
 def _read(step: Step, users: dict[Step, set[Step]]) -> HandNorm | None:
     """Return the norm whose last step this is, None if it is none."""
     sides = [each for each in step.operands if each.from_images]
-    if step.op not in ("div", "mul", "divide", "multiply") or len(sides) != 2:
+    if step.op not in {*QUOTIENTS, *PRODUCTS} or len(sides) != 2:
         return None
-    for numerator in sides if step.op.startswith("mul") else sides[:1]:
-        centred = numerator.step
+    for numerator in sides if step.op in PRODUCTS else sides[:1]:
+        centred, factors, factor = _without_factors(numerator)
         if centred.op not in ("sub", "subtract") or len(centred.operands) != 2:
             continue
         x, subtracted = centred.operands
@@ -87,9 +90,29 @@ def _read(step: Step, users: dict[Step, set[Step]]) -> HandNorm | None:
             continue
         dims = tuple(dims_of(mean.named, of.ndim))
         inner = _between(step, x.step)
-        if inner is not None and _normalises(x.tensor.detach(), step.result.detach(), dims):
-            return HandNorm(x, dims, _private(inner, step, users))
+        if inner is not None and _normalises(
+            x.tensor.detach(), step.result.detach() / factor, dims
+        ):
+            private = _private(inner, step, users)
+            return HandNorm(x, dims, private, tuple(each for each in factors if each in private))
     return None
+
+
+def _without_factors(numerator: Operand) -> tuple[Step, list[Step], Tensor]:
+    """Return what a numerator multiplies by stored numbers, the steps that do, and the numbers.
+
+    As in weight * (x - mean) / sqrt(variance + eps), which is multiplied first."""
+    factors: list[Step] = []
+    factor = torch.ones(())
+    step = numerator.step
+    while step.op in PRODUCTS and len(step.operands) == 2:
+        one, other = sorted(step.operands, key=lambda each: each.from_images)
+        if one.from_images or not other.from_images:
+            break
+        factors.append(step)
+        factor = factor * one.tensor.detach()
+        step = other.step
+    return step, factors, factor
 
 
 def _source(step: Step) -> Step:

@@ -130,7 +130,7 @@ def test_a_notebook_runs_other_files_as_ipython_does(tmp_path):
         "%%some_extension --option\n!ls\nWIDTH = 3\n",
         "a, b = !ls\ntime = !date\nWIDTH = 3\n",
         '!ls\nWIDTH = (7\n    % 4)\nTEXT = """\n!ls\n%run x\n"""\n',
-        "!ls\nclass Old:\n    def show(self):\n        print('%s'\n            % self)\nWIDTH = 3\n",
+        "!ls\nclass Old:\n    def show(self):\n        print('%s'\n        % self)\nWIDTH = 3\n",
         "uploaded = files.upload()\ndrive.mount('/content')\nWIDTH = 3\n",
         "try:\n    import lost\n    assert lost.__version__\nexcept:\n    print('installing')\n"
         "    !pip install lost\n    import lost\nWIDTH = 3\n",
