@@ -289,6 +289,10 @@ def test_a_file_in_a_folder_may_import_what_lies_beside_it_with_a_dot(tmp_path, 
             [IMPORTS + "%run lost.py\n", NET.format("Net").replace("784", "WIDTH")],
             r"'WIDTH' is not defined.*hint: %run lost.py: line 3 .*failed: lost.py: no such file; ",
         ),
+        (
+            [IMPORTS + "from lost import *\n", "class Net(Base):\n    pass\n"],
+            r"got no network.*\*: line 3 .*failed: ModuleNotFoundError: No module named 'lost'",
+        ),
         ([IMPORTS, "x = 1\n"], "got no network in it.*hint: write the network as class Net"),
     ],
 )

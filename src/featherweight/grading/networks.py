@@ -162,9 +162,9 @@ def export(request: dict[str, Any], imported: Callable[[], None]) -> bytes:
 def _explain_none(error: InputError, skipped: dict[str, str]) -> InputError:
     """Return an error that there is no network with why one that is written there is missing."""
     broken = [
-        f"{cell}: {why}" for cell, why in skipped.items() if ", cell " in cell or cell[0] == "%"
+        f"{name}: {why}" for name, why in skipped.items() if ", cell " in name or name[0] in "%*"
     ]
-    why = skipped.get("forward") or next(iter(broken), None)  # of a class that failed, or a cell
+    why = skipped.get("forward") or next(iter(broken), None)  # of a class, a cell or an import
     if why is None:
         return error
     source = _missing(why, skipped)
