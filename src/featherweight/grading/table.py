@@ -176,12 +176,12 @@ def has_report(table: Path, row: Row) -> bool:
     path = table.parent / row["report"]
     if not (path.is_file() and path.with_suffix(".json").is_file()):
         return False
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")  # a teacher may have edited it
     return all((path.parent / name).is_file() for name in PICTURE_LINK.findall(text))
 
 
 def read_report(table: Path, row: Row) -> tuple[dict[str, Any] | None, str]:
     """Return the verdict of a row, None if there is none, and its report without pictures."""
     path = table.parent / row["report"]
-    text = PICTURE_LINK.sub("", path.read_text(encoding="utf-8"))
+    text = PICTURE_LINK.sub("", path.read_text(encoding="utf-8", errors="replace"))
     return json.loads(path.with_suffix(".json").read_bytes()), text
