@@ -493,6 +493,33 @@ def test_a_norm_by_hand_may_multiply_by_its_weight_first(divide):
     assert found.receptive_field == (3, 3)
 
 
+def test_a_max_pool_does_not_hide_where_there_is_little_deviation():
+    def forward(net, x):
+        x = net.conv(x) * net.scale
+        centred = x - x.mean(1, keepdim=True)
+        variance = centred.square().mean(1, keepdim=True)
+        seen = 0.01 * F.max_pool2d(x.abs(), 5, 1, 2).mean(1, keepdim=True)
+        return centred / torch.where(net.scale == 1, (variance + 1e-9).sqrt(), seen)
+
+    scale = torch.tensor([1, 0.001]).repeat(5)
+    found = table(forward, conv=nn.Conv2d(1, 8, 3), scale=scale)
+    assert len(max_pools(found)) == 1
+    assert normalisations(found) == set()
+
+
+@pytest.mark.parametrize("zero_first", [True, False])
+def test_a_dropout_that_chooses_zero_times_the_activations_has_its_rate(zero_first):
+    def forward(net, x):
+        x = net.conv(x)
+        drawn = torch.rand_like(x)
+        return (
+            torch.where(drawn < 0.2, 0 * x, x) if zero_first else torch.where(drawn > 0.2, x, 0 * x)
+        )
+
+    found = table(forward, training=True, conv=nn.Conv2d(1, 4, 3))
+    assert dropouts(found) == [pytest.approx(0.2, abs=0.02)]
+
+
 def test_a_statistic_that_is_also_used_elsewhere_stays_a_layer():
     def forward(net, x):
         x = net.conv(x)

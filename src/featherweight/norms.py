@@ -20,6 +20,9 @@ from .follow import COPIES, RESHAPES, dims_of
 
 MEANS = {"mean", "var_mean", "std_mean"}
 QUOTIENTS, PRODUCTS = {"div", "divide"}, {"mul", "multiply"}
+# What may stand inside beside operations element by element. A max-pool, for example, may not: it
+# could show where there is no deviation, and would not be seen.
+INSIDE = {*MEANS, *RESHAPES, *COPIES, "getitem", "sum", "var", "std"}
 # How much a normalised value may differ from (x - mean) / sqrt(variance + eps), in deviations, and
 # the part of the divisor that eps may be, as of a batch norm.
 TOLERANCE, MAX_EPS_PART = 1e-3, 0.8
@@ -90,9 +93,9 @@ def _read(step: Step, users: dict[Step, set[Step]]) -> HandNorm | None:
             continue
         dims = tuple(dims_of(mean.named, of.ndim))
         inner = _between(step, x.step)
-        if inner is not None and _normalises(
-            x.tensor.detach(), step.result.detach() / factor, dims
-        ):
+        if inner is None or not all(each.pointwise or each.op in INSIDE for each in inner):
+            continue
+        if _normalises(x.tensor.detach(), step.result.detach() / factor, dims):
             private = _private(inner, step, users)
             return HandNorm(x, dims, private, tuple(each for each in factors if each in private))
     return None

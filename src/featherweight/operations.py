@@ -162,8 +162,8 @@ def zeroed(
                 zeros &= tensors[1][1] != 0
         elif op == "where" and argument == "condition":
             kept = any(
-                each.from_images
-                for (side, _), each in zip(tensors, sources, strict=True)
+                each.from_images and bool(x.any())  # else it is zero times the activations
+                for (side, x), each in zip(tensors, sources, strict=True)
                 if side == "self"
             )
             zeros = ~mask if kept else mask
