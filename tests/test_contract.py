@@ -478,3 +478,26 @@ def test_a_name_is_one_printable_line(name):
     with pytest.raises(InputError, match="contract name: got") as caught:
         make_contract(name=name)
     assert str(caught.value).isprintable()
+
+
+def test_what_met_a_contract_that_asked_for_more_meets_the_one_of_today():
+    built_in = load_contract("era-s7")
+    values = built_in.to_dict()
+    stricter = Contract.from_dict(
+        values | {"clause": [*values["clause"], {"kind": "dropout", "points": 5}]}
+    )
+    assert stricter != built_in
+    assert stricter.current() == built_in
+    assert built_in.current() is built_in
+    looser = Contract.from_dict(values | {"clause": values["clause"][1:]})
+    assert looser.current() is looser
+    other_images = Contract.from_dict(values | {"train_size": 40_000})
+    assert other_images.current() is other_images
+    assert dataclasses.replace(stricter, name="mine").current().name == "mine"
+
+
+def test_points_and_bonuses_decide_no_passing():
+    built_in = load_contract("era-s9")
+    values = built_in.to_dict()
+    clauses = [each for each in values["clause"] if not each.get("bonus")]
+    assert Contract.from_dict(values | {"clause": clauses}).current() == built_in

@@ -205,6 +205,22 @@ class Contract:
             if title not in expected and clause.kind not in ALWAYS and not clause.bonus
         )
 
+    def current(self) -> "Contract":
+        """Return the built-in contract of the same name if what meets this one meets it too.
+
+        Otherwise the contract itself. So a built-in contract may come to ask for less, or give
+        other points, and what was judged before still counts; a failure then counts as one."""
+        built_in = self.built_in
+        if built_in is None or not built_in._firm() <= self._firm():
+            return self
+        return built_in
+
+    def _firm(self) -> set[tuple[str, Any]]:
+        """Return what decides whether a verdict passes: the images, and clauses without bonuses."""
+        keys = ("data", "train_size", "val_size")
+        clauses = ((title, required) for title, required, each in self.rows if not each.bonus)
+        return {*((key, getattr(self, key)) for key in keys), *clauses}
+
     def _values(self) -> dict[str, Any]:
         values = {key: getattr(self, key) for key in ("data", "train_size", "val_size")}
         for title, required, clause in self.rows:

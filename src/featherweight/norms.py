@@ -1,10 +1,8 @@
 """Find group, layer and instance norms that a network writes by hand, in the steps of its graph.
 
-    norms = find_norms(steps)                       # by their last step
-    norm_kind(norms[step], field)                   # "group norm"
-
-Such a norm is a quotient or product whose numerator is x minus a mean of x, and whose values are
-x normalised over the dimensions of that mean. PyTorch's own are operations of their own.
+`find_norms` returns them by their last steps, and `norm_kind` tells which of the three one is. Such
+a norm is a quotient or product whose numerator is x minus a mean of x, and whose values are x
+normalised over the dimensions of that mean. PyTorch's own are operations of their own.
 """
 
 import math
