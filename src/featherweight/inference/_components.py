@@ -60,12 +60,12 @@ class Components:
     @property
     def heights(self) -> Labels:
         """Return the height of each in pixels, (n + 1,)."""
-        return np.maximum(self.bottom - self.top, 0)
+        return np.asarray(np.maximum(self.bottom - self.top, 0))
 
     @property
     def widths(self) -> Labels:
         """Return the width of each in pixels, (n + 1,)."""
-        return np.maximum(self.right - self.left, 0)
+        return np.asarray(np.maximum(self.right - self.left, 0))
 
     def select(self, chosen: Mask) -> Mask:
         """Return the pixels (height, width) of the chosen components (n + 1,)."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..layout import FIT, centre
 from ._form import Bytes, Form
-from ._ink import Floats, box_blur, pad
+from ._planes import Floats, box_blur, pad
 
 FINE = 8  # subpixels of an MNIST pixel while a digit is placed, so that rounding does not show
 # MNIST pixels; thinner strokes are thickened to it. MNIST's strokes have a median of 2.3, and 98 %

@@ -13,19 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._components import Components, Labels, Mask
-from ._ink import Floats
+from ._planes import Floats
 
 Sureness = Callable[[Sequence[Mask]], Sequence[float]]
 "How sure a network is of each of several digits, masks (height, width), from 0 to 1."
 
-TALL = 0.5  # height of a digit, relative to the others' median; a stop or a bar is less
-CONSIDERED = 0.25  # height of what that median is taken of, relative to the tallest
+TALL = 0.4  # height of a digit, relative to the others' median; a stop or a bar is less
+CONSIDERED = 0.25  # height of what that median is taken of, relative to the tallest,
+NARROW = 1.2  # and most width, relative to the height
 FLAT = 1.8  # width of a bar or an underline, relative to its height
 OVERLAP = 0.5  # of columns, relative to the narrower, of fragments that stand above each other
 GAP = 0.15  # between such fragments, relative to the height of both together
 LOOSE = 0.6  # distance of a bar from its digit, relative to the digit's height
 SAME_LINE = 0.3  # vertical overlap of neighbours on a line, relative to the lower of the two
 BASE = 0.3  # of a digit's height, from its bottom: an underline is not above it
+CLOSE = 0.15  # distance of the halves of a digit, relative to its height
+JOINED = 0.8  # least probability of the digit that they make
 WIDE = 0.95  # width from which two digits may touch, relative to the height
 VERY_WIDE = 1.4  # the same from which it is taken for granted
 CUTS = 5  # places that are tried
@@ -45,11 +48,11 @@ class _Part:
 
     @property
     def width(self) -> int:
-        return self.right - self.left
+        return max(self.right - self.left, 1)
 
     @property
     def height(self) -> int:
-        return self.bottom - self.top
+        return max(self.bottom - self.top, 1)
 
     @property
     def centre(self) -> float:
@@ -107,7 +110,11 @@ def split(components: Labels, ink: Floats, sureness: Sureness | None = None) -> 
             chosen = [best.get(id(options), options[0]) for options in choices]
     kept = sum(len(part.members) for part in chosen)
     lines = [
-        [piece for part in line for piece in _cut(mask(part), ink, sureness)]
+        [
+            piece
+            for part in _join_halves(line, mask, sureness)
+            for piece in _cut(mask(part), ink, sureness)
+        ]
         for line in _lines(chosen)
     ]
     return Split(lines, kept < int(components.max()))
@@ -116,13 +123,20 @@ def split(components: Labels, ink: Floats, sureness: Sureness | None = None) -> 
 def _sort(components: Components) -> tuple[list[_Part], list[_Part]]:
     """Return the components that are digits, fragments joined, and the others."""
     parts = [
-        _Part((k,), *(int(side[k]) for side in (components.left, components.top)),
-              *(int(side[k]) for side in (components.right, components.bottom)))
+        _Part(
+            (k,),
+            *(int(side[k]) + 1 for side in (components.left, components.top)),
+            *(int(side[k]) - 1 for side in (components.right, components.bottom)),
+        )
         for k in range(1, len(components.area))
     ]
     tallest = max(part.height for part in parts)
     parts = _join_fragments(parts, tallest)
-    heights = [part.height for part in parts if part.height >= CONSIDERED * tallest]
+    heights = [
+        part.height
+        for part in parts
+        if part.height >= CONSIDERED * tallest and part.width <= NARROW * part.height
+    ] or [tallest]
     least = TALL * float(np.median(heights))
     digits = [part for part in parts if part.height >= least and not _is_flat(part, least / TALL)]
     if not digits:
@@ -196,6 +210,28 @@ def _lines(digits: Iterable[_Part]) -> list[list[_Part]]:
     return sorted(lines, key=lambda line: float(np.mean([part.centre for part in line])))
 
 
+def _join_halves(
+    line: list[_Part], mask: Callable[[_Part], Mask], sureness: Sureness | None
+) -> list[_Part]:
+    """Join neighbours that are surer together than the less sure of them, as halves of a 4."""
+    joined: list[_Part] = []
+    for part in line:
+        if joined:
+            before, both = joined[-1], joined[-1].join(part)
+            close = part.left - before.right <= CLOSE * both.height
+            if close and both.width <= NARROW * both.height:
+                if sureness is None:
+                    together = before.columns_shared(part) > OVERLAP
+                else:
+                    sure = sureness([mask(each) for each in (before, part, both)])
+                    together = sure[2] > max(min(sure[:2]), JOINED)
+                if together:
+                    joined[-1] = both
+                    continue
+        joined.append(part)
+    return joined
+
+
 def _cut(digit: Mask, ink: Floats, sureness: Sureness | None) -> list[Mask]:
     """Return the digits of a mask (height, width) in which several may touch."""
     rows, columns = np.flatnonzero(digit.any(1)), np.flatnonzero(digit.any(0))
@@ -238,9 +274,10 @@ def _cuts(ink: Floats) -> list[Mask]:
     n = max(1, -(-height // CUT_ROWS))
     padded = np.pad(ink, ((0, -height % n), (0, -width % n)))
     small = padded.reshape(padded.shape[0] // n, n, padded.shape[1] // n, n).mean((1, 3))
-    rows, columns = small.shape
+    columns = small.shape[1]
     margin = max(1, round(MIN_PIECE * columns))
-    masks, taken = [], []
+    masks: list[Mask] = []
+    taken: list[float] = []
     places = np.linspace(margin, columns - 1 - margin, 2 * CUTS + 1)
     seams = [_seam(small, place) for place in places]
     for _, seam in sorted(seams, key=lambda each: each[0]):
@@ -274,4 +311,3 @@ def _seam(ink: Floats, place: float) -> tuple[float, "np.ndarray"]:
         seam[row] = column
         column += steps[row, column]
     return cost, seam
-

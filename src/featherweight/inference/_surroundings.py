@@ -51,7 +51,7 @@ def edges(parts: Components) -> Mask:
             beside = (high <= low[others].min()) | (low >= high[others].max())
             chosen |= through & beside & (high - low < side / 3)
     chosen[0] = False
-    return chosen
+    return np.asarray(chosen)
 
 
 def is_beside_page(parts: Components) -> bool:
@@ -159,7 +159,7 @@ def _across(mask: Mask) -> list[_Line]:
     """Return the lines from left to right."""
     height, width = mask.shape
     ends = round(REACH * width), width - 1 - round(REACH * width)
-    starts, stops = (_runs(mask[:, at - 1 : at + 2].any(1)) for at in ends)
+    starts, stops = (_runs(np.asarray(mask[:, at - 1 : at + 2].any(1))) for at in ends)
     if not len(starts) or not len(stops):
         return []
     ids, lengths = _vertical_runs(mask)
@@ -200,7 +200,7 @@ def _across(mask: Mask) -> list[_Line]:
             whole = covered[:margin].any() and covered[-margin:].any()
             whole = whole and covered.mean() >= MIN_COVER
             if not any((line.band & band).mean() > 0.5 * band.mean() for line in lines):
-                lines.append(_Line(whole, pixels, band))
+                lines.append(_Line(bool(whole), pixels, band))
     return lines
 
 

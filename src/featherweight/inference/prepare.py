@@ -1,7 +1,7 @@
 """Turn any photo, scan, screenshot or drawing into an image as a network's training images are.
 
     image = prepare("photo.jpg")            # (28, 28) uint8, white ink on black; None if no ink
-    Sheet("1905.png").digits()              # from left to right, each with its place in the picture
+    Sheet("1905.png").number()              # from left to right, each with its place in the picture
     prepare("cat.jpg", reader.form)         # as the images that a network was trained on
 
 This uses NumPy and Pillow only. Ink is whatever differs from the paper, darker or lighter; `_ink`
@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from .. import _pictures
@@ -23,8 +22,10 @@ from ..errors import InputError
 from ..layout import MNIST_LAYOUT
 from ._fit import Box, extent, fit
 from ._form import MNIST, Bytes, Form
-from ._ink import THRESHOLDS, Floats, Ink, find_ink
+from ._ink import Ink, find_ink
+from ._planes import Floats
 from ._split import Split, split
+from ._thresholds import THRESHOLDS
 
 MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
 JPEG_SCALES = (2, 4)  # parts of its size at which a JPEG file of more pixels is decoded
@@ -131,6 +132,9 @@ class Digit:
     "Sides of the ink. None where no ink was looked for, or the picture is not known."
     frame: Box | None = None
     "Sides of the image as a whole, which may lie outside of the picture, likewise."
+    doubts: tuple[str, ...] = ()
+    """What makes the preparation doubtful, in plain words: "lines removed", "page edge removed",
+    "shade removed", "parts dropped", "low contrast", "touches the border"."""
 
 
 Judge = Callable[[Sequence[Digit]], Sequence[float]]
@@ -154,11 +158,13 @@ class Sheet:
     def _ink(self) -> Ink | None:
         return find_ink(_planes(self._picture))
 
-    @cached_property
-    def _split(self) -> Split:
-        """The digits as their place alone tells."""
+    def _split(self, judge: Judge | None) -> Split:
+        """Return where the digits are."""
         assert self._ink is not None
-        return split(self._ink.components, self._ink.strength)
+        components, ink = self._ink.components, self._ink.strength
+        if judge is None:
+            return split(components, ink)
+        return split(components, ink, lambda masks: judge([self._place(ink * m) for m in masks]))
 
     def whole(self) -> Digit | None:
         """Return all of the ink as one digit, or None if there is no ink."""
@@ -198,32 +204,22 @@ class Sheet:
             raise InputError(
                 "the network reads whole pictures, expected one that reads ink to split a number"
             )
+        if self._in_form is not None:
+            return [self.candidates()[:1]]
         if self._ink is None:
             return []
-        components, ink = self._ink.components, self._ink.strength
-        if judge is None:
-            found = self._split
-        else:
-            found = split(
-                components, ink, lambda masks: judge([self._place(ink * m) for m in masks])
-            )
-        return [[self._place(ink * mask) for mask in line] for line in found.lines]
+        ink = self._ink.strength
+        return [[self._place(ink * mask) for mask in line] for line in self._split(judge).lines]
 
-    def digits(self, judge: Judge | None = None) -> list[Digit]:
+    def number(self, judge: Judge | None = None) -> list[Digit]:
         """Return the digits of a number from left to right, line by line, as `lines` does."""
         return [digit for line in self.lines(judge) for digit in line]
 
-    def number(self, judge: Judge | None = None) -> list[Digit]:
-        """Return the digits of a number as `digits` does; an image in the form is one digit."""
-        if self._in_form is not None:
-            return self.candidates()[:1]
-        return self.digits(judge)
-
-    def count(self) -> int:
+    def count(self, judge: Judge | None = None) -> int:
         """Return the number of digits that stand side by side; 0 without ink.
 
         Loose strokes and noise are not counted. A count above 1 means a number. Where the network
-        reads whole pictures it is 1.
+        reads whole pictures it is 1. `lines` says what a judge is.
         """
         if self._in_form is not None or not self.form.reads_ink:
             return 1
@@ -232,7 +228,7 @@ class Sheet:
         if self._ink.components.max() == 1:
             return 1
         ink, limits = self._ink.strength, THRESHOLDS
-        masks = [mask for line in self._split.lines for mask in line]
+        masks = [mask for line in self._split(judge).lines for mask in line]
         heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in masks])
         masses = np.array([ink[mask].sum() for mask in masks])
         if heights.max() < max(limits.min_number_pixels, limits.min_number * max(ink.shape)):
@@ -251,7 +247,9 @@ class Sheet:
         box = columns[0] * x, rows[0] * y, (columns[-1] + 1) * x, (rows[-1] + 1) * y
         frame = left * x, top * y, right * x, bottom * y
         seen = self.form.turn(self.form.light_on_dark(image))
-        return Digit(seen, _floats(min(side, 1.0) for side in box), _floats(frame))
+        assert self._ink is not None
+        sides = _floats(min(side, 1.0) for side in box)
+        return Digit(seen, sides, _floats(frame), self._ink.doubts)
 
     def _resize(self) -> Digit:
         """Return the middle of the picture, in the proportions of the form, resized to it."""

@@ -156,7 +156,7 @@ class Reader:
         for picture in pictures:  # one by one: a decoded photograph takes 36 MB
             sheet = Sheet(picture, self.form)
             candidates.append(sheet.candidates())
-            counts.append(sheet.count())
+            counts.append(sheet.count(self.sureness))
         return [
             reading.counted(count)
             for reading, count in zip(self.read_candidates(candidates), counts, strict=True)
@@ -170,6 +170,12 @@ class Reader:
                 network reads whole pictures, as of photographs.
         """
         return self.read_digits(Sheet(picture, self.form).number(self.sureness))
+
+    def read_lines(self, picture: PictureSource) -> list[list[Reading]]:
+        """Read the digits of each line of writing, from top to bottom, as `read_number` does."""
+        lines = Sheet(picture, self.form).lines(self.sureness)
+        readings = iter(self.read_digits([digit for line in lines for digit in line]))
+        return [[next(readings) for _ in line] for line in lines]
 
     def sureness(self, digits: Sequence[Digit]) -> list[float]:
         """Return the probability of the most probable class of each digit."""
@@ -193,7 +199,15 @@ class Reader:
         """Read digits as a `Sheet` returns them. None stands for a picture without ink."""
         readings = self.read_prepared([None if digit is None else digit.image for digit in digits])
         return [
-            reading if digit is None else replace(reading, box=digit.box, frame=digit.frame)
+            reading
+            if digit is None
+            else replace(
+                reading,
+                box=digit.box,
+                frame=digit.frame,
+                doubts=digit.doubts,
+                unsure=reading.unsure or bool(digit.doubts),
+            )
             for reading, digit in zip(readings, digits, strict=True)
         ]
 

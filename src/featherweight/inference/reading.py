@@ -111,6 +111,9 @@ class Reading:
     the network's head is not a mean and a linear layer."""
     reason: str | None = None
     """Why nothing is read: NO_INK, NOT_A_DIGIT or SEVERAL_DIGITS. None where there is a label."""
+    doubts: tuple[str, ...] = ()
+    """What makes the preparation of the picture doubtful, in plain words, such as "lines removed".
+    Not empty: the reading is unsure."""
 
     @property
     def confidence(self) -> float:
@@ -126,12 +129,13 @@ class Reading:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return label, reason, confidence, unsure and probabilities as JSON values."""
+        """Return label, reason, confidence, unsure, doubts and probabilities as JSON values."""
         return {
             "label": self.label,
             "reason": self.reason,
             "confidence": self.confidence,
             "unsure": self.unsure,
+            "doubts": list(self.doubts),
             "probabilities": None if self.probabilities is None else self.probabilities.tolist(),
         }
 

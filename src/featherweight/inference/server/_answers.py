@@ -77,6 +77,10 @@ class DigitReading(BaseModel):
         ge=0, le=1, description="Probability of the most probable label.", examples=[0.998]
     )
     unsure: bool = Field(description="Whether the reading should be checked.", examples=[False])
+    doubts: list[str] = Field(
+        description="What makes the preparation of the picture doubtful.",
+        examples=[["lines removed"]],
+    )
     probabilities: list[float] | None = Field(
         description="Calibrated probabilities, in the order of the model's labels."
     )
