@@ -43,6 +43,14 @@ def test_one_cycle_by_hand():
     )
 
 
+def test_a_recipe_without_synthetic_images_has_the_json_from_before_there_were_any():
+    recipe = find_recipe("feather-20k")
+    assert "synthetic" not in recipe.to_dict()
+    more = dataclasses.replace(recipe, synthetic=0.4)
+    assert more.to_dict() == recipe.to_dict() | {"synthetic": 0.4}
+    assert (recipe.n_images(500), more.n_images(500)) == (500, 700)
+
+
 def test_the_baseline_keeps_its_rate():
     assert {find_recipe("baseline").lr_at(step, 100) for step in range(100)} == {0.1}
 
@@ -74,6 +82,8 @@ def test_the_baseline_keeps_its_rate():
         ({"resize_until": 1}, "resize_until"),
         ({"weight_bits": 3}, "weight_bits"),
         ({"quantise_from": 1}, "quantise_from"),
+        ({"synthetic": -0.1}, "synthetic: got -0.1, expected 0 to 4"),
+        ({"synthetic": float("nan")}, "synthetic"),
     ],
 )
 def test_a_wrong_value_is_named(change, message):

@@ -11,6 +11,7 @@ from featherweight import splits
 from featherweight.contract import CONTRACTS
 from featherweight.data import Images, Split, load_split
 from featherweight.errors import InputError
+from featherweight.facts import Facts
 from featherweight.requirements import Requirement
 from featherweight.splits import (
     MNIST_SPLIT,
@@ -139,6 +140,16 @@ def test_one_label_of_the_training_images_is_named_for_a_contract_about_them(spl
     assert fault.startswith("one label is right for 95.")
     assert " of the training images: " in fault
     assert split_faults(easy, ANY) == []
+
+
+def test_synthetic_images_break_a_contract_about_a_data_set_and_are_named_in_others(split):
+    about = dataclasses.replace(ANY, data="mnist")
+    found = find_split(split, about, own=True, n_synthetic=200)
+    assert "trained on 200 synthetic images too, not on MNIST's alone" in found.faults
+    assert find_split(split, ANY, own=True, n_synthetic=200).faults == ()
+    facts = Facts(split=find_split(split, ANY, own=True, n_synthetic=200))
+    title, required, clause = next(row for row in ANY.rows if row[0] == "split")
+    assert clause.judge(title, required, facts).found.endswith(", 200 synthetic ones added")
 
 
 def test_a_contract_about_mnist_knows_its_images_in_any_number(split, mnist):

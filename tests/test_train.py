@@ -16,14 +16,15 @@ import featherweight
 from featherweight.audit import audit_run
 from featherweight.augment import resized
 from featherweight.build import build
-from featherweight.data import load_split
+from featherweight.data import Images, load_split
 from featherweight.device import pick_device, seed_everything
 from featherweight.errors import InputError
 from featherweight.evaluate import evaluate
 from featherweight.recipe import Augmentation, Recipe
 from featherweight.run import create_run, open_run
+from featherweight.synthetic import NO_DIGIT
 from featherweight.train import DivergedError, export_network, train
-from featherweight.trainer import Trainer
+from featherweight.trainer import Trainer, probabilities
 
 CPU = torch.device("cpu")
 
@@ -284,6 +285,37 @@ def test_an_epoch_holds_each_image_once(split, tiny_recipe, monkeypatch):
     assert len(list(trainer.steps(0, seed_everything(0, 0)))) == trainer.steps_per_epoch == 11
     assert torch.cat(run_batches).sort().values.tolist() == list(range(500))
     assert {len(batch) for batch in run_batches} == {45, 46}
+
+
+def test_synthetic_images_are_added_and_every_class_is_as_probable_where_there_is_no_digit(
+    split, tiny_recipe
+):
+    recipe = dataclasses.replace(tiny_recipe, batch_size=47, synthetic=0.1)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    trainer = Trainer(recipe, model, split.train, (0, 1))
+    assert len(trainer.train) == 550
+    assert torch.equal(trainer.train.pixels[:500], split.train.pixels)
+    assert trainer.steps_per_epoch == 12
+    labels = trainer.train.labels[500:]
+    no_digit = labels == NO_DIGIT
+    assert 0 < int(no_digit.sum()) < 50
+    targets = probabilities(labels, 10)
+    assert (targets[no_digit] == 0.1).all()
+    assert torch.equal(targets[~no_digit].argmax(1), labels[~no_digit])
+    assert (targets[~no_digit].amax(1) == 1).all()
+    for loss in trainer.steps(0, seed_everything(0, 0)):
+        assert loss.isfinite()
+
+
+def test_synthetic_digits_are_added_to_nothing_but_digits(split, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, synthetic=0.1)
+    colour = Images(split.train.pixels.expand(-1, 3, -1, -1), split.train.labels)
+    more = Images(split.train.pixels, split.train.labels + 1)
+    for images in (colour, more):
+        with pytest.raises(
+            InputError, match=r"synthetic: got images .*expected digits, \(1, 28, 28"
+        ):
+            Trainer(recipe, torch.nn.Linear(1, 1), images, (0, 1))
 
 
 def test_the_average_is_over_weights_and_batch_norm_buffers(split, tiny_recipe):

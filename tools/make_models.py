@@ -27,7 +27,7 @@ from featherweight.studies.rows import read_rows, row_key
 from featherweight.studies.workers import run_task
 
 # Whose runs ship, and whose rows the seeds are chosen from.
-PLANS = ("records", "sprint-first", "int4", "baseline")
+PLANS = ("records", "sprint-first", "int4", "baseline", "reader")
 FILES = (
     "model.onnx",
     "model.safetensors",

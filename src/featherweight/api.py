@@ -304,7 +304,7 @@ def finish_run(
         with (
             run.lock() if group.is_main else contextlib.nullcontext(),
             start_workers(run, split, n_workers) as local,
-            progress(len(split.train)) as (show_epoch, on_batch),
+            progress(run.recipe.n_images(len(split.train))) as (show_epoch, on_batch),
         ):
             together = local if group.size == 1 else group
             train_run(run, split, device, after_epoch, on_batch, together, keep_states)
@@ -438,7 +438,9 @@ def _train_again(
         return None
     if retrain and epochs is not None:
         raise InputError(f"retrain with retrain epochs {epochs}: expected one of them")
-    with show(run, len(split.train), Console(stderr=True, highlight=False)) as report:
+    with show(
+        run, run.recipe.n_images(len(split.train)), Console(stderr=True, highlight=False)
+    ) as report:
         if epochs is not None:
             return retrain_run_epochs(run, split, epochs, workers, report)
         return retrain_run(run, split, workers, report)

@@ -227,7 +227,7 @@ def training_facts(recipe: Recipe, n_train: int, logged: Sequence[object], saved
         saved: The epoch of the saved state.
     """
     counted = len(logged) == recipe.epochs and list(logged) == list(range(1, len(logged) + 1))
-    steps = math.ceil(n_train / recipe.batch_size) * recipe.epochs
+    steps = math.ceil(recipe.n_images(n_train) / recipe.batch_size) * recipe.epochs
     return Training(
         epochs=recipe.epochs,
         logged=len(logged),
@@ -337,7 +337,7 @@ def audit_run(
     facts = structure_facts(model, split, contract, True, fresh, seed=run.seed)
     facts.training = training
     own = split.sha256 == run.config["data"]["sha256"]
-    facts.split = find_split(split, contract, own)
+    facts.split = find_split(split, contract, own, run.recipe.n_synthetic(len(split.train)))
     parts = {"val": split.val.to(device)}
     if contract.needs("train"):
         parts["train"] = split.train.to(device)

@@ -8,11 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ._html import markdown_text as _text
 from ._markdown import clause_table
 from ._markdown import code as _code
+from .confidence import find_confidence, held_out
 from .data import Split
-from .evaluate import Evaluation, percent
+from .evaluate import EVAL_BATCH_SIZE, Evaluation, log_probabilities, percent
 from .image_kind import ImageKind
 from .recipe import RECIPES
 from .run import GRAPH, SOURCE, Run
@@ -34,6 +37,7 @@ PICTURES = {
     "confusion.png": "confusion matrix",
     "mistakes.png": "every mistake",
 }
+LEAST = 1e-30  # probability whose logarithm stands for that of a smaller one
 MAX_NAMES = 26  # classes that a card names
 
 
@@ -90,6 +94,38 @@ def _looks(kind: ImageKind) -> str:
     looks["natural"] = "grey" if kind.channels == 1 else "in colour"
     transposed = ", rows and columns exchanged," if kind.orientation == "transposed" else ""
     return f"{looks[kind.polarity]}{transposed}"
+
+
+def _rejects(run: Run, result: Evaluation, split: Split) -> str:
+    """Return how well a network that was trained on synthetic images tells what is no digit."""
+    model, images = run.load_model(), held_out()
+    scores = [
+        log_probabilities(model, batch, split.mean_std)
+        for batch in images.pixels.split(EVAL_BATCH_SIZE)
+    ]
+    found = find_confidence(
+        result.probabilities.clamp(min=LEAST).log(), result.labels, torch.cat(scores)
+    )
+    told = found.rejection
+    assert told is not None
+    rejected, sure = (
+        _share(n, told.others, "images of no digit")
+        for n in (told.others_rejected, told.others_sure)
+    )
+    return f"""
+Synthetic validation images, of other seeds, fonts and kinds than those of the training:
+**{percent(told.digits_right, told.digits)}** of the digits.
+AUROC of the confidence, digits against images of no digit: **{told.auroc:.4f}**.
+Below a confidence of {told.digit_from:.4f} an image is no digit: so are {rejected},
+and {_share(told.right_rejected, told.right, "MNIST digits that would be read right")}.
+Read as a digit, and sure, are {sure}.
+
+"""
+
+
+def _share(n: int, total: int, what: str) -> str:
+    """Return a share, such as `95.26 % of the images (1,923 of 2,019)`."""
+    return f"{100 * n / total:.2f} % of the {what} ({n:,} of {total:,})"
 
 
 def _count(n: int, word: str) -> str:
@@ -202,6 +238,23 @@ def card(
             "photographed in other ways"
         )
     seconds = sum(row["seconds"] for row in rows)
+    added = synthetic = rejects = ""
+    limit = (
+        f"- The network predicts one of its {split.num_classes} classes for any image, even if it "
+        "shows\n  none of them."
+    )
+    if recipe.synthetic:
+        added = " and synthetic images"
+        synthetic = (
+            f"- synthetic images: {recipe.n_synthetic(len(split.train)):,} in each epoch beside "
+            "them, drawn from a seed: digits in\n  other styles, and what is no digit, for which "
+            "each class was to be equally probable\n"
+        )
+        rejects = _rejects(run, result, split)
+        limit = (
+            "- A letter may look like a digit, as O, l and S do: none of these was used to train "
+            "or to measure\n  the rejection."
+        )
     tested = ""
     if test is not None:
         tested = f"Test, stated and not chosen by: **{percent(*test)}**.\n"
@@ -237,7 +290,7 @@ def card(
 
 A network{size} that sorts {colour} images of {width}x{height} pixels into
 {split.num_classes} classes{named}.
-Featherweight trained it on {_text(data)} and checked it against the contract below.
+Featherweight trained it on {_text(data)}{added} and checked it against the contract below.
 
 Contract {_code(verdict["contract"])}: **{"PASS" if verdict["passed"] else "FAIL"}**{points}.
 Evidence: {_text(judged.basis)}.
@@ -245,7 +298,7 @@ Validation: **{percent(result.correct, result.total)}**,
 95 % interval {100 * low:.2f} to {100 * high:.2f} (Wilson),
 expected calibration error {100 * result.calibration_error:.2f} %;
 measured on {_validation_images(split)}, with the last epoch's weights.
-{tested}
+{rejects}{tested}
 {clause_table(judged)}
 {pictures["verdict.svg"]}
 ## Use
@@ -263,7 +316,7 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 - data: {_text(data)}, {len(split.train):,} training and {len(split.val):,} validation images,
   {width}x{height} {colour} pixels, {split.num_classes} classes;
   normalised with mean {split.mean_std[0]:.4f} and standard deviation {split.mean_std[1]:.4f}
-- training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
+{synthetic}- training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
   torch {_text(environment["torch"])}, featherweight {_text(environment["featherweight"])}{commit}
 - weights: the last epoch's{" (moving average)" if recipe.ema else ""};
   {"the test images were not read" if test is None else "the test images decided nothing"}
@@ -271,8 +324,7 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 ## Limits
 - The input is one {colour} image with the size, polarity and centring of the training
   images{preparing}.
-- The network predicts one of its {split.num_classes} classes for any image, even if it shows
-  none of them.
+{limit}
 - The accuracy above holds for images like the training images{stress}.
 
 ## Licence

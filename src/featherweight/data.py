@@ -21,6 +21,7 @@ from torch import Tensor
 from .errors import InputError
 from .formats import SAID_FILE, Part, Said, Source, open_source
 from .image_kind import CHANNELS, MAX_CLASSES, MAX_SIDE, ImageKind
+from .synthetic import make_synthetic
 
 STEMS = {"train": "train", "test": "t10k"}
 # Grey levels up to which a border's pixel is dark, and from which it is light; and the share of
@@ -370,6 +371,15 @@ def _split_by_class(
             )
         is_val[own[len(own) - n :]] = True
     return _part(images, (~is_val).nonzero()[:n_train, 0]), _part(images, is_val)
+
+
+@lru_cache(maxsize=2)
+def synthetic_images(n: int, seed: int, held_out: bool = False) -> Images:
+    """Return images that MNIST lacks, with the label NO_DIGIT where they show no digit.
+
+    The arguments are those of `synthetic.make_synthetic`."""
+    made = make_synthetic(n, seed, held_out)
+    return Images(torch.from_numpy(made.pixels)[:, None], torch.from_numpy(made.labels))
 
 
 def load_test(split: Split) -> Images:

@@ -125,6 +125,8 @@ class SplitFound:
     "Number of validation images."
     how: str
     "How it was checked."
+    synthetic: int = 0
+    "Number of synthetic images that the training added."
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .errors import InputError
 
 # Supported bits per quantised weight: 4, 2 or 1 weights fill a byte exactly.
 BITS = (2, 4, 8)
+MAX_SYNTHETIC = 4.0  # synthetic images per training image
 FEATHER_20K_LAYERS = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")
 DEFAULT_RECIPE = "quick"
 # Trains a network of the user's own, which may not take the smaller images of `quick`.
@@ -138,6 +139,9 @@ class Recipe:
     "Fraction of the steps after which weights are quantised (straight-through estimator)."
     augmentation: Augmentation = field(default_factory=Augmentation)
     "Strengths of the random changes to training images."
+    synthetic: float = 0.0
+    "Synthetic images that an epoch adds, per training image: digits in styles that MNIST lacks, "
+    "and images that show no digit, for which each class is to be equally probable. 0: none."
 
     def __post_init__(self) -> None:
         for key, kind in (("name", str), ("model", str), ("model_args", dict)):
@@ -173,6 +177,8 @@ class Recipe:
             raise InputError(
                 f"weight_bits: got {self.weight_bits!r}, expected 0, {', '.join(map(str, BITS))}"
             )
+        if not 0 <= self.synthetic <= MAX_SYNTHETIC:
+            raise InputError(f"synthetic: got {self.synthetic}, expected 0 to {MAX_SYNTHETIC:g}")
         for key in (
             "warmup",
             "momentum",
@@ -190,6 +196,14 @@ class Recipe:
         """Number of ghost batches in a batch; they differ by at most one image."""
         return math.ceil(self.batch_size / self.ghost_batch) if self.ghost_batch else 1
 
+    def n_synthetic(self, n_train: int) -> int:
+        """Return the number of synthetic images that an epoch adds to `n_train` training images."""
+        return round(self.synthetic * n_train)
+
+    def n_images(self, n_train: int) -> int:
+        """Return the number of images of an epoch: `n_train` training images and synthetic ones."""
+        return n_train + self.n_synthetic(n_train)
+
     def lr_at(self, step: int, n_steps: int) -> float:
         """Return the learning rate of a step, 0 to n_steps - 1 (one-cycle: Smith 2018)."""
         if self.schedule == "constant":
@@ -205,6 +219,8 @@ class Recipe:
         """Return JSON values that `from_dict` reads back."""
         values = asdict(self)
         values["augmentation"]["blur_sigma"] = list(self.augmentation.blur_sigma)
+        if not self.synthetic:  # so that recipes that came before it keep their JSON and its hash
+            del values["synthetic"]
         return values
 
     @staticmethod
@@ -254,6 +270,18 @@ RECIPES = (
             "dropout": 0.02,
             "dense": True,
         },
+        augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
+    ),
+    # The network of feather-20k for pictures of anybody's: it knows more styles of digits, and is
+    # unsure of what is no digit.
+    Recipe(
+        "reader",
+        **FEATHER,
+        epochs=19,
+        muon=0.2,
+        contract="reader",
+        synthetic=0.2,
+        model_args={"layers": list(FEATHER_20K_LAYERS), "dropout": 0.02, "dense": True},
         augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
     ),
     Recipe(

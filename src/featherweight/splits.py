@@ -46,11 +46,19 @@ def contract_split(data: str | None, contract: Contract) -> Split:
     return load_split(data, contract.train_size, contract.val_size)
 
 
-def find_split(split: Split, contract: Contract, own: bool | None) -> SplitFound:
+def find_split(
+    split: Split, contract: Contract, own: bool | None, n_synthetic: int = 0
+) -> SplitFound:
     """Return what is found of a split for a contract.
 
-    `own` says whether it is the split of the run that is judged, None where there is no run."""
+    `own` says whether it is the split of the run that is judged, None where there is no run, and
+    `n_synthetic` how many synthetic images the run's training added."""
     faults = split_faults(split, contract)
+    if n_synthetic and contract.data:
+        faults.append(
+            f"trained on {n_synthetic:,} synthetic images too, not on "
+            f"{DATA_NAMES[contract.data]}'s alone"
+        )
     if own is False:
         faults.append("not the run's images")
     if split.sha256 == MNIST_SPLIT:
@@ -67,7 +75,9 @@ def find_split(split: Split, contract: Contract, own: bool | None) -> SplitFound
         if own is None
         else "the split's hash is the run's"
     )
-    return SplitFound(tuple(faults), len(split.train), len(split.val), f"{how}; {whose}")
+    return SplitFound(
+        tuple(faults), len(split.train), len(split.val), f"{how}; {whose}", n_synthetic
+    )
 
 
 def split_faults(split: Split, contract: Contract) -> list[str]:

@@ -203,10 +203,11 @@ def batch_sizes(recipe: Recipe, n_train: int) -> tuple[int, int]:
     """Return the smallest and the largest number of images that the network is trained on at once.
 
     The training images are dealt out evenly, and a batch's images to its ghost batches."""
-    steps = math.ceil(n_train / recipe.batch_size)
+    n_images = recipe.n_images(n_train)
+    steps = math.ceil(n_images / recipe.batch_size)
     return (
-        n_train // steps // recipe.n_ghosts,
-        math.ceil(math.ceil(n_train / steps) / recipe.n_ghosts),
+        n_images // steps // recipe.n_ghosts,
+        math.ceil(math.ceil(n_images / steps) / recipe.n_ghosts),
     )
 
 

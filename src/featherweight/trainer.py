@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .augment import Draws, augment, draw, resized
 from .build import forward
-from .data import Images, normalise
+from .data import Images, normalise, synthetic_images
 from .device import cpu_threads, seed_ghost
 from .distributed import SINGLE_PROCESS, GhostBatches, Group
 from .errors import InputError
@@ -26,6 +26,7 @@ from .evaluate import EVAL_BATCH_SIZE, Evaluation, evaluate, log_probabilities
 from .muon import Muon
 from .quantise import quantise, quantised
 from .recipe import Recipe
+from .synthetic import NO_DIGIT, SEED, SIDE
 from .weights import load_weights, tensors
 
 # Training images, and images per batch, from which the batch-norm statistics of a quantised network
@@ -53,7 +54,8 @@ class Trainer:
         mean_std: tuple[float, float],
         group: Group = SINGLE_PROCESS,
     ) -> None:
-        self.recipe, self.model, self.train = recipe, model, train
+        self.recipe, self.model = recipe, model
+        self.train = add_synthetic(train, recipe.n_synthetic(len(train)))
         self.mean_std, self.group = mean_std, group
         if train.pixels.device.type == "mps":
             # Batch norm's gradient fails there in channels-last memory (pytorch#188371).
@@ -72,7 +74,7 @@ class Trainer:
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         self.float_pairs = [mean for mean, _ in floats], [value for _, value in floats]
         self.integer_pairs = [pair for pair in pairs if not pair[0].is_floating_point()]
-        self.steps_per_epoch = math.ceil(len(train) / recipe.batch_size)
+        self.steps_per_epoch = math.ceil(len(self.train) / recipe.batch_size)
 
     def steps(self, epoch: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Train for one epoch, each image once, and yield the mean loss of every batch.
@@ -135,9 +137,10 @@ class Trainer:
             images = resized(images, size)  # (b, c, smaller h, smaller w)
         outputs = forward(self.model, normalise(images * 255, self.mean_std))  # (b, classes)
         # A network may return logits or log-probabilities: cross-entropy is the same for both.
-        loss = F.cross_entropy(
-            outputs, self.train.labels[indices], label_smoothing=self.recipe.label_smoothing
-        )
+        targets = self.train.labels[indices]
+        if self.recipe.synthetic:
+            targets = probabilities(targets, outputs.shape[1])
+        loss = F.cross_entropy(outputs, targets, label_smoothing=self.recipe.label_smoothing)
         loss = loss * weight
         loss.backward()
         return loss.detach()
@@ -236,6 +239,34 @@ class Trainer:
         load_weights(self.ema, state["ema" if "ema" in state else old_key])
         for name, (optimizer, _) in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+
+
+def add_synthetic(train: Images, n: int) -> Images:
+    """Return training images with n synthetic ones behind them, on the same device.
+
+    They are the same in every run. Raises InputError if the others are not like MNIST's.
+    """
+    if not n:
+        return train
+    shape = tuple(train.pixels.shape[1:])
+    if shape != (1, SIDE, SIDE) or train.labels.max() > 9:
+        raise InputError(
+            f"synthetic: got images {shape} of {int(train.labels.max()) + 1} classes to add to, "
+            f"expected digits, (1, {SIDE}, {SIDE})",
+            hint="use a recipe without synthetic images, such as feather-20k",
+        )
+    made = synthetic_images(n, SEED).to(train.pixels.device)
+    return Images(torch.cat([train.pixels, made.pixels]), torch.cat([train.labels, made.labels]))
+
+
+def probabilities(labels: Tensor, num_classes: int) -> Tensor:
+    """Return what the network is to say of labels (n,): probabilities (n, num_classes).
+
+    No class is more probable than another where there is no digit, so that the largest probability
+    tells the two apart (outlier exposure, Hendrycks et al. 2019).
+    """
+    known = F.one_hot(labels.clamp(min=0), num_classes).float()
+    return torch.where((labels == NO_DIGIT)[:, None], 1 / num_classes, known)
 
 
 def optimizers(

@@ -17,12 +17,12 @@ from PIL import Image
 from featherweight.build import build
 from featherweight.data import load_split
 from featherweight.errors import InputError
-from featherweight.evaluate import Evaluation, normalise
+from featherweight.evaluate import normalise
 from featherweight.export import onnx as export
 from featherweight.export.c import export_c
 from featherweight.export.graph import fold_batch_norm, to_graph
 from featherweight.export.hub import export_hub
-from featherweight.export.onnx import UnfaithfulError, export_onnx, sure_from, temperature
+from featherweight.export.onnx import UnfaithfulError, export_onnx
 from featherweight.inference.reader import Reader
 from featherweight.model import Pool
 from featherweight.run import create_run, open_run
@@ -330,29 +330,6 @@ def test_every_step_is_told_before_it_is_taken(finished):
         "quantising to 8 bits",
         *(f"checking 100 images in batches of {batch}" for batch in ("1", "2", "7", "1,000")),
     ]
-
-
-def test_the_temperature_undoes_a_scale():
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(20_000, 10, generator=generator)
-    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    assert temperature(3 * logits, labels) == pytest.approx(3, rel=0.03)
-
-
-def test_sure_from_is_the_least_confidence_with_one_in_a_thousand_wrong():
-    confidence = torch.linspace(0.99, 0.5, 3000)
-    probabilities = torch.stack([confidence, 1 - confidence], 1)
-    labels = torch.zeros(3000, dtype=torch.int64)
-    labels[[999, 1500, 1600]] = 1
-    # 1 of the first 1,000 may be wrong and 2 of 2,000. The third error would need 3,000 images, but
-    # is the 1,601st.
-    result = Evaluation(0.0, probabilities, labels)
-    kept = probabilities[:, 0] >= sure_from(result)
-    assert int((labels[kept] == 1).sum()) <= int(kept.sum()) / 1000
-    more = probabilities[:, 0] >= sure_from(result) - 1e-3
-    assert int((labels[more] == 1).sum()) > int(more.sum()) / 1000 or int(kept.sum()) == 3000
-    labels[:] = 1
-    assert sure_from(Evaluation(0.0, probabilities, labels)) == 1
 
 
 def coloured(split, **said):

@@ -23,6 +23,7 @@ from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.inference._picture import FIRST, SECOND, evidence_picture, spread
 from featherweight.inference.reader import Reader, Reading
+from featherweight.inference.reading import number
 
 
 @pytest.fixture(scope="module")
@@ -298,9 +299,9 @@ def test_a_reading_is_shown_in_one_line():
     image, p = np.zeros((28, 28), np.uint8), np.array([0.002, 0.998], np.float32)
     assert repr(Reading("7", p, image, unsure=False)) == "7 (99.8 %)"
     assert repr(Reading("7", p, image, unsure=True)) == "7 (99.8 %, unsure)"
-    several = Reading("7", p, image, unsure=True, side_by_side=3)
-    assert repr(several) == "7 (99.8 %, unsure, 3 digits side by side)"
-    assert repr(Reading(None, None, None, unsure=True)) == "no digit found"
+    assert repr(Reading("7", p, image, unsure=False).counted(3)) == "several digits (3)"
+    assert repr(Reading(None, p, image, unsure=True, reason="not a digit")) == "not a digit"
+    assert repr(Reading(None, None, None, unsure=True)) == "no ink"
 
 
 def test_a_notebook_shows_what_the_network_saw_and_all_probabilities():
@@ -316,7 +317,7 @@ def test_a_notebook_shows_what_the_network_saw_and_all_probabilities():
     assert "a&amp;b" in html
     assert "&lt;7&gt; (75.0 %)" in html
     assert "<7>" not in html
-    assert "no digit found" in Reading(None, None, None, unsure=True)._repr_html_()
+    assert "no ink" in Reading(None, None, None, unsure=True)._repr_html_()
     assert html.count("<img") == 1  # there is no evidence
 
 
@@ -345,13 +346,37 @@ def pair(pictures, *names):
     return np.concatenate([np.asarray(Image.open(pictures / f"{name}.png")) for name in names], 1)
 
 
-def test_several_digits_side_by_side_are_unsure(model, pictures):
+def test_what_is_not_read_has_a_reason(model, pictures):
     reader = Reader(model.path)
     one, many = reader.read_many([pair(pictures, "bar"), pair(pictures, "bar", "block", "wide")])
     assert (one.side_by_side, many.side_by_side) == (1, 3)
-    assert many.unsure
+    assert (many.label, many.reason, many.unsure) == (None, "several digits", True)
+    assert (one.label, one.reason) == (reader.labels[int(one.probabilities.argmax())], None)
     assert one.unsure == (one.confidence < reader.sure_from)
-    assert reader.read(np.full((50, 50), 255, np.uint8)).side_by_side == 0
+    blank = reader.read(np.full((50, 50), 255, np.uint8))
+    assert (blank.label, blank.reason, blank.side_by_side) == (None, "no ink", 0)
+
+
+def test_a_network_rejects_what_is_below_the_confidence_of_its_file(model, pictures, tmp_path):
+    confidences = [
+        each.confidence
+        for each in Reader(model.path).read_number(pair(pictures, "bar", "block", "wide"))
+    ]
+    graph = onnx.load(model.path)
+    graph.metadata_props.add(key="digit_from", value=str(sorted(confidences)[1]))
+    onnx.save(graph, tmp_path / "rejects.onnx")
+    readings = Reader(tmp_path / "rejects.onnx").read_number(pair(pictures, "bar", "block", "wide"))
+    lowest = int(np.argmin(confidences))
+    for i, (reading, before) in enumerate(zip(readings, confidences, strict=True)):
+        assert reading.confidence == before
+        assert (reading.label is None) == (i == lowest)
+        assert reading.reason == ("not a digit" if i == lowest else None)
+    assert readings[lowest].unsure
+    assert readings[lowest].to_dict()["reason"] == "not a digit"
+    read = number(readings)
+    assert read[lowest] == "?"
+    assert read.replace("?", "").isdecimal()
+    assert number([]) is None
 
 
 def test_predict_reads_files_folders_globs_and_standard_input(model, pictures):

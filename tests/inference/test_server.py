@@ -155,6 +155,7 @@ def test_several_digits_are_unsure_and_read_one_by_one(client, model):
     plain = post(client, encoded(sheet)).json()
     assert plain["unsure"]
     assert plain["side_by_side"] == 3
+    assert (plain["label"], plain["reason"]) == (None, "several digits")
     assert (plain["number"], plain["digits"], plain["evidence"]) == (None, None, None)
     body = post(client, encoded(sheet), digits=True).json()
     readings = Reader(model.path).read_prepared(split_number(sheet))

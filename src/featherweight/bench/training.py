@@ -104,7 +104,7 @@ class Contestant:
         model = build(recipe.model, recipe.model_args, split.num_classes, split.shape).to(device)
         self.trainer = Trainer(recipe, model, split.train.to(device), split.mean_std)
         # Images in the first step. Batches differ by at most one image; the larger come first.
-        self.batch = math.ceil(len(split.train) / self.trainer.steps_per_epoch)
+        self.batch = math.ceil(len(self.trainer.train) / self.trainer.steps_per_epoch)
         self._steps = self._repeat_first_epoch()
         counter = FlopCounterMode(display=False)
         with counter:
@@ -159,7 +159,7 @@ def bench_train(
         speeds.append(
             Speed(
                 recipe=name,
-                images_per_second=len(split.train) / (seconds * steps_per_epoch),
+                images_per_second=len(contestant.trainer.train) / (seconds * steps_per_epoch),
                 seconds_per_epoch=seconds * steps_per_epoch,
                 gflops=flops / 1e9,
                 share_of_peak=flops / peak,
@@ -215,7 +215,8 @@ def bench_teams(
                 next(steps)
 
         def seconds(number: int) -> float:
-            steps_per_epoch = math.ceil(len(split.train) / teams[number].recipe.batch_size)
+            recipe = teams[number].recipe
+            steps_per_epoch = math.ceil(recipe.n_images(len(split.train)) / recipe.batch_size)
             work = partial(run, epochs[number], n_steps)
             return timed(torch.device("cpu"), work) / n_steps * steps_per_epoch
 

@@ -69,6 +69,13 @@ def _export_onnx(run: "Run", data: str | None, format: Literal["onnx", "onnx-int
     before, after, metadata = exported.float_result, exported.result, exported.metadata
     files = [exported.path] if exported.path.is_file() else exported.path.iterdir()
     size = sum(file.stat().st_size for file in files)
+    rejection = ""
+    if "digit_from" in metadata:
+        rejection = (
+            f"an image is no digit below a confidence of {metadata['digit_from']}: AUROC "
+            f"{metadata['auroc']}; {metadata['no_digit_sure']} images of no digit are read and "
+            f"sure, {metadata['right_rejected']} right digits rejected\n"
+        )
     stderr.print(
         f"{size:,} bytes, {metadata['parameters']} parameters\n"
         f"PyTorch:      {percent(before.correct, before.total)}\n"
@@ -78,7 +85,7 @@ def _export_onnx(run: "Run", data: str | None, format: Literal["onnx", "onnx-int
         f"expected calibration error: {100 * before.calibration_error:.2f} %, "
         f"{100 * after.calibration_error:.2f} % with temperature {metadata['temperature']}; "
         f"readings count as sure from a confidence of {metadata['sure_from']}\n"
-        f"verdict: {metadata['verdict']}",
+        f"{rejection}verdict: {metadata['verdict']}",
         markup=False,
     )
     stdout.write(f"{exported.path}\n")

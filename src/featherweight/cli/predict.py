@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from ..inference.reader import Reader, Reading
     from ..inference.stress import Score
 
+Unit = Literal["digit", "number", "line"]
+"What is read of a picture: one digit, all as a number, or each line as a number."
 PROGRESS_FROM = 200  # pictures; fewer are read before a progress bar would help
 
 
@@ -49,6 +51,7 @@ def cmd_predict(
     *images: Annotated[str, Parameter(allow_leading_hyphen=True)],
     model: str = DEFAULT_MODEL,
     number: bool = False,
+    lines: bool = False,
     json: bool = False,
     csv: bool = False,
     ray: Annotated[list[str] | None, Parameter(consume_multiple=(0, 1))] = None,
@@ -65,6 +68,8 @@ def cmd_predict(
         a run folder, or an ONNX file that `featherweight export` wrote.
     number
         Read all digits of each picture, from left to right, as one number.
+    lines
+        Read each line of writing of a picture, from top to bottom, as a number.
     json
         Print a JSON list, with the probability of every class.
     csv
@@ -88,10 +93,12 @@ def cmd_predict(
     _refuse_others(images)
     if json and csv:
         raise InputError("--json with --csv: expected one of them")
+    if number and lines:
+        raise InputError("--number with --lines: expected one of them")
     if ray is not None:
-        if number or json or len(images) != 1 or out is None:
+        if number or lines or json or len(images) != 1 or out is None:
             raise InputError(
-                "--ray: expected one source and --out FOLDER, and neither --number nor --json"
+                "--ray: expected one source and --out FOLDER, without --number, --lines and --json"
             )
         address = ray[0] if ray else "local"
         format = "csv" if csv else "parquet"
@@ -99,9 +106,10 @@ def cmd_predict(
     if out is not None:
         raise InputError("--out without --ray: expected it with --ray only")
     reader, sources = Reader(model), list(_sources(images))
-    if number and not reader.form.reads_ink:
+    if (number or lines) and not reader.form.reads_ink:
         raise InputError(
-            f"--number: {model} reads whole pictures, expected a network that reads ink",
+            f"{'--lines' if lines else '--number'}: {model} reads whole pictures, expected a "
+            "network that reads ink",
             hint=f"featherweight predict {shlex.join(images)} --model {shlex.quote(model)}",
         )
     if not sources:
@@ -109,9 +117,10 @@ def cmd_predict(
             f"{', '.join(images)}: got no picture, expected names that end in "
             f"{', '.join(sorted(SUFFIXES))}"
         )
-    rows, n_failed, several = _read_all(reader, sources, number=number)
+    unit: Unit = "line" if lines else "number" if number else "digit"
+    rows, n_failed, several = _read_all(reader, sources, unit)
     digits = all(len(label) == 1 and label.isdecimal() for label in reader.labels)
-    what = "number" if number else "digit" if digits else "label"
+    what = "number" if unit != "digit" else "digit" if digits else "label"
     _print_readings(rows, "json" if json else "csv" if csv else "table", what)
     if several:
         which = several[0]
@@ -163,7 +172,7 @@ def _sources(words: Iterable[str]) -> Iterator[str]:
 
 
 def _read_all(
-    reader: "Reader", sources: list[str], *, number: bool
+    reader: "Reader", sources: list[str], unit: Unit
 ) -> tuple[list[dict[str, Any]], int, list[str]]:
     """Read every source and print an error for each that cannot be read.
 
@@ -173,33 +182,41 @@ def _read_all(
     hidden = len(sources) < PROGRESS_FROM or not stderr.is_terminal
     for source in track(sources, "", console=stderr, transient=True, disable=hidden):
         try:
-            readings = _read_file(reader, source, number=number)
+            lines = _read_file(reader, source, unit)
         except (ValueError, OSError) as error:
             n_failed += 1
             stderr.print(f"error: {reason(error)}", markup=False)
             continue
-        rows.append(_to_row(source, readings, number=number))
-        if not number and readings[0].side_by_side > 1:
-            several.append(f"{source}: {readings[0].side_by_side} digits side by side")
+        for i, readings in enumerate(lines, 1):
+            row = _to_row(source, readings, many=unit != "digit")
+            rows.append({**row, "line": i} if unit == "line" else row)
+        if unit == "digit" and lines[0][0].side_by_side > 1:
+            several.append(f"{source}: {lines[0][0].side_by_side} digits side by side")
     return rows, n_failed, several
 
 
-def _read_file(reader: "Reader", source: str, *, number: bool) -> "list[Reading]":
+def _read_file(reader: "Reader", source: str, unit: Unit) -> "list[list[Reading]]":
+    """Return the readings of each line; of a digit or a number, of the only one."""
     from ..inference.prepare import MAX_FILE_BYTES
 
     # One byte more than is accepted: a stream need not end.
     picture = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == "-" else Path(source)
-    return reader.read_number(picture) if number else [reader.read(picture)]
+    if unit == "line":
+        return reader.read_lines(picture) or [[]]
+    return [reader.read_number(picture) if unit == "number" else [reader.read(picture)]]
 
 
-def _to_row(source: str, readings: "list[Reading]", *, number: bool) -> dict[str, Any]:
+def _to_row(source: str, readings: "list[Reading]", *, many: bool) -> dict[str, Any]:
     """Return the reading of a picture; a number is as unsure as its least sure digit."""
-    digits = [reading.to_dict() for reading in readings]
-    if not number:
+    from ..inference.reading import NO_INK, number
+
+    digits = [{**reading.to_dict(), "box": reading.box} for reading in readings]
+    if not many:
         return {"file": source, **digits[0]}
     return {
         "file": source,
-        "label": "".join(digit["label"] for digit in digits) or None,
+        "label": number(readings),
+        "reason": None if readings else NO_INK,
         "confidence": min((digit["confidence"] for digit in digits), default=0.0),
         "unsure": any(digit["unsure"] for digit in digits) or not digits,
         "digits": digits,
@@ -211,14 +228,15 @@ def _print_readings(rows: list[dict[str, Any]], format: str, what: str) -> None:
     if format == "json":
         print_json(rows)
     elif format == "csv":
-        columns = ("file", "label", "confidence", "unsure")
+        lines = ["line"] if any("line" in row for row in rows) else []
+        columns = ["file", *lines, "label", "confidence", "unsure"]
         stdout.write(format_table(([row[key] for key in columns] for row in rows), columns))
     elif rows:
         table = Table("file", what, "confidence", "")
         for row in rows:
             table.add_row(
                 literal(row["file"]),
-                literal(row["label"] or "no ink"),
+                literal(row["label"] or row["reason"]),
                 f"{100 * row['confidence']:.1f} %" if row["label"] else "",
                 "unsure" if row["label"] and row["unsure"] else "",
             )

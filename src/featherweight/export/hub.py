@@ -114,7 +114,7 @@ def _facts(hub: Run, metadata: dict[str, str]) -> dict[str, Any]:
         "input": metadata["input"],
         "normalisation": {"scale": 1 / 255, "mean": data["mean"], "std": data["std"]},
         "temperature": float(metadata["temperature"]),
-        "sure_from": float(metadata["sure_from"]),
+        **{key: float(metadata[key]) for key in ("sure_from", "digit_from") if key in metadata},
     }
 
 

@@ -29,12 +29,12 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from scipy.optimize import minimize_scalar
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._files import write_atomic
 from .._format import EXPORT_FORMAT
 from ..audit import audit_model
+from ..confidence import Rejection, evaluation, find_confidence, held_out
 from ..data import Images, Split
 from ..evaluate import Evaluation, evaluate
 from ..run import Run
@@ -45,9 +45,6 @@ from .looks import describe_images
 
 CHECKED_BATCHES = (1, 2, 7, 1000)  # batch sizes at which the file is compared with PyTorch
 MAX_ACCURACY_LOSS = 0.0005  # fraction of the validation images that int8 may read wrong in addition
-# A reading is sure from the lowest confidence above which at most this fraction of the validation
-# images is read wrong.
-MAX_ERROR_WHEN_SURE = 0.001
 
 
 @dataclass(frozen=True)
@@ -114,38 +111,6 @@ def run_session(
     )
 
 
-def _evaluation(log_probabilities: Tensor, labels: Tensor) -> Evaluation:
-    log_probabilities = log_probabilities.log_softmax(1)
-    return Evaluation(
-        float(nn.functional.nll_loss(log_probabilities, labels)), log_probabilities.exp(), labels
-    )
-
-
-def temperature(log_probabilities: Tensor, labels: Tensor) -> float:
-    """Return the temperature that minimises the loss (temperature scaling, Guo et al. 2017).
-
-    Args:
-        log_probabilities: Log-probabilities (n, classes), which are divided by the temperature.
-        labels: Classes (n,).
-    """
-
-    def loss(log_t: float) -> float:
-        return _evaluation(log_probabilities / np.exp(log_t), labels).loss
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
-
-
-def sure_from(result: Evaluation) -> float:
-    """Return the lowest confidence from which on at most 1 in 1,000 images is read wrong.
-
-    Returns 1 if there is no such confidence.
-    """
-    confidence, order = result.probabilities.amax(1).sort(descending=True)
-    wrong = (result.predicted != result.labels)[order].cumsum(0)
-    fine = (wrong <= MAX_ERROR_WHEN_SURE * torch.arange(1, result.total + 1)).nonzero()[:, 0]
-    return float(confidence[fine[-1]]) if len(fine) else 1.0
-
-
 def _compare(
     graph: onnx.ModelProto,
     split: Split,
@@ -169,7 +134,7 @@ def _compare(
         if on_step:
             on_step(f"checking {len(pixels):,} images in batches of {batch:,}")
         log_probabilities = torch.from_numpy(run_session(session, pixels, batch))
-        found = _evaluation(log_probabilities, split.val.labels)
+        found = evaluation(log_probabilities, split.val.labels)
         largest = float((found.probabilities - expected.probabilities).abs().max())
         difference = max(difference, largest)
         others = int((found.predicted != expected.predicted).sum())
@@ -185,6 +150,19 @@ def _compare(
                 f"{MAX_ACCURACY_LOSS * found.total:.0f} fewer"
             )
     return log_probabilities, difference
+
+
+def _rejection(found: Rejection | None) -> dict[str, str]:
+    """Return what a reader needs to reject images of no digit, and how well it does so."""
+    if found is None:
+        return {}
+    return {
+        "digit_from": f"{found.digit_from:.4f}",
+        "auroc": f"{found.auroc:.4f}",
+        "no_digit_sure": f"{found.others_sure} of {found.others}",
+        "no_digit_rejected": f"{found.others_rejected} of {found.others}",
+        "right_rejected": f"{found.right_rejected} of {found.right}",
+    }
 
 
 def export_onnx(
@@ -219,10 +197,13 @@ def export_onnx(
         step("quantising to 8 bits")
         graph = _to_int8(graph, split.train)
     log_probabilities, difference = _compare(graph, split, expected, int8=int8, on_step=on_step)
-    labels = split.val.labels
-    result = _evaluation(log_probabilities, labels)
-    divisor = float(f"{temperature(log_probabilities, labels):.4g}")  # exactly as it is written
-    calibrated = _evaluation(log_probabilities / divisor, labels)
+    result = evaluation(log_probabilities, split.val.labels)
+    synthetic = None
+    if run.recipe.synthetic:
+        step(f"reading {len(held_out()):,} synthetic images")
+        pixels = as_input(held_out().pixels).numpy()
+        synthetic = torch.from_numpy(run_session(make_session(graph), pixels, max(CHECKED_BATCHES)))
+    found = find_confidence(log_probabilities, split.val.labels, synthetic)
     metadata = {
         "format": EXPORT_FORMAT,
         "recipe": run.recipe.name,
@@ -234,14 +215,15 @@ def export_onnx(
         "validation_total": str(result.total),
         **describe_images(split),
         "commit": run.environment["commit"] or "unknown",
-        "temperature": str(divisor),
-        "sure_from": f"{sure_from(calibrated):.4f}",
+        "temperature": str(found.temperature),
+        "sure_from": f"{found.sure_from:.4f}",
         "calibration_error_before": f"{result.calibration_error:.5f}",
-        "calibration_error": f"{calibrated.calibration_error:.5f}",
+        "calibration_error": f"{found.calibrated.calibration_error:.5f}",
         "output": (
             "log_probabilities (n, classes); the softmax of log_probabilities / temperature is "
             "calibrated"
         ),
+        **_rejection(found.rejection),
     }
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=value)
@@ -249,4 +231,4 @@ def export_onnx(
     onnx.checker.check_model(graph)
     path = run.export_path("model-int8.onnx" if int8 else "model.onnx")
     write_atomic(path, graph.SerializeToString())
-    return Exported(path, expected, calibrated, difference, metadata)
+    return Exported(path, expected, found.calibrated, difference, metadata)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..layout import FIT, centre
 from ._form import Bytes, Form
-from ._ink import Floats
+from ._planes import Floats, box_blur, pad
 
 FINE = 8  # subpixels of an MNIST pixel while a digit is placed, so that rounding does not show
 # MNIST pixels; thinner strokes are thickened to it. MNIST's strokes have a median of 2.3, and 98 %
@@ -32,7 +32,7 @@ def fit(ink: Floats, form: Form) -> tuple[Bytes, Box]:
     gy, gx = np.diff(ink, axis=0)[:, :-1], np.diff(ink, axis=1)[:-1]
     width = 2 * ink.sum() / np.hypot(gy, gx).sum() / FINE  # area divided by half the outline
     if width < STROKE:
-        blurred = _box_blur(ink, round(STROKE * FINE))
+        blurred = box_blur(ink, round(STROKE * FINE))
         thick = np.minimum(1, blurred * STROKE / width)
         ink = ink + (thick - ink) * min(1.0, 2 * (STROKE - width))  # without a jump at STROKE
         ink, inside = _crop(ink, FIT * FINE, margin=3 * FINE)
@@ -57,20 +57,12 @@ def fit(ink: Floats, form: Form) -> tuple[Bytes, Box]:
         max(0, math.ceil(first + side - n))
         for first, side, n in zip((top, left), (high, wide), ink.shape, strict=True)
     )
-    large = Image.fromarray(_pad(ink, (high, below), (wide, right)))
+    large = Image.fromarray(pad(ink, (high, below), (wide, right)))
     cut = left + wide, top + high, left + 2 * wide, top + 2 * high
     small = large.resize(form.upright[::-1], Image.Resampling.BOX, cut)
     image = np.asarray(small)
     image = np.asarray(np.clip(image * (255 / image.max()) + 0.5, 0, 255), np.uint8)
     return image, _within(place, (left, top, left + wide, top + high), ink.shape)
-
-
-def _pad(ink: Floats, rows: tuple[int, int], columns: tuple[int, int]) -> Floats:
-    """Add rows (above, below) and columns (left, right) of paper; `np.pad` is much slower."""
-    height, width = ink.shape
-    padded = np.zeros((height + sum(rows), width + sum(columns)), np.float32)
-    padded[rows[0] : rows[0] + height, columns[0] : columns[0] + width] = ink
-    return padded
 
 
 def _within(outer: Box, inner: Box, shape: tuple[int, ...]) -> Box:
@@ -100,22 +92,10 @@ def _crop(ink: Floats, side: int, margin: int) -> tuple[Floats, Box]:
     scale = side / max(height, width)
     around = int(np.ceil(margin / scale))
     size = (round((width + 2 * around) * scale), round((height + 2 * around) * scale))
-    large = Image.fromarray(_pad(ink, (around, around), (around, around)))
+    large = Image.fromarray(pad(ink, (around, around), (around, around)))
     box = (columns[0], rows[0], columns[-1] + 1 + 2 * around, rows[-1] + 1 + 2 * around)
     how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     scaled = np.clip(np.asarray(large.resize(size, how, box)), 0, 1)
     left, top, right, bottom = box
     place = left - around, top - around, right - around, bottom - around
     return np.asarray(scaled, np.float32), place
-
-
-def _box_blur(ink: Floats, side: int) -> Floats:
-    """Return the mean over a square of `side` pixels around each pixel."""
-    for axis in (0, 1):
-        pads = [(side, side) if a == axis else (0, 0) for a in (0, 1)]
-        total = np.cumsum(_pad(ink, *pads), axis, np.float32)
-        first, n = side // 2, ink.shape[axis]
-        low, high = slice(first, first + n), slice(first + side, first + side + n)
-        totals = total[high] - total[low] if axis == 0 else total[:, high] - total[:, low]
-        ink = totals / np.float32(side)
-    return ink

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..image_kind import ImageKind
 from ..layout import MNIST_LAYOUT, SIDE, Layout, centre, default_layout
-from ._ink import border
+from ._planes import border
 
 Bytes = NDArray[np.uint8]
 

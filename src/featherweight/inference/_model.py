@@ -54,6 +54,8 @@ class Model:
     "What log-probabilities are divided by."
     sure_from: float
     "Confidence from which on a reading counts as sure."
+    digit_from: float
+    "Confidence below which an image shows no digit; 0 where the network rejects none."
     form: Form
     "The form of the images that it takes."
     first: dict[str, np.ndarray]
@@ -135,6 +137,7 @@ def open_model(path: Path, threads: int) -> Model:
         labels,
         number(path, card, "temperature", *TEMPERATURES),
         number(path, card, "sure_from", 0, 1),
+        number(path, {"digit_from": "0"} | card, "digit_from", 0, 1),
         form,
         first,
     )

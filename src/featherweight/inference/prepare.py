@@ -1,20 +1,19 @@
 """Turn any photo, scan, screenshot or drawing into an image as a network's training images are.
 
     image = prepare("photo.jpg")            # (28, 28) uint8, white ink on black; None if no ink
-    Sheet("1905.png").digits()              # from left to right, each with its place in the picture
+    Sheet("1905.png").number()              # from left to right, each with its place in the picture
     prepare("cat.jpg", reader.form)         # as the images that a network was trained on
 
 This uses NumPy and Pillow only. Ink is whatever differs from the paper, darker or lighter; `_ink`
 finds it. A network that was trained on photographs gets the whole picture, cropped and resized.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from .. import _pictures
@@ -23,7 +22,10 @@ from ..errors import InputError
 from ..layout import MNIST_LAYOUT
 from ._fit import Box, extent, fit
 from ._form import MNIST, Bytes, Form
-from ._ink import THRESHOLDS, Floats, Labels, find_ink
+from ._ink import Ink, find_ink
+from ._planes import Floats
+from ._split import Split, split
+from ._thresholds import THRESHOLDS
 
 MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refused before
 JPEG_SCALES = (2, 4)  # parts of its size at which a JPEG file of more pixels is decoded
@@ -130,6 +132,13 @@ class Digit:
     "Sides of the ink. None where no ink was looked for, or the picture is not known."
     frame: Box | None = None
     "Sides of the image as a whole, which may lie outside of the picture, likewise."
+    doubts: tuple[str, ...] = ()
+    """What makes the preparation doubtful, in plain words: "lines removed", "page edge removed",
+    "shade removed", "parts dropped", "low contrast", "touches the border"."""
+
+
+Judge = Callable[[Sequence[Digit]], Sequence[float]]
+"How sure a network is of each of several digits, from 0 to 1."
 
 
 class Sheet:
@@ -146,16 +155,16 @@ class Sheet:
         self._in_form = _in_form(self._picture, form) if form.reads_ink else None
 
     @cached_property
-    def _ink(self) -> tuple[Floats, Labels] | None:
+    def _ink(self) -> Ink | None:
         return find_ink(_planes(self._picture))
 
-    @cached_property
-    def _masks(self) -> list[NDArray[np.bool_]]:
-        """The pixels (height, width) of each digit of a number, from left to right."""
-        if self._ink is None:
-            return []
-        components = self._ink[1]
-        return [np.isin(components, group) for group in _group_digits(components)]
+    def _split(self, judge: Judge | None) -> Split:
+        """Return where the digits are."""
+        assert self._ink is not None
+        components, ink = self._ink.components, self._ink.strength
+        if judge is None:
+            return split(components, ink)
+        return split(components, ink, lambda masks: judge([self._place(ink * m) for m in masks]))
 
     def whole(self) -> Digit | None:
         """Return all of the ink as one digit, or None if there is no ink."""
@@ -175,40 +184,53 @@ class Sheet:
             turned = replace(as_it_is, image=self.form.turn(self._in_form))
             both = [as_it_is, turned] if self.form.transposed else [as_it_is]
             return [digit for digit in both if digit.image.shape == self.form.shape]
-        return [] if self._ink is None else [self._place(self._ink[0])]
+        return [] if self._ink is None else [self._place(self._ink.strength)]
 
-    def digits(self) -> list[Digit]:
-        """Return the digits of a number, from left to right; none without ink.
+    def lines(self, judge: Judge | None = None) -> list[list[Digit]]:
+        """Return the digits of each line of writing, from top to bottom; none without ink.
 
-        A digit is a connected component with the fragments above and below it, so digits that touch
-        are returned as one. Raises InputError where the network reads whole pictures.
+        A digit is a connected component with the fragments above and below it. Full stops,
+        underlines and specks are left out.
+
+        Args:
+            judge: How sure a network is of each of several digits, from 0 to 1. With it, digits
+                that touch are cut where the pieces are surest, and a loose stroke is joined to a
+                digit if that makes it surer. Without it, digits that touch are returned as one.
+
+        Raises:
+            InputError: The network reads whole pictures.
         """
         if not self.form.reads_ink:
             raise InputError(
                 "the network reads whole pictures, expected one that reads ink to split a number"
             )
-        return [] if self._ink is None else [self._place(self._ink[0] * m) for m in self._masks]
+        if self._in_form is not None:
+            return [self.candidates()[:1]]
+        if self._ink is None:
+            return []
+        ink = self._ink.strength
+        return [[self._place(ink * mask) for mask in line] for line in self._split(judge).lines]
 
-    def number(self) -> list[Digit]:
-        """Return the digits of a number as `digits` does; a digit and its loose strokes are one."""
-        one = self.form.reads_ink and self.count() == 1
-        return self.candidates()[:1] if one else self.digits()
+    def number(self, judge: Judge | None = None) -> list[Digit]:
+        """Return the digits of a number from left to right, line by line, as `lines` does."""
+        return [digit for line in self.lines(judge) for digit in line]
 
-    def count(self) -> int:
+    def count(self, judge: Judge | None = None) -> int:
         """Return the number of digits that stand side by side; 0 without ink.
 
         Loose strokes and noise are not counted. A count above 1 means a number. Where the network
-        reads whole pictures it is 1.
+        reads whole pictures it is 1. `lines` says what a judge is.
         """
         if self._in_form is not None or not self.form.reads_ink:
             return 1
         if self._ink is None:
             return 0
-        if self._ink[1].max() == 1:
+        if self._ink.components.max() == 1:
             return 1
-        ink, limits = self._ink[0], THRESHOLDS
-        heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in self._masks])
-        masses = np.array([ink[mask].sum() for mask in self._masks])
+        ink, limits = self._ink.strength, THRESHOLDS
+        masks = [mask for line in self._split(judge).lines for mask in line]
+        heights = np.array([np.ptp(np.flatnonzero(mask.any(1))) + 1 for mask in masks])
+        masses = np.array([ink[mask].sum() for mask in masks])
         if heights.max() < max(limits.min_number_pixels, limits.min_number * max(ink.shape)):
             return 1
         tall = heights >= limits.min_height * heights.max()
@@ -225,7 +247,9 @@ class Sheet:
         box = columns[0] * x, rows[0] * y, (columns[-1] + 1) * x, (rows[-1] + 1) * y
         frame = left * x, top * y, right * x, bottom * y
         seen = self.form.turn(self.form.light_on_dark(image))
-        return Digit(seen, _floats(min(side, 1.0) for side in box), _floats(frame))
+        assert self._ink is not None
+        sides = _floats(min(side, 1.0) for side in box)
+        return Digit(seen, sides, _floats(frame), self._ink.doubts)
 
     def _resize(self) -> Digit:
         """Return the middle of the picture, in the proportions of the form, resized to it."""
@@ -258,24 +282,6 @@ def as_digit(image: Bytes, form: Form = MNIST) -> Digit:
 def _floats(sides: Iterable[float]) -> Box:
     left, top, right, bottom = map(float, sides)
     return left, top, right, bottom
-
-
-def _group_digits(components: Labels) -> list[list[int]]:
-    """Group components that stand above or below each other; return the groups left to right."""
-    groups: list[tuple[int, int, list[int]]] = []  # left, right, numbers of the components
-    for k in range(1, components.max() + 1):
-        columns = np.flatnonzero((components == k).any(0))
-        groups.append((columns[0], columns[-1] + 1, [k]))
-    groups.sort()
-    merged = groups[:1]
-    for left, right, numbers in groups[1:]:
-        last_left, last_right, last_numbers = merged[-1]
-        narrower = min(right - left, last_right - last_left)
-        if last_right - left > THRESHOLDS.overlap * narrower:
-            merged[-1] = (last_left, max(right, last_right), last_numbers + numbers)
-        else:
-            merged.append((left, right, numbers))
-    return [numbers for _, _, numbers in merged]
 
 
 def _upright(picture: PictureSource) -> Image.Image:

@@ -287,14 +287,17 @@ def read_part(reader: Reader, part: Part, source: Path) -> list[ReadingRow]:
     """
     rows: list[ReadingRow] = []
     for chunk in _prepared_chunks(part, source, reader.form):
-        readings = reader.read_candidates([each.candidates for each in chunk])
+        found = reader.read_candidates([each.candidates for each in chunk])
+        readings = [
+            reading.counted(each.digits) for each, reading in zip(chunk, found, strict=True)
+        ]
         rows += [
             ReadingRow(
                 each.file,
                 each.position,
                 reading.label,
                 reading.confidence,
-                reading.unsure or each.digits > 1,
+                reading.unsure,
                 each.error,
             )
             for each, reading in zip(chunk, readings, strict=True)

@@ -1,7 +1,7 @@
 """Read pictures with an exported file. This uses ONNX Runtime; PyTorch is not needed.
 
 Example:
-    reader = Reader()                           # feather-20k, which comes with the package
+    reader = Reader()                           # `reader`, which comes with the package
     reader = Reader("runs/feather-20k-s0-1")    # another name, a run folder, or an exported file
     reading = reader.read("photo.jpg")
     reading.label, reading.confidence           # "7", 0.998
@@ -20,8 +20,8 @@ from ..pretrained import DEFAULT_MODEL, find_pretrained, pretrained
 from ._evidence import EvidenceHead
 from ._model import open_model
 from .prepare import Digit, PictureSource, Sheet
+from .reading import NO_INK, NOT_A_DIGIT, Stage
 from .reading import Reading as Reading
-from .reading import Stage
 
 MAX_BATCH = 1000  # images in one call of ONNX Runtime; it bounds the memory for activations
 
@@ -91,6 +91,7 @@ class Reader:
         )
         self.shape = self.form.shape  # (height, width), or (3, height, width) in colour
         self.sure_from = self._model.sure_from
+        self.digit_from = self._model.digit_from
         self.size = self._model.size  # bytes
         self._stages = [name for name in self._model.first if name.startswith("maps_")]
         self._head = EvidenceHead.load(self._model)
@@ -155,9 +156,9 @@ class Reader:
         for picture in pictures:  # one by one: a decoded photograph takes 36 MB
             sheet = Sheet(picture, self.form)
             candidates.append(sheet.candidates())
-            counts.append(sheet.count())
+            counts.append(sheet.count(self.sureness))
         return [
-            replace(reading, side_by_side=count, unsure=reading.unsure or count > 1)
+            reading.counted(count)
             for reading, count in zip(self.read_candidates(candidates), counts, strict=True)
         ]
 
@@ -168,7 +169,18 @@ class Reader:
             picture: As in `read`, which says what is raised too. InputError is also raised if the
                 network reads whole pictures, as of photographs.
         """
-        return self.read_digits(Sheet(picture, self.form).number())
+        return self.read_digits(Sheet(picture, self.form).number(self.sureness))
+
+    def read_lines(self, picture: PictureSource) -> list[list[Reading]]:
+        """Read the digits of each line of writing, from top to bottom, as `read_number` does."""
+        lines = Sheet(picture, self.form).lines(self.sureness)
+        readings = iter(self.read_digits([digit for line in lines for digit in line]))
+        return [[next(readings) for _ in line] for line in lines]
+
+    def sureness(self, digits: Sequence[Digit]) -> list[float]:
+        """Return the probability of the most probable class of each digit."""
+        images = np.array([digit.image for digit in digits], np.uint8)
+        return [float(row.max()) for row in self.probabilities(images)]
 
     def read_candidates(self, candidates: Sequence[Sequence[Digit]]) -> list[Reading]:
         """Read pictures as `Sheet.candidates` returns them: of each, what the network is surest of.
@@ -187,7 +199,15 @@ class Reader:
         """Read digits as a `Sheet` returns them. None stands for a picture without ink."""
         readings = self.read_prepared([None if digit is None else digit.image for digit in digits])
         return [
-            reading if digit is None else replace(reading, box=digit.box, frame=digit.frame)
+            reading
+            if digit is None
+            else replace(
+                reading,
+                box=digit.box,
+                frame=digit.frame,
+                doubts=digit.doubts,
+                unsure=reading.unsure or bool(digit.doubts),
+            )
             for reading, digit in zip(readings, digits, strict=True)
         ]
 
@@ -206,7 +226,12 @@ class Reader:
     @property
     def _blank(self) -> Reading:
         """Return the reading of a picture without ink."""
-        return Reading(None, None, None, unsure=True, side_by_side=0, labels=tuple(self.labels))
+        return Reading(
+            *(None, None, None, True),
+            side_by_side=0,
+            labels=tuple(self.labels),
+            reason=NO_INK,
+        )
 
     def _read_inked(self, pixels: np.ndarray) -> list[Reading]:
         """Read images (n, *shape) uint8 that have ink, or need none."""
@@ -221,9 +246,18 @@ class Reader:
                 self._head.explain(maps[0], log_probabilities) if self._head else [None] * len(rows)
             )
             for seen, row, evidence in zip(batch, rows, why, strict=True):
-                label, unsure = self.labels[int(row.argmax())], bool(row.max() < self.sure_from)
+                label, confidence = self.labels[int(row.argmax())], float(row.max())
+                is_digit = confidence >= self.digit_from
                 readings.append(
-                    Reading(label, row, seen, unsure, labels=tuple(self.labels), evidence=evidence)
+                    Reading(
+                        label if is_digit else None,
+                        row,
+                        seen,
+                        unsure=not is_digit or confidence < self.sure_from,
+                        labels=tuple(self.labels),
+                        evidence=evidence,
+                        reason=None if is_digit else NOT_A_DIGIT,
+                    )
                 )
         return readings
 

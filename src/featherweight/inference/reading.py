@@ -9,7 +9,8 @@ Example:
 import base64
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -19,6 +20,10 @@ from PIL import Image
 from ._fit import Box
 from ._picture import FIRST, SECOND, evidence_picture, large
 
+# Why nothing is read.
+NO_INK = "no ink"
+NOT_A_DIGIT = "not a digit"
+SEVERAL_DIGITS = "several digits"
 LEAST_SHOWN = 0.0005  # a probability that shows as 0.1 %; the bars of smaller ones are pale
 
 
@@ -83,15 +88,15 @@ class Reading:
     """The result of reading one picture."""
 
     label: str | None
-    "Label of the most probable class, or None if the picture has no ink."
+    "Label of the most probable class, or None if nothing is read, for which there is a `reason`."
     probabilities: np.ndarray | None
     "Calibrated probabilities (classes,) float32, or None if the picture has no ink."
     seen: np.ndarray | None
     """Image (height, width) uint8 that the network was given, (3, height, width) in colour, or None
     if the picture has no ink."""
     unsure: bool
-    """Whether the reading should be checked: the confidence is below the reader's `sure_from`,
-    there is no ink, or several digits stand side by side."""
+    """Whether the reading should be checked: nothing is read, the confidence is below the reader's
+    `sure_from`, or the preparation of the picture is doubtful."""
     side_by_side: int = 1
     "Number of digits side by side, 0 without ink. `Reader.read_number` reads each of them."
     labels: tuple[str, ...] = ()
@@ -104,29 +109,42 @@ class Reading:
     evidence: Evidence | None = None
     """Why the network says this and not the second most probable label. None without ink, or if
     the network's head is not a mean and a linear layer."""
+    reason: str | None = None
+    """Why nothing is read: NO_INK, NOT_A_DIGIT or SEVERAL_DIGITS. None where there is a label."""
+    doubts: tuple[str, ...] = ()
+    """What makes the preparation of the picture doubtful, in plain words, such as "lines removed".
+    Not empty: the reading is unsure."""
 
     @property
     def confidence(self) -> float:
-        """Return the probability of `label`; 0 if the picture has no ink."""
+        """Return the probability of the most probable class; 0 if the picture has no ink."""
         return 0.0 if self.probabilities is None else float(self.probabilities.max())
 
+    def counted(self, side_by_side: int) -> "Reading":
+        """Return the reading of a picture in which so many digits stand side by side."""
+        if side_by_side < 2:
+            return replace(self, side_by_side=side_by_side)
+        return replace(
+            self, label=None, side_by_side=side_by_side, unsure=True, reason=SEVERAL_DIGITS
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Return label, confidence, unsure and probabilities as JSON values."""
+        """Return label, reason, confidence, unsure, doubts and probabilities as JSON values."""
         return {
             "label": self.label,
+            "reason": self.reason,
             "confidence": self.confidence,
             "unsure": self.unsure,
+            "doubts": list(self.doubts),
             "probabilities": None if self.probabilities is None else self.probabilities.tolist(),
         }
 
     def __repr__(self) -> str:
-        """Return one line, such as `7 (99.8 %)`."""
+        """Return one line, such as `7 (99.8 %)`, `no ink` or `several digits (3)`."""
         if self.label is None:
-            digits = all(label.isdecimal() for label in self.labels)
-            return "no digit found" if digits else "no ink found"
+            count = f" ({self.side_by_side})" if self.reason == SEVERAL_DIGITS else ""
+            return f"{self.reason or NO_INK}{count}"
         doubt = ", unsure" if self.unsure else ""
-        if self.side_by_side > 1:
-            doubt += f", {self.side_by_side} digits side by side"
         return f"{self.label} ({100 * self.confidence:.1f} %{doubt})"
 
     def _repr_html_(self) -> str:
@@ -161,6 +179,11 @@ class Reading:
             f'{head}<div style="display: flex; flex-wrap: wrap; gap: 16px; align-items: center">'
             f'{pictures}<div style="font-size: 85%; line-height: 1.3">{bars}</div></div>'
         )
+
+
+def number(digits: Sequence[Reading]) -> str | None:
+    """Return the number that digits make, with a ? for each that is not read; None of no digits."""
+    return "".join(digit.label or "?" for digit in digits) or None
 
 
 def _figure(picture: Image.Image, caption: str) -> str:

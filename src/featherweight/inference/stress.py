@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from ..errors import InputError
 from ._form import MNIST, Form
-from ._ink import border
+from ._planes import border
 from .prepare import prepare
 from .reader import Reader
 

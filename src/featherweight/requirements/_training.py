@@ -166,7 +166,8 @@ class SplitKind(Kind):
         split = facts.split
         assert split is not None
         sizes = f"{split.train:,} training, {split.val:,} validation"
-        found = "; ".join(split.faults) or f"{sizes}, none alike"
+        added = f", {split.synthetic:,} synthetic ones added" if split.synthetic else ""
+        found = "; ".join(split.faults) or f"{sizes}, none alike{added}"
         return Finding(found, split.how, not split.faults)
 
 

@@ -240,7 +240,7 @@ def override_recipe(recipe: Recipe, values: dict[str, Any], where: str) -> Recip
 
     Tables are merged key by key, except that another `model` starts with no arguments. `where`
     begins the messages. Raises InputError if a field is unknown or a value is not valid."""
-    known = recipe.to_dict()
+    known = _values(recipe)
     _check_keys(values, known, where)
     if "model" in values:
         known["model_args"] = {}
@@ -257,14 +257,19 @@ def override_recipe(recipe: Recipe, values: dict[str, Any], where: str) -> Recip
         raise InputError(f"{where}: {error}") from error
 
 
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """Return the JSON values of a recipe with the field that most recipes leave out."""
+    return {"synthetic": recipe.synthetic} | recipe.to_dict()
+
+
 def to_plan(recipe: Recipe, preset: str, contract: str | None) -> str:
     """Return a plan in TOML that trains ten seeds of the recipe, as an override of a preset."""
     lines = [f"recipes = {json.dumps([preset])}", "seeds = 10"]
     if contract is not None:
         lines.append(f"contract = {json.dumps(contract)}")
     lines.append("[[overrides]]")
-    base = find_recipe(preset).to_dict()
-    for key, value in recipe.to_dict().items():
+    base = _values(find_recipe(preset))
+    for key, value in _values(recipe).items():
         if not isinstance(value, dict):
             if value != base[key]:
                 lines.append(f"{key} = {json.dumps(value)}")

@@ -28,4 +28,8 @@ if [*pixels.shape] != session.get_inputs()[0].shape[1:]:
     sys.exit(f"got {pixels.shape} pixels, expected {session.get_inputs()[0].shape[1:]}")
 (log_probabilities,) = session.run(["log_probabilities"], {"pixels": pixels[None]})[0]
 odds = np.exp(log_probabilities / float(card["temperature"]))  # calibrated
-print(f"{kind['classes'][odds.argmax()]}, {odds.max() / odds.sum():.1%} sure")
+confidence = odds.max() / odds.sum()
+label = kind["classes"][odds.argmax()]
+if confidence < float(card.get("digit_from", 0)):
+    label = f"not a digit; most like {label}"
+print(f"{label}, {confidence:.1%} sure")

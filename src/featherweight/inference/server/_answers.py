@@ -1,7 +1,7 @@
 """What the interface answers, as data models that its documentation is made of."""
 
 import base64
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -68,10 +68,19 @@ class DigitReading(BaseModel):
     """Reading of one digit."""
 
     label: str | None = Field(
-        description="The most probable label; null if the picture has no ink.", examples=["7"]
+        description="The most probable label; null if nothing is read.", examples=["7"]
     )
-    confidence: float = Field(ge=0, le=1, description="Probability of the label.", examples=[0.998])
+    reason: Literal["no ink", "not a digit", "several digits"] | None = Field(
+        description="Why nothing is read; null where there is a label.", examples=[None]
+    )
+    confidence: float = Field(
+        ge=0, le=1, description="Probability of the most probable label.", examples=[0.998]
+    )
     unsure: bool = Field(description="Whether the reading should be checked.", examples=[False])
+    doubts: list[str] = Field(
+        description="What makes the preparation of the picture doubtful.",
+        examples=[["lines removed"]],
+    )
     probabilities: list[float] | None = Field(
         description="Calibrated probabilities, in the order of the model's labels."
     )

@@ -17,6 +17,7 @@ from ...errors import InputError
 from .._form import Form
 from ..prepare import Digit, Sheet, as_digit, decode, open_header
 from ..reader import Reader
+from ..reading import number
 from ._answers import (
     Card,
     Health,
@@ -81,27 +82,26 @@ class _Question:
         """Return the same for a picture of which the header is read."""
         started = time.perf_counter()
         sheet = Sheet(decode(picture), self.reader.form)
-        number = sheet.number() if self.digits else []
-        return self._read(sheet.candidates(), number, sheet.count(), started)
+        digits = sheet.number(self.reader.sureness) if self.digits else []
+        return self._read(sheet.candidates(), digits, sheet.count(self.reader.sureness), started)
 
     def _read(
-        self, whole: list[Digit], number: list[Digit], side_by_side: int, started: float
+        self, whole: list[Digit], digits: list[Digit], side_by_side: int, started: float
     ) -> bytes:
         prepared = time.perf_counter()
-        reading, *each = self.reader.read_candidates([whole, *([digit] for digit in number)])
+        reading, *each = self.reader.read_candidates([whole, *([digit] for digit in digits)])
+        reading = reading.counted(side_by_side)
         stages = (
             self.reader.stages(reading.seen) if self.maps and reading.seen is not None else None
         )
         finished = time.perf_counter()
         values = describe_digit(reading, evidence=self.evidence)
-        values["unsure"] |= side_by_side > 1
-        digits = [describe_digit(digit, evidence=self.evidence) for digit in each]
         answer = {
             **values,
             "side_by_side": side_by_side,
             "maps": None if stages is None else [describe_stage(stage) for stage in stages],
-            "number": "".join(digit.label or "" for digit in each) or None,
-            "digits": digits or None,
+            "number": number(each),
+            "digits": [describe_digit(digit, evidence=self.evidence) for digit in each] or None,
             "model": self.model,
             "milliseconds": {
                 "prepare": round(1000 * (prepared - started), 2),

@@ -25,7 +25,7 @@ export function showAnswer(answer, { labels, sureFrom, image }, chosen, choose) 
   const [title, sentence] = words(answer, labels, sureFrom), number = isNumber(answer);
   const doubt = answer.unsure && !number;
   document.body.dataset.state =
-    answer.label === null ? "blank" : number ? "number" : doubt ? "unsure" : "read";
+    answer.probabilities === null ? "blank" : number ? "number" : doubt ? "unsure" : "read";
   const digit = byId("digit");
   digit.textContent = number ? answer.number : answer.label ?? "";
   digit.style.setProperty("--length", digit.textContent.length || 1);
@@ -34,7 +34,7 @@ export function showAnswer(answer, { labels, sureFrom, image }, chosen, choose) 
   byId("timing").textContent = timing(answer);
   showChips(number ? answer.digits : [], chosen, choose);
   const details = number ? answer.digits[chosen] : answer;
-  if (answer.label !== null) {
+  if (answer.probabilities !== null) {
     showBars(details, labels);
     showPlanes(byId("seen"), image.width, image.height, unpack(details.seen));
   }
@@ -49,7 +49,7 @@ function showChips(digits, chosen, choose) {
     chip.type = "button";
     chip.setAttribute("aria-pressed", i === chosen);
     chip.classList.toggle("doubt", digit.unsure);
-    chip.append(span("name", digit.unsure ? `${digit.label}?` : digit.label),
+    chip.append(span("name", digit.unsure ? `${digit.label ?? ""}?` : digit.label),
       span("part", percent(digit.confidence)));
     chip.addEventListener("click", () => choose(i));
     return chip;

@@ -156,6 +156,7 @@ function show() {
 function sampleNote() {
   const digit = settled ? samples.chosen?.digit : undefined;
   const note = !answer || digit === undefined || digit === answer.label || isNumber(answer) ? ""
+    : answer.label === null ? `It does not read this ${digit}: a real mistake.`
     : `It reads this ${digit} as ${one(answer.label)}: a real mistake.`;
   byId("note").textContent = note;
   return note;
@@ -165,7 +166,7 @@ function sampleNote() {
 function nameWhy() {
   const why = details().evidence;
   byId("why").hidden = !why;
-  byId("no-why").hidden = Boolean(why) || details().label === null;
+  byId("no-why").hidden = Boolean(why) || details().probabilities === null;
   byId("legend").hidden = !why || !evidence.on;
   if (!why) return;
   byId("why").textContent = `Why ${one(why.first)}, not ${one(why.second)}?`;
@@ -187,7 +188,7 @@ function showWhy(on) {
 
 // The feature maps cost more than the rest, so they are only asked for where they are seen.
 async function showMaps() {
-  if (!byId("inside").open || !answer || answer.label === null || !settled) return;
+  if (!byId("inside").open || !answer || answer.probabilities === null || !settled) return;
   const about = answer, reading = details();
   try {
     const found = await readMaps(unpack(reading.seen), models.name);

@@ -57,7 +57,7 @@ export class Sheet {
       const { style } = mark;
       [style.left, style.width] = place(left, right, box[0], box[2] - box[0]);
       [style.top, style.height] = place(top, bottom, box[1], box[3] - box[1]);
-      name.textContent = unsure ? `${label}?` : label;
+      name.textContent = unsure ? `${label ?? ""}?` : label;
       mark.classList.toggle("chosen", i === chosen);
       const above = parseFloat(style.top) / 100, under = above + parseFloat(style.height) / 100;
       const head = HEAD / this.canvas.clientHeight;

@@ -37,16 +37,18 @@ export function ranked({ probabilities }, labels) {
 // The answer in a title and a sentence that says why. `sureFrom` is the confidence from which the
 // network's answers count as sure, null if that isn't known.
 export function words(answer, labels, sureFrom = null) {
-  if (answer.label === null) {
+  if (answer.probabilities === null) {
     const digits = labels.every((label) => /^\d$/.test(label));
     return digits ? ["No digit found", "Too little ink to read a digit, or too faint."]
       : ["Nothing found", "Too little ink to read, or too faint."];
   }
   if (isNumber(answer)) return numberInWords(answer, labels);
   const [first, second] = ranked(answer, labels);
-  if (answer.side_by_side > 1) {
-    return [`Not sure: perhaps ${one(first.label)}`,
-      "Several digits seem to stand side by side, and they touch."];
+  if (answer.reason === "several digits") {
+    return ["Several digits", "They seem to stand side by side, and they touch."];
+  }
+  if (answer.reason === "not a digit") {
+    return ["Not a digit", `It is most like ${one(first.label)}: ${percent(first.p)}.`];
   }
   const rest = percent(second.p), most = `${percent(first.p)} for ${first.label}`;
   const least = rest && `${rest} for ${second.label}`;
@@ -64,6 +66,7 @@ export const isNumber = (answer) => answer.side_by_side > 1 && (answer.digits?.l
 function numberInWords({ digits }, labels) {
   const title = `${COUNTS[digits.length] ?? digits.length} digits`;
   const doubts = digits.filter((digit) => digit.unsure).map((digit) => {
+    if (digit.label === null) return "a part that is no digit";
     const [first, second] = ranked(digit, labels);
     return `the ${first.label} (perhaps ${one(second.label)})`;
   });

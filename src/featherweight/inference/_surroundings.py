@@ -1,0 +1,219 @@
+"""Find what surrounds the writing in a picture: the table beside the page, ruled lines, boxes.
+
+    gone = edges(parts)         # components that are a table, a binding or a frame, (n + 1,)
+    gone = rules(mask)          # pixels of ruled lines and of printed boxes, (height, width)
+
+A ruled line is removed column by column, and only where nothing crosses it, so that strokes over
+it stay whole. Music scores lose their staff lines so (Dalitz et al. 2008).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ._components import Components, Mask, grow, label
+
+# Fraction of a side of the picture that a table, a page's edge or a frame covers.
+WHOLE_SIDE = 0.85
+CORNER = 0.2  # fraction of both sides at a corner that a table beside a turned page covers
+MIN_FILL = 0.4  # fraction of its box that a table beside a turned page covers
+MIN_SIDE = 32  # pixels; in smaller pictures a line is as thick as a stroke
+MAX_THICKNESS = 0.045  # of a line, as a fraction of the picture's side
+MIN_COVER = 0.88  # fraction of a line that is inked, where it is dashed or worn
+REACH = 0.2  # of a line, from each border, as a fraction of the side: at most what it ends before
+MAX_SLOPE = 0.2  # of a line, 11 degrees
+MIN_CONTENT = 0.2  # height or width of what stands in a box, as a fraction of the box's
+
+
+def edges(parts: Components) -> Mask:
+    """Return which components (n + 1,) may be the surroundings of a page.
+
+    They cover a whole side of the picture or both sides at a corner, or go along a side from end
+    to end, beside everything else. A digit that fills its picture may do so too: they are
+    surroundings only if there is ink without them.
+    """
+    height, width = parts.numbers.shape
+    cover = parts.at_sides / np.array([[width], [width], [height], [height]])
+    top, bottom, left, right = cover
+    level, upright = np.maximum(top, bottom), np.maximum(left, right)
+    corner = np.minimum(level, upright) >= CORNER
+    solid = parts.area >= MIN_FILL * parts.heights * parts.widths
+    wedge = solid & (np.minimum(level, upright) > 0) & (np.maximum(level, upright) >= 0.5)
+    chosen = (cover.max(0) >= WHOLE_SIDE) | corner | wedge
+    for first, last, low, high, side in (
+        (top, bottom, parts.left, parts.right, width),
+        (left, right, parts.top, parts.bottom, height),
+    ):
+        through = (first > 0) & (last > 0)
+        others = ~through & ~chosen
+        others[0] = False
+        if others.any():
+            beside = (high <= low[others].min()) | (low >= high[others].max())
+            chosen |= through & beside & (high - low < side / 3)
+    chosen[0] = False
+    return np.asarray(chosen)
+
+
+def is_beside_page(parts: Components) -> bool:
+    """Return whether all there is in a picture is a table along one side of blank paper.
+
+    It covers one side and ends at both of that side's neighbours. A digit that fills its picture
+    reaches the fourth side too.
+    """
+    height, width = parts.numbers.shape
+    at_sides = parts.at_sides[:, 1:].sum(1)
+    whole = at_sides >= WHOLE_SIDE * np.array([width, width, height, height])
+    return bool(min(height, width) >= 2 * MIN_SIDE and whole.any() and (at_sides > 0).sum() == 3)
+
+
+def rules(mask: Mask) -> Mask:
+    """Return the pixels (height, width) of ruled lines and of printed boxes.
+
+    A ruled line goes from border to border of the picture, or has another beside it that goes
+    nearly as far. A box has four such lines, from border to border of itself, and something in it.
+    """
+    gone = _lines(mask)
+    rest = mask & ~gone
+    numbers = label(rest)
+    parts = Components.of(numbers)
+    for each in np.flatnonzero(np.minimum(parts.heights, parts.widths) >= MIN_SIDE):
+        place = (
+            slice(parts.top[each], parts.bottom[each]),
+            slice(parts.left[each], parts.right[each]),
+        )
+        if _rectangle(numbers[place] == each):
+            lines = _lines(rest[place])
+            if _content(rest[place] & ~lines):
+                gone[place] |= lines
+    return gone
+
+
+def _content(rest: Mask) -> bool:
+    """Return whether something stands in what is left of a picture (height, width) or of a box."""
+    parts = Components.of(label(rest))
+    height, width = rest.shape
+    return bool(
+        parts.heights[1:].max(initial=0) >= MIN_CONTENT * height
+        or parts.widths[1:].max(initial=0) >= MIN_CONTENT * width
+    )
+
+
+def _rectangle(component: Mask) -> bool:
+    """Return whether a component, cropped, has a line along each of its four sides."""
+    height, width = component.shape
+    for turned, across in ((component, height), (component.T, width)):
+        near = max(2, round(0.08 * across))
+        if turned[:near].any(0).mean() < MIN_COVER or turned[-near:].any(0).mean() < MIN_COVER:
+            return False
+    return True
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """A thin straight line from left to right."""
+
+    whole: bool
+    "Whether it goes from border to border."
+    pixels: Mask
+    "Its pixels (height, width) with their soft edges, but for those that a stroke crosses."
+    band: Mask
+    "The pixels along which it runs, (height, width)."
+
+
+def _lines(mask: Mask) -> Mask:
+    """Return the pixels (height, width) of lines that go through most of a picture."""
+    if min(mask.shape) < MIN_SIDE:
+        return np.zeros_like(mask)
+    level = _across(mask)
+    upright = [replace(line, pixels=line.pixels.T, band=line.band.T) for line in _across(mask.T)]
+    # Two lines beside each other are ruled, and then those that cross them are the sides of a box.
+    # One that ends before the border may be the bar of a 7, an upright one the stem of a 1.
+    ruled = len(level) > 1 and _apart(mask, level)
+    sides = ruled or sum(line.whole for line in level) > 1
+    taken = [
+        [line for line in level if line.whole or ruled],
+        [line for line in upright if line.whole or sides],
+    ]
+    gone, bands = np.zeros_like(mask), []
+    for lines in taken:
+        bands.append(np.zeros_like(mask))
+        for line in lines:
+            gone |= line.pixels
+            bands[-1] |= line.band
+    # Where two lines cross, each is taken for a stroke that crosses the other.
+    return gone | (bands[0] & bands[1])
+
+
+def _apart(mask: Mask, lines: list[_Line]) -> bool:
+    """Return whether what is left without lines touches at most one of them, unlike a Z."""
+    gone = np.logical_or.reduce([line.pixels for line in lines])
+    parts = Components.of(label(mask & ~gone))
+    inside = (parts.at_sides.sum(0) == 0) & (parts.heights >= MIN_CONTENT * len(mask))
+    inside[0] = False
+    rest = grow(parts.select(inside))
+    touched = sum(bool((rest & line.band).any()) for line in lines)
+    return bool(inside.any()) and touched <= 1
+
+
+def _across(mask: Mask) -> list[_Line]:
+    """Return the lines from left to right."""
+    height, width = mask.shape
+    ends = round(REACH * width), width - 1 - round(REACH * width)
+    starts, stops = (_runs(np.asarray(mask[:, at - 1 : at + 2].any(1))) for at in ends)
+    if not len(starts) or not len(stops):
+        return []
+    ids, lengths = _vertical_runs(mask)
+    columns = np.arange(width)
+    slack = 1 + round(0.01 * width)
+    lines: list[_Line] = []
+    for start in starts:
+        for stop in stops:
+            slope = (stop - start) / (ends[1] - ends[0])
+            if abs(slope) > MAX_SLOPE:
+                continue
+            middle = np.rint(start + slope * (columns - ends[0])).astype(np.intp)
+            hit = np.full(width, -1)
+            for step in sorted(range(-slack, slack + 1), key=abs, reverse=True):
+                at = middle + step
+                inside = (at >= 0) & (at < height)
+                inked = inside & mask[np.clip(at, 0, height - 1), columns]
+                hit[inked] = at[inked]  # the nearest comes last
+            covered = hit >= 0
+            if covered[ends[0] : ends[1]].mean() < MIN_COVER:
+                continue
+            found = np.flatnonzero(covered)
+            run = ids[hit[found], found]
+            thickness = float(np.median(lengths[run]))
+            if thickness > max(3, MAX_THICKNESS * max(height, width)):
+                continue
+            thin = np.zeros(len(lengths), bool)
+            thin[run[lengths[run] <= 1.5 * thickness + 1]] = True
+            pixels = thin[ids]
+            for _ in range(1 + int(thickness / 4)):  # soft edges
+                pixels[1:] |= pixels[:-1]
+                pixels[:-1] |= pixels[1:]
+            band = np.zeros_like(mask)
+            around = int(np.ceil(thickness / 2)) + 1
+            for step in range(-around, around + 1):
+                band[np.clip(middle + step, 0, height - 1), columns] = True
+            margin = max(2, round(0.03 * width))
+            whole = covered[:margin].any() and covered[-margin:].any()
+            whole = whole and covered.mean() >= MIN_COVER
+            if not any((line.band & band).mean() > 0.5 * band.mean() for line in lines):
+                lines.append(_Line(bool(whole), pixels, band))
+    return lines
+
+
+def _runs(inked: Mask) -> "np.ndarray":
+    """Return the middle of each run of True values."""
+    change = np.flatnonzero(np.diff(np.pad(inked, 1).astype(np.int8)))
+    return (change[::2] + change[1::2] - 1) / 2
+
+
+def _vertical_runs(mask: Mask) -> tuple["np.ndarray", "np.ndarray"]:
+    """Return the number of each pixel's vertical run (h, w), 0 outside, and the runs' lengths."""
+    padded = np.pad(mask.T, ((0, 0), (1, 0)))
+    flat = padded.ravel()
+    ids = (np.cumsum(flat & ~np.roll(flat, 1)) * flat).reshape(padded.shape)[:, 1:].T
+    lengths = np.bincount(ids.ravel())
+    return ids, lengths

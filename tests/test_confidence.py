@@ -1,0 +1,66 @@
+"""What a confidence means: temperature, thresholds, rejection."""
+
+import pytest
+import torch
+
+from featherweight import confidence
+from featherweight.confidence import (
+    MAX_OTHERS_SURE,
+    MAX_REJECTED,
+    auroc,
+    find_confidence,
+    held_out,
+    sure_from,
+    temperature,
+)
+from featherweight.evaluate import Evaluation
+from featherweight.synthetic import NO_DIGIT
+
+
+def test_the_temperature_undoes_a_scale():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    assert temperature(3 * logits, labels) == pytest.approx(3, rel=0.03)
+
+
+def test_sure_from_is_the_least_confidence_with_one_in_a_thousand_wrong():
+    confidence = torch.linspace(0.99, 0.5, 3000)
+    probabilities = torch.stack([confidence, 1 - confidence], 1)
+    labels = torch.zeros(3000, dtype=torch.int64)
+    labels[[999, 1500, 1600]] = 1
+    # 1 of the first 1,000 may be wrong and 2 of 2,000. The third error would need 3,000 images, but
+    # is the 1,601st.
+    result = Evaluation(0.0, probabilities, labels)
+    kept = probabilities[:, 0] >= sure_from(result)
+    assert int((labels[kept] == 1).sum()) <= int(kept.sum()) / 1000
+    more = probabilities[:, 0] >= sure_from(result) - 1e-3
+    assert int((labels[more] == 1).sum()) > int(more.sum()) / 1000 or int(kept.sum()) == 3000
+    labels[:] = 1
+    assert sure_from(Evaluation(0.0, probabilities, labels)) == 1
+
+
+def test_auroc_is_the_share_of_pairs_in_order_and_ties_count_half():
+    digits, others = torch.tensor([0.9, 0.5, 0.7]), torch.tensor([0.1, 0.5, 0.8])
+    pairs = [(a > b) + 0.5 * (a == b) for a in digits.tolist() for b in others.tolist()]
+    assert auroc(digits, others) == pytest.approx(sum(pairs) / 9)
+
+
+def test_thresholds_keep_what_they_promise_on_validation_images(monkeypatch):
+    monkeypatch.setattr(confidence, "N_HELD_OUT", 400)
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(4000, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    made = held_out().labels
+    synthetic = torch.randn(400, 10, generator=generator)
+    digits = made != NO_DIGIT
+    synthetic[digits] += 9 * torch.eye(10)[made[digits]]
+    plain, found = find_confidence(logits, labels), find_confidence(logits, labels, synthetic)
+    told = found.rejection
+    assert plain.rejection is None
+    assert found.sure_from >= plain.sure_from
+    assert told.others_sure <= MAX_OTHERS_SURE * told.others
+    assert 0 < told.right_rejected <= MAX_REJECTED * told.right + 1
+    assert (told.digits, told.others) == (int(digits.sum()), int((~digits).sum()))
+    assert told.others_rejected > told.right_rejected
+    assert 0.5 < told.auroc < 1
