@@ -218,7 +218,7 @@ def result(n, n_wrong, classes=10):
 
 def split_number(picture):
     """The digits of a number, images (28, 28), from left to right."""
-    return [digit.image for digit in Sheet(picture).digits()]
+    return [digit.image for digit in Sheet(picture).number()]
 
 
 def encoded(array, kind="PNG"):

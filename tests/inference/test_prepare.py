@@ -440,7 +440,6 @@ def test_a_loose_stroke_makes_no_number():
     five[40:52, 120:170] = 0  # its bar, to the right of it
     sheet = Sheet(five)
     assert sheet.count() == 1
-    assert len(sheet.digits()) == 2
     (digit,) = sheet.number()
     assert digit.box == pytest.approx((0.25, 0.2, 0.85, 0.9), abs=1e-9)
     assert Sheet(np.full((50, 50), 255, np.uint8)).number() == []
@@ -451,7 +450,7 @@ def test_ink_is_at_least_one_digit():
     sheet = np.full((300, 300), 255, np.uint8)
     sheet[50:250, 60:63] = 0
     sheet[100:210, 120:220] = 0
-    assert Sheet(sheet).count() == len(Sheet(sheet).number()) == 1
+    assert Sheet(sheet).count() == 1
 
 
 # Of `prepare_and_count` and `split_number` for pictures of every category, before boxes were added.

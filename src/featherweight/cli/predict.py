@@ -290,8 +290,9 @@ def cmd_stress(
 ) -> int:
     """Read generated pictures that imitate drawings, prints and photographs.
 
-    The pictures are made at random: ten categories change an MNIST image, one writes the digit in
-    a font, and one draws it as pen strokes.
+    The pictures are made at random. Most categories change MNIST images: how they are drawn, the
+    paper and boxes that they are on, and several side by side as a number. Others write a digit in
+    a font, draw it as pen strokes, or show blank paper.
 
     Parameters
     ----------
@@ -314,8 +315,7 @@ def cmd_stress(
     from ..data import load_test
     from ..inference.reader import Reader
     from ..inference.stress import (
-        FROM_MNIST,
-        FROM_NOTHING,
+        CATEGORIES,
         check_reader,
         make_stress,
         score_stress,
@@ -333,7 +333,7 @@ def cmd_stress(
         track(
             make_stress(part.pixels[:, 0].numpy(), part.labels.numpy(), seed, per_category),
             "",
-            total=per_category * len((*FROM_MNIST, *FROM_NOTHING)),
+            total=per_category * len(CATEGORIES),
             console=stderr,
             transient=True,
             disable=not stderr.is_terminal,
@@ -350,7 +350,7 @@ def cmd_stress(
     return DONE
 
 
-def _save_pictures(pictures: "list[tuple[str, np.ndarray, int]]", folder: Path) -> None:
+def _save_pictures(pictures: "list[tuple[str, np.ndarray, str | None]]", folder: Path) -> None:
     import itertools
 
     from PIL import Image
@@ -359,7 +359,7 @@ def _save_pictures(pictures: "list[tuple[str, np.ndarray, int]]", folder: Path) 
     for category, group in itertools.groupby(pictures, lambda picture: picture[0]):
         (folder / category).mkdir()
         for i, (_, pixels, label) in enumerate(group):
-            Image.fromarray(pixels).save(folder / category / f"{i}-{label}.png")
+            Image.fromarray(pixels).save(folder / category / f"{i}-{label or 'none'}.png")
 
 
 def _print_scores(scores: "list[Score]", split: str) -> None:
@@ -372,14 +372,15 @@ def _print_scores(scores: "list[Score]", split: str) -> None:
             score.category.replace("_", " "),
             split if score.from_mnist else "nothing",
             percent(score.prepared, score.n),
-            percent(score.resized, score.n),
+            "" if score.resized is None else percent(score.resized, score.n),
         )
-    digits = [score for score in scores if score.from_mnist]
-    n = sum(score.n for score in digits)
+    digits = [(score, score.resized) for score in scores if score.from_mnist]
+    both = [(score, resized) for score, resized in digits if resized is not None]
+    n = sum(score.n for score, _ in both)
     table.add_row(
-        f"all from {split}",
+        f"digits from {split}",
         "",
-        percent(sum(score.prepared for score in digits), n),
-        percent(sum(score.resized for score in digits), n),
+        percent(sum(score.prepared for score, _ in both), n),
+        percent(sum(resized for _, resized in both), n),
     )
     stdout.print(table)

@@ -113,13 +113,13 @@ def _doubts(found: Strokes) -> set[str]:
 def _surroundings(found: Strokes) -> tuple[Mask, set[str]]:
     """Return the pixels (height, width) of surroundings, and in words what they are."""
     why = set()
-    mask = found.strokes > 0
     parts = Components.of(found.strokes)
     gone = parts.select(edges(parts))
     if gone.any():
         why.add(EDGE)
-        gone = grow(gone, 2 + max(mask.shape) // 100)  # soft edges
-    lines = rules(mask & ~gone)
+        gone = grow(gone, 2 + max(gone.shape) // 100)  # soft edges
+        parts = Components.of(np.where(gone, 0, parts.numbers))
+    lines = rules(parts)
     if lines.any():
         why.add(LINES)
     return gone | lines, why

@@ -70,15 +70,18 @@ def _surface(planes: Floats) -> Floats:
     one = np.ones_like
     terms = ((one(y), one(x)), (y, one(x)), (one(y), x), (y, x), (y * y, one(x)), (one(y), x * x))
     basis = np.stack([np.outer(a, b).ravel() for a, b in terms])  # (6, h * w)
-    values = planes.reshape(len(planes), -1)
+    few = np.reshape(np.arange(basis.shape[1]), planes.shape[1:])[::2, ::2].ravel()  # enough
+    values, few_of_basis = planes.reshape(len(planes), -1)[:, few], basis[:, few]
     fits = []
     for value in values:
         weights = np.ones_like(value)
         for _ in range(SURFACE_STEPS):
-            weighted = basis * weights
+            weighted = few_of_basis * weights
             # Few rows or columns leave the surface undetermined: of all, the flattest.
-            fit = np.linalg.pinv(weighted @ basis.T, 1e-6, hermitian=True) @ (weighted @ value)
-            weights = 1 / np.maximum(np.abs(value - fit @ basis), 1)
+            fit = np.linalg.pinv(weighted @ few_of_basis.T, 1e-6, hermitian=True) @ (
+                weighted @ value
+            )
+            weights = 1 / np.maximum(np.abs(value - fit @ few_of_basis), 1)
         fits.append(fit @ basis)
     return np.reshape(np.array(fits, np.float32), planes.shape)
 

@@ -37,8 +37,14 @@ def dilation(planes: Floats, span: int) -> Floats:
     """
     for axis in (1, 2):
         pads = [(span // 2, span // 2) if a == axis else (0, 0) for a in range(3)]
-        padded = np.pad(planes, pads, "symmetric")
-        planes = np.lib.stride_tricks.sliding_window_view(padded, span, axis).max(-1)
+        planes = np.pad(planes, pads, "symmetric")
+        done = 1  # pixels whose maximum each value is; it is doubled until the rest is less
+        while done < span:
+            step = min(done, span - done)
+            lower, upper = [slice(None)] * 3, [slice(None)] * 3
+            lower[axis], upper[axis] = slice(None, -step), slice(step, None)
+            planes = np.maximum(planes[tuple(lower)], planes[tuple(upper)])
+            done += step
     return planes
 
 

@@ -21,16 +21,22 @@ Sureness = Callable[[Sequence[Mask]], Sequence[float]]
 TALL = 0.4  # height of a digit, relative to the others' median; a stop or a bar is less
 CONSIDERED = 0.25  # height of what that median is taken of, relative to the tallest,
 NARROW = 1.2  # and most width, relative to the height
-FLAT = 1.8  # width of a bar or an underline, relative to its height
+FLAT = 1.4  # width of a bar or an underline, relative to its height
+LONG = 1.3  # width of an underline, relative to the height of a digit
+STRAIGHT = 0.12  # standard deviation of its pixels from a straight line, likewise
+LOW = 0.5  # most height of such, relative to that of a digit
 OVERLAP = 0.5  # of columns, relative to the narrower, of fragments that stand above each other
 GAP = 0.15  # between such fragments, relative to the height of both together
 LOOSE = 0.6  # distance of a bar from its digit, relative to the digit's height
 SAME_LINE = 0.3  # vertical overlap of neighbours on a line, relative to the lower of the two
 BASE = 0.3  # of a digit's height, from its bottom: an underline is not above it
 CLOSE = 0.15  # distance of the halves of a digit, relative to its height
-JOINED = 0.8  # least probability of the digit that they make
+JOINED = 0.95  # least probability of the digit that they make
 WIDE = 0.95  # width from which two digits may touch, relative to the height
-VERY_WIDE = 1.4  # the same from which it is taken for granted
+TOO_WIDE = 1.15  # the same from which one digit needs no doubt to be cut
+VERY_WIDE = 1.4  # the same from which it is cut in any case
+LEAD = 0.05  # of the whole's probability over the pieces', up to which it is cut
+SURE = 0.9  # least probability of the pieces, and most of a whole that is not too wide
 CUTS = 5  # places that are tried
 CUT_ROWS = 48  # rows of the reduced picture in which cuts are found
 MIN_PIECE = 0.15  # width and ink of a piece, relative to the whole
@@ -130,26 +136,42 @@ def _sort(components: Components) -> tuple[list[_Part], list[_Part]]:
         )
         for k in range(1, len(components.area))
     ]
+    height = _typical_height(parts)
+    lines = [part for part in parts if _is_line(components, part, height)]
+    parts = _join_fragments([part for part in parts if part not in lines], height)
+    height = _typical_height(parts) if parts else height
+    digits = [part for part in parts if part.height >= TALL * height and not _is_flat(part, height)]
+    if not digits:
+        return parts or lines, []
+    return digits, lines + [part for part in parts if part not in digits]
+
+
+def _typical_height(parts: list[_Part]) -> float:
+    """Return the median height of what may be digits."""
     tallest = max(part.height for part in parts)
-    parts = _join_fragments(parts, tallest)
     heights = [
         part.height
         for part in parts
         if part.height >= CONSIDERED * tallest and part.width <= NARROW * part.height
-    ] or [tallest]
-    least = TALL * float(np.median(heights))
-    digits = [part for part in parts if part.height >= least and not _is_flat(part, least / TALL)]
-    if not digits:
-        return parts, []
-    return digits, [part for part in parts if part not in digits]
+    ]
+    return float(np.median(heights or [tallest]))
 
 
 def _is_flat(part: _Part, height: float) -> bool:
     """Return whether a part is a bar, beside digits of the given height."""
-    return part.width > FLAT * part.height and part.height < 0.4 * height
+    return part.width > FLAT * part.height and part.height < LOW * height
 
 
-def _join_fragments(parts: list[_Part], tallest: int) -> list[_Part]:
+def _is_line(components: Components, part: _Part, height: float) -> bool:
+    """Return whether a part is a straight line, such as an underline that rises or falls."""
+    if part.width < LONG * height:
+        return False
+    y, x = np.nonzero(np.isin(components.numbers, part.members))
+    slope, at = np.polyfit(x, y, 1)
+    return bool(np.std(y - slope * x - at) < STRAIGHT * height)
+
+
+def _join_fragments(parts: list[_Part], height: float) -> list[_Part]:
     """Join parts that stand above each other with hardly a gap: a digit whose strokes are broken.
 
     Underlines are no fragments.
@@ -164,7 +186,7 @@ def _join_fragments(parts: list[_Part], tallest: int) -> list[_Part]:
             inside = part.columns_shared(other) > OVERLAP
             if not inside or gap > GAP * both.height:
                 continue
-            if _is_flat(part, tallest) and part.bottom > other.bottom - BASE * other.height:
+            if _is_flat(part, height) and part.bottom > other.bottom - BASE * other.height:
                 continue
             beside = min(part.height, other.height) > 0.6 * both.height
             if beside and part.columns_shared(other) < 0.9:
@@ -249,10 +271,11 @@ def _cut(digit: Mask, ink: Floats, sureness: Sureness | None) -> list[Mask]:
     if not pairs:
         return [digit]
     sure = sureness([digit, *(piece for pair in pairs for piece in pair)])
+    if width < TOO_WIDE * height and sure[0] > SURE:
+        return [digit]
     surest = [min(sure[1 + 2 * i], sure[2 + 2 * i]) for i in range(len(pairs))]
     best = int(np.argmax(surest))
-    granted = width >= VERY_WIDE * height
-    if not granted and surest[best] < max(sure[0] - 0.05, 0.9):
+    if width < VERY_WIDE * height and surest[best] < max(sure[0] - LEAD, SURE):
         return [digit]
     return [piece for half in pairs[best] for piece in _cut(half, ink, sureness)]
 

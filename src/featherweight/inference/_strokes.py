@@ -113,6 +113,7 @@ def _typical(strength: Floats, least: float) -> float:
 
     The middle is where neither neighbour in the row, or neither in the column, is stronger.
     """
+    strength = strength[window(strength > least)]
     padded = np.pad(strength, 1, constant_values=-1)
     rows, columns = padded[1:-1], padded[:, 1:-1]
     ridge = (strength >= rows[:, :-2]) & (strength >= rows[:, 2:])

@@ -1,7 +1,7 @@
 """Find what surrounds the writing in a picture: the table beside the page, ruled lines, boxes.
 
     gone = edges(parts)         # components that are a table, a binding or a frame, (n + 1,)
-    gone = rules(mask)          # pixels of ruled lines and of printed boxes, (height, width)
+    gone = rules(parts)         # pixels of ruled lines and of printed boxes, (height, width)
 
 A ruled line is removed column by column, and only where nothing crosses it, so that strokes over
 it stay whole. Music scores lose their staff lines so (Dalitz et al. 2008).
@@ -10,8 +10,9 @@ it stay whole. Music scores lose their staff lines so (Dalitz et al. 2008).
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ._components import Components, Mask, grow, label
+from ._components import Components, Labels, Mask, grow, label
 
 # Fraction of a side of the picture that a table, a page's edge or a frame covers.
 WHOLE_SIDE = 0.85
@@ -66,22 +67,24 @@ def is_beside_page(parts: Components) -> bool:
     return bool(min(height, width) >= 2 * MIN_SIDE and whole.any() and (at_sides > 0).sum() == 3)
 
 
-def rules(mask: Mask) -> Mask:
+def rules(parts: Components) -> Mask:
     """Return the pixels (height, width) of ruled lines and of printed boxes.
 
     A ruled line goes from border to border of the picture, or has another beside it that goes
     nearly as far. A box has four such lines, from border to border of itself, and something in it.
     """
+    mask = parts.numbers > 0
     gone = _lines(mask)
-    rest = mask & ~gone
-    numbers = label(rest)
-    parts = Components.of(numbers)
+    rest = mask
+    if gone.any():
+        rest = mask & ~gone
+        parts = Components.of(label(rest))
     for each in np.flatnonzero(np.minimum(parts.heights, parts.widths) >= MIN_SIDE):
         place = (
             slice(parts.top[each], parts.bottom[each]),
             slice(parts.left[each], parts.right[each]),
         )
-        if _rectangle(numbers[place] == each):
+        if _rectangle(parts.numbers[place] == each):
             lines = _lines(rest[place])
             if _content(rest[place] & ~lines):
                 gone[place] |= lines
@@ -162,7 +165,7 @@ def _across(mask: Mask) -> list[_Line]:
     starts, stops = (_runs(np.asarray(mask[:, at - 1 : at + 2].any(1))) for at in ends)
     if not len(starts) or not len(stops):
         return []
-    ids, lengths = _vertical_runs(mask)
+    runs: tuple[Labels, Labels] | None = None
     columns = np.arange(width)
     slack = 1 + round(0.01 * width)
     lines: list[_Line] = []
@@ -181,6 +184,8 @@ def _across(mask: Mask) -> list[_Line]:
             covered = hit >= 0
             if covered[ends[0] : ends[1]].mean() < MIN_COVER:
                 continue
+            runs = runs or _vertical_runs(mask)
+            ids, lengths = runs
             found = np.flatnonzero(covered)
             run = ids[hit[found], found]
             thickness = float(np.median(lengths[run]))
@@ -204,16 +209,15 @@ def _across(mask: Mask) -> list[_Line]:
     return lines
 
 
-def _runs(inked: Mask) -> "np.ndarray":
+def _runs(inked: Mask) -> NDArray[np.float64]:
     """Return the middle of each run of True values."""
     change = np.flatnonzero(np.diff(np.pad(inked, 1).astype(np.int8)))
     return (change[::2] + change[1::2] - 1) / 2
 
 
-def _vertical_runs(mask: Mask) -> tuple["np.ndarray", "np.ndarray"]:
+def _vertical_runs(mask: Mask) -> tuple[Labels, Labels]:
     """Return the number of each pixel's vertical run (h, w), 0 outside, and the runs' lengths."""
     padded = np.pad(mask.T, ((0, 0), (1, 0)))
     flat = padded.ravel()
-    ids = (np.cumsum(flat & ~np.roll(flat, 1)) * flat).reshape(padded.shape)[:, 1:].T
-    lengths = np.bincount(ids.ravel())
-    return ids, lengths
+    ids = np.cumsum(flat & ~np.roll(flat, 1), dtype=np.intp) * flat
+    return ids.reshape(padded.shape)[:, 1:].T, np.bincount(ids)
