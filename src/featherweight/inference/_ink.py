@@ -5,8 +5,8 @@
 
 Ink is whatever differs from the paper, darker or lighter. `estimate_paper` gives the colour of the
 paper behind every pixel, `find_strokes` the strokes. Then what is none is taken out, and they are
-found again without it: `find_shades` finds shades and the edges of shadows, `_surroundings` the
-table beside the page, ruled lines and boxes.
+found again without it: `rules` finds ruled lines and boxes, `find_shades` shades and the edges of
+shadows, and `edges` the table beside the page.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ EDGE = "page edge removed"
 LINES = "lines removed"
 PALE = "low contrast"
 SHADE = "shade removed"
-MAX_ROUNDS = 6  # of removing surroundings; each may show others behind them
+MAX_ROUNDS = 8  # of removing surroundings; each may show others behind them
 SMOOTHING = (3, 7)  # sides of the squares of pixels that are averaged where noise hides the ink
 MIN_SMOOTHED = 25  # squares along the shorter side of a picture that is smoothed
 MAX_SHADES = 7  # components; if more are shades, and most of them, it is the grain of paper
@@ -68,7 +68,14 @@ def find_ink(pixels: Floats) -> Ink | None:
     for _ in range(MAX_ROUNDS):
         if found is None:
             return None
-        shades = np.zeros(1, bool) if plain else find_shades(found, at_first, pixels.mean(0))
+        parts = Components.of(found.strokes)
+        lines = rules(parts)
+        within = _without(found, difference, gone, lines)
+        if within is not None:
+            gone, found = gone | lines, within
+            doubts.add(LINES)
+            continue
+        shades = np.zeros(1, bool) if plain else find_shades(found, at_first, pixels.mean(0), gone)
         if shades.any():
             if shades.sum() > max(MAX_SHADES, len(shades) / 2):
                 return None  # the grain of paper
@@ -80,16 +87,16 @@ def find_ink(pixels: Floats) -> Ink | None:
                 gone |= np.take(shades, grow(found.strokes, max(gone.shape) // SHADE_MARGIN))
             found = find_strokes(difference, gone)
             continue
-        others, why = _surroundings(found)
-        if not others.any():
-            break
-        within = find_strokes(difference, gone | others)
-        if within is None or _side(within) < THRESHOLDS.min_rest * _side(found):
-            if is_beside_page(Components.of(found.strokes)):
+        table = parts.select(edges(parts))
+        if table.any():
+            table = grow(table, 2 + max(gone.shape) // 100)  # with soft edges
+        within = _without(found, difference, gone, table)
+        if within is None:
+            if table.any() and is_beside_page(parts):
                 return None
             break
-        gone, found = gone | others, within
-        doubts |= why
+        gone, found = gone | table, within
+        doubts.add(EDGE)
     else:
         return None
     scaled = (found.strength / found.peak - found.low) / (1 - 2 * found.low)
@@ -110,19 +117,14 @@ def _doubts(found: Strokes) -> set[str]:
     return doubts
 
 
-def _surroundings(found: Strokes) -> tuple[Mask, set[str]]:
-    """Return the pixels (height, width) of surroundings, and in words what they are."""
-    why = set()
-    parts = Components.of(found.strokes)
-    gone = parts.select(edges(parts))
-    if gone.any():
-        why.add(EDGE)
-        gone = grow(gone, 2 + max(gone.shape) // 100)  # soft edges
-        parts = Components.of(np.where(gone, 0, parts.numbers))
-    lines = rules(parts)
-    if lines.any():
-        why.add(LINES)
-    return gone | lines, why
+def _without(found: Strokes, difference: Floats, gone: Mask, surroundings: Mask) -> Strokes | None:
+    """Find strokes without their surroundings (height, width); None if there are only these."""
+    if not surroundings.any():
+        return None
+    within = find_strokes(difference, gone | surroundings)
+    if within is None or _side(within) < THRESHOLDS.min_rest * _side(found):
+        return None
+    return within
 
 
 def _side(found: Strokes) -> int:

@@ -1,6 +1,6 @@
 """Tell shades and the edges of shadows from strokes.
 
-find_shades(found, None, grey)          # which components (n + 1,) are none
+find_shades(found, None, grey, gone)    # which components (n + 1,) are none
 """
 
 import numpy as np
@@ -12,11 +12,12 @@ from ._strokes import Strokes
 from ._thresholds import THRESHOLDS
 
 
-def find_shades(found: Strokes, at_first: Floats | None, grey: Floats) -> Mask:
+def find_shades(found: Strokes, at_first: Floats | None, grey: Floats, gone: Mask) -> Mask:
     """Return which components (n + 1,) are shades or edges of shadows.
 
     A stroke has a sharp edge, and the same paper on all sides. `grey` are the grey levels of the
-    picture (height, width), `at_first` is the strength before what is wide was taken for paper.
+    picture (height, width), `at_first` is the strength before what is wide was taken for paper,
+    and pixels that are `gone` are no paper.
     """
     strokes, strength = found.strokes, found.strength
     n, limits = int(strokes.max()) + 1, THRESHOLDS
@@ -41,7 +42,7 @@ def find_shades(found: Strokes, at_first: Floats | None, grey: Floats) -> Mask:
     ring = grow(outer)
     beyond = np.where(outer > 0, 0, ring)
     soft = mean(strength, beyond) > limits.shade_softness * mean(strength, strokes)
-    around = np.where(ring > 0, 0, grow(ring, 2))
+    around = np.where((ring > 0) | gone[inside], 0, grow(ring, 2))
     light = mean(grey, around)
     contrast = np.abs(light - mean(grey, strokes))
     spread = np.sqrt(np.maximum(mean(grey**2, around) - light**2, 0))

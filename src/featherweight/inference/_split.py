@@ -240,13 +240,13 @@ def _join_halves(
     for part in line:
         if joined:
             before, both = joined[-1], joined[-1].join(part)
-            close = part.left - before.right <= CLOSE * both.height
-            if close and both.width <= NARROW * both.height:
+            gap = (part.left - before.right) / both.height
+            if gap <= CLOSE and both.width <= NARROW * both.height:
                 if sureness is None:
                     together = before.columns_shared(part) > OVERLAP
                 else:
                     sure = sureness([mask(each) for each in (before, part, both)])
-                    together = sure[2] > max(min(sure[:2]), JOINED)
+                    together = sure[2] > (JOINED if gap < -CLOSE else max(min(sure[:2]), JOINED))
                 if together:
                     joined[-1] = both
                     continue

@@ -7,10 +7,10 @@ A ruled line is removed column by column, and only where nothing crosses it, so 
 it stay whole. Music scores lose their staff lines so (Dalitz et al. 2008).
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ._components import Components, Labels, Mask, grow, label
 
@@ -23,7 +23,7 @@ MAX_THICKNESS = 0.045  # of a line, as a fraction of the picture's side
 MIN_COVER = 0.88  # fraction of a line that is inked, where it is dashed or worn
 REACH = 0.2  # of a line, from each border, as a fraction of the side: at most what it ends before
 MAX_SLOPE = 0.2  # of a line, 11 degrees
-MIN_CONTENT = 0.2  # height or width of what stands in a box, as a fraction of the box's
+MIN_CONTENT = 0.2  # height of what stands between lines, as a fraction of the picture's
 
 
 def edges(parts: Components) -> Mask:
@@ -71,7 +71,8 @@ def rules(parts: Components) -> Mask:
     """Return the pixels (height, width) of ruled lines and of printed boxes.
 
     A ruled line goes from border to border of the picture, or has another beside it that goes
-    nearly as far. A box has four such lines, from border to border of itself, and something in it.
+    nearly as far. A box has four such lines, from border to border of itself. A square 0 has them
+    too: they are a box only if there is ink without them.
     """
     mask = parts.numbers > 0
     gone = _lines(mask)
@@ -85,20 +86,8 @@ def rules(parts: Components) -> Mask:
             slice(parts.left[each], parts.right[each]),
         )
         if _rectangle(parts.numbers[place] == each):
-            lines = _lines(rest[place])
-            if _content(rest[place] & ~lines):
-                gone[place] |= lines
+            gone[place] |= _lines(rest[place])
     return gone
-
-
-def _content(rest: Mask) -> bool:
-    """Return whether something stands in what is left of a picture (height, width) or of a box."""
-    parts = Components.of(label(rest))
-    height, width = rest.shape
-    return bool(
-        parts.heights[1:].max(initial=0) >= MIN_CONTENT * height
-        or parts.widths[1:].max(initial=0) >= MIN_CONTENT * width
-    )
 
 
 def _rectangle(component: Mask) -> bool:
@@ -144,7 +133,31 @@ def _lines(mask: Mask) -> Mask:
             gone |= line.pixels
             bands[-1] |= line.band
     # Where two lines cross, each is taken for a stroke that crosses the other.
-    return gone | (bands[0] & bands[1])
+    gone |= bands[0] & bands[1]
+    for upper, lower in itertools.pairwise(sorted(taken[0], key=_row)):
+        first, last = round(_row(upper)), round(_row(lower))
+        if last - first >= MIN_SIDE:  # a row of boxes, side by side
+            posts = [line for line in _across(mask[first:last].T) if line.whole]
+            posts = [line for line in posts if _ends(mask, line, first, last)]
+            if len(posts) > 1:  # one may be a 1 that is as high as the line
+                for line in posts:
+                    gone[first:last] |= line.pixels.T
+    return gone
+
+
+def _ends(mask: Mask, line: _Line, first: int, last: int) -> bool:
+    """Return whether an upright line in some rows of a mask ends there, unlike a stroke."""
+    beyond = max(3, len(mask) // 50)
+    above, below = (np.flatnonzero(line.band[:, at]) for at in (0, -1))
+    return not (
+        mask[max(first - 2 * beyond, 0) : max(first - beyond, 0), above].any()
+        or mask[last + beyond : last + 2 * beyond, below].any()
+    )
+
+
+def _row(line: _Line) -> float:
+    """Return the mean row of a line from left to right."""
+    return float(np.nonzero(line.band)[0].mean())
 
 
 def _apart(mask: Mask, lines: list[_Line]) -> bool:
@@ -155,64 +168,70 @@ def _apart(mask: Mask, lines: list[_Line]) -> bool:
     inside[0] = False
     rest = grow(parts.select(inside))
     touched = sum(bool((rest & line.band).any()) for line in lines)
-    return bool(inside.any()) and touched <= 1
+    return touched <= 1
 
 
 def _across(mask: Mask) -> list[_Line]:
     """Return the lines from left to right."""
     height, width = mask.shape
-    ends = round(REACH * width), width - 1 - round(REACH * width)
-    starts, stops = (_runs(np.asarray(mask[:, at - 1 : at + 2].any(1))) for at in ends)
-    if not len(starts) or not len(stops):
-        return []
+    reach = round(REACH * width)
+    thickest = max(3, MAX_THICKNESS * max(height, width))
+    # Where a line is crossed, as by the side of a box, the next column shows it.
+    near = [(at, middle) for at in (reach, 2 * reach // 3) for middle in _thin(mask, at, thickest)]
+    far = [
+        (width - 1 - at, middle)
+        for at in (reach, 2 * reach // 3)
+        for middle in _thin(mask, width - 1 - at, thickest)
+    ]
     runs: tuple[Labels, Labels] | None = None
     columns = np.arange(width)
     slack = 1 + round(0.01 * width)
     lines: list[_Line] = []
-    for start in starts:
-        for stop in stops:
-            slope = (stop - start) / (ends[1] - ends[0])
-            if abs(slope) > MAX_SLOPE:
-                continue
-            middle = np.rint(start + slope * (columns - ends[0])).astype(np.intp)
-            hit = np.full(width, -1)
-            for step in sorted(range(-slack, slack + 1), key=abs, reverse=True):
-                at = middle + step
-                inside = (at >= 0) & (at < height)
-                inked = inside & mask[np.clip(at, 0, height - 1), columns]
-                hit[inked] = at[inked]  # the nearest comes last
-            covered = hit >= 0
-            if covered[ends[0] : ends[1]].mean() < MIN_COVER:
-                continue
-            runs = runs or _vertical_runs(mask)
-            ids, lengths = runs
-            found = np.flatnonzero(covered)
-            run = ids[hit[found], found]
-            thickness = float(np.median(lengths[run]))
-            if thickness > max(3, MAX_THICKNESS * max(height, width)):
-                continue
-            thin = np.zeros(len(lengths), bool)
-            thin[run[lengths[run] <= 1.5 * thickness + 1]] = True
-            pixels = thin[ids]
-            for _ in range(1 + int(thickness / 4)):  # soft edges
-                pixels[1:] |= pixels[:-1]
-                pixels[:-1] |= pixels[1:]
-            band = np.zeros_like(mask)
-            around = int(np.ceil(thickness / 2)) + 1
-            for step in range(-around, around + 1):
-                band[np.clip(middle + step, 0, height - 1), columns] = True
-            margin = max(2, round(0.03 * width))
-            whole = covered[:margin].any() and covered[-margin:].any()
-            whole = whole and covered.mean() >= MIN_COVER
-            if not any((line.band & band).mean() > 0.5 * band.mean() for line in lines):
-                lines.append(_Line(bool(whole), pixels, band))
+    for (left, start), (right, stop) in itertools.product(near, far):
+        if any(line.band[round(start), left] and line.band[round(stop), right] for line in lines):
+            continue
+        slope = (stop - start) / (right - left)
+        if abs(slope) > MAX_SLOPE:
+            continue
+        middle = np.rint(start + slope * (columns - left)).astype(np.intp)
+        hit = np.full(width, -1)
+        for step in sorted(range(-slack, slack + 1), key=abs, reverse=True):
+            at = middle + step
+            inked = (at >= 0) & (at < height) & mask[np.clip(at, 0, height - 1), columns]
+            hit[inked] = at[inked]  # the nearest comes last
+        covered = hit >= 0
+        if covered[reach : width - reach].mean() < MIN_COVER:
+            continue
+        runs = runs or _vertical_runs(mask)
+        ids, lengths = runs
+        found = np.flatnonzero(covered)
+        run = ids[hit[found], found]
+        thickness = float(np.median(lengths[run]))
+        if thickness > thickest:
+            continue
+        thin = np.zeros(len(lengths), bool)
+        thin[run[lengths[run] <= 1.5 * thickness + 1]] = True
+        pixels = thin[ids]
+        for _ in range(1 + int(thickness / 4)):  # soft edges
+            pixels[1:] |= pixels[:-1]
+            pixels[:-1] |= pixels[1:]
+        band = np.zeros_like(mask)
+        around = int(np.ceil(thickness / 2)) + 1
+        for step in range(-around, around + 1):
+            band[np.clip(middle + step, 0, height - 1), columns] = True
+        margin = max(1, round(0.01 * width))
+        whole = covered[:margin].any() and covered[-margin:].any()
+        lines.append(_Line(bool(whole and covered.mean() >= MIN_COVER), pixels, band))
     return lines
 
 
-def _runs(inked: Mask) -> NDArray[np.float64]:
-    """Return the middle of each run of True values."""
+def _thin(mask: Mask, column: int, thickest: float) -> list[float]:
+    """Return the middle rows of what is thin in three columns of a mask, as a line is."""
+    inked = np.asarray(mask[:, column - 1 : column + 2].any(1))
     change = np.flatnonzero(np.diff(np.pad(inked, 1).astype(np.int8)))
-    return (change[::2] + change[1::2] - 1) / 2
+    first, last = change[::2], change[1::2] - 1
+    thin = last - first < thickest + 3  # a line that rises covers more rows
+    return [float(middle) for middle in ((first + last) / 2)[thin]]
 
 
 def _vertical_runs(mask: Mask) -> tuple[Labels, Labels]:
