@@ -58,6 +58,8 @@ GIVEN = {
     **dict.fromkeys(("n_images", "node", "path", "plan", "reader", "result"), "typing.Any"),
     **dict.fromkeys(("columns", "jobs", "log_probabilities", "maps", "row", "rows"), "typing.Any"),
     **dict.fromkeys(("content_type", "graph", "ink", "listening", "weights", "work"), "typing.Any"),
+    **dict.fromkeys(("components", "difference", "found", "gone", "grey", "image"), "typing.Any"),
+    **dict.fromkeys(("mask", "parts", "planes", "sureness"), "typing.Any"),
     **dict.fromkeys(("pixels", "rng", "table", "text", "val"), "typing.Any"),
     **dict.fromkeys(("graded", "request", "settings", "submission", "export"), "typing.Any"),
 }
