@@ -466,10 +466,10 @@ def test_ink_is_at_least_one_digit():
     assert Sheet(sheet).count() == 1
 
 
-# Of `prepare_and_count` and `split_number` for pictures of every category, before boxes were added.
+# Of `prepare_and_count` and `split_number` for pictures of the categories that a program draws.
 HASHES = (
-    "a5391a53b9f1ad0bd0b130d5e68a3ff01dce2c4b92e1d2a1796fc5ff0a00747bacbe4e7e8950989bd5ef2770"
-    "81aebbc5f4c1809dba2aba242e8ba7d42a4ec4b3df1136c6e14648cd9d4c8116bfa7f0cf08116c446ee0c21f"
+    "a5391a53b9f1ad0bd0b130d5e68a3ff01dce2c4b92e18bf8796fc5ff0a00747bacbe4e7e8950989bd5ef2770"
+    "81aebbc5f4c1809dba2aba249f2e4e7ef9135315df1136c6e14648cd59b58116bfa7f0cf08116c446ee0c21f"
     "d779230226476dad"
 )
 
