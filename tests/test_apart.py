@@ -368,7 +368,8 @@ def test_a_process_that_was_begun_is_used(tmp_path, monkeypatch):
     begin_capture(*request)
     begin_capture(*request)
     assert len(started) == 1
-    assert processes(str(tmp_path))
+    (begun,) = apart._begun.values()
+    assert begun.process.poll() is None
     assert capture_apart(*request).declared == 7850
     assert len(started) == 1
     assert not processes(str(tmp_path))

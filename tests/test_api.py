@@ -129,7 +129,7 @@ def test_a_class_an_instance_and_weights_are_audited(data, tiny_contract, tmp_pa
 def test_a_class_is_built_with_two_seeds_where_its_contract_asks(data):
     contract = make_contract(clause=[{"kind": "forbid", "layer": "pretrained"}])
     for target, found in (
-        (Net, "0 of 2 weight tensors the same for two seeds"),
+        (Net, "0 of 4 trained tensors start from fixed numbers"),
         (Net(10), "not judged: no class"),
     ):
         verdict = fw.audit(target, contract=contract, data=data)

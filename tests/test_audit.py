@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import threading
 
 import pytest
@@ -14,6 +15,7 @@ from featherweight.audit import audit_model, audit_run, audit_weights
 from featherweight.data import Images, Split
 from featherweight.errors import InputError
 from featherweight.model import BaselineNet, Feather
+from featherweight.passes import N_PROBE
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 
@@ -203,6 +205,21 @@ class OnlyForSomeImages(InPythonList):
         return super().forward(x) if found else Net.forward(self, x)
 
 
+class LessTheFirst(Net):
+    def forward(self, x):
+        out = super().forward(x)
+        return out - out[:1]
+
+
+def test_outputs_that_change_with_their_batch_are_counted_among_those_compared(
+    split, tiny_contract
+):
+    verdict = audit_model(LessTheFirst(), split, tiny_contract)
+    (clause,) = (clause for clause in verdict.clauses if clause.clause == "evaluation")
+    changed, among = map(int, re.match(r"(\d+) of (\d+) outputs change", clause.found).groups())
+    assert N_PROBE <= changed <= among
+
+
 @pytest.mark.parametrize(
     "net", [InBuffer, InPlainTensor, InPythonList, InListOfNumbers, InNumpy, Frozen, InSmallPieces]
 )
@@ -307,6 +324,17 @@ def test_honest_networks_pass(net, numbers, split, tiny_contract):
     verdict = audit_model(net(), split, tiny_contract)
     assert verdict.passed, verdict
     assert verdict.clauses[0].found == f"{numbers:,}"
+
+
+class NeverInEvalMode(Net):
+    def eval(self):
+        return self
+
+
+@pytest.mark.parametrize("evidence", ["graph", "watched"])
+def test_a_network_whose_eval_does_nothing_fails(evidence, split, tiny_contract):
+    clauses = audit_model(NeverInEvalMode(), split, tiny_contract, evidence=evidence).failed
+    assert "evaluation" in {clause.clause for clause in clauses}
 
 
 def test_a_head_that_the_contract_does_not_take_fails(split, tiny_contract):
@@ -462,6 +490,32 @@ def run_failures(run, split, contract=None):
 
 def test_an_honest_run_passes(trained, split):
     assert run_failures(trained, split) == set()
+
+
+COUNTS = """
+import torch
+from torch import nn
+class Counts(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.BatchNorm1d(784), nn.Dropout(0.1), nn.Linear(784, 10))
+        self.register_buffer("passes", torch.tensor(0))
+    def forward(self, x):
+        self.passes += 1
+        return super().forward(x)
+"""
+
+
+def test_a_network_that_counts_its_passes_has_its_own_weights(
+    tmp_path, split, tiny_recipe, tiny_contract
+):
+    (tmp_path / "counts.py").write_text(COUNTS)
+    recipe = dataclasses.replace(
+        tiny_recipe, model=f"{tmp_path}/counts.py:Counts", model_args={}, epochs=1
+    )
+    run = create_run(str(tmp_path / "run"), recipe, tiny_contract, split, 0, CPU, "test")
+    train(run, split, CPU)
+    verdict, _ = audit_run(open_run(run.path), split, evidence="watched")
+    assert next(clause for clause in verdict.clauses if clause.clause == "weights").passed
 
 
 def test_a_log_edited_to_look_better_fails(trained, split):

@@ -12,11 +12,11 @@ PASSED = {"passed": True, "n_params": 7704}
     ("given", "text"),
     [
         ((PASSED, 0.9951), "PASS 99.51 %, 7.7k"),
-        ((PASSED, None, (7.5, 8)), "PASS 7.5/8 points, 7.7k"),
+        ((PASSED, None, "7.5 of 8 points"), "PASS 7.5 of 8 points, 7.7k"),
         (({"passed": False, "n_params": 1_240_000}, 0.5), "FAIL 50.00 %, 1.2M"),
         (({"passed": False, "n_params": 978}, None), "FAIL 978"),
         (({"passed": False, "n_params": None}, None), "FAIL"),
-        ((None,), "not judged"),
+        ((None,), "NOT JUDGED"),
     ],
 )
 def test_a_badge_says_the_verdict(given, text):

@@ -95,6 +95,10 @@ class Exits(Maps):
     def __init__(self): sys.exit(0)
 class NoModule(Maps):
     def __new__(cls): return "a text"
+class OnMeta(Maps):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 10, device="meta")
 """
 
 
@@ -171,6 +175,62 @@ def test_the_number_of_channels_is_passed_to_those_who_ask_for_it():
         )
 
 
+DEFAULTS = """
+import torch
+from torch import nn
+torch.manual_seed(1)
+class Usual(nn.Module):
+    def __init__(self, num_classes=10, in_channels=1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 8, 3)
+        self.fc = nn.Linear(8, num_classes)
+    def forward(self, x): return self.fc(self.conv(x).mean((2, 3)))
+class Wide(Usual):
+    "`in_channels` of the second layer."
+    def __init__(self, num_classes=10, in_channels=6):
+        super().__init__(num_classes, in_channels)
+        self.first = nn.LazyConv2d(in_channels, 1)
+    def forward(self, x): return super().forward(self.first(x))
+class Needs(Usual):
+    def __init__(self, num_classes, in_channels): super().__init__(num_classes, in_channels)
+class Unset(Usual):
+    def __init__(self, in_channels=None): super().__init__(10, in_channels)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.parametrize(
+    ("name", "given", "classes", "channels", "expected"),
+    [
+        ("Usual", {}, 10, 1, (10, 1)),
+        ("Usual", {}, 47, 3, (47, 3)),
+        ("Usual", {}, 10, 3, (10, 3)),
+        ("Usual", {"num_classes": 12, "in_channels": 2}, 10, 1, (12, 2)),
+        ("Wide", {}, 10, 3, (10, 6)),  # its default fits
+        ("Wide", {}, 47, 1, (47, 6)),
+        ("Needs", {}, 47, 3, (47, 3)),
+        ("Unset", {}, 10, 3, (10, 3)),
+    ],
+)
+def test_classes_and_channels_are_given_where_the_defaults_do_not_fit(
+    name, given, classes, channels, expected, tmp_path
+):
+    (tmp_path / "defaults.py").write_text(DEFAULTS)
+    path, shape = f"{tmp_path}/defaults.py:{name}", (channels, 9, 9)
+    model = build(path, given, classes, shape)
+    assert (model.fc.out_features, model.conv.in_channels) == expected
+    # A try with the defaults takes no random numbers, nor does the file set the seed.
+    same = dict(zip(("num_classes", "in_channels"), expected, strict=True)) | given
+    if name == "Unset":
+        del same["num_classes"]
+    weights = [
+        build(path, values, classes, shape, seed).conv.weight
+        for values, seed in ((given, 3), (same, 3), (given, 4))
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 def test_lazy_layers_are_made_for_the_images(stranger):
     for side, features in ((28, 4 * 13 * 13), (20, 4 * 9 * 9)):
         model = stranger("Lazy", 1, side, side)
@@ -202,6 +262,11 @@ def test_a_constructor_that_ends_the_process_or_gives_no_module_is_refused(stran
         stranger("Exits")
     with pytest.raises(ValueError, match=r"got 'a text' from its constructor, expected a torch"):
         stranger("NoModule")
+
+
+def test_weights_without_values_are_refused(stranger):
+    with pytest.raises(ValueError, match=r"memory_nets.py:OnMeta.*fc\.weight on the meta device"):
+        stranger("OnMeta")
 
 
 class Answers(nn.Module):

@@ -398,3 +398,21 @@ def test_a_capture_changes_nothing(kind, training, capfd):
 def test_the_graph_is_in_the_mode_of_the_module():
     assert capture(Net().train(), BOTH).training
     assert not capture(Net().eval(), BOTH).training
+
+
+class DrawsInNumpy(Net):
+    def forward(self, x):
+        return super().forward(x) * float(np.random.rand())
+
+
+def test_random_numbers_of_numpy_do_not_become_a_constant():
+    with pytest.raises(NoGraphError, match="other outputs for the same images in evaluation mode"):
+        capture(DrawsInNumpy(), BOTH)
+
+
+def test_a_traced_convolution_is_an_ordinary_one():
+    network = nn.Sequential(
+        torch.jit.trace(nn.Conv2d(1, 10, 28), torch.zeros(2, 1, 28, 28)), nn.Flatten()
+    )
+    (graph,) = capture(network, [Pass(False)]).graphs
+    assert graph.operations[0].target == "aten.convolution.default"

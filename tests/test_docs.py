@@ -58,9 +58,9 @@ GIVEN = {
     **dict.fromkeys(("n_images", "node", "path", "plan", "reader", "result"), "typing.Any"),
     **dict.fromkeys(("columns", "jobs", "log_probabilities", "maps", "row", "rows"), "typing.Any"),
     **dict.fromkeys(("content_type", "graph", "ink", "listening", "weights", "work"), "typing.Any"),
-    **dict.fromkeys(("pixels", "table", "text", "val"), "typing.Any"),
-    **dict.fromkeys(("components", "difference", "found", "gone", "grey"), "typing.Any"),
-    **dict.fromkeys(("image", "mask", "parts", "planes", "rng", "sureness"), "typing.Any"),
+    **dict.fromkeys(("components", "difference", "found", "gone", "grey", "image"), "typing.Any"),
+    **dict.fromkeys(("mask", "parts", "planes", "sureness"), "typing.Any"),
+    **dict.fromkeys(("pixels", "rng", "table", "text", "val"), "typing.Any"),
     **dict.fromkeys(("graded", "request", "settings", "submission", "export"), "typing.Any"),
 }
 # What an example may use without importing it.

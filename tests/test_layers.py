@@ -131,11 +131,7 @@ def test_operations_by_hand_are_shown_as_what_they_are():
     found = table(forward, conv=nn.Conv2d(1, 4, 3), **parts)
     assert [(x.name, x.operation, x.parameters) for x in found.layers] == [
         ("conv", "conv2d", 40),
-        ("mean", "mean", 0),
-        ("sub", "sub", 0),
-        ("var", "var", 0),
-        ("div", "div", 0),
-        ("scale", "mul", 8),
+        ("scale", "div", 8),
         ("head", "einsum", 40),
     ]
 
@@ -418,6 +414,124 @@ def test_kinds_of_normalisation():
     assert normalisations(chain(nn.Conv2d(1, 4, 3), nn.GroupNorm(4, 4))) == {"instance norm"}
 
 
+def _normalised(x, dims, correction=0):
+    mean = x.mean(dims, keepdim=True)
+    return (x - mean) / torch.sqrt(x.var(dims, keepdim=True, correction=correction) + 1e-5)
+
+
+def _by_squares(x):
+    groups = x.view(len(x), 2, -1)
+    centred = groups - groups.mean(-1, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + 1e-5)
+    return (centred * scale).view(x.shape)
+
+
+def _by_both(x):
+    groups = x.reshape(len(x), 2, 2, *x.shape[2:])
+    variance, mean = torch.var_mean(groups, (2, 3, 4), keepdim=True)
+    return ((groups - mean) * (variance + 1e-5) ** -0.5).reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"),
+    [
+        (_by_squares, "group norm"),
+        (_by_both, "group norm"),
+        (lambda x: _normalised(x, (1, 2, 3)), "layer norm"),
+        (lambda x: _normalised(x.flatten(1), 1, correction=1).view_as(x), "layer norm"),
+        (lambda x: _normalised(x, 1), "layer norm"),
+        (lambda x: _normalised(x.permute(0, 2, 3, 1), -1).permute(0, 3, 1, 2), "layer norm"),
+        (lambda x: _normalised(x, (2, 3)), "instance norm"),
+    ],
+)
+def test_a_norm_by_hand_is_one_layer(norm, kind):
+    def forward(net, x):
+        return net.two(norm(net.one(x)) * net.weight + net.bias)
+
+    found = table(
+        forward,
+        one=nn.Conv2d(1, 4, 3),
+        two=nn.Conv2d(4, 10, 3),
+        weight=torch.rand(4, 1, 1),
+        bias=torch.rand(4, 1, 1),
+    )
+    assert kinds(found) == ["conv", kind, "conv"]
+    # As of PyTorch's own, without the statistics.
+    assert found.receptive_field == (5, 5)
+    assert found.layers[1].parameters == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x - x.mean((1, 2, 3), keepdim=True),
+        lambda x: (x - x.mean((1, 2, 3), keepdim=True)) / x.abs().amax((1, 2, 3), keepdim=True),
+        lambda x: (x - x.mean(3, keepdim=True)) / x.std(3, keepdim=True),  # of a row
+        lambda x: (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True),
+        lambda x: (x - x.mean((1, 2, 3), keepdim=True)) / (x.var((1, 2, 3), keepdim=True) + 99),
+        lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
+    ],
+)
+def test_what_does_not_normalise_is_no_norm_by_hand(change):
+    found = table(lambda net, x: change(net.conv(x)), conv=nn.Conv2d(1, 4, 3))
+    assert normalisations(found) == set()
+
+
+@pytest.mark.parametrize("divide", [True, False])
+def test_a_norm_by_hand_may_multiply_by_its_weight_first(divide):
+    def forward(net, x):
+        x = net.conv(x)
+        mean, deviation = x.mean(1, keepdim=True), x.std(1, keepdim=True) + 1e-5
+        scaled = net.weight * (x - mean)
+        return (scaled / deviation if divide else scaled * (1 / deviation)) + net.bias
+
+    weight, bias = torch.rand(4, 1, 1) + 0.5, torch.rand(4, 1, 1)
+    found = table(forward, conv=nn.Conv2d(1, 4, 3), weight=weight, bias=bias)
+    assert kinds(found) == ["conv", "layer norm"]
+    assert found.layers[1].name == "weight"
+    assert [layer.parameters for layer in found.layers] == [40, 8]
+    assert found.receptive_field == (3, 3)
+
+
+def test_a_max_pool_does_not_hide_where_there_is_little_deviation():
+    def forward(net, x):
+        x = net.conv(x) * net.scale
+        centred = x - x.mean(1, keepdim=True)
+        variance = centred.square().mean(1, keepdim=True)
+        seen = 0.01 * F.max_pool2d(x.abs(), 5, 1, 2).mean(1, keepdim=True)
+        return centred / torch.where(net.scale == 1, (variance + 1e-9).sqrt(), seen)
+
+    scale = torch.tensor([1, 0.001]).repeat(5)
+    found = table(forward, conv=nn.Conv2d(1, 8, 3), scale=scale)
+    assert len(max_pools(found)) == 1
+    assert normalisations(found) == set()
+
+
+@pytest.mark.parametrize("zero_first", [True, False])
+def test_a_dropout_that_chooses_zero_times_the_activations_has_its_rate(zero_first):
+    def forward(net, x):
+        x = net.conv(x)
+        drawn = torch.rand_like(x)
+        return (
+            torch.where(drawn < 0.2, 0 * x, x) if zero_first else torch.where(drawn > 0.2, x, 0 * x)
+        )
+
+    found = table(forward, training=True, conv=nn.Conv2d(1, 4, 3))
+    assert dropouts(found) == [pytest.approx(0.2, abs=0.02)]
+
+
+def test_a_statistic_that_is_also_used_elsewhere_stays_a_layer():
+    def forward(net, x):
+        x = net.conv(x)
+        mean = x.mean((2, 3), keepdim=True)
+        variance = (x - mean).square().mean((2, 3), keepdim=True)
+        return (x - mean) * torch.rsqrt(variance + 1e-5) + mean.sigmoid()
+
+    found = table(forward, conv=nn.Conv2d(1, 4, 3))
+    assert normalisations(found) == {"instance norm"}
+    assert "global average pool" in kinds(found)
+
+
 def test_dropouts_of_training_mode():
     def forward(net, x):
         x = net.drop(net.one(x))
@@ -432,6 +546,51 @@ def test_dropouts_of_training_mode():
     assert [layer.name for layer in without_dropout(found)] == ["three"]
     bare = table(forward, training=True, drop=nn.Dropout(0), **parts)
     assert [layer.name for layer in without_dropout(bare)] == ["one", "three"]
+
+
+def _fill_in_place(x):
+    return x.clone().masked_fill_(torch.rand_like(x) < 0.25, 0)
+
+
+def _put(x):
+    x = x.clone()
+    x[torch.rand_like(x) < 0.25] = 0
+    return x
+
+
+def _drawn_in_place(x):
+    mask = torch.empty_like(x)
+    mask.bernoulli_(0.75)
+    return x * mask
+
+
+def _product_in_the_mask(x):
+    mask = (torch.rand_like(x) > 0.25).float()
+    mask *= x
+    return mask
+
+
+@pytest.mark.parametrize(
+    "dropout",
+    [
+        lambda x: x.masked_fill(torch.rand_like(x) < 0.25, 0),
+        lambda x: torch.where(torch.rand_like(x) < 0.25, 0.0, x),
+        lambda x: torch.where(torch.rand_like(x) < 0.25, torch.zeros_like(x), x),
+        lambda x: torch.where(torch.rand_like(x) > 0.25, x, 0.0),
+        lambda x: x * torch.bernoulli(torch.full_like(x, 0.75)) / 0.75,
+        _fill_in_place,
+        _put,
+        _drawn_in_place,
+        _product_in_the_mask,
+    ],
+)
+def test_a_dropout_by_hand_has_the_fraction_that_it_zeroes(dropout):
+    def forward(net, x):
+        x = net.conv(x)
+        return dropout(x) if net.training else x
+
+    found = table(forward, training=True, conv=nn.Conv2d(1, 4, 3))
+    assert dropouts(found) == [pytest.approx(0.25, abs=0.02)]
 
 
 def test_a_network_that_looks_at_values_fails_in_a_line():

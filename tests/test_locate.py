@@ -83,6 +83,11 @@ def test_a_file_is_a_module_too(here):
     assert not list(here.rglob("__pycache__"))
 
 
+def test_a_files_suffix_may_be_in_capitals(here):
+    (here / "NETS.PY").write_text(NETS)
+    assert find_class("NETS.PY:Plain").__name__ == "Plain"
+
+
 def test_neighbours_import_and_stay_apart(here):
     for name, value in (("one", 1), ("two", 2)):
         (here / name).mkdir()

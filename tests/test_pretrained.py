@@ -58,7 +58,7 @@ def test_each_file_is_what_its_card_says(name, mnist):
     assert judged.pop("contract")  # a clause that verdicts had not yet when they were stated
     assert judged == {clause: before[clause] for clause in judged}
     # The others need the training's state, and accuracy too where several epochs must reach it.
-    others = {"epochs", "weights", "log"} & set(before)
+    others = {"contract", "epochs", "weights", "log"} & set(before)
     assert set(before) - set(judged) - {"accuracy"} == others
 
 

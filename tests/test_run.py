@@ -313,7 +313,7 @@ def test_pretrained_networks_have_no_manifest_and_are_read():
         assert run.environment
         assert run.read_metrics()
         assert run.verdict
-        assert run.contract.is_built_in
+        assert not run.contract.differences()
         run.load_model()
 
 
@@ -484,3 +484,14 @@ def test_a_packed_state_is_refused(run):
         archive.writestr("archive/data/0", bytes(2**26))
     with pytest.raises(InputError, match="that unpack to"):
         run.load_resume()
+
+
+def test_what_is_no_run_folder_is_told(tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"1")
+    for name, message in (
+        ("nowhere", "got no such folder"),
+        (".", r"got no config\.json in it"),
+        ("model.pth", r"got a file, .*; hint: .*--weights .*model\.pth"),
+    ):
+        with pytest.raises(InputError, match=f"not a run folder: {message}"):
+            open_run(tmp_path / name)

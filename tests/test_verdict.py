@@ -31,6 +31,21 @@ def test_json_and_back():
     assert shown.layers_text.startswith("0; 0 parameters; 0 multiply-accumulates for one image of")
 
 
+def test_a_number_is_no_result():
+    values = json.loads(json.dumps(Verdict("tiny", (LONG,), 1).to_dict()))
+    assert values["clauses"][0]["passed"] is True
+    for passed in (0, 1, "yes"):
+        values["clauses"][0]["passed"] = passed
+        with pytest.raises(InputError, match="expected the keys contract and clauses"):
+            Verdict.from_dict(values)
+
+
+@pytest.mark.parametrize(("data", "words"), [("", "any data, "), ("mnist", "data mnist, ")])
+def test_the_contract_in_words_names_its_data(data, words):
+    verdict = Verdict("mine", (LONG,), 1, values={"name": "mine", "data": data, "train_size": 5})
+    assert verdict.contract_text == f"mine: {words}train_size 5"
+
+
 def graded(passed, points, most, bonus=False):
     """A clause with points."""
     return Clause("accuracy", "a", "b", "c", passed, points, most, bonus)

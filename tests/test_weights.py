@@ -71,7 +71,8 @@ def test_safetensors_and_the_old_format(tmp_path):
     trained = Net()
     safetensors.torch.save_file(trained.state_dict(), tmp_path / "w.safetensors")
     torch.save(trained.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
-    for name in ("w.safetensors", "w.pth"):
+    (tmp_path / "W.SAFETENSORS").write_bytes((tmp_path / "w.safetensors").read_bytes())
+    for name in ("w.safetensors", "W.SAFETENSORS", "w.pth"):
         model = Net()
         load_weights(model, read_weights(tmp_path / name))
         assert equal(tensors(trained), tensors(model))
@@ -118,7 +119,7 @@ def script(path):
             "got a dict of 'epoch', 'loss', expected",
         ),
         (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "no such file"),
+        (lambda path: path.mkdir(), "got a folder"),
     ],
 )
 def test_what_holds_no_weights_is_refused_in_one_line(write, message, tmp_path):

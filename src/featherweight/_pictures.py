@@ -19,15 +19,17 @@ from .errors import InputError
 # The formats that are read: Pillow's name, the media type, and the suffixes of file names.
 FORMATS = {
     "PNG": ("image/png", (".png",)),
-    "JPEG": ("image/jpeg", (".jpg", ".jpeg")),
+    "JPEG": ("image/jpeg", (".jpg", ".jpeg", ".jpe", ".jfif")),
     "WEBP": ("image/webp", (".webp",)),
     "BMP": ("image/bmp", (".bmp",)),
     "GIF": ("image/gif", (".gif",)),
     "TIFF": ("image/tiff", (".tif", ".tiff")),
-    "PPM": ("image/x-portable-anymap", (".pgm", ".ppm")),
+    "PPM": ("image/x-portable-anymap", (".pgm", ".ppm", ".pnm", ".pbm")),
 }
 MEDIA_TYPES = tuple(media_type for media_type, _ in FORMATS.values())
 SUFFIXES = {suffix for _, suffixes in FORMATS.values() for suffix in suffixes}
+# Pictures of formats that are not read.
+OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".ico", ".tga", ".svg", ".pcx")
 
 
 def is_named_as_picture(name: str) -> bool:

@@ -130,7 +130,9 @@ def _line(text: object) -> str:
 def is_network(target: str) -> bool:
     """Return whether a text names a network, MODULE:CLASS or FILE.py, and not a run folder."""
     return not Path(target).is_dir() and (
-        ":" in target or target.endswith((".py", ".ipynb")) or meant_file(target) is not None
+        ":" in target
+        or target.casefold().endswith((".py", ".ipynb"))
+        or meant_file(target) is not None
     )
 
 
@@ -262,10 +264,8 @@ def _capture(
 
     from .build import build
     from .capture import capture
-    from .device import seed_everything
 
     torch.set_num_threads(1)
-    seed_everything(seed, -1)
     kept = [Pass(each["training"], tuple(each["shape"]), tuple(each["sizes"])) for each in passes]
-    model = build(path, arguments, num_classes, kept[0].shape)
+    model = build(path, arguments, num_classes, kept[0].shape, seed)
     return capture(model, kept).to_bytes()

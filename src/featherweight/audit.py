@@ -78,6 +78,8 @@ def _verdict(
         found = "; ".join(
             f"{key} {found}, built in {expected}" for key, (found, expected) in differences.items()
         )
+        if more := contract.additions():
+            found = f"{found or 'it is'}; asks for more: {', '.join(more)}"
         clauses = [
             *clauses,
             Clause(
@@ -126,8 +128,9 @@ def structure_facts(
     fresh: Fresh | None,
     mean_std: tuple[float, float] | None = None,
     trained: bool = True,
+    seed: int = 0,
 ) -> Facts:
-    """Return the facts that need no weights."""
+    """Return the facts that need no weights; `seed` is that of the network's initial weights."""
     facts = Facts(structure=structure(model, split, everything, mean_std, trained))
     if isinstance(model, Exported):
         images = normalise(split.train.pixels[:N_PROBE], mean_std or split.mean_std)
@@ -137,7 +140,7 @@ def structure_facts(
         if contract.needs("training_layers"):
             facts.training_layers = layer_table(graph, True, trained, images)
     if fresh is not None and contract.needs("builds"):
-        facts.builds = compare_builds(fresh)
+        facts.builds = compare_builds(fresh, seed)
     return facts
 
 
@@ -316,6 +319,7 @@ def audit_run(
             clause,
         ]
         return _verdict(contract, clauses, Facts(), "run", network), None
+    weights = _weights(run, network)  # before a pass: a network may count its passes in a buffer
     # Evaluate each of the last epochs that the contract names.
     last, networks = run.recipe.epochs, {}
     for epoch in range(max(1, last - contract.consistent_epochs + 1), last):
@@ -330,7 +334,7 @@ def audit_run(
     if fresh is None:
         path, arguments = run.model_path, run.recipe.model_args
         fresh = fresh_networks(path, arguments, split, evidence == "watched")
-    facts = structure_facts(model, split, contract, True, fresh)
+    facts = structure_facts(model, split, contract, True, fresh, seed=run.seed)
     facts.training = training
     own = split.sha256 == run.config["data"]["sha256"]
     facts.split = find_split(split, contract, own, run.recipe.n_synthetic(len(split.train)))
@@ -345,7 +349,7 @@ def audit_run(
         part: Evaluated({last - epoch: (r.correct, r.total) for epoch, r in found.items()}, last)
         for part, found in results.items()
     }
-    clauses = [*judge(contract, facts), _weights(run, model), _log_agrees(run, results["val"])]
+    clauses = [*judge(contract, facts), weights, _log_agrees(run, results["val"])]
     proof = None
     if retrained is not None:
         clauses.append(retrained)

@@ -60,19 +60,19 @@ def badge(text: str, passed: bool | None) -> str:
 def verdict_badge(
     verdict: dict[str, Any] | None,
     accuracy: float | None = None,
-    points: tuple[float, float] | None = None,
+    points: str = "",
 ) -> str:
     """Return the badge of a verdict.
 
     Args:
         verdict: As `Verdict.to_dict` returns it. None: what was handed in can't be judged.
         accuracy: Its accuracy, a fraction, where there are weights.
-        points: Its points, and the most there are, where it is graded.
+        points: Its points, where it is graded, such as `4 of 6 points`.
     """
     if verdict is None:
-        return badge("not judged", None)
+        return badge("NOT JUDGED", None)
     passed = bool(verdict["passed"])
-    parts = [f"{round(points[0], 2):g}/{round(points[1], 2):g} points"] if points else []
+    parts = [points] if points else []
     parts += [f"{100 * accuracy:.2f} %"] if accuracy is not None else []
     parts += [_short(verdict["n_params"])] if verdict.get("n_params") else []
     return badge(f"{'PASS' if passed else 'FAIL'} {', '.join(parts)}", passed)

@@ -9,13 +9,16 @@ an exception or exit becomes an InputError of one line, and a check leaves the n
 
 import contextlib
 import inspect
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .device import seed_everything
 from .errors import InputError
 from .locate import describe, find_class, reason
 
@@ -31,20 +34,32 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def build(
-    path: str, arguments: Mapping[str, Any], num_classes: int, shape: Sequence[int] = (1, 28, 28)
+    path: str,
+    arguments: Mapping[str, Any],
+    num_classes: int,
+    shape: Sequence[int] = (1, 28, 28),
+    seed: int | None = None,
 ) -> nn.Module:
     """Return the network at `path`, with lazy layers initialised.
 
     Args:
         path: MODULE:CLASS, FILE.py:CLASS or FILE.py.
         arguments: Keyword arguments of the constructor.
-        num_classes: Number of classes, passed to the constructor if it has such a parameter.
-        shape: Shape of one image, (channels, height, width). The number of channels is passed to
-            the constructor if it has a parameter `in_channels` that `arguments` do not set.
+        num_classes: Number of classes.
+        shape: Shape of one image, (channels, height, width).
+        seed: Seed of the initial weights, whatever seed the file sets when it is imported. None:
+            the random generators are left as they are.
+
+    If the constructor has parameters `num_classes` or `in_channels` that `arguments` do not set,
+    they get the number of classes and of channels where they have no default, or where the network
+    does not fit the images and the classes with its defaults.
 
     Raises InputError if the class can't be found or the network can't be built.
     """
-    return construct(find_class(path), path, arguments, num_classes, shape)
+    constructor = find_class(path)
+    if seed is not None:
+        seed_everything(seed, -1)
+    return construct(constructor, path, arguments, num_classes, shape)
 
 
 def construct(
@@ -56,10 +71,27 @@ def construct(
 ) -> nn.Module:
     """Return a network of a class, as `build` does; `path` is what messages call it."""
     given, parameters = dict(arguments), inspect.signature(constructor).parameters
-    if "num_classes" in parameters:
-        given["num_classes"] = num_classes
-    if "in_channels" in parameters:
-        given.setdefault("in_channels", shape[0])
+    images = torch.randn(N_TRIAL_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
+    others = {}  # what the data has, where the defaults are other numbers
+    for name, value in (("num_classes", num_classes), ("in_channels", shape[0])):
+        if name in parameters and name not in given:
+            if parameters[name].default is inspect.Parameter.empty:
+                given[name] = value
+            elif parameters[name].default != value:
+                others[name] = value
+    # `in_channels` may also be the channels of the first layer, so it is left alone if it can be.
+    for name, value in others.items():
+        with _same_random_numbers():
+            if _fits(constructor, path, given, images, num_classes):
+                break
+        given[name] = value
+    return _in_fast_memory(_make(constructor, path, given, images), images)
+
+
+def _make(
+    constructor: type[nn.Module], path: str, given: Mapping[str, Any], images: Tensor
+) -> nn.Module:
+    """Return a network of a class, complete."""
     try:
         model = constructor(**given)
     except (Exception, SystemExit) as error:  # a user's constructor may raise anything
@@ -70,12 +102,46 @@ def construct(
         raise InputError(
             f"model {path!r}: got {model!r} from its constructor, expected a torch.nn.Module"
         )
-    images = torch.randn(N_TRIAL_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise InputError(
+                f"model {path!r}: got {name} on the meta device, which keeps no values",
+                hint="make the network's layers on the CPU, without device='meta'",
+            )
     try:
         _complete(model, images)
     except ValueError as error:
         raise InputError(f"model {path!r}: can't initialise its lazy layers: {error}") from error
-    return _in_fast_memory(model, images)
+    return model
+
+
+def _fits(
+    constructor: type[nn.Module],
+    path: str,
+    given: Mapping[str, Any],
+    images: Tensor,
+    num_classes: int,
+) -> bool:
+    """Return whether a network with these arguments gives outputs (n, num_classes)."""
+    try:
+        model = _make(constructor, path, given, images).eval()
+        with torch.no_grad():
+            out = forward(model, images.clone())
+    except InputError:
+        return False
+    return isinstance(out, Tensor) and out.shape == (len(images), num_classes)
+
+
+@contextlib.contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Restore the states of the random generators of torch, NumPy and Python after the context."""
+    states, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(states)
+            np.random.set_state(numpy_state)
 
 
 def forward(model: nn.Module, images: Tensor) -> Any:
@@ -250,7 +316,7 @@ def check_model(
     expected, name = (len(images), num_classes), describe(model)
     with unchanged(model), torch.no_grad():
         for mode in modes:
-            model.train(mode)
+            _ = model.train() if mode else model.eval()
             out = forward(model, images.clone())
             if not isinstance(out, Tensor) or tuple(out.shape) != expected:
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

@@ -241,8 +241,13 @@ def _image_hint(images: np.ndarray) -> str | None:
             side = math.isqrt(n)
             if side**2 * (3 if sides else 1) == images.shape[1]:
                 return f"give them their sides: images.reshape(-1, {sides}{side}, {side})"
-    if images.dtype.kind == "f" and images.size and 0 <= images.min() <= images.max() <= 1:
-        return 'convert them: (255 * images).round().astype("uint8")'
+    if images.ndim == 4 and images.shape[3] == 4:
+        return "leave out transparency: images[..., :3]"
+    if images.dtype == bool:
+        return 'convert them: (255 * images).astype("uint8")'
+    if images.dtype.kind == "f" and images.size and -1 <= images.min() <= images.max() <= 1:
+        zero_to_one = "images" if images.min() >= 0 else "(images + 1) / 2"
+        return f'convert them: (255 * {zero_to_one}).round().astype("uint8")'
     if images.dtype == np.uint8:
         return None
     if images.dtype.kind in "fiu" and images.size and 0 <= images.min() <= images.max() <= 255:

@@ -1,5 +1,8 @@
 """The exception for wrong input, as opposed to a bug."""
 
+import difflib
+from collections.abc import Iterable
+
 # What to do about a module that ends the process when it is imported.
 AS_SCRIPT = "put what the file does as a script under: if __name__ == '__main__':"
 
@@ -26,3 +29,9 @@ class InputError(ValueError):
 
 class NoGraphError(InputError):
     """A network that can't be exported. It can be watched while it runs, where that is wanted."""
+
+
+def did_you_mean(word: object, names: Iterable[str]) -> str | None:
+    """Return a hint with the name that is most like a word, None if none is."""
+    close = difflib.get_close_matches(str(word)[:100].casefold(), names, 1)
+    return f"did you mean {close[0]}?" if close else None

@@ -76,11 +76,19 @@ class Builds:
     """What two networks of one class have in common that were built with different seeds."""
 
     tensors: int
-    "Weight tensors that are large enough, and not of one number alone."
+    "Trained tensors that are not of one number alone."
     alike: tuple[str, ...]
-    "Names of those that are the same or almost."
+    "Names of those that are the same or almost, unless they are a simple pattern."
     unpaired: tuple[str, ...] = ()
-    "Names of those that only one of the two has, or that have another shape in the other."
+    "Names of large tensors that only one of the two has, or that are of another shape there."
+    fixed: tuple[str, ...] = ()
+    "Names of tensors that are the same and never trained, such as fixed filters."
+    n_fixed: int = 0
+    "How many numbers these are."
+    total: int = 0
+    "How many numbers are stored."
+    mostly_fixed: bool = False
+    "Whether these are more than half of all numbers, and more than a few different ones."
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ class Operand(NamedTuple):
         """Whether it depends on the images."""
         return self.step.from_images or (self.writer is not None and self.writer.from_images)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether it depends on random numbers and not on the images."""
+        random = self.step.random or (self.writer is not None and self.writer.random)
+        return random and not self.from_images
+
 
 @dataclass(eq=False)
 class Step:
@@ -84,6 +90,8 @@ MIN_GRADIENT = 1e-2
 MAX_TRIALS = 500  # each a pass over the graph
 # Operations whose result has a shape from its argument, and no values.
 _SHAPES = ("_like", "new_")
+# Operations whose result has the shape or the type of their argument `other`, and no values of it.
+_AS = {"view_as", "reshape_as", "expand_as", "type_as"}
 
 
 _find = functools.cache(find_function)
@@ -205,6 +213,8 @@ class _Runner:
         keys = [about.name for about in schema] or [str(i) for i in range(len(args))]
         named = dict(zip(keys, args, strict=False)) | kwargs
         values, operands = self._operands(named)
+        if target.removeprefix("aten.").partition(".")[0] in _AS:
+            operands = [each for each in operands if each.argument != "other"]
         before = self.count.macs
         given = [values[key] for key, _ in zip(keys, args, strict=False)]
         result = function(*given, **{key: values[key] for key in kwargs})

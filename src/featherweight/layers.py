@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ._layers import NORMS as NORM_KINDS
 from ._layers import Layer as Layer
 from ._layers import LayerTable as LayerTable
 from ._layers import depthwise_separable as depthwise_separable
@@ -48,6 +49,8 @@ from .follow import (
     taps,
 )
 from .locate import reason
+from .norms import find_norms, norm_kind
+from .operations import zeroed
 from .passes import N_PROBE
 
 N_IMAGES = 4  # of the pass that is followed
@@ -150,6 +153,12 @@ class _Fields:
 
     def __init__(self, steps: list[Step], dead: set[Step]) -> None:
         self.results: dict[Step, list[Field]] = {}
+        # Norms that are written by hand: their kinds, and the steps inside of them.
+        self.norms: dict[Step, str] = {}
+        self.inner: set[Step] = set()
+        # Those of the steps inside that multiply by stored numbers, by the norm's last step.
+        self.factors: dict[Step, tuple[Step, ...]] = {}
+        by_hand = find_norms(steps)
         self.inputs: dict[Step, list[tuple[str, Tensor, Field]]] = {}
         for step in steps:
             inputs = [
@@ -160,6 +169,14 @@ class _Fields:
             if step in dead or not inputs:
                 continue
             self.inputs[step] = inputs
+            norm = by_hand.get(step)
+            before = None if norm is None else self._of(norm.x)
+            if norm is not None and before is not None and (kind := norm_kind(norm, before)):
+                self.norms[step] = kind
+                self.inner |= norm.inner
+                self.factors[step] = norm.factors
+                self.results[step] = [before]  # statistics are not counted, as of PyTorch's own
+                continue
             if step.op == "getitem":
                 self.results[step] = [next(field for _, x, field in inputs if x is step.result)]
             elif step.results:
@@ -191,6 +208,8 @@ class _Rows:
         self.graph, self.dead = graph, dead
         found, used = _Fields(steps, dead), on_the_way(steps)
         self.fields, self.inputs = found.results, found.inputs
+        self.norms, self.inner = found.norms, found.inner
+        self.factors = found.factors
         self.steps = [step for step in steps if step in used and step in self.fields]
         self.stored = dict(network.stored())
         self.n_images = next((len(s.result) for s in used if s.op == "images"), 1)
@@ -202,11 +221,17 @@ class _Rows:
 
     def table(self) -> LayerTable:
         """Return the table."""
+        in_norms = {factor for factors in self.factors.values() for factor in factors}
         for step in self.steps:
             before, names = self._before(step), self._parameters(step)
+            for factor in self.factors.get(step, ()):
+                names |= self._parameters(factor)
             kind = self._kind(step)
-            if kind is None and any(names.values()):
-                if step.op in JOINS and len(before) == 1 and before[0] >= 0 and _is_bias(step):
+            if step not in in_norms and kind is None and any(names.values()):
+                if self._belongs(step, before):
+                    if step.op == "mul":  # a norm by hand, which had no name of its own
+                        named = replace(self.layers[before[0]], name=_name(step, names))
+                        self.layers[before[0]] = named
                     self._count(before[0], names)
                 else:
                     kind = "other"
@@ -218,6 +243,14 @@ class _Rows:
             self.sources[step] = (len(self.layers) - 1,)
         hidden = sum(step.op in LAYERS for step in self.dead)
         return LayerTable(tuple(self.layers), self.graph.shape, self.graph.training, hidden)
+
+    def _belongs(self, step: Step, before: tuple[int, ...]) -> bool:
+        """Return whether a step is the bias of the layer before it, or the factor of a norm."""
+        if len(before) != 1 or before[0] < 0 or not _is_bias(step):
+            return False
+        layer = self.layers[before[0]]
+        factor = step.op == "mul" and layer.kind in NORM_KINDS and not layer.parameters
+        return step.op in JOINS or factor
 
     def _before(self, step: Step) -> tuple[int, ...]:
         """Return the rows that lead to a step; -1: the images."""
@@ -255,6 +288,10 @@ class _Rows:
     def _kind(self, step: Step) -> str | None:
         """Return what kind of layer a step is, None if it is none."""
         op, images = step.op, self.inputs[step]
+        if step in self.inner:
+            return None
+        if step in self.norms:
+            return self.norms[step]
         simple = (
             (CONVOLUTIONS, "conv"),
             ({"batch_norm", "native_batch_norm", "cudnn_batch_norm"}, "batch norm"),
@@ -286,7 +323,7 @@ class _Rows:
             return "linear" if len(images) == 1 else "other"
         if op in ("cat", "stack", "concat"):
             return "concat" if len(images) > 1 else None
-        if step.pointwise and self._is_mask(step):
+        if (dropped := _dropped(step)) is not None and dropped[0]:
             return "dropout"
         if len(images) > 1 and step.pointwise:
             if op in CHOICES:
@@ -333,15 +370,6 @@ class _Rows:
         }
         return len(places) > 1
 
-    def _is_mask(self, step: Step) -> bool:
-        """Return whether a step multiplies by a random mask, or fills or chooses by one."""
-        return any(
-            each.step.random and each.tensor.ndim and bool((each.tensor == 0).any())
-            for each in step.operands
-            if step.op in ("mul", "where", "masked_fill")
-            and each.argument in ("self", "other", "condition", "mask")
-        )
-
     def _layer(
         self, step: Step, kind: str, names: dict[str, int], before: tuple[int, ...]
     ) -> Layer:
@@ -375,7 +403,7 @@ class _Rows:
         elif kind == "linear":
             channels = x.shape[-1]
         return Layer(
-            _name(step, names),
+            kind if step in self.norms and not any(names.values()) else _name(step, names),
             kind,
             field.shape_of_one(result.shape),
             kernel,
@@ -387,7 +415,7 @@ class _Rows:
             0,
             self._macs(step) // self.n_images,
             operation=_label(step.op),
-            p=self._p(step) if kind == "dropout" else None,
+            p=_rate(step) if kind == "dropout" else None,
             inputs=before,
             reach=reach,
             channels=channels,
@@ -401,11 +429,23 @@ class _Rows:
                 return step.operands[0].tensor.numel()
         return step.macs
 
-    def _p(self, step: Step) -> float:
-        if "p" in step.named:
-            return float(step.named["p"])
-        mask = next(each.tensor for each in step.operands if each.step.random)
-        return float((mask == 0).double().mean())
+
+def _dropped(step: Step) -> tuple[int, int] | None:
+    """Return how many activations a step zeroes by a random mask, and the mask's size, if any."""
+    if not step.operands:
+        return None
+    in_place = step.result is step.operands[0].tensor
+    tensors = [(each.argument, each.tensor) for each in step.operands]
+    return zeroed(step.op + in_place * "_", tensors, step.operands, step.named)
+
+
+def _rate(dropout: Step) -> float:
+    """Return the probability that a dropout states, or the fraction that its mask zeroes."""
+    if "p" in dropout.named:
+        return float(dropout.named["p"])
+    dropped = _dropped(dropout)
+    assert dropped is not None  # else it is no dropout
+    return dropped[0] / dropped[1]
 
 
 def _is_bias(step: Step) -> bool:

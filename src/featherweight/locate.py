@@ -16,6 +16,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -49,15 +50,15 @@ def find_class(path: str) -> type[nn.Module]:
 
     Raises InputError if there is no such class, or its module can't be imported.
     """
-    where, _, name = (path, "", "") if path.endswith(".py") else path.rpartition(":")
+    where, _, name = (path, "", "") if _is_python(path) else path.rpartition(":")
     a_path = where.startswith(".") or bool({"/", "\\"}.intersection(where))
-    if where.endswith(".ipynb") or path.endswith(".ipynb"):
+    if any(each.casefold().endswith(".ipynb") for each in (where, path)):
         raise InputError(
             f"model {path!r}: got a notebook, expected MODULE:CLASS or FILE.py:CLASS",
             hint="in the notebook: featherweight.audit(Net), featherweight.train(model=Net); or "
             "save the class as a file, my_net.py",
         )
-    if not where or not (name or where.endswith(".py")) or (a_path and not where.endswith(".py")):
+    if not where or not (name or _is_python(where)) or (a_path and not _is_python(where)):
         meant = meant_file(path)
         raise InputError(
             f"model {path!r}: expected MODULE:CLASS or FILE.py:CLASS, "
@@ -92,6 +93,10 @@ def find_class(path: str) -> type[nn.Module]:
     return found
 
 
+def _is_python(path: str) -> bool:
+    return path.casefold().endswith(".py")
+
+
 def describe(model: nn.Module) -> str:
     """Return the file and class of a network, such as `my_net.py:Net`.
 
@@ -118,7 +123,7 @@ def _load(path: str, where: str) -> ModuleType:
     here = Path.cwd()
     if not where.startswith(f"{__package__}."):
         _imported.append(where)
-    if not where.endswith(".py"):
+    if not _is_python(where):
         with _imports([here], where):
             try:
                 return importlib.import_module(where)
@@ -159,8 +164,9 @@ def _load(path: str, where: str) -> ModuleType:
                 return importlib.import_module(".".join(names))
             # A unique module name: the file may be called random.py, and so may another one.
             name = f"_{file.stem.replace('.', '_')}_{hashlib.sha256(bytes(file)).hexdigest()[:12]}"
-            spec = importlib.util.spec_from_file_location(name, file)
-            assert spec is not None  # the suffix is .py
+            loader = SourceFileLoader(name, str(file))  # named, as a suffix .PY says none
+            spec = importlib.util.spec_from_file_location(name, file, loader=loader)
+            assert spec is not None  # it has a loader
             assert spec.loader is not None
             module = sys.modules[name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)

@@ -8,8 +8,9 @@ trace.py records the operations as `Node`s. Nothing here depends on the names of
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -122,32 +123,47 @@ def head(last: Node, n: int, classes: int) -> tuple[set[str], str]:
     )
 
 
+class Source(Protocol):
+    """What gave a tensor."""
+
+    @property
+    def from_images(self) -> bool:
+        """Whether it depends on the images."""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it depends on random numbers and not on the images."""
+
+
 def zeroed(
-    op: str, tensors: list[tuple[str, Tensor]], nodes: list[Node], named: dict[str, Any]
+    op: str,
+    tensors: Sequence[tuple[str, Tensor]],
+    sources: Sequence[Source],
+    named: Mapping[str, Any],
 ) -> tuple[int, int] | None:
     """Return how many activations an operation zeroes by a random mask, and the mask's size.
 
     Args:
         op: Name of the operation.
         tensors: Its tensor arguments, each with its name.
-        nodes: The operations that computed them.
+        sources: What gave them.
         named: All of its arguments by name.
 
     Returns None for any other operation.
     """
-    if len(tensors) != len(nodes) or not any(node.from_images for node in nodes):
+    if len(tensors) != len(sources) or not any(source.from_images for source in sources):
         return None
-    for (argument, mask), node in zip(tensors, nodes, strict=True):
-        if not node.drawn:
+    for (argument, mask), source in zip(tensors, sources, strict=True):
+        if not source.drawn:
             continue
         if op in ("mul", "mul_"):
             zeros = mask == 0
             if op == "mul_" and argument == "self":  # the mask is the product by now
                 zeros &= tensors[1][1] != 0
         elif op == "where" and argument == "condition":
-            kept = next(
-                node.from_images
-                for (side, _), node in zip(tensors, nodes, strict=True)
+            kept = any(
+                each.from_images and bool(x.any())  # else it is zero times the activations
+                for (side, x), each in zip(tensors, sources, strict=True)
                 if side == "self"
             )
             zeros = ~mask if kept else mask

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "inference" / "pretrained"
-DEFAULT_MODEL = "feather-20k"
+DEFAULT_MODEL = "reader"
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Recipe:
     model: str
     "The network's class, as MODULE:CLASS or FILE.py:CLASS."
     model_args: dict[str, Any] = field(hash=False)
-    "Keyword arguments of the network's constructor (JSON values); `num_classes` is added."
+    "Keyword arguments of the network's constructor (JSON values), beside the number of classes."
     epochs: int
     "Number of passes over the training images; the last epoch's weights are the result."
     lr: float

@@ -625,10 +625,17 @@ def open_run(path: str | Path) -> Run:
     path = shipped or Path(path)
     file = path / "config.json"
     if not file.is_file():
+        got, hint = "no such folder", "featherweight models"
+        if path.is_dir():
+            got = "no config.json in it"
+        elif path.exists():
+            got = "a file"
+            if path.suffix in (".pt", ".pth", ".safetensors"):
+                hint = f"featherweight audit MODULE:CLASS --weights {path}: weights need a class"
         raise InputError(
-            f"{path}: not a run folder: got no config.json in it, expected one, or the name of a "
-            "pretrained network",
-            hint="featherweight models",
+            f"{path}: not a run folder: got {got}, expected a run's, or the name of a pretrained "
+            "network",
+            hint=hint,
         )
     if file.stat().st_size > MAX_CONFIG_BYTES:
         raise InputError(f"{file}: got over {MAX_CONFIG_BYTES:,} bytes, expected a run's config")

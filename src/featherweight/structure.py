@@ -123,12 +123,13 @@ def _watch(
     unsteady = _n_different(first, output(images, 1), 1e-6)
     # A larger tolerance, because another place in the batch changes float rounding.
     of_many = output(many, 0)
-    mixed = max(
-        _n_different(of_many[: len(first)], first, 1e-3),
-        _n_different(of_many, output(many.flip(0), 0).flip(0), 1e-3),
-        _n_different(first[compared], output(reordered, 0)[compared].flip(0), 1e-3),
-        _n_different(first[compared], output(images[compared], 0), 1e-3),
+    pairs = (
+        (of_many[: len(first)], first),
+        (of_many, output(many.flip(0), 0).flip(0)),
+        (first[compared], output(reordered, 0)[compared].flip(0)),
+        (first[compared], output(images[compared], 0)),
     )
+    mixed, among = max((_n_different(one, other, 1e-3), len(one)) for one, other in pairs)
     if not isinstance(model, Exported):
         watched = split.val.pixels if everything else split.val.pixels[:N_PROBE]
         for batch in watched.split(EVAL_BATCH_SIZE):
@@ -148,7 +149,7 @@ def _watch(
             f"{unsteady} of {len(images)} outputs differ in a second pass"
         )
     elif mixed > MAX_MIXED:
-        dependence = f"{mixed} of {N_COMPARED} outputs change with the other images of the batch"
+        dependence = f"{mixed} of {among} outputs change with the other images of the batch"
     else:
         dependence = ""
     return Structure(
@@ -173,6 +174,6 @@ def _watch(
         heads=heads,
         head_seen=head_seen,
         dependence=dependence,
-        evaluated=f"passes in evaluation mode over {len(images)} images: twice the same, and "
-        f"{N_COMPARED} of them among others and fewer",
+        evaluated=f"passes in evaluation mode over {len(images)} images: twice the same, "
+        f"{N_COMPARED} of them among others and fewer, and {len(many)} in reverse order",
     )

@@ -196,8 +196,7 @@ def first_network(recipe: Recipe, split: Split, seed: int, graph: Exported | Non
     """
     if graph is not None and graph.faithful:
         return graph
-    seed_everything(seed, -1)
-    return build(recipe.model, recipe.model_args, split.num_classes, split.shape)
+    return build(recipe.model, recipe.model_args, split.num_classes, split.shape, seed)
 
 
 def batch_sizes(recipe: Recipe, n_train: int) -> tuple[int, int]:

@@ -39,7 +39,7 @@ class Clause:
     passed: bool | None
     "Whether the clause holds. None: not judged, because weights or a run are missing."
     points: float | None = None
-    "Points that are reached. None: not judged."
+    "Points that are reached, by bands also where it is not judged. None: no points can be given."
     max_points: float = 0.0
     "Points where it holds. 0: it only decides whether the verdict passes."
     bonus: bool = False
@@ -168,7 +168,7 @@ class Verdict:
             used = values.get("contract_values", {})
             typed = type(used) is dict and all(type(text) is str for text in texts)
             if not typed or not all(
-                clause.passed in (True, False, None)
+                (clause.passed is None or type(clause.passed) is bool)
                 and type(clause.bonus) is bool
                 and type(clause.max_points) in (int, float)
                 and (clause.points is None or type(clause.points) in (int, float))
@@ -216,7 +216,9 @@ class Verdict:
     def contract_text(self) -> str:
         """The contract's name and its values, in words."""
         words = [
-            f"{key} {_text(value)}" for key, value in self.values.items() if key not in OWN_WORDS
+            "any data" if key == "data" and not value else f"{key} {_text(value)}"
+            for key, value in self.values.items()
+            if key not in OWN_WORDS
         ]
         tables = self.values.get("clause", [])
         for table in tables if isinstance(tables, list) else []:

@@ -36,11 +36,12 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     path = Path(file)
     if not path.is_file():
         raise InputError(
-            f"weights {file}: got no such file, expected a state dict in .pth, .pt or .safetensors"
+            f"weights {file}: got {'a folder' if path.is_dir() else 'no such file'}, expected a "
+            "state dict in .pth, .pt or .safetensors"
         )
     values: Any
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.casefold() == ".safetensors":
             values = safetensors.torch.load(path.read_bytes())
         else:
             refuse_packed(path)

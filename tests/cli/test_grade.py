@@ -1,6 +1,7 @@
 """The command `grade`, but for the grading itself: its options, and what it prints."""
 
 import dataclasses
+import re
 import sys
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from featherweight.cli import main
 from featherweight.errors import InputError
 from featherweight.grading import grade as module
-from featherweight.grading.markdown import unjudged
+from featherweight.grading.markdown import Graded, report_text, unjudged
 from featherweight.grading.table import to_answer
+from featherweight.verdict import Clause, Verdict
 
 
 def run(monkeypatch, *words):
@@ -62,7 +64,7 @@ def test_with_an_option_for_one_submission_a_folder_is_one_students(workplace, m
     monkeypatch.setattr(module, "LocalGraders", given(judged))
     assert run(monkeypatch, "class/anna", "--weights", "a.pth", "--badge", "a.svg") == 1
     assert seen == [("anna", "a.pth")]
-    assert "not judged" in (workplace / "a.svg").read_text()
+    assert "NOT JUDGED" in (workplace / "a.svg").read_text()
 
 
 def given(result):
@@ -98,8 +100,10 @@ def test_rows_are_printed_and_problems_are_shown_as_they_are(workplace, monkeypa
     assert run(monkeypatch, "class", "--out", "g.csv") == 1
     out, err = capsys.readouterr()
     assert "[bold]anna\\x1b[2J failed. To do: do it again" in " ".join(out.split())
-    assert "anna: [bold]anna\\x1b[2J failed. To do: do it again" in err
+    assert "anna: NOT JUDGED: [bold]anna\\x1b[2J failed. To do: do it again" in err
     assert "see g.csv and the reports in g-reports" in err
+    assert re.search(r"^anna +NOT JUDGED +0/\d+ +\d+ points *$", out, re.MULTILINE)
+    assert "2 NOT JUDGED." in out
     # The same again: nothing is judged twice.
     assert run(monkeypatch, "class", "--out", "g.csv") == 1
     assert "(as before)" in capsys.readouterr().err
@@ -125,3 +129,18 @@ def test_an_interrupt_says_how_to_continue(workplace, monkeypatch, capsys):
     monkeypatch.setattr(module, "LocalGraders", given(interrupted))
     assert run(monkeypatch, "class", "--out", "g.csv") == 130
     assert "run the same command again to continue" in capsys.readouterr().err
+
+
+def test_the_clauses_that_fail_are_named(workplace, monkeypatch, capsys):
+    def fails(submission, contract):
+        wrong = Clause("dropout", "some", "none", "looked at", False, 0.0, 1.0)
+        right = dataclasses.replace(wrong, clause="head", passed=True, points=1.0)
+        verdict = Verdict("tiny", (right, wrong), 1234)
+        graded = Graded(submission, contract, verdict=verdict)
+        return to_answer(dataclasses.replace(graded, report=report_text(graded, None)))
+
+    monkeypatch.setattr(module, "LocalGraders", given(fails))
+    assert run(monkeypatch, "class/anna", "--gradescope", "results.json") == 1
+    out, err = capsys.readouterr()
+    assert "anna: FAIL, 1 of 2 points, 1,234 parameters; fails: dropout\n" in err
+    assert "Clauses that fail\n- anna: dropout\n\n1 FAIL.\n" in out

@@ -253,6 +253,10 @@ REFUSED = {
         "hint: .*instead of NumPy's",
     ),
     "scripted": (lambda layer, x: layer(x).flatten(1)[:, :10], "module layer is TorchScript"),
+    "traced": (
+        lambda layer, x: layer(x).flatten(1)[:, :10],
+        "module layer is TorchScript .*hint: leave out",
+    ),
     "no operator": (
         lambda layer, x: torch.linalg.qr(layer(x)[:, :10])[1].sum(0).expand(len(x), 10),
         "cannot be exported to ONNX",
@@ -270,6 +274,8 @@ def test_what_has_no_onnx_is_one_line_with_its_cause(finished, monkeypatch, name
     run, split = finished
     function, message = REFUSED[name]
     layer = None
+    if name == "traced":
+        layer = torch.jit.trace(torch.nn.Conv2d(1, 1, 3), torch.zeros(2, 1, 28, 28))
     if name == "scripted":
         layer = torch.jit.script(torch.nn.Conv2d(1, 1, 3))
     if name == "double":
@@ -279,6 +285,16 @@ def test_what_has_no_onnx_is_one_line_with_its_cause(finished, monkeypatch, name
     with pytest.raises(InputError, match=message) as caught:
         export_onnx(run, split, int8=False)
     assert caught.value.message.isprintable()
+
+
+def test_parts_in_double_precision_give_outputs_that_readers_take(finished, monkeypatch, tmp_path):
+    run, split = finished
+    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("*.onnx"))
+    network = OfTensors(lambda layer, x: layer(x.flatten(1).double()), torch.nn.Linear(784, 10))
+    monkeypatch.setattr(type(run), "load_model", lambda self: network.double().eval())
+    exported = export_onnx(open_run(tmp_path / "run"), split, int8=False)
+    session = onnxruntime.InferenceSession(str(exported.path))
+    assert [out.type for out in session.get_outputs()] == ["tensor(float)"]
 
 
 def test_the_file_tells_what_it_is(finished, exported):

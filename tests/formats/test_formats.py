@@ -11,6 +11,8 @@ from featherweight.formats import open_source
     ("name", "message"),
     [
         ("mnist.pkl", "loading a pickle can run code"),
+        ("mnist.pkl.gz", "loading a pickle can run code"),
+        ("x_train.npy", "one array, .*numpy.savez"),
         ("training.PT", "loading a pickle can run code"),
         ("cifar-10-binary.tar.gz", "unpack it"),
         ("emnist-letters.mat", "numpy.savez"),
@@ -63,3 +65,24 @@ def test_an_empty_folder_and_a_loop_of_links(tmp_path):
         open_source(tmp_path)
     with pytest.raises(InputError, match="no such file or folder"):
         open_source(tmp_path / "loop")
+
+
+def test_the_files_that_macos_adds_are_no_data_sets(tmp_path):
+    write_mnist(tmp_path / "raw")
+    (tmp_path / "__MACOSX").mkdir()
+    for name in ("train-images-idx3-ubyte.gz", "train.csv", "a.npz"):
+        (tmp_path / "raw" / f"._{name}").write_bytes(b"1")
+        (tmp_path / "__MACOSX" / name).write_bytes(b"1")
+    assert len(open_source(tmp_path).read("train").images)
+    for path in sorted((tmp_path / "raw").glob("[!.]*")):
+        path.unlink()
+    with pytest.raises(InputError, match="no data set in this folder"):
+        open_source(tmp_path)
+
+
+def test_a_name_in_other_case_or_without_its_suffix_is_told(tmp_path):
+    (tmp_path / "data.npz").write_bytes(b"1")
+    for name in ("DATA.NPZ", "data"):
+        with pytest.raises(InputError, match="no such file or folder") as told:
+            open_source(tmp_path / name)
+        assert told.value.hint == f"did you mean {tmp_path / 'data.npz'}?"

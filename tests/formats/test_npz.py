@@ -33,6 +33,23 @@ def test_keras_names(tmp_path):
     assert np.array_equal(source.read("test").labels, labels[:5])
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("X_train", "y_train"), ("train_x", "train_y"), ("TRAINING_DATA", "TRAINING_TARGETS")],
+)
+def test_other_names_of_the_arrays(tmp_path, names):
+    images, labels = make_digits(12, 0)
+    path, (x, y) = tmp_path / "a.npz", names
+    np.savez(path, **{x: images, y: labels, "X_valid": images[:3], "y_valid": labels[:3]})
+    source = open_source(path)
+    assert np.array_equal(source.read("train").labels, labels)
+    assert source.has_val
+    assert np.array_equal(source.read("val").images, images[:3])
+    np.savez(path, images=images, labels=labels)
+    with pytest.raises(InputError, match=r"it has images, labels; hint: save them by these names"):
+        open_source(path).read("train")
+
+
 def kuzushiji(folder, name="kmnist", word="imgs"):
     for part, n in (("train", 12), ("test", 5)):
         images, labels = make_digits(n, n)

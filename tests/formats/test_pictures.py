@@ -70,7 +70,12 @@ def test_pictures_by_class(tmp_path, root, top):
 
 @pytest.mark.parametrize(
     ("train", "val", "test"),
-    [("train", "val", "test"), ("Training", "valid", "testing"), ("TRAIN", "validation", "Test")],
+    [
+        ("train", "val", "test"),
+        ("Training", "valid", "testing"),
+        ("TRAIN", "validation", "Test"),
+        ("trainingSet", "val_images", "test-data"),
+    ],
 )
 def test_names_of_the_parts(tmp_path, train, val, test):
     names = [f"{part}/{label}/1.png" for part in (train, val, test) for label in "ab"]
@@ -78,6 +83,41 @@ def test_names_of_the_parts(tmp_path, train, val, test):
     assert source.has_val
     for part in ("train", "val", "test"):
         assert source.read(part).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("root", ["set", "set.zip"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("train/c/1.HEIC", r"train/c/1\.HEIC: got a picture of a format that is not read.*convert"),
+        ("test/b/2.avif", r"test/b/2\.avif: got a picture of a format that is not read"),
+        ("train/c/1.txt", r"no picture of class 'c' in train, but train/c/1\.txt"),
+    ],
+)
+def test_no_class_is_passed_over(tmp_path, root, name, message):
+    with pytest.raises(InputError, match=message):
+        open_source(put(tmp_path / root, TWO | {name: b"1"}))
+
+
+def test_a_class_without_pictures_is_told(tmp_path):
+    root = put(tmp_path, TWO)
+    (root / "train/c").mkdir()
+    with pytest.raises(InputError, match="no picture of class 'c' in train, but no file"):
+        open_source(root)
+    put(root, grey("train/c/more/1.png"))
+    with pytest.raises(InputError, match="no picture of class 'c' in train, but no file"):
+        open_source(root)
+
+
+@pytest.mark.parametrize("root", ["set", "set.zip"])
+@pytest.mark.parametrize("top", ["trainingSet/trainingSet", "training_data/train"])
+def test_a_part_in_a_folder_named_as_a_part_is_no_class(tmp_path, root, top):
+    names = [f"{top}/{label}/1.png" for label in "ab"]
+    folders = {} if root == "set" else {f"{name}/": b"" for name in (top, f"{top}/a", f"{top}/b")}
+    files = {**folders, f"{top}/notes.txt": b"1", **grey(*names)}
+    source = open_source(put(tmp_path / root, files))
+    assert source.said.classes == ("a", "b")
+    assert source.read("train").labels.tolist() == [0, 1]
 
 
 def test_classes_named_by_numbers_are_in_their_order(tmp_path):

@@ -9,7 +9,7 @@ from featherweight.formats import open_source
 from featherweight.formats.table import read_table
 
 
-def write(path, n=6, header=True, label="label", last=False, quoted=False):
+def write(path, n=6, header=True, label="label", last=False, quoted=False, separator=","):
     images, labels = make_digits(n, 0)
     rows = [[int(y), *x.flatten()] for x, y in zip(images, labels, strict=True)]
     names = [label, *(f"pixel{i}" for i in range(784))]
@@ -18,7 +18,7 @@ def write(path, n=6, header=True, label="label", last=False, quoted=False):
         table = [[*row[1:], row[0]] for row in table]
     if quoted:
         table = [[f'"{value}"' for value in row] for row in table]
-    path.write_text("\n".join(",".join(map(str, row)) for row in table) + "\n")
+    path.write_text("\n".join(separator.join(map(str, row)) for row in table) + "\n")
     return path
 
 
@@ -31,6 +31,9 @@ def write(path, n=6, header=True, label="label", last=False, quoted=False):
         ("emnist-letters-train.csv", {"header": False}),
         ("fashion-mnist_train.csv", {"quoted": True}),
         ("train_data.csv", {"label": "class", "last": True}),
+        ("train.csv", {"label": "target", "last": True}),
+        ("train.csv", {"label": "digit", "separator": ";"}),
+        ("train.csv", {"header": False, "separator": "\t"}),
     ],
 )
 def test_tables(tmp_path, name, how):
@@ -119,3 +122,14 @@ def test_a_table_of_labels_alone_is_told_from_one_of_images(tmp_path):
     with pytest.raises(InputError, match="got 2 columns, expected a label and the pixels") as told:
         open_source(tmp_path).read("train")
     assert "train/CLASS/PICTURE" in told.value.hint
+
+
+def test_labels_that_are_not_in_the_first_column_are_asked_for(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("0,1,2,3,5\n0,1,2,3,6\n")
+    with pytest.raises(InputError, match=r"got 0 in the first column of every row.*calls it label"):
+        read_table(path)
+    path = write(tmp_path / "train.csv")
+    path.write_text("".join(f"{i},{line}\n" for i, line in enumerate(path.read_text().split())))
+    with pytest.raises(InputError, match=r"got 786 columns.*index=False"):
+        read_table(path)

@@ -78,10 +78,10 @@ def test_the_action_judges_and_leaves_summary_badge_outputs_and_results(
     tmp_path, digits, tiny_contract
 ):
     (tmp_path / "my net.py").write_text(NET)
-    (tmp_path / "tiny.toml").write_text(tiny_contract.to_toml())
-    code, printed = run_steps(
-        tmp_path, network="my net.py:Net", contract="tiny.toml", data=str(digits)
-    )
+    (tmp_path / "my tiny.toml").write_text(tiny_contract.to_toml())
+    (tmp_path / "featherweight").mkdir()
+    (tmp_path / "featherweight/grades.csv").write_text("a table that was committed")
+    code, printed = run_steps(tmp_path, network=".", contract="my tiny.toml", data=str(digits))
     assert code == 0, printed
     outputs = dict(line.split("=") for line in (tmp_path / "output.txt").read_text().splitlines())
     results = json.loads((tmp_path / "featherweight/results.json").read_text())
@@ -89,8 +89,10 @@ def test_the_action_judges_and_leaves_summary_badge_outputs_and_results(
         "verdict": "PASS",
         "points": f"{results['score']:g}",
         "max-points": f"{sum(test['max_score'] for test in results['tests']):g}",
+        "points-not-judged": "2",
         "badge": "featherweight/badge.svg",
     }
+    assert (tmp_path / "featherweight/grades.csv").read_text().startswith("name,file,class,")
     assert results["score"] == sum(test["score"] for test in results["tests"]) > 0
     assert {"name", "score", "max_score", "output", "output_format", "visibility"} <= set(
         results["tests"][0]

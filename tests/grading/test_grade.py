@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 
 import pytest
@@ -160,7 +161,9 @@ def test_what_is_honest_passes_with_its_points(graded):
     table, rows = graded
     row = rows["01-honest"]
     assert (row["class"], row["chosen"], row["file"]) == ("Net", "the only network", "model.py")
-    assert (row["passed"], row["parameters"], row["evidence"]) == ("yes", "232", "structure")
+    assert (row["verdict"], row["parameters"], row["evidence"]) == ("PASS", "232", "structure")
+    points, most, rest = (int(row[key]) for key in ("points", "max points", "points not judged"))
+    assert points + rest == most > rest > 0
     assert row["clause: dropout"].startswith("pass")
     assert row["clause: accuracy"].startswith("not judged")
     verdict, report = read_report(table, row)
@@ -181,7 +184,7 @@ def test_what_a_file_changes_in_its_process_is_its_own_problem(graded):
 def test_what_else_a_file_does_has_no_effect(graded, name):
     _, rows = graded
     row = rows[name]
-    assert (row["problem"], row["passed"]) == ("", "yes")
+    assert (row["problem"], row["verdict"]) == ("", "PASS")
 
 
 def test_a_file_that_can_not_be_imported_is_judged_by_its_definitions_and_says_so(graded):
@@ -203,7 +206,6 @@ def test_a_file_that_can_not_be_imported_is_judged_by_its_definitions_and_says_s
         ("10-colour", r"3 channels.*To do: write it for images of shape \(n, 1, 28, 28\)"),
         ("11-values", r"at line 16, `assert x.sum\(\) < 9`.*To do: write torch.where"),
         ("12-empty", "got no .py or .ipynb file, nor a run.*To do: hand in a file"),
-        ("16-wrong-weights", "weights 16-wrong-weights.pth: not those of Net.*To do: hand in"),
     ],
 )
 def test_what_can_not_be_judged_says_why_and_what_to_do_in_one_line(graded, name, said):
@@ -211,14 +213,24 @@ def test_what_can_not_be_judged_says_why_and_what_to_do_in_one_line(graded, name
     row = rows[name]
     assert re.search(said, row["problem"])
     assert "\n" not in row["problem"]
-    assert (row["points"], row["max points"], row["passed"]) == (
-        "0",
-        rows["01-honest"]["max points"],
-        "no",
-    )
+    assert (row["points"], row["verdict"]) == ("0", "NOT JUDGED")
+    assert row["points not judged"] == row["max points"] == rows["01-honest"]["max points"]
     verdict, report = read_report(table, row)
     assert verdict is None
     assert "NOT JUDGED" in report
+
+
+def test_weights_of_another_network_cost_only_the_points_that_need_weights(graded):
+    table, rows = graded
+    row, honest = rows["16-wrong-weights"], rows["01-honest"]
+    assert (row["verdict"], row["evidence"], row["accuracy"]) == ("FAIL", "structure", "")
+    for column in ("points", "points not judged", "clause: dropout", "clause: accuracy"):
+        assert row[column] == honest[column]
+    said = r"weights 16-wrong-weights.pth: not those of Net: .*To do: hand in the network's weights"
+    assert re.match(said, row["problem"])
+    report = read_report(table, row)[1]
+    assert "## Why a part of it could not be judged\n\nweights 16-wrong-weights.pth" in report
+    assert "| weights | the network's own | refused |" in report
 
 
 def test_copies_are_said_in_each_row_with_their_number(graded):
@@ -237,7 +249,7 @@ def test_copies_are_said_in_each_row_with_their_number(graded):
 def test_weights_are_evaluated_with_confusion_and_mistakes(graded):
     table, rows = graded
     row = rows["14-weights"]
-    assert (row["evidence"], row["passed"]) == ("weights", "no")
+    assert (row["evidence"], row["verdict"]) == ("weights", "FAIL")
     report = (table.parent / row["report"]).read_text()
     assert "| **9** |" in report
     assert "The 10 most confident mistakes of" in report
@@ -275,6 +287,7 @@ def test_what_is_in_the_table_is_kept_until_something_changes(
     table, rows = graded
     kept = tmp_path / "grades.csv"
     kept.write_bytes(table.read_bytes())
+    shutil.copytree(report_folder(table), report_folder(kept))
     found = find_submissions(str(submissions))
     seen = []
     again = grade(found, settings, kept, NoGraders(), on_answer=lambda *each: seen.append(each))
@@ -285,6 +298,50 @@ def test_what_is_in_the_table_is_kept_until_something_changes(
     for changed in ((find_submissions(str(submissions), "Net"), settings), (found, others)):
         with pytest.raises(AssertionError):
             grade(*changed, kept, NoGraders())
+        hashes = [row["hash"] for row in read_grades(kept)]  # the rows stay meanwhile
+        assert hashes == [row["hash"] for row in rows.values()]
+
+
+@pytest.mark.parametrize("suffix", [".md", ".json", "-mistakes.png"])
+def test_a_row_whose_report_is_not_all_there_is_judged_again(
+    graded, submissions, settings, tmp_path, suffix
+):
+    table, _ = graded
+    kept = tmp_path / "grades.csv"
+    kept.write_bytes(table.read_bytes())
+    shutil.copytree(report_folder(table), report_folder(kept))
+    (report_folder(kept) / f"14-weights{suffix}").unlink()
+    judged = []
+
+    class Some(Same):
+        def answers(self, tasks):
+            judged.extend(task.submission.name for task in tasks)
+            return super().answers(tasks)
+
+    rows = grade(
+        find_submissions(str(submissions)), settings, kept, Some(settings.contract, own=True)
+    )
+    assert judged == ["14-weights"]
+    for row in rows:
+        read_report(kept, row)
+
+
+def test_an_interrupted_regrade_keeps_the_rows_that_it_did_not_reach(
+    submissions, settings, tmp_path
+):
+    found, table = find_submissions(str(submissions))[:5], tmp_path / "grades.csv"
+    before = grade(found, settings, table, Same(settings.contract, own=True))
+    others = Settings(dataclasses.replace(settings.contract, name="later"), settings.data)
+    with pytest.raises(KeyboardInterrupt):
+        grade(found, others, table, Half(others.contract))
+    after = read_grades(table)
+    assert [row["name"] for row in after] == [each.name for each in found]
+    assert after[3:] == before[3:]
+    assert not {row["hash"] for row in after[:3]} & {row["hash"] for row in before}
+    seen = []
+    graders = Same(others.contract, own=True)
+    grade(found, others, table, graders, on_answer=lambda *each: seen.append(each[1]))
+    assert [answer is None for answer in seen] == [True] * 3 + [False] * 2
 
 
 def test_an_interrupt_loses_no_row(submissions, settings, tmp_path):
@@ -356,6 +413,19 @@ def test_a_late_submission_leaves_the_reports_of_others(settings, tmp_path):
     assert (tmp_path / reports["Anna B"]).read_text().startswith("# Anna B\n")
 
 
+def test_a_report_that_is_kept_is_not_written_over_by_a_later_one_of_a_similar_name(
+    settings, tmp_path
+):
+    table = tmp_path / "grades.csv"
+    for names in (["Anna-B"], ["Anna B", "Anna-B"]):
+        for name in names:
+            (tmp_path / "class" / name).mkdir(parents=True, exist_ok=True)
+        found = find_submissions(str(tmp_path / "class"))
+        rows = grade(found, settings, table, Same(settings.contract))
+    for row in rows:
+        assert (tmp_path / row["report"]).read_text().startswith(f"# {row['name']}\n")
+
+
 def test_a_table_has_one_writer_at_a_time(submissions, settings, tmp_path):
     table, found = tmp_path / "grades.csv", find_submissions(str(submissions))
 
@@ -389,7 +459,7 @@ def test_a_judging_process_that_is_killed_costs_one_row(submissions, settings, t
 
         rows = grade(found, settings, table, graders, on_answer=kill_first)
     by_name = {row["name"]: row for row in rows}
-    assert by_name["01-honest"]["passed"] == "yes"
+    assert by_name["01-honest"]["verdict"] == "PASS"
     lost = by_name["03-copy"]["problem"]
     assert "the process that judges was ended by SIGKILL" in lost
     assert by_name["12-empty"]["problem"].startswith("got no .py")

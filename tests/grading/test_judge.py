@@ -7,6 +7,7 @@ import torch
 from featherweight.build import build
 from featherweight.capture import capture
 from featherweight.data import load_split
+from featherweight.errors import InputError
 from featherweight.exported import load_exported
 from featherweight.grading import judge as module
 from featherweight.grading.forks import Export
@@ -85,10 +86,18 @@ def test_what_can_not_be_trained_is_judged_by_its_structure_and_says_so(
     export = found()
     export.networks[0][2].faithful = False
     graded = judge(submission, export, split, settings, tmp_path / "run")
-    assert (graded.evidence, graded.passed) == ("structure", True)
+    assert (graded.evidence, graded.word) == ("structure", "PASS")
     assert graded.advice.startswith("not trained: Net: has a gradient of its own")
-    assert "not trained, so its structure alone is judged" in graded.report
+    assert f". To do: {module.WEIGHTS_HINT}" in graded.advice
+    assert "## Why a part of it could not be judged" in graded.report
     assert not (tmp_path / "run").exists()
+
+
+def test_why_nothing_is_trained_keeps_what_to_do_about_it(handed_in, split, settings, tmp_path):
+    submission, found = handed_in
+    export = dataclasses.replace(found(), untrained=InputError("it fails", hint="flatten it"))
+    graded = judge(submission, export, split, settings, tmp_path / "run")
+    assert graded.advice == f"not trained: it fails. To do: flatten it, or {module.WEIGHTS_HINT}"
 
 
 @pytest.fixture
@@ -124,13 +133,38 @@ def test_a_run_on_other_images_is_not_judged(run, settings, digits, tmp_path):
     ("content", "said"),
     [(b"x", "got a damaged file"), (None, "got no such file")],
 )
-def test_weights_that_can_not_be_read_are_said(handed_in, split, settings, tmp_path, content, said):
+def test_weights_that_can_not_be_read_cost_only_the_points_that_need_them(
+    handed_in, split, settings, tmp_path, content, said
+):
     submission, found = handed_in
     file = tmp_path / "anna.pth"
     if content is not None:
         file.write_bytes(content)
     submission = dataclasses.replace(submission, weights=file)
     graded = judge(submission, found(), split, settings, tmp_path / "run")
-    assert said in graded.advice
-    assert graded.points[0] == 0
-    assert graded.points[1] > 0
+    assert graded.advice.startswith(f"weights anna.pth: {said}")
+    assert str(tmp_path) not in graded.report
+    assert graded.word == "FAIL"
+    assert 0 < graded.points[0] == graded.points[1] - graded.points_not_judged
+
+
+def test_weights_that_are_no_numbers_cost_only_the_points_that_need_them(
+    handed_in, split, settings, tmp_path
+):
+    submission, found = handed_in
+    export = found()
+    state = export.networks[0][2].state_dict()
+    torch.save(
+        {
+            name: torch.full_like(value, torch.nan)
+            for name, value in state.items()
+            if value.is_floating_point()
+        }
+        | {n: v for n, v in state.items() if not v.is_floating_point()},
+        tmp_path / "anna.pth",
+    )
+    submission = dataclasses.replace(submission, weights=tmp_path / "anna.pth")
+    graded = judge(submission, export, split, settings, tmp_path / "run")
+    assert "returns NaN" in graded.advice
+    assert (graded.word, graded.evidence) == ("FAIL", "structure")
+    assert graded.points[0] > 0

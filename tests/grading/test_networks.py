@@ -27,8 +27,10 @@ LOSS = "\nclass Loss(nn.Module):\n    def forward(self, outputs, labels):\n     
 
 
 @pytest.fixture(autouse=True)
-def _path(monkeypatch):
+def _path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
 
 
@@ -98,6 +100,79 @@ def test_a_notebook_is_read_without_its_magics(tmp_path):
     assert (module.WIDTH, module.TEXT) == (3, "\n%d values\n!")
     assert list(skipped) == ["S6.ipynb, cell 6"]
     assert "SyntaxError" in skipped["S6.ipynb, cell 6"]
+
+
+def test_a_notebook_runs_other_files_as_ipython_does(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/widths.py").write_text("WIDTH = 3\nwhile True:\n    pass\n")
+    (tmp_path / "parts.py").write_text(f"import lost\n{IMPORTS}{BLOCK}")
+    notebook(tmp_path / "more.IPYNB", "%run S6.ipynb\nDEPTH = WIDTH + 1\n")
+    file = notebook(
+        tmp_path / "S6.ipynb",
+        "%cd src\n%run -i widths.py\n%cd ..\n%run more.IPYNB\n%run 'parts'\n%run lost.py\n",
+        "if WIDTH:\n    print(1)\n    %run absent.py\n",
+        NET.format("Net"),
+    )
+    module, skipped = definitions(file)
+    assert (module.WIDTH, module.DEPTH) == (3, 4)
+    assert [each.__name__ for each in networks(module, tmp_path)] == ["Block", "Net"]
+    assert skipped["%run lost.py"] == "line 6 of S6.ipynb, cell 1 failed: lost.py: no such file"
+    assert "line 1 of S6.ipynb, cell 2 failed" in skipped["%run absent.py"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "pip install torchsummary\nWIDTH = 3\n",
+        "%time WIDTH = 3\n%time !ls\n",
+        "nn.Conv2d?\n?print\nWIDTH = 3\n",
+        "%%capture output\nWIDTH = 3\n",
+        "%%some_extension --option\n!ls\nWIDTH = 3\n",
+        "a, b = !ls\ntime = !date\nWIDTH = 3\n",
+        '!ls\nWIDTH = (7\n    % 4)\nTEXT = """\n!ls\n%run x\n"""\n',
+        "!ls\nclass Old:\n    def show(self):\n        print('%s'\n        % self)\nWIDTH = 3\n",
+        "uploaded = files.upload()\ndrive.mount('/content')\nWIDTH = 3\n",
+        "try:\n    import lost\n    assert lost.__version__\nexcept:\n    print('installing')\n"
+        "    !pip install lost\n    import lost\nWIDTH = 3\n",
+        "if True:\n    WIDTH = 3\n    print(WIDTH)\n    torch.manual_seed(1)\nelse:\n    Net()\n",
+        "%%writefile widths.py\nWIDTH = 3\nprint(WIDTH)\n",
+        "%%writefile 'widths.py'\nWIDTH = 3\n",
+        "get_ipython().system('ls')\n"
+        "get_ipython().run_cell_magic('time', '', 'WIDTH = 3\\nlost()')\n",
+    ],
+)
+def test_the_idioms_of_course_notebooks_are_read(tmp_path, cell):
+    module, _ = definitions(notebook(tmp_path / "S6.ipynb", cell))
+    assert module.WIDTH == 3
+
+
+@pytest.mark.parametrize("first", ["%%bash", "%%writefile notes.txt", "%%javascript", "%%script x"])
+def test_a_cell_that_is_no_python_is_left_out(tmp_path, first):
+    file = notebook(tmp_path / "S6.ipynb", f"{first}\nWIDTH = 3\nfor x in y do\n")
+    module, skipped = definitions(file)
+    assert not hasattr(module, "WIDTH")
+    assert skipped == {}
+
+
+def test_a_cell_that_writes_a_module_is_that_module(tmp_path):
+    file = notebook(
+        tmp_path / "S6.ipynb",
+        "%%writefile my_net.py\n" + IMPORTS + NET.format("Net"),
+        "from my_net import Net as Mine\n",
+    )
+    module, _ = definitions(file)
+    assert module.Mine is module.Net
+
+
+def test_a_module_that_can_not_be_imported_is_what_it_defines(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/sizes.py").write_text("import lost\nWIDTH = 3\nlost.train()\n")
+    cell = "import sys\nsys.path.append('src')\nfrom sizes import WIDTH, lost\n"
+    module, skipped = definitions(notebook(tmp_path / "S6.ipynb", cell))
+    assert not hasattr(module, "lost")
+    assert "line 3 of S6.ipynb, cell 1 failed: ImportError" in skipped["WIDTH"]
+    module, _ = definitions(notebook(tmp_path / "S7.ipynb", cell.replace(", lost", "")))
+    assert module.WIDTH == 3
 
 
 def test_the_last_of_several_definitions_of_a_name_counts(tmp_path):
@@ -209,6 +284,15 @@ def test_a_file_in_a_folder_may_import_what_lies_beside_it_with_a_dot(tmp_path, 
             r"got no network.*cell 2 failed: NameError: name 'lost'.*cell 1 failed: ModuleNotF",
         ),
         ([IMPORTS, NET.format("Net").replace("):", ")")], "got no network.*cell 2: SyntaxError"),
+        ([IMPORTS, "%run lost.py\n"], r"got no network.*%run lost.py: line 1 of S6.ipynb, cell 2"),
+        (
+            [IMPORTS + "%run lost.py\n", NET.format("Net").replace("784", "WIDTH")],
+            r"'WIDTH' is not defined.*hint: %run lost.py: line 3 .*failed: lost.py: no such file; ",
+        ),
+        (
+            [IMPORTS + "from lost import *\n", "class Net(Base):\n    pass\n"],
+            r"got no network.*\*: line 3 .*failed: ModuleNotFoundError: No module named 'lost'",
+        ),
         ([IMPORTS, "x = 1\n"], "got no network in it.*hint: write the network as class Net"),
     ],
 )

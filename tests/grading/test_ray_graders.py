@@ -42,7 +42,7 @@ def test_a_cluster_gives_the_rows_of_this_machine(tmp_path, digits, tiny_contrac
     with RayGraders("auto", settings, None) as graders:
         rows = grade(found, settings, tmp_path / "grades.csv", graders)
     assert [row["name"] for row in rows] == ["anna", "ben", "cleo", "empty"]
-    assert [row["passed"] for row in rows] == ["yes", "yes", "yes", "no"]
+    assert [row["verdict"] for row in rows] == ["PASS", "PASS", "PASS", "NOT JUDGED"]
     assert rows[0]["same as"] == "the same network as cleo; 2 students"
     assert (tmp_path / rows[0]["report"]).is_file()
 

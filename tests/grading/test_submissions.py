@@ -200,6 +200,28 @@ def test_an_archive_that_nobody_has_unpacked_is_a_submission_that_says_so(tmp_pa
     assert "list.txt: got a file .txt" in eve.problem
 
 
+def test_suffixes_may_be_in_capitals(tmp_path):
+    fill(tmp_path, anna__PY=NETWORK, anna__PTH="", anna__py__txt="", ben__IPYNB="{}")
+    fill(tmp_path / "cleo", NET__PY=NETWORK, NET__SafeTensors="", z__PTH="")
+    anna, ben, cleo = find_submissions(str(tmp_path))
+    assert (anna.shown_file, anna.weights) == ("anna.PY", tmp_path / "anna.PTH")
+    assert (ben.shown_file, ben.is_notebook) == ("ben.IPYNB", True)
+    assert (cleo.shown_file, cleo.weights) == ("NET.PY", tmp_path / "cleo/NET.SafeTensors")
+    assert find_submissions(f"{tmp_path / 'anna.PY'}:Net")[0].network == "Net"
+    (tmp_path / "CLASS.CSV").write_text("name,path\nAnna,anna.PY\n")
+    assert find_submissions(str(tmp_path / "CLASS.CSV"))[0].file == tmp_path / "anna.PY"
+
+
+def test_a_text_has_the_paths_of_a_submission_as_they_are_shown(tmp_path, monkeypatch):
+    fill(tmp_path / "class/anna", net__py=NETWORK, best__pth="", data_in_x__bin="")
+    monkeypatch.chdir(tmp_path)
+    for target in (tmp_path / "class", "class"):
+        (anna,) = find_submissions(str(target))
+        for root in (tmp_path / "class/anna", anna.root):
+            text = f"weights {root}/best.pth, {root}/data/x.bin, {root}/net.py:Net and {root}: lost"
+            assert anna.shorten(text) == "weights best.pth, data/x.bin, net.py:Net and anna: lost"
+
+
 def test_names_differ_even_from_those_that_would_be_given(tmp_path):
     fill(tmp_path, anna__py=NETWORK, anna__ipynb="{}")
     fill(tmp_path / "anna (2)", model__py=NETWORK)
@@ -234,7 +256,8 @@ def test_the_files_beside_it_that_a_file_imports_belong_to_it(tmp_path):
 
 
 def test_a_notebook_and_the_files_that_it_imports_belong_together(tmp_path):
-    cell = {"cell_type": "code", "source": ["import os\n", "from helper import *\n"]}
-    fill(tmp_path, a__ipynb=json.dumps({"cells": [cell]}), helper__py="")
+    lines = ["import os\n", "from helper import *\n", "%run other.py\n"]
+    cell = {"cell_type": "code", "source": lines}
+    fill(tmp_path, a__ipynb=json.dumps({"cells": [cell]}), helper__py="", other__py="")
     found = find_submissions(str(tmp_path / "a.ipynb"))[0]
-    assert [each.name for each in found.files()] == ["a.ipynb", "helper.py"]
+    assert [each.name for each in found.files()] == ["a.ipynb", "helper.py", "other.py"]

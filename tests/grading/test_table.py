@@ -8,8 +8,10 @@ from featherweight.grading.submissions import Submission
 from featherweight.grading.table import (
     MAX_STEM,
     file_names,
+    has_report,
     mark_copies,
     read_grades,
+    read_report,
     to_answer,
     write_grades,
     write_report,
@@ -62,3 +64,11 @@ def test_names_of_files_fit_and_those_that_are_there_stay():
     assert file_names(["Anna B."], ["anna-b"]) == {"Anna B.": "Anna-B-2"}
     (long,) = file_names([300 * "日"]).values()
     assert 0 < len(long.encode()) <= MAX_STEM
+
+
+def test_a_report_that_was_edited_in_another_encoding_is_there(tmp_path):
+    (tmp_path / "a.json").write_text("null")
+    (tmp_path / "a.md").write_bytes("for Müller".encode("cp1252"))
+    row = {"report": "a.md"}
+    assert has_report(tmp_path / "grades.csv", row)
+    assert read_report(tmp_path / "grades.csv", row) == (None, "for M\N{REPLACEMENT CHARACTER}ller")

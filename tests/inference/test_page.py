@@ -475,7 +475,7 @@ def test_a_dot_is_too_little_ink(page):
     expect(page.locator("#why-so")).to_have_text("Too little ink to read a digit, or too faint.")
 
 
-def test_what_is_no_digit_is_unsure(page):
+def test_what_is_no_digit_is_not_read(page):
     box = page.locator("#sheet").bounding_box()
     for i, (x, y) in enumerate([(0.2, 0.8), (0.25, 0.2), (0.5, 0.6), (0.75, 0.2), (0.8, 0.8)]):
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=5)
@@ -483,7 +483,9 @@ def test_what_is_no_digit_is_unsure(page):
             page.mouse.down()  # an M
     page.mouse.up()
     expect(page.locator("body")).to_have_attribute("data-state", "unsure")
-    expect(page.locator("#title")).to_contain_text("Not sure: ")
+    expect(page.locator("#title")).to_have_text("Not a digit")
+    expect(page.locator("#why-so")).to_contain_text("It is most like a")
+    expect(page.locator("#bars li")).to_have_count(10)
 
 
 def test_doubt_is_said_in_words(page):

@@ -135,6 +135,7 @@ def test_a_shadow_is_no_ink(mnist):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_is_read_alike_and_known(mnist, kind, tmp_path):
+    Image.init()  # Pillow knows its formats from then on
     picture = Image.fromarray(drawing(mnist[3]))
     media_type, suffixes = FORMATS[kind]
     assert Image.MIME[kind] == media_type

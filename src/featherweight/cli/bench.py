@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from ..errors import InputError
-from ..pretrained import DEFAULT_MODEL
 from .base import BROKEN, DONE, app, cores, load_mnist, stderr, stdout
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def cmd_bench(
     if what == "predict" and run is not None:
         return _bench_predict(run)
     if what == "audit":
-        return _bench_audit(run or DEFAULT_MODEL)
+        return _bench_audit(run or "feather-20k")
     if what == "study":
         return _bench_study()
     if what == "load":

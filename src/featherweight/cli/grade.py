@@ -2,16 +2,19 @@
 
 import json
 import os
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from .._files import write_atomic
 from ..contract import load_contract
 from ..errors import InputError
+from ..grading.markdown import CLAUSE, FAIL, NOT_JUDGED, PASS, points_text
 from ..recipe import find_recipe
 from .base import (
     BROKEN,
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
     from ..grading.table import Answer
     from ..tables import Row
 
-MARKS = {"yes": "[green]PASS[/]", "no": "[bold red]FAIL[/]"}
+MEANING = "PASS: every clause that could be judged holds, with all or a part of its points."
+STYLES = {"PASS": "green", "FAIL": "bold red", "NOT JUDGED": "yellow"}
 
 
 @app.command(name="grade")
@@ -157,7 +161,11 @@ def cmd_grade(
                 handed_out = None if handout is None else Path(handout)
                 rows = grade(found, settings, table, graders, handed_out, on_answer)
         except KeyboardInterrupt:
-            stderr.print("interrupted; run the same command again to continue")
+            stderr.print(
+                f"interrupted; rows that were not reached stay in {table} as they were; run "
+                "the same command again to continue",
+                markup=False,
+            )
             return INTERRUPTED
     _print_rows(rows)
     if badge or summary or gradescope:
@@ -166,7 +174,7 @@ def cmd_grade(
     if bugs:
         stderr.print(bugs[0], markup=False)
         return BUG
-    return DONE if all(row["passed"] == "yes" for row in rows) else BROKEN
+    return DONE if all(row["verdict"] == PASS for row in rows) else BROKEN
 
 
 def _make_graders(
@@ -183,29 +191,60 @@ def _make_graders(
 
 def _describe(row: "Row") -> str:
     """Return a row as one line."""
-    if row["problem"]:
-        return f"{row['name']}: {row['problem']}"
-    word = "PASS" if row["passed"] == "yes" else "FAIL"
-    accuracy = f", {100 * float(row['accuracy']):.2f} %" if row["accuracy"] else ""
-    return (
-        f"{row['name']}: {word}, {row['points']} of {row['max points']} points, "
-        f"{row['parameters']} parameters{accuracy}"
+    if row["verdict"] == NOT_JUDGED:
+        return f"{row['name']}: {NOT_JUDGED}: {row['problem']}"
+    parts = [row["verdict"], _points(row), f"{_parameters(row)} parameters", _accuracy(row)]
+    fails = f"fails: {_failed(row)}" if _failed(row) else ""
+    return "; ".join(
+        filter(None, [f"{row['name']}: {', '.join(filter(None, parts))}", fails, row["problem"]])
     )
 
 
+def _failed(row: "Row") -> str:
+    """Return the names of the clauses that fail."""
+    cells = (
+        (key.removeprefix(CLAUSE), cell) for key, cell in row.items() if key.startswith(CLAUSE)
+    )
+    return ", ".join(name for name, cell in cells if cell.startswith(FAIL))
+
+
+def _points(row: "Row") -> str:
+    return points_text(row["points"], row["max points"], row["points not judged"])
+
+
+def _parameters(row: "Row") -> str:
+    return f"{int(row['parameters']):,}" if row["parameters"] else ""
+
+
+def _accuracy(row: "Row") -> str:
+    return f"{100 * float(row['accuracy']):.2f} %" if row["accuracy"] else ""
+
+
 def _print_rows(rows: "list[Row]") -> None:
-    """Print a line for each submission."""
+    """Print a line for each submission, then what is to be said of some of them."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for title in ("name", "points", "verdict", "parameters", "accuracy", "remark"):
+    for title in ("name", "verdict", "points", "not judged", "parameters", "accuracy"):
         table.add_column(title, overflow="fold")
     for row in rows:
-        accuracy = f"{100 * float(row['accuracy']):.2f} %" if row["accuracy"] else ""
         points = f"{row['points']}/{row['max points']}"
-        remark = "; ".join(filter(None, [row["problem"], row["same as"]]))
-        cells = (row["name"], points, row["parameters"], accuracy, remark)
-        name, *others = map(literal, cells)
-        table.add_row(name, others[0], MARKS[row["passed"]], *others[1:])
+        missing = f"{row['points not judged']} points" * (row["points not judged"] != "0")
+        cells = map(literal, (points, missing, _parameters(row), _accuracy(row)))
+        verdict = Text(row["verdict"], style=STYLES[row["verdict"]])
+        table.add_row(literal(row["name"]), verdict, *cells)
     stdout.print(table)
+    for title, said in (
+        ("Clauses that fail", {row["name"]: _failed(row) for row in rows}),
+        ("Not judged, or only in part", {row["name"]: row["problem"] for row in rows}),
+        ("Handed in more than once", {row["name"]: row["same as"] for row in rows}),
+    ):
+        if any(said.values()):
+            stdout.print(f"\n[bold]{title}[/]")
+        for name, text in said.items():
+            if text:
+                stdout.print(f"- {name}: {text}", markup=False)
+    counts = Counter(row["verdict"] for row in rows)
+    total = ", ".join(f"{counts[word]} {word}" for word in STYLES if counts[word])
+    stdout.print(f"\n{total}. {MEANING if counts[PASS] else ''}".rstrip(), markup=False)
 
 
 def _write_one(
@@ -219,8 +258,7 @@ def _write_one(
     verdict, report = read_report(table, row)
     if badge is not None:
         accuracy = float(row["accuracy"]) if row["accuracy"] else None
-        points = float(row["points"]), float(row["max points"])
-        write_atomic(Path(badge), verdict_badge(verdict, accuracy, points).encode())
+        write_atomic(Path(badge), verdict_badge(verdict, accuracy, _points(row)).encode())
     if summary is not None:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(report)

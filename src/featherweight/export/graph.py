@@ -62,7 +62,7 @@ class _Shipped(nn.Module):
         maps: list[Tensor] = []
         last: list[Tensor] = []
         hooks = [
-            stage.register_forward_hook(lambda _, __, out: maps.append(out))
+            stage.register_forward_hook(lambda _, __, out: maps.append(out.float()))
             for stage in self.stages
         ]
         if self.head is not None:
@@ -70,7 +70,9 @@ class _Shipped(nn.Module):
             hooks.append(source.register_forward_hook(lambda _, __, out: last.append(out)))
         # (n, height, width) -> (n, 1, height, width), or (n, 3, height, width) -> (n, classes)
         images = pixels if pixels.ndim == 4 else pixels[:, None]
-        log_probabilities = torch.log_softmax(self.model(normalise(images, self.mean_std)), 1)
+        # A part of the network may be of another precision; readers expect 32-bit floats.
+        logits = self.model(normalise(images, self.mean_std)).float()
+        log_probabilities = torch.log_softmax(logits, 1)
         for hook in hooks:
             hook.remove()
         if self.head is None:
@@ -178,6 +180,11 @@ def _explain(error: BaseException, model: nn.Module, shape: tuple[int, ...]) -> 
             capture(model, [Pass(False, shape)])
         except NoGraphError as why:
             cause, hint = why.message, str(why.hint).partition("; or judge")[0]
+        else:  # a traced module can be followed, but not all of its operations are ONNX's
+            scripted = next((n for n, part in model.named_modules() if is_scripted(part)), None)
+            if scripted is not None:
+                cause = f"its module {scripted or 'itself'} is TorchScript (torch.jit): {cause}"
+                hint = "leave out torch.jit.script and torch.jit.trace"
     return InputError(f"the network cannot be exported to ONNX: {cause}", hint=hint)
 
 

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import InputError
-from ._source import SAID_FILE, Part, PartName, Said, Source, listed
+from ._source import SAID_FILE, Part, PartName, Said, Source, listed, visible
 from .cifar import find_cifar
 from .idx import find_sets, open_set
 from .npz import find_npz_sets, open_npz_files, open_npz_set
@@ -38,9 +38,13 @@ CIFAR_PICKLES = ("data_batch_1", "batches.meta")
 MAX_FOLDERS = 1000  # that are looked into for a data set
 # What people have too, and why it is not read.
 NOT_READ = {
-    (".pkl", ".pickle", ".pt", ".pth", ".npy"): (
+    (".pkl", ".pickle", ".pt", ".pth", ".pkl.gz", ".pickle.gz"): (
         "not read, because loading a pickle can run code",
         'save its arrays: numpy.savez("data.npz", train_images=..., train_labels=..., ...)',
+    ),
+    (".npy",): (
+        "one array, which is not read by itself",
+        'save all in one file: numpy.savez("data.npz", train_images=..., train_labels=..., ...)',
     ),
     (".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".gz"): (
         "an archive, which is not read as it is",
@@ -67,7 +71,17 @@ def open_source(path: Path) -> Source:
             return open_set(path.parent, name, files)
         if npz_files := find_npz_sets(path.parent).get(name):
             return open_npz_files(path.parent, name, npz_files)
-    raise InputError(f"{path}: got no such file or folder, {EXPECTED}")
+    # Windows and macOS take DATA.npz for data.npz.
+    alike = [each for each in _siblings(path) if each.name.lower() == path.name.lower()]
+    alike += [each for each in _siblings(path) if each.stem == path.name]
+    raise InputError(
+        f"{path}: got no such file or folder, {EXPECTED}",
+        hint=f"did you mean {alike[0]}?" if alike else None,
+    )
+
+
+def _siblings(path: Path) -> list[Path]:
+    return visible(path.parent) if path.parent.is_dir() else []
 
 
 def _open_file(path: Path) -> Source:
@@ -92,14 +106,10 @@ def _open_file(path: Path) -> Source:
 def _open_folder(folder: Path) -> Source:
     found, looked_into = _find(folder), [folder]
     everywhere = [folder]
-    # Else in the folders inside, and those inside of them, as in torchvision's root/MNIST/raw.
-    for _ in range(2):
-        inside = [
-            path
-            for each in looked_into
-            for path in sorted(each.iterdir())
-            if not path.name.startswith(".") and path.is_dir()
-        ]
+    # Else in the folders inside, and those inside of them, as in torchvision's root/MNIST/raw; and
+    # once more, for the folder above such a root.
+    for _ in range(3):
+        inside = [path for each in looked_into for path in visible(each) if path.is_dir()]
         looked_into = [] if found else inside[:MAX_FOLDERS]
         everywhere += looked_into
         for each in looked_into:
@@ -123,7 +133,10 @@ def _open_folder(folder: Path) -> Source:
         for each in everywhere:
             if refused := refuse(each):
                 raise refused
-    table = next((path for each in everywhere for path in sorted(each.glob("*.csv"))), None)
+    table = next(
+        (path for each in everywhere for path in visible(each) if path.suffix.lower() == ".csv"),
+        None,
+    )
     raise InputError(
         f"{folder}: got no data set in this folder, {EXPECTED}",
         hint=f"name the table: --data {table}" if table else None,
@@ -131,7 +144,7 @@ def _open_folder(folder: Path) -> Source:
 
 
 def _find_not_read(folder: Path) -> InputError | None:
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    files = [path for path in visible(folder) if path.is_file()]
     return next(filter(None, map(_not_read, files)), None)
 
 
@@ -152,7 +165,7 @@ def _find(folder: Path) -> dict[Path, Callable[[], Source]]:
             folder / name: partial(open_npz_files, folder, name, files)
             for name, files in npz_sets.items()
         }
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    files = [path for path in visible(folder) if path.is_file()]
     return {
         path: partial(_open_file, path)
         for path in files

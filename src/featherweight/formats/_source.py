@@ -146,6 +146,14 @@ def read_said(folder: Path, by_name: Said | None = None) -> Said:
     )
 
 
+def visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, in name order.
+
+    Left out are names with a dot first, such as the `._train.csv` that macOS puts beside each file
+    of an archive, and its folder __MACOSX of such files."""
+    return sorted(p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX")))
+
+
 def listed(names: Iterable[str], most: int = 8) -> str:
     """Return names for a message, shortened if there are many."""
     names = list(names)

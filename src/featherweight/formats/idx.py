@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._arrays import INT32, read_idx
 from ..errors import InputError
-from ._source import Part, PartName, Source, read_said, said_by_name
+from ._source import Part, PartName, Source, read_said, said_by_name, visible
 
 # `train-images-idx3-ubyte`, `emnist-letters-test-labels-idx1-ubyte.gz`, `T10K-IMAGES.IDX3-UBYTE`,
 # `qmnist-train-labels-idx2-int.gz`
@@ -29,7 +29,7 @@ def find_sets(folder: Path) -> dict[str, Files]:
     """
     sets: dict[str, Files] = {}
     # Gzipped files come last, because they are taken where the same file is there unpacked too.
-    for path in sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() == ".gz", path)):
+    for path in sorted(visible(folder), key=lambda path: path.suffix.lower() == ".gz"):
         found = _NAME.fullmatch(path.name)
         if found is None:
             continue

@@ -18,10 +18,18 @@ from ._source import (
     make_said,
     read_said,
     said_by_name,
+    visible,
 )
 
 # Names of the arrays of a part, of images and of labels: MedMNIST's, then Keras's.
 NAMES = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
+# What else people call them: `X_train`, `train_x`, `training_data`, `valid_targets`, `xtest`.
+PARTS: dict[PartName, str] = {
+    "train": "tr|train|training",
+    "val": "val|valid|validation",
+    "test": "te|test|testing",
+}
+WORDS = {"images": "images?|imgs?|x|data", "labels": "labels?|y|targets?"}
 # `kmnist-train-imgs.npz`, `k49-test-labels.npz` (Clanuwat et al. 2018), each with one array.
 _NAME = re.compile(r"(.+)[-_](train|test)[-_](imgs|images|labels)\.npz", re.IGNORECASE)
 ONE_ARRAY = "arr_0"
@@ -34,7 +42,7 @@ def find_npz_sets(folder: Path) -> dict[str, Files]:
 
     A file's key is its part, and `images` or `labels`."""
     sets: dict[str, Files] = {}
-    for path in sorted(folder.glob("*")):
+    for path in visible(folder):
         if (found := _NAME.fullmatch(path.name)) and path.is_file():
             name, part, what = map(str.lower, found.groups())
             sets.setdefault(name, {})[part, "labels" if what == "labels" else "images"] = path
@@ -67,9 +75,10 @@ def open_npz_set(path: Path) -> Source:
     arrays = list_npz(path)
 
     def names(part: PartName) -> tuple[str, str]:
-        """Return the names of a part's arrays: those of which the file has one, else the first."""
+        """Return the names of a part's arrays: those of which the file has both, or one."""
         pairs = [(images.format(part), labels.format(part)) for images, labels in NAMES]
-        return next((pair for pair in pairs if set(pair) & set(arrays)), pairs[0])
+        pairs.append((_named(arrays, part, "images"), _named(arrays, part, "labels")))
+        return max(pairs, key=lambda pair: len(set(pair) & set(arrays)))  # of equal ones the first
 
     def read(part: PartName) -> Part:
         images, labels = names(part)
@@ -77,13 +86,25 @@ def open_npz_set(path: Path) -> Source:
             if name not in arrays:
                 raise InputError(
                     f"{path}: got no array {name}, expected {images} and {labels}; "
-                    f"it has {listed(arrays) or 'none'}"
+                    f"it has {listed(arrays) or 'none'}",
+                    hint="save them by these names: "
+                    f"numpy.savez({path.name!r}, {images}=..., {labels}=..., ...)",
                 )
         return Part(read_npz(path, images), read_npz(path, labels), f"{path} ({part})")
 
     values = _said(path, arrays)
     said = make_said(values, str(path)) if values else read_said(path.parent)
     return Source(read, said, bool({*names("val")} & {*arrays}))
+
+
+def _named(arrays: list[str], part: PartName, what: str) -> str:
+    """Return the one array whose name says that it holds the images or labels of a part.
+
+    Without one, or with several, return the first of NAMES."""
+    part_word, word = PARTS[part], WORDS[what]
+    name = re.compile(f"(?:{part_word})[-_. ]?(?:{word})|(?:{word})[-_. ]?(?:{part_word})")
+    found = [array for array in arrays if name.fullmatch(array.lower())]
+    return found[0] if len(found) == 1 else f"{part}_{what}"
 
 
 def _said(path: Path, arrays: list[str]) -> dict[str, Any]:

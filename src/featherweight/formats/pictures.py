@@ -6,6 +6,7 @@ is unpacked to the disk.
 """
 
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,14 @@ from PIL import Image
 
 from .._arrays import MAX_ARRAY_BYTES
 from .._files import reason
-from .._pictures import decode, is_named_as_picture, open_image, readable
+from .._pictures import (
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    decode,
+    is_named_as_picture,
+    open_image,
+    readable,
+)
 from ..errors import InputError
 from ..image_kind import MAX_SIDE
 from ._source import (
@@ -33,12 +41,13 @@ from ._source import (
     read_said,
 )
 
-# Names of the folders of each part.
+# Names of the folders of each part, which may also be called `trainingSet` or `test_images`.
 PART_FOLDERS: dict[PartName, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+_WHAT = re.compile(r"[-_ ]?(set|data|images|imgs)$")
 MAX_PICTURE_BYTES = 4_000_000  # of a file: uncompressed, 64x64 pixels take 0.1 MB at most
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # Pillow's modes of grey pictures with 16 bits a pixel
 
@@ -48,14 +57,21 @@ _Files = AbstractContextManager[Callable[[str], bytes]]  # gives a function that
 
 def find_pictures(folder: Path) -> Source | None:
     """Return the data set of pictures in a folder, None if it has no training pictures."""
-    parts: Names = {}
+    files: Names = {}
     for path in _folders(folder):
         part = _part_of(path.name)
         for inside in _folders(path) if part else []:
-            files = sorted(name for name in os.listdir(inside) if is_named_as_picture(name))
-            if part and files:
-                names = [f"{path.name}/{inside.name}/{name}" for name in files]
-                parts.setdefault(part, {}).setdefault(inside.name, []).extend(names)
+            inner = sorted(os.listdir(inside))
+            names = [
+                f"{path.name}/{inside.name}/{name}"
+                for name in inner
+                if is_named_as_picture(name) or not (inside / name).is_dir()
+            ]
+            # A link, or a name of a part as in trainingSet/trainingSet/3, may be no class.
+            perhaps = inside.is_symlink() or _part_of(inside.name)
+            if part and (not perhaps or any(map(is_named_as_picture, names))):
+                files.setdefault(part, {}).setdefault(inside.name, []).extend(names)
+    parts = _pictures(folder, files)
     if "train" not in parts:
         return None
 
@@ -79,6 +95,11 @@ def find_unsorted(folder: Path) -> InputError | None:
     if len(classes) < 2 or any(_part_of(each.name) for each in classes):
         return None
     names = listed(each.name for each in classes)
+    if _part_of(folder.parent.name):
+        return InputError(
+            f"{folder}: got the folders {names} with pictures, expected them in {folder.parent}",
+            hint=f"move them up, into {folder.parent}",
+        )
     if _part_of(folder.name):
         return InputError(
             f"{folder}: got one part of a data set, with the classes {names}",
@@ -96,7 +117,8 @@ def open_archive(path: Path) -> Source:
         members = {each.filename.replace("\\", "/"): each for each in archive.infolist()}
         if len(members) < len(archive.infolist()):
             raise InputError(f"{path}: got a file twice in it, expected each once")
-        parts, tops = _sort(members)
+        files_of_parts, tops = _sort(members)
+        parts = _pictures(path, files_of_parts)
         if len(tops) > 1:
             raise InputError(
                 f"{path}: got several data sets in it, in {listed(map(repr, sorted(tops)))}; "
@@ -127,7 +149,8 @@ def open_archive(path: Path) -> Source:
 
 def _part_of(name: str) -> PartName | None:
     """Return the part that a folder's name stands for."""
-    return next((part for part, names in PART_FOLDERS.items() if name.lower() in names), None)
+    name = _WHAT.sub("", name.lower())
+    return next((part for part, names in PART_FOLDERS.items() if name in names), None)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -136,7 +159,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _sort(members: Iterable[str]) -> tuple[Names, set[str]]:
-    """Return an archive's pictures by part and class, and the folders that hold the parts."""
+    """Return an archive's files by part and class, and the folders of parts with pictures."""
     parts: Names = {}
     tops: set[str] = set()
     for name in sorted(members):
@@ -144,10 +167,38 @@ def _sort(members: Iterable[str]) -> tuple[Names, set[str]]:
         above, _, label = above.rpartition("/")
         above, _, part_folder = above.rpartition("/")
         part, hidden = _part_of(part_folder), label.startswith(".") or above.startswith("__MACOSX")
-        if part and is_named_as_picture(file) and not hidden:
-            tops.add(f"{above}/" if above else "")
+        if part and not hidden and (is_named_as_picture(file) or not _part_of(label)):
             parts.setdefault(part, {}).setdefault(label, []).append(name)
+            if is_named_as_picture(file):
+                tops.add(f"{above}/" if above else "")
     return parts, tops
+
+
+def _pictures(where: Path, files: Names) -> Names:
+    """Return the pictures among the files of each part and class.
+
+    Raises InputError if pictures of a class would be passed over: if one is of a format that is not
+    read, or if a class has training pictures of none."""
+    formats = f"expected one of {', '.join(sorted(SUFFIXES))}"
+    parts: Names = {}
+    for part, by_class in files.items():
+        for label, names in by_class.items():
+            other = next((name for name in names if name.lower().endswith(OTHER_SUFFIXES)), None)
+            if other and not Path(other).name.startswith("."):
+                raise InputError(
+                    f"{where}/{other}: got a picture of a format that is not read, {formats}",
+                    hint="convert such pictures first, for example to .png",
+                )
+            if pictures := [name for name in names if is_named_as_picture(Path(name).name)]:
+                parts.setdefault(part, {})[label] = pictures
+    for label, names in files.get("train", {}).items():
+        if "train" in parts and label not in parts["train"]:
+            got = names[0] if names else f"no file in train/{label}"
+            raise InputError(
+                f"{where}: got no picture of class {label!r} in train, but {got}; {formats}",
+                hint="remove the folder of a class that has no pictures",
+            )
+    return parts
 
 
 def _make_source(where: Path, parts: Names, reader: Callable[[], _Files], said: Said) -> Source:

@@ -37,10 +37,10 @@ def export(submission: Submission, split: Split, settings: Settings, forks: Fork
         if found.problem is not None:  # such as one for images of one size alone
             plain = _import(submission, split, passes, forks)
             if plain.problem is None:
-                plain.untrained = found.problem.message
+                plain.untrained = found.problem
                 found = plain
     if found.problem is None and settings.contract.needs("builds"):
-        whole = not found.not_imported and submission.file.suffix == ".py"
+        whole = not found.not_imported and not submission.is_notebook
         again = _export(submission, split, passes, forks, definitions=not whole, seed=SEED + 1)
         found.problem = again.problem
         found.again = again.networks[0][2] if again.networks else None
@@ -50,7 +50,7 @@ def export(submission: Submission, split: Split, settings: Settings, forks: Fork
 def _import(submission: Submission, split: Split, passes: list[Pass], forks: Forks) -> Export:
     """Export a network from its file as a whole or, where that fails, from what it defines."""
     assert submission.file is not None  # the caller has seen to it
-    if submission.file.suffix == ".ipynb":
+    if submission.is_notebook:
         return _export(submission, split, passes, forks, definitions=True)
     if "\\udc" in ascii(str(submission.file.absolute())):  # torch.export can't name such a file
         found = _export(submission, split, passes, forks, definitions=True)

@@ -53,7 +53,7 @@ class Export:
     "The first of them, built with another seed."
     imported: bool = False
     "Whether the file could be read."
-    untrained: str = ""
+    untrained: InputError | None = None
     "Why it can't be trained, where it can be judged otherwise."
     not_imported: str = ""
     "Why it was not imported as a whole, where it was tried and only what it defines was run."

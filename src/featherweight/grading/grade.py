@@ -5,7 +5,7 @@
 
 The table is written whole, each second and at the end, however that comes. The same call continues
 one that was stopped: a row is kept if its submission, the contract and all else that decides it are
-the same as before.
+the same as before, and its report is there. A row that is to be replaced stays until it is.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from .submissions import Submission
 from .table import (
     Answer,
     file_names,
+    has_report,
     mark_copies,
     read_grades,
     to_answer,
@@ -111,7 +112,9 @@ class LocalGraders:
                 yield task, answer
 
     def _lost(self, task: Task, error: ChildProcessError) -> Answer:
-        problem = InputError(f"{error}, perhaps for want of memory", hint="grade it again, alone")
+        problem = InputError(
+            f"{error}, perhaps for want of memory", hint="run the same command again"
+        )
         answer = to_answer(unjudged(task.submission, self._settings.contract, problem))
         return replace(answer, again=True)
 
@@ -168,18 +171,20 @@ def _grade(
         for each in submissions
     }
     before = {row["name"]: row for row in read_grades(table)}
-    rows: dict[str, Row] = {}
+    rows = {name: row for name, row in before.items() if name in digests}
     others = [row for name, row in before.items() if name not in digests]
-    stems = file_names(digests, [Path(row["report"]).stem for row in others])
+    # A report that is there keeps its name: another one's would be written over it.
+    stems = {name: Path(row["report"]).stem for name, row in before.items() if row["report"]}
+    fresh = [each.name for each in submissions if each.name not in stems]
+    stems |= file_names(fresh, stems.values())
     missing = []
 
     def ordered_rows() -> list[Row]:
         return [rows[each.name] for each in submissions if each.name in rows] + others
 
     for each in submissions:
-        row = before.get(each.name)
-        if row is not None and row["hash"] == digests[each.name]:
-            rows[each.name] = row
+        row = rows.get(each.name)
+        if row is not None and row["hash"] == digests[each.name] and has_report(table, row):
             if on_answer is not None:
                 on_answer(row, None)
         else:

@@ -24,11 +24,11 @@ def to_gradescope(row: Row, verdict: dict[str, Any] | None, report: str) -> dict
         report: Its report in Markdown.
     """
     if verdict is None:
-        tests = [_test("can be judged", 0, float(row["max points"]), row["problem"], False)]
+        tests = [_test("NOT JUDGED", 0, float(row["max points"]), row["problem"], False)]
     else:
         tests = [
             _test(
-                clause.clause,
+                clause.clause if clause.passed is not None else f"{clause.clause} (not judged)",
                 clause.points or 0,
                 0 if clause.bonus else clause.max_points,
                 f"required: {clause.required}\nfound: {clause.found}\n({clause.how})",

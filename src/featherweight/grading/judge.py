@@ -6,14 +6,13 @@ graded.points, graded.report
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .._files import reason
 from .._html import markdown_text as text
 from ..audit import audit_model, audit_run, audit_weights, run_network
 from ..build import check_model
@@ -26,14 +25,16 @@ from ..passes import N_PROBE
 from ..report import mistakes, picture, report
 from ..run import GRAPH, Run, create_run, open_run
 from ..train import DivergedError, check_recipe, train
-from ..verdict import Verdict
+from ..verdict import Clause, Verdict
 from ..weights import load_weights, read_weights
 from .digests import graph_digest, weights_digest
 from .exports import SEED
 from .forks import Export
-from .markdown import N_MISTAKES, PICTURE, Graded, report_text, unjudged
+from .markdown import N_MISTAKES, PICTURE, Graded, as_problem, report_text, unjudged
 from .settings import Settings
 from .submissions import Submission
+
+WEIGHTS_HINT = "hand in the network's weights: torch.save(model.state_dict(), 'model.pth')"
 
 
 def judge(
@@ -63,55 +64,56 @@ def judge(
         if found.problem is not None:
             raise found.problem
         return _judge_network(submission, found, split, settings, work)
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: a file that can't be read
         return unjudged(submission, settings.contract, error, found)
-    except OSError as error:  # a file that can't be read
-        return unjudged(submission, settings.contract, InputError(reason(error)), found)
 
 
 def _judge_network(
     submission: Submission, found: Export, split: Split, settings: Settings, work: Path
 ) -> Graded:
     name, chosen, network = found.networks[0]
-    result, weights = None, ""
     mean_std = submission.mean_std or settings.mean_std
-    verdict, trained, untrained, fresh = None, "", found.untrained, None
+    verdict, result, trained, weights, problem, fresh = None, None, "", "", None, None
     if found.again is not None:
         built = copy.deepcopy(network), found.again
         fresh = built.__getitem__
-    if submission.weights is not None:
-        state = read_weights(submission.weights)
-        try:
-            load_weights(network, state)
-        except ValueError as error:
-            raise InputError(
-                f"weights {submission.weights.name}: not those of {name}: {error}",
-                hint="hand in the weights of this network: "
-                "torch.save(model.state_dict(), 'model.pth')",
-            ) from error
-        weights = weights_digest(state)
     few = normalise(split.train.pixels[:N_PROBE], mean_std or split.mean_std)
     check_model(network, few, split.num_classes)
     if submission.weights is not None:
-        verdict, result = audit_weights(network, split, settings.contract, mean_std, fresh=fresh)
-    elif settings.recipe is not None and not untrained:
+        loaded = copy.deepcopy(network)
         try:
+            state = read_weights(submission.weights)
+            weights = weights_digest(state)
+            _load(loaded, state, submission.shown(submission.weights), name)
+            check_model(loaded, few, split.num_classes)
+            verdict, result = audit_weights(loaded, split, settings.contract, mean_std, fresh=fresh)
+        except (InputError, OSError) as error:
+            problem = as_problem(error, submission, WEIGHTS_HINT)
+    elif settings.recipe is not None:
+        try:
+            if found.untrained is not None:
+                raise found.untrained
             verdict, result = _train(submission, name, network, split, settings, work, fresh)
             trained = settings.recipe.name
         except InputError as error:
-            untrained = str(error)
+            hint = f"{error.hint}, or {WEIGHTS_HINT}" if error.hint else WEIGHTS_HINT
+            problem = as_problem(InputError(f"not trained: {error.message}", hint), submission)
     if verdict is None:
         verdict = audit_model(network, split, settings.contract, fresh=fresh)
+    if submission.weights is not None and problem is not None:
+        refused = Clause("weights", "the network's own", "refused", problem.message, False)
+        kept = (refused if clause.clause == "weights" else clause for clause in verdict.clauses)
+        verdict = replace(verdict, clauses=tuple(kept))
     return _graded(
         Graded(
             submission,
             settings.contract,
+            problem=problem,
             network=name,
             chosen=chosen,
             verdict=verdict,
             result=result,
             trained=trained,
-            untrained=untrained,
             graph=graph_digest(network),
             weights=weights,
         ),
@@ -119,6 +121,14 @@ def _judge_network(
         found,
         network,
     )
+
+
+def _load(network: Exported, state: Mapping[str, Tensor], file: str, name: str) -> None:
+    """Load weights into a network. Raises InputError if they are another's."""
+    try:
+        load_weights(network, state)
+    except InputError as error:
+        raise InputError(f"weights {file}: not those of {name}: {error.message}") from error
 
 
 def _judge_run(submission: Submission, run: Run, split: Split, settings: Settings) -> Graded:
@@ -164,8 +174,7 @@ def _train(
     if not network.faithful or recipe.weight_bits:
         raise InputError(
             f"{name}: has a gradient of its own, or {recipe.name} trains layers of this package, "
-            "expected a network that is trained by its graph",
-            hint="hand in its weights",
+            "expected a network that is trained by its graph"
         )
     if not work.exists():
         own = replace(recipe, model=f"{submission.file.name}:{name}", model_args={})

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from .._files import reason
 from .._html import markdown_text as text
 from .._markdown import clause_table, code
 from ..contract import Contract
@@ -20,16 +21,18 @@ N_MISTAKES = 10  # that a report shows
 MAX_CLASSES = 26  # whose confusion matrix a report shows
 MAX_MESSAGE = 2000  # characters of why it could not be judged: they may be a student's
 PICTURE = "mistakes.png"
+CLAUSE = "clause: "  # before the name of a clause, in a column's title
+PASS, FAIL, NOT_JUDGED = "PASS", "FAIL", "NOT JUDGED"
 
 
 @dataclass(frozen=True)
 class Graded:
-    """A submission that was judged, or could not be."""
+    """A submission that was judged, in part, or could not be."""
 
     submission: Submission
     contract: Contract
     problem: InputError | None = None
-    "Why it could not be judged."
+    "Why it could not be judged; with a verdict, why a part of it could not."
     network: str = ""
     "Name of the class."
     chosen: str = ""
@@ -43,8 +46,6 @@ class Graded:
     "Names of the classes."
     trained: str = ""
     "The recipe by which it was trained to be judged."
-    untrained: str = ""
-    "Why it could not be trained to be judged, and only its structure is."
     graph: str = ""
     "Digest of what it computes."
     weights: str = ""
@@ -55,9 +56,11 @@ class Graded:
     "The pictures of the report, by name."
 
     @property
-    def passed(self) -> bool:
-        """Whether it could be judged, and no clause failed."""
-        return self.verdict is not None and self.verdict.passed
+    def word(self) -> str:
+        """`PASS` if every clause that could be judged holds, else `FAIL`; or `NOT JUDGED`."""
+        if self.verdict is None:
+            return NOT_JUDGED
+        return PASS if self.verdict.passed else FAIL
 
     @property
     def points(self) -> tuple[float, float]:
@@ -66,6 +69,14 @@ class Graded:
             rows = self.contract.rows
             return 0, sum(each.points for _, _, each in rows if not each.bonus)
         return self.verdict.points, self.verdict.max_points
+
+    @property
+    def points_not_judged(self) -> float:
+        """Points of the clauses that could not be judged, bonuses left out."""
+        if self.verdict is None:
+            return self.points[1]
+        clauses = self.verdict.clauses
+        return sum(c.max_points for c in clauses if c.points is None and not c.bonus)
 
     @property
     def evidence(self) -> str:
@@ -77,9 +88,9 @@ class Graded:
 
     @property
     def advice(self) -> str:
-        """Why it could not be judged and what to do about it, on one line."""
+        """What could not be judged, and what to do about it, on one line."""
         if self.problem is None:
-            return f"not trained: {self.untrained}" if self.untrained else ""
+            return ""
         what = " ".join(self.problem.message.split()).rstrip(".")
         return f"{what}. To do: {self.problem.hint}" if self.problem.hint else what
 
@@ -95,13 +106,30 @@ class Graded:
 
 
 def unjudged(
-    submission: Submission, contract: Contract, error: InputError, found: "Export | None" = None
+    submission: Submission,
+    contract: Contract,
+    error: InputError | OSError,
+    found: "Export | None" = None,
 ) -> Graded:
     """Return what is said of a submission that can't be judged."""
-    hint = error.hint or f"correct it, and try: {_trial(submission)}"
-    error = InputError(error.message[:MAX_MESSAGE], hint=hint[:MAX_MESSAGE])
-    graded = Graded(submission, contract, problem=error)
+    problem = as_problem(error, submission, f"correct it, and try: {_trial(submission)}")
+    graded = Graded(submission, contract, problem=problem)
     return replace(graded, report=report_text(graded, found))
+
+
+def as_problem(
+    error: InputError | OSError, submission: Submission, hint: str | None = None
+) -> InputError:
+    """Return an error as it is said: short, with paths as a student knows them, and with a hint.
+
+    `hint` is what it says where the error has none."""
+    if isinstance(error, OSError):
+        error = InputError(reason(error))
+    said = error.hint or hint
+    return InputError(
+        submission.shorten(error.message)[:MAX_MESSAGE],
+        hint=said and submission.shorten(said)[:MAX_MESSAGE],
+    )
 
 
 def _trial(submission: Submission) -> str:
@@ -114,6 +142,11 @@ def number(value: float) -> str:
     return f"{round(value, 2):g}"
 
 
+def points_text(points: str, most: str, not_judged: str) -> str:
+    """Return points in words, such as `4 of 6 points, 2 not judged`."""
+    return f"{points} of {most} points" + (f", {not_judged} not judged" * (not_judged != "0"))
+
+
 def report_text(graded: Graded, found: "Export | None") -> str:
     """Return the report of a submission that was judged, or could not be.
 
@@ -123,15 +156,15 @@ def report_text(graded: Graded, found: "Export | None") -> str:
     """
     submission, verdict = graded.submission, graded.verdict
     points, most = graded.points
-    word = "PASS" if graded.passed else "FAIL" if verdict is not None else "NOT JUDGED"
-    of = f", {number(points)} of {number(most)} points"
+    of = points_text(number(points), number(most), number(graded.points_not_judged))
     parts = [
         f"# {text(submission.name)}",
-        f"**{word}**{of}. Contract {code(graded.contract.name)}.",
+        f"**{graded.word}**, {of}. Contract {code(graded.contract.name)}.",
         "\n".join(f"- {line}" for line in _about(graded, found)),
     ]
     if graded.problem is not None:
-        parts += ["## Why it could not be judged", text(graded.problem.message)]
+        what = "it" if verdict is None else "a part of it"
+        parts += [f"## Why {what} could not be judged", text(graded.problem.message)]
         if graded.problem.hint:
             parts.append(f"To do: {text(graded.problem.hint)}.")
     if verdict is not None:
@@ -157,18 +190,18 @@ def _about(graded: Graded, found: "Export | None") -> list[str]:
     if graded.network:
         lines.append(f"network: {code(graded.network)} ({text(graded.chosen)})")
     if submission.weights is not None:
-        lines.append(f"weights: {code(submission.weights.name)}")
+        lines.append(f"weights: {code(submission.shown(submission.weights))}")
     if graded.trained:
         lines.append(f"trained by the recipe {code(graded.trained)} to be judged")
-    if graded.untrained:
-        lines.append(f"not trained, so its structure alone is judged: {text(graded.untrained)}")
     if found is not None and found.not_imported:
         lines.append(
             "the file could not be imported, so only its imports, classes, functions and "
-            f"constants were run: {text(found.not_imported)}"
+            f"constants were run: {text(submission.shorten(found.not_imported))}"
         )
-    elif submission.file is not None and submission.file.suffix == ".ipynb":
+    elif submission.is_notebook:
         lines.append("of the notebook, only imports, classes, functions and constants were run")
+    commands = {} if found is None else found.skipped
+    lines += [f"{code(name)}: {text(why)}" for name, why in commands.items() if name[:1] == "%"]
     return lines
 
 

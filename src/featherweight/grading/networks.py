@@ -6,6 +6,7 @@ only what defines something runs: see definitions.py.
 
 import inspect
 import json
+import os
 import re
 import sys
 import tempfile
@@ -124,6 +125,7 @@ def export(request: dict[str, Any], imported: Callable[[], None]) -> bytes:
     ]
     # From its root a file may import what lies above itself, as in `python src/main.py`.
     root = Path(request["folder"])
+    os.chdir(file.parent)  # where a notebook runs, and nothing of the teacher's lies
     sys.path += [str(each) for each in file.parents if each.is_relative_to(root)]
     skipped: dict[str, str] = {}
     if request["definitions"]:
@@ -159,13 +161,27 @@ def export(request: dict[str, Any], imported: Callable[[], None]) -> bytes:
 
 def _explain_none(error: InputError, skipped: dict[str, str]) -> InputError:
     """Return an error that there is no network with why one that is written there is missing."""
-    broken = [f"{cell}: {why}" for cell, why in skipped.items() if ", cell " in cell]
-    why = skipped.get("forward") or next(iter(broken), None)  # of a class that failed, or a cell
+    broken = [
+        f"{name}: {why}" for name, why in skipped.items() if ", cell " in name or name[0] in "%*"
+    ]
+    why = skipped.get("forward") or next(iter(broken), None)  # of a class, a cell or an import
     if why is None:
         return error
-    missing = NOT_DEFINED.search(why)
-    hint = f"; {skipped[missing[1]]}" if missing is not None and missing[1] in skipped else ""
-    return InputError(f"{error.message}; {why}{hint}", hint="correct it, or do without it")
+    source = _missing(why, skipped)
+    return InputError(
+        f"{error.message}; {why}{f'; {source}' if source else ''}",
+        hint="correct it, or do without it",
+    )
+
+
+def _missing(text: str, skipped: dict[str, str]) -> str | None:
+    """Return why the name that an error says is not defined is missing, None if that's unknown."""
+    name = NOT_DEFINED.search(text)
+    if name is None:
+        return None
+    # It may come from an import of everything, or from another file that was to run.
+    many = (f"{each}: {why}" for each, why in skipped.items() if each.startswith(("*", "%")))
+    return skipped.get(name[1]) or next(many, None)
 
 
 def _explain(
@@ -174,9 +190,10 @@ def _explain(
     """Return an error with what the student should do."""
     # A class is graded by graphs alone.
     hint = re.sub(rf"(; or )?judge it by {WATCHING}$", "", error.hint or "")
-    missing = NOT_DEFINED.search(error.message)
-    if missing is not None and missing[1] in skipped:
-        hint = f"{skipped[missing[1]]}; define {missing[1]} inside the class"
+    if (source := _missing(error.message, skipped)) is not None:
+        beside = source.startswith(("*", "%"))  # it may come from another file
+        way = "hand in what is missing" if beside else "define inside the class what it needs"
+        hint = f"{source}; {way}"
     elif 'the required "forward" function' in error.message:
         hint = "write its method forward(self, x)"
     elif "required positional argument" in error.message:

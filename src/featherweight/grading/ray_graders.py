@@ -161,7 +161,7 @@ class RayGraders:
                 for content in answer.folders.values():
                     unpack(content, task.work)
             except ChildProcessError as error:
-                problem = InputError(str(error), hint="grade it again, alone")
+                problem = InputError(str(error), hint="run the same command again")
                 answer = to_answer(unjudged(task.submission, self._settings.contract, problem))
                 answer = replace(answer, again=True)
             give(actor)

@@ -11,7 +11,7 @@ from .. import __version__
 from ..contract import Contract
 from ..recipe import Recipe, find_recipe
 
-FORMAT = 1  # of what a digest stands for: another one has every submission judged again
+FORMAT = 2  # of what a digest stands for: another one has every submission judged again
 
 
 @dataclass(frozen=True)

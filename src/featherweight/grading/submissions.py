@@ -7,6 +7,7 @@ Nothing of a submission runs here: files are looked through as text. Links are n
 """
 
 import csv
+import glob
 import hashlib
 import os
 import re
@@ -30,7 +31,7 @@ CLASS = re.compile(rb"class\s+\w+\s*\([^)\n]*Module")
 ANY_CLASS = re.compile(rb"class\s+\w+")
 # A module that a file imports, or all of a line, also in the JSON of a notebook.
 IMPORT = re.compile(
-    r"""(?:^|["\n;])[ \t]*(?:from[ \t]+\.*(\w+)|(?:from[ \t.]+)?import([^\n"#;]+))"""
+    r"""(?:^|["\n;])[ \t]*(?:(?:from[ \t]+\.*|%run[ \t]+)(\w+)|(?:from[ \t.]+)?import([^\n"#;]+))"""
 )
 # Files of torch.save that are no network's: an optimiser's state, and MNIST as torchvision has it.
 NO_WEIGHTS = re.compile(r"(optim|sched)[^/]*$|processed/(training|test)\.pt$", re.IGNORECASE)
@@ -65,12 +66,27 @@ class Submission:
     "What to do about the problem."
 
     @property
+    def is_notebook(self) -> bool:
+        """Whether `file` is a notebook."""
+        return self.file is not None and suffix(self.file) == ".ipynb"
+
+    @property
     def shown_file(self) -> str:
         """Return the path of the file, relative to what was handed in."""
-        if self.file is None:
-            return ""
-        inside = self.file != self.root and self.file.is_relative_to(self.root)
-        return _plain(str(self.file.relative_to(self.root)) if inside else self.file.name)
+        return "" if self.file is None else self.shown(self.file)
+
+    def shown(self, path: Path) -> str:
+        """Return a path relative to what was handed in, or the name of one outside of it."""
+        inside = path != self.root and path.is_relative_to(self.root)
+        return _plain(str(path.relative_to(self.root)) if inside else path.name)
+
+    def shorten(self, text: str) -> str:
+        """Return a text with the paths of this submission as they are shown."""
+        for path in filter(None, (self.weights, self.file, self.root)):
+            for whole in (str(path.absolute()), str(path)):
+                if os.sep in whole:
+                    text = text.replace(f"{whole}{os.sep}", "").replace(whole, self.shown(path))
+        return text
 
     def files(self) -> list[Path]:
         """Return every file of the submission, in order.
@@ -114,12 +130,12 @@ def find_submissions(
     Raises InputError where there is nothing to grade.
     """
     path, _, name = target.rpartition(":")
-    if path.endswith(CODE) and not Path(target).exists():
+    if path.casefold().endswith(CODE) and not Path(target).exists():
         return [_single(Path(path), name)]
     root = Path(target)
-    if root.suffix == ".csv" and root.is_file():
+    if suffix(root) == ".csv" and root.is_file():
         found = _listed(root)
-    elif root.is_file() and root.suffix in CODE:
+    elif root.is_file() and suffix(root) in CODE:
         return [_single(root, network)]
     elif root.is_dir() and (single or _is_run(root)):
         found = [_at(root, root.resolve().name)]
@@ -159,11 +175,16 @@ def _is_handed_in(path: Path) -> bool:
     if path.name.startswith(".") or path.name in SKIPPED or path.is_symlink():
         return False
     unpacked = path.with_name(path.stem.removesuffix(".tar")).is_dir()
-    return path.is_dir() or path.suffix in CODE or (_is_archive(path) and not unpacked)
+    return path.is_dir() or suffix(path) in CODE or (_is_archive(path) and not unpacked)
+
+
+def suffix(path: Path) -> str:
+    """Return the suffix of a file in lower case."""
+    return path.suffix.casefold()
 
 
 def _is_archive(path: Path) -> bool:
-    return path.suffix.casefold() in ARCHIVES
+    return suffix(path) in ARCHIVES
 
 
 def _apart(found: Sequence[Submission]) -> list[Submission]:
@@ -237,10 +258,15 @@ def _at(path: Path, name: str) -> Submission:
             return Submission(name, path, problem=error.message)
         except OSError as error:
             return Submission(name, path, problem=reason(error))
-    if path.suffix not in CODE:
+    if suffix(path) not in CODE:
         return _unread(path, path, name)
-    beside = [path.with_suffix(suffix) for suffix in WEIGHTS if path.with_suffix(suffix).is_file()]
-    return Submission(name, path, path, weights=beside[0] if beside else None)
+    beside = [
+        each
+        for each in path.parent.glob(f"{glob.escape(path.stem)}.*")
+        if suffix(each) in WEIGHTS and each.is_file()
+    ]
+    best = min(beside, key=lambda each: WEIGHTS.index(suffix(each)), default=None)
+    return Submission(name, path, path, weights=best)
 
 
 def _unread(path: Path, file: Path, name: str) -> Submission:
@@ -258,7 +284,7 @@ def _kind(path: Path) -> str:
 
 def _imported(file: Path) -> set[Path]:
     """Return the files beside a file that it imports, and those that these do."""
-    if file.suffix not in CODE or not file.is_file():
+    if suffix(file) not in CODE or not file.is_file():
         return set()
     found = {file}
     new = [file]
@@ -282,13 +308,13 @@ def _in_folder(folder: Path, name: str) -> Submission:
     if runs:
         chosen = f"the last of {len(runs)} run folders" if len(runs) > 1 else ""
         return Submission(name, folder, runs[-1], is_run=True, chosen=chosen)
-    code = sorted((path for path in files if path.suffix in CODE), key=natural)
+    code = sorted((path for path in files if suffix(path) in CODE), key=natural)
     networks = [path for path in code if _has_class(path)]
     file, chosen = _choose(networks or code)
     archives = [path for path in files if _is_archive(path)]
     if file is None and archives:
         return _unread(folder, archives[0], name)
-    weights = sorted((path for path in files if path.suffix in WEIGHTS), key=natural)
+    weights = sorted((path for path in files if suffix(path) in WEIGHTS), key=natural)
     weights = [path for path in weights if not NO_WEIGHTS.search(path.as_posix())]
     alike = [path for path in weights if file is not None and path.stem == file.stem]
     if len(weights) > 1 and not alike:

@@ -17,17 +17,21 @@ from typing import Any
 from .._files import visible, write_atomic
 from ..errors import InputError
 from ..tables import Row, make_cells, read_table, write_table
-from .markdown import MAX_MESSAGE, Graded, number
+from .markdown import CLAUSE, MAX_MESSAGE, Graded, number
 
-FRONT = ("name", "file", "class", "chosen", "points", "max points", "passed")
+FRONT = (
+    *("name", "file", "class", "chosen"),
+    *("verdict", "points", "max points", "points not judged"),
+)
 BACK = (
     *("parameters", "accuracy", "evidence", "same as", "problem", "report"),
     *("graph", "weights", "hash"),
 )
-CLAUSE = "clause: "  # before the name of each clause's column, between FRONT and BACK
 MAX_STEM = 120  # bytes of the name of a submission's files, before what tells two apart
 MAX_CELL = 2 * MAX_MESSAGE  # characters of a cell; csv reads no more than 131,072
 MAX_SAME = 5  # names of those who handed in the same that a row has
+# A picture of a report, in a line of its own.
+PICTURE_LINK = re.compile(r"^!\[[^]]*\]\(([^)]*)\)\n*", re.MULTILINE)
 SAME = {"weights": "the same weights", "graph": "the same network"}
 
 
@@ -42,7 +46,7 @@ class Answer:
     verdict: dict[str, Any] | None
     "Its verdict, as `Verdict.to_dict` returns it."
     advice: str = ""
-    "Why it could not be judged."
+    "Why it, or a part of it, could not be judged."
     bug: str = ""
     "The traceback, where this package has failed."
     again: bool = False
@@ -60,9 +64,10 @@ def to_answer(graded: Graded) -> Answer:
         "file": graded.submission.shown_file,
         "class": graded.network,
         "chosen": "; ".join(filter(None, [graded.chosen, graded.submission.chosen])),
+        "verdict": graded.word,
         "points": number(points),
         "max points": number(most),
-        "passed": "yes" if graded.passed else "no",
+        "points not judged": number(graded.points_not_judged),
         "parameters": None if verdict is None else verdict.n_params,
         "accuracy": None if result is None else f"{result.accuracy:.4f}",
         "evidence": graded.evidence,
@@ -166,8 +171,17 @@ def write_report(answer: Answer, folder: Path, stem: str) -> Path:
     return path
 
 
+def has_report(table: Path, row: Row) -> bool:
+    """Return whether the report of a row, its pictures and its verdict are all there."""
+    path = table.parent / row["report"]
+    if not (path.is_file() and path.with_suffix(".json").is_file()):
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")  # a teacher may have edited it
+    return all((path.parent / name).is_file() for name in PICTURE_LINK.findall(text))
+
+
 def read_report(table: Path, row: Row) -> tuple[dict[str, Any] | None, str]:
     """Return the verdict of a row, None if there is none, and its report without pictures."""
     path = table.parent / row["report"]
-    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", path.read_text(encoding="utf-8"))
+    text = PICTURE_LINK.sub("", path.read_text(encoding="utf-8", errors="replace"))
     return json.loads(path.with_suffix(".json").read_bytes()), text

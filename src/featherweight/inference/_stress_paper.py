@@ -1,7 +1,7 @@
 """Make stress pictures as people write and photograph: on paper, in boxes, beside the page.
 
     picture = boxed(image, rng)                 # image (28, 28) uint8, picture (h, w, 3) uint8
-    picture = written_number([image, image], rng)       # several images side by side
+    picture = written_number([image], rng)      # several images side by side
 
 `stress` has the categories that a program draws, and puts both together.
 """

@@ -1,7 +1,7 @@
 """Read pictures with an exported file. This uses ONNX Runtime; PyTorch is not needed.
 
 Example:
-    reader = Reader()                           # feather-20k, which comes with the package
+    reader = Reader()                           # `reader`, which comes with the package
     reader = Reader("runs/feather-20k-s0-1")    # another name, a run folder, or an exported file
     reading = reader.read("photo.jpg")
     reading.label, reading.confidence           # "7", 0.998

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from ..facts import Facts
 from ..verdict import Clause
-from ._kind import BANDS, Finding, Kind, Limits, number
+from ._kind import BANDS, Allowed, Finding, Kind, Limits, number
+from ._kind import shown as shown
 from ._layers import Forbid, Macs, ReceptiveField, Require
 from ._structure import HEADS as HEADS
 from ._structure import Dropout, EvaluationMode, Head, Normalisation, Parameters
@@ -65,14 +66,20 @@ class Requirement:
     def __post_init__(self) -> None:
         kind = KINDS.get(self.kind) if isinstance(self.kind, str) else None
         if kind is None:
-            raise InputError(f"kind: got {self.kind!r}, expected {', '.join(KINDS)}")
+            raise InputError(
+                f"kind: got {shown(self.kind)}, expected {', '.join(KINDS)}",
+                hint=did_you_mean(self.kind, KINDS),
+            )
         for key, value in self.limits.items():
             if key not in kind.keys:
-                known = ", ".join([*kind.keys, "points", "bonus"])
-                raise InputError(f"{self.kind}: unknown key {key!r}, expected {known}")
+                known = [*kind.keys, "points", "bonus"]
+                raise InputError(
+                    f"{self.kind}: unknown key {shown(key)}, expected {', '.join(known)}",
+                    hint=did_you_mean(key, known),
+                )
             if not kind.keys[key].accepts(value):
                 expected = kind.keys[key].expected
-                raise InputError(f"{self.kind} {key}: got {value!r}, expected {expected}")
+                raise InputError(f"{self.kind} {key}: got {shown(value)}, expected {expected}")
         # Defaults are left out, so that equal requirements are equal.
         limits = {
             key: about.tidy(self.limits[key])
@@ -82,16 +89,22 @@ class Requirement:
         object.__setattr__(self, "limits", limits)
         if not number(self.points) or not 0 <= self.points <= MAX_POINTS:
             raise InputError(
-                f"{self.kind} points: got {self.points!r}, expected 0 to {MAX_POINTS:,}"
+                f"{self.kind} points: got {shown(self.points)}, expected 0 to {MAX_POINTS:,}"
             )
         if type(self.bonus) is not bool:
-            raise InputError(f"{self.kind} bonus: got {self.bonus!r}, expected true or false")
+            raise InputError(f"{self.kind} bonus: got {shown(self.bonus)}, expected true or false")
         if self.bonus and not self.points:
             raise InputError(f"{self.kind}: got a bonus of no points, expected points above 0")
         try:
             kind.check(limits)
         except InputError as error:
             raise InputError(f"{self.kind}: {error.message}") from error
+        for quantity, allowed in kind.allows(limits).items():
+            if _is_empty(allowed):
+                raise InputError(
+                    f"{self.kind}: got {kind.required(limits)}, which no {quantity} meets, "
+                    "expected limits that one can meet"
+                )
         most = limits["bands"][-1][1] if "bands" in limits else self.points
         if self.points != most:
             raise InputError(
@@ -141,12 +154,7 @@ class Requirement:
         """Return what this and another requirement can't both allow, None if they can hold both."""
         one, two = (KINDS[each.kind].allows(each.limits) for each in (self, other))
         for quantity in one.keys() & two.keys():
-            a, b = one[quantity], two[quantity]
-            if isinstance(a, frozenset) and isinstance(b, frozenset):
-                apart = not a & b
-            else:
-                apart = max(a[0], b[0]) > min(a[1], b[1])  # type: ignore[index]
-            if apart:
+            if _is_empty(_both(one[quantity], two[quantity])):
                 return quantity
         return None
 
@@ -159,9 +167,7 @@ class Requirement:
         else:
             finding = kind.judge(self.limits, facts)
         points = finding.points
-        if finding.passed is None:
-            points = None
-        elif points is None:
+        if points is None and finding.passed is not None:
             points = self.points if finding.passed else 0.0
         return Clause(
             title,
@@ -173,3 +179,19 @@ class Requirement:
             self.points,
             self.bonus,
         )
+
+
+def _both(one: Allowed, other: Allowed) -> Allowed:
+    """Return what two requirements allow together of one quantity."""
+    if isinstance(one, frozenset) or isinstance(other, frozenset):
+        assert isinstance(one, frozenset)  # each quantity has values of one sort
+        assert isinstance(other, frozenset)
+        return one & other
+    return max(one[0], other[0]), min(one[1], other[1])
+
+
+def _is_empty(allowed: Allowed) -> bool:
+    """Return whether no value is allowed."""
+    if isinstance(allowed, frozenset):
+        return not allowed
+    return allowed[0] > allowed[1]

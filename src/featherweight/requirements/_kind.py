@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..facts import Facts
 
 Limits = Mapping[str, Any]
+MAX_SHOWN = 80  # characters of a value in a message
 # What a requirement allows of one quantity: its least and greatest value, or its values.
 Allowed = tuple[float, float] | frozenset[str]
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -36,6 +37,12 @@ class Key:
     "The value of a clause without the key."
     tidy: Callable[[Any], Any] = copy.deepcopy
     "Returns a copy of a value in the form in which equal values are equal."
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it, shortened."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def number(value: object) -> bool:

@@ -5,7 +5,18 @@ from typing import ClassVar
 
 from .._layers import LayerTable, depthwise_separable, dilated, max_pools, strided
 from ..facts import Facts
-from ._kind import WHOLE, Allowed, Finding, Kind, Limits, holds, layers_of, one_of, words
+from ._kind import (
+    WHOLE,
+    Allowed,
+    Finding,
+    Kind,
+    Limits,
+    holds,
+    layers_of,
+    one_of,
+    whole,
+    words,
+)
 
 
 class Forbid(Kind):
@@ -23,9 +34,9 @@ class Forbid(Kind):
         """Return what must not be, in words."""
         return {
             "max-pool": "no max-pool layer",
-            "linear": "no fully connected layer",
+            "linear": "no fully connected layer, except as a convolution",
             "stride": "no layer that skips positions",
-            "pretrained": "initial weights that the seed draws",
+            "pretrained": "trained weights start from numbers that the seed draws",
         }[limits["layer"]]
 
     def needs(self, limits: Limits) -> tuple[str, ...]:
@@ -37,16 +48,27 @@ class Forbid(Kind):
         if limits["layer"] == "pretrained":
             builds = facts.builds
             assert builds is not None
-            found = f"{len(builds.alike)} of {builds.tensors} weight tensors the same for two seeds"
+            found = (
+                f"{len(builds.alike)} of {builds.tensors} trained tensors start from fixed numbers"
+            )
             if builds.alike:
                 found += f": {', '.join(builds.alike[:3])}"
             if builds.unpaired:
                 found += f"; of other names or shapes: {', '.join(builds.unpaired[:3])}"
+            if builds.fixed:
+                found += (
+                    f"; never trained: {', '.join(builds.fixed[:3])}, {builds.n_fixed:,} of "
+                    f"{builds.total:,} numbers"
+                )
             how = (
-                "the class built with two seeds; weights that do not depend on the seed were "
-                "loaded or written down, those that do may still have been"
+                "the class built with two seeds: weights that are trained must differ, else they "
+                "were loaded, written down, or drawn after a seed of the code's own; up to 64 "
+                "numbers, one number throughout and simple patterns may be the same, and so may "
+                "what is never trained, such as fixed filters, if it is at most half of all "
+                "numbers or made of at most 64 different ones"
             )
-            return Finding(found, how, not builds.alike and not builds.unpaired)
+            held = not builds.alike and not builds.unpaired and not builds.mostly_fixed
+            return Finding(found, how, held)
         table = layers_of(facts)
         names = {
             "max-pool": [layer.name for layer in max_pools(table)],
@@ -137,7 +159,7 @@ class Macs(Kind):
 
     name = "macs"
     facts: ClassVar = ("layers",)
-    keys: ClassVar = {"at_most": WHOLE, "fewer_than": WHOLE}
+    keys: ClassVar = {"at_most": WHOLE, "fewer_than": whole(2)}
     exactly_one: ClassVar = (("at_most", "fewer_than"),)
 
     def required(self, limits: Limits) -> str:

@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from .._layers import NORMS as NORM_LAYERS
 from .._layers import ends, without_dropout
-from ..errors import InputError
 from ..facts import MIN_DROPOUT, Effect, Facts, Structure
 from ._kind import (
     FLAG,
@@ -32,7 +31,7 @@ class Parameters(Kind):
 
     name = "parameters"
     keys: ClassVar = {
-        "fewer_than": WHOLE,
+        "fewer_than": whole(2),
         "at_most": WHOLE,
         "which": one_of(("all", "trainable"), default="all"),
     }
@@ -84,7 +83,10 @@ class Normalisation(Kind):
             finding = _effect(name, facts)
         else:
             number = kinds.count(name)
-            how = "layers of the graph; a group norm of one group is a layer norm"
+            how = (
+                "layers of the graph, PyTorch's own or (x - mean) / sqrt(variance + eps) by hand; "
+                "a group norm of one group is a layer norm"
+            )
             finding = Finding(f"{number} used", how, passed=number > 0)
         others = set(kinds) & set(NORM_LAYERS)
         if _structure(facts).batch_norm.works:  # perhaps one that is written by hand
@@ -108,19 +110,14 @@ class Dropout(Kind):
     name = "dropout"
     keys: ClassVar = {"least": RATE, "greatest": RATE, "all_but": whole(0)}
 
-    def check(self, limits: Limits) -> None:
-        """Check that some rate is allowed."""
-        if limits.get("least", 0) > limits.get("greatest", 1):
-            raise InputError(
-                f"got least {limits['least']} above greatest {limits['greatest']}, expected "
-                "at most that"
-            )
-
     def required(self, limits: Limits) -> str:
         """Return the rates, and after how many layers."""
-        words = f"runs in training, p at least {limits.get('least', MIN_DROPOUT)}"
-        if "greatest" in limits:
-            words += f" and at most {limits['greatest']}"
+        least, greatest = limits.get("least", MIN_DROPOUT), limits.get("greatest")
+        words = f"runs in training, p at least {least}"
+        if greatest == least:
+            words = f"runs in training, p {least}"
+        elif greatest is not None:
+            words += f" and at most {greatest}"
         if "all_but" in limits:
             words += f", after all convolutions but {limits['all_but']}"
         return words
@@ -153,7 +150,7 @@ class Dropout(Kind):
 
     def allows(self, limits: Limits) -> dict[str, Allowed]:
         """Every dropout has one of these rates."""
-        return {"dropout p": (limits.get("least", 0), limits.get("greatest", 1))}
+        return {"dropout p": (limits.get("least", MIN_DROPOUT), limits.get("greatest", 1))}
 
 
 class Head(Kind):

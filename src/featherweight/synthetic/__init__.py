@@ -95,7 +95,7 @@ def _hand(digit: int, rng: Generator) -> Strokes:
     return distort(_one_of(DIGITS[digit], rng), rng, turn=0.5 if digit in (1, 7) else 1.0)
 
 
-def _strokes(digit: int, rng: Generator, held_out: bool) -> Pixels:
+def _pen(digit: int, rng: Generator, held_out: bool) -> Pixels:
     return draw(_hand(digit, rng), rng)
 
 
@@ -265,7 +265,7 @@ def _stripes(rng: Generator, held_out: bool) -> Pixels:
 
 # How often each kind is drawn, and how.
 DIGIT_KINDS: dict[str, tuple[float, Callable[[int, Generator, bool], Pixels]]] = {
-    "strokes": (6, _strokes),
+    "strokes": (6, _pen),
     "font": (2, _font),
     "seven segments": (1, lambda digit, rng, held_out: seven_segments(digit, rng)),
     "dot matrix": (1, lambda digit, rng, held_out: dot_matrix(digit, rng)),

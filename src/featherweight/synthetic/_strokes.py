@@ -1,6 +1,6 @@
 """Draw pen strokes with a round pen, in the size and place that MNIST gives to its digits.
 
-    strokes = distort(parse("~1,5 4,0 8,1 9,6 5,13 0,20; 0,20 10,20"), rng)
+    strokes = distort("~1,5 4,0 8,1 9,6 5,13 0,20; 0,20 10,20", rng)    # a 2
     image = draw(strokes, rng)          # (28, 28) uint8, light ink on black
 
 MNIST's digits fit a box of 20x20 pixels, and their centre of mass is the image's centre.
