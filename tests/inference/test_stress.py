@@ -21,6 +21,7 @@ from featherweight.inference.stress import (
 )
 
 pytestmark = pytest.mark.slow
+EACH = 10  # pictures of a category
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def mnist():
 
 @pytest.fixture(scope="module")
 def pictures(mnist):
-    return list(make_stress(*mnist, seed=0, per_category=20))
+    return list(make_stress(*mnist, seed=0, per_category=EACH))
 
 
 def of(pictures, category):
@@ -45,7 +46,7 @@ def ink(picture):
 
 def test_every_category_has_as_many_pictures(pictures):
     assert [category for category, _, _ in pictures] == [
-        each for each in CATEGORIES for _ in range(20)
+        each for each in CATEGORIES for _ in range(EACH)
     ]
     assert all(
         picture.dtype == np.uint8 and picture.shape[2:] == (3,) for _, picture, _ in pictures
@@ -133,16 +134,16 @@ def test_the_score_counts_what_is_read_right(pictures):
         ]
         assert found[name].prepared == sum(expected)
     first = scores[:10]
-    assert sum(score.prepared for score in first) >= 0.95 * 200
-    assert sum(score.resized for score in first) < 0.75 * 200
-    assert sum(score.prepared for score in scores) >= 0.93 * 20 * len(CATEGORIES)
+    assert sum(score.prepared for score in first) >= 0.95 * 10 * EACH
+    assert sum(score.resized for score in first) < 0.75 * 10 * EACH
+    assert sum(score.prepared for score in scores) >= 0.93 * EACH * len(CATEGORIES)
 
 
 def test_a_blank_page_has_no_label_and_a_number_has_all_its_digits(pictures):
     labels = {
         name: [label for category, _, label in pictures if category == name] for name in CATEGORIES
     }
-    assert labels["blank_paper"] == [None] * 20
+    assert labels["blank_paper"] == [None] * EACH
     assert all(2 <= len(label) <= 10 for label in labels["written_number"])
     assert set(labels["european"]) == set("1479")
     assert all(min(picture.shape[:2]) in (8, 16) for picture in of(pictures, "low_resolution"))

@@ -31,7 +31,7 @@ LOOSE = 0.6  # distance of a bar from its digit, relative to the digit's height
 SAME_LINE = 0.3  # vertical overlap of neighbours on a line, relative to the lower of the two
 BASE = 0.3  # of a digit's height, from its bottom: an underline is not above it
 CLOSE = 0.15  # distance of the halves of a digit, relative to its height
-JOINED = 0.95  # least probability of the digit that they make
+JOINED = 0.95  # least probability of the digit that they make, more than that of one of them
 WIDE = 0.95  # width from which two digits may touch, relative to the height
 TOO_WIDE = 1.15  # the same from which one digit needs no doubt to be cut
 VERY_WIDE = 1.4  # the same from which it is cut in any case
@@ -235,18 +235,18 @@ def _lines(digits: Iterable[_Part]) -> list[list[_Part]]:
 def _join_halves(
     line: list[_Part], mask: Callable[[_Part], Mask], sureness: Sureness | None
 ) -> list[_Part]:
-    """Join neighbours that are surer together than the less sure of them, as halves of a 4."""
+    """Join neighbours of which one is unsure and that are sure together, as halves of a 4."""
     joined: list[_Part] = []
     for part in line:
         if joined:
             before, both = joined[-1], joined[-1].join(part)
-            gap = (part.left - before.right) / both.height
-            if gap <= CLOSE and both.width <= NARROW * both.height:
+            close = part.left - before.right <= CLOSE * both.height
+            if close and both.width <= NARROW * both.height:
                 if sureness is None:
                     together = before.columns_shared(part) > OVERLAP
                 else:
                     sure = sureness([mask(each) for each in (before, part, both)])
-                    together = sure[2] > (JOINED if gap < -CLOSE else max(min(sure[:2]), JOINED))
+                    together = min(sure[:2]) < JOINED < sure[2]
                 if together:
                     joined[-1] = both
                     continue
