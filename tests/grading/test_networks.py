@@ -157,8 +157,8 @@ def test_a_cell_that_is_no_python_is_left_out(tmp_path, first):
 def test_a_cell_that_writes_a_module_is_that_module(tmp_path):
     file = notebook(
         tmp_path / "S6.ipynb",
-        "%%writefile my_net.py\n" + IMPORTS + NET.format("Net"),
-        "from my_net import Net as Mine\n",
+        "%%writefile net_of_cell.py\n" + IMPORTS + NET.format("Net"),
+        "from net_of_cell import Net as Mine\n",
     )
     module, _ = definitions(file)
     assert module.Mine is module.Net

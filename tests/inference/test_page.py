@@ -494,15 +494,16 @@ def test_doubt_is_said_in_words(page):
     expect(page.locator("#title")).to_have_text("Not sure: a 4, or perhaps a 9")
     expect(page.locator("#why-so")).to_have_text("A close second: 58.0 % for 4, 41.2 % for 9.")
     expect(page.locator("#bars li.second .name")).to_have_text("9")
+    zero = {"label": "0", "reason": None, "side_by_side": 1, "unsure": True}
     probabilities = [0.88, 0.12] + [0.0] * 8
-    change_answers(page, label="0", confidence=0.88, unsure=True, probabilities=probabilities)
+    change_answers(page, **zero, confidence=0.88, probabilities=probabilities)
     page.click("#undo")
     expect(page.locator("#title")).to_have_text("Not sure: perhaps a 0")
     expect(page.locator("#why-so")).to_have_text(
         re.compile(r"Sure only from 9\d\.\d\s%: 88\.0\s% for 0, then 12\.0\s% for 1\.")
     )
     probabilities = [0.9, 0.02] + [0.01] * 8
-    change_answers(page, label="0", confidence=0.9, unsure=True, probabilities=probabilities)
+    change_answers(page, **zero, confidence=0.9, probabilities=probabilities)
     page.click("#redo")
     expect(page.locator("#title")).to_have_text("Not sure: perhaps a 0")
     expect(page.locator("#why-so")).to_have_text(

@@ -26,7 +26,7 @@ VERDICT = {
 
 def say():
     """Write the verdict to every open file descriptor, as a line of its own."""
-    for descriptor in range(1, 64):
+    for descriptor in range(1, 1024):
         try:
             os.write(descriptor, f"\n{json.dumps(VERDICT)}\n".encode())
         except OSError:

@@ -68,7 +68,7 @@ export function takeFeedback(models, picture, say) {
   return {
     offer(next, ofNumber = false) {
       reading = next;
-      wrong.textContent = next && ofNumber ? `This ${next.label} was wrong` : "That was wrong";
+      wrong.textContent = ofNumber && next?.label ? `This ${next.label} was wrong` : "That was wrong";
       wrong.hidden = !next || !models.keeps || kept.has(next);
       thanks.textContent = "";
       open(false);

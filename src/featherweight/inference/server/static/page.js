@@ -149,7 +149,7 @@ function show() {
     showMaps();
     busy(false);
   }
-  feedback.offer(settled && answer.label !== null ? details() : null, isNumber(answer));
+  feedback.offer(settled && answer.probabilities !== null ? details() : null, isNumber(answer));
 }
 
 // Say what a sample is where the network reads something else.
