@@ -116,7 +116,7 @@ def mnist():
     return load_split(None, 50_000, 10_000)
 
 
-# Every second one, as each takes half a second or more; tools/try_audit.py judges all.
+# Every third one, as each takes half a second or more; tools/try_audit.py judges all.
 @pytest.mark.parametrize("name", sorted({*list(HONEST)[::3], *REFUSED}))
 def test_an_honest_network_passes_with_the_right_count(name, mnist):
     judged = try_audit.judge("honest", name, mnist)
