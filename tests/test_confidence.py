@@ -62,5 +62,9 @@ def test_thresholds_keep_what_they_promise_on_validation_images(monkeypatch):
     assert told.others_sure <= MAX_OTHERS_SURE * told.others
     assert 0 < told.right_rejected <= MAX_REJECTED * told.right + 1
     assert (told.digits, told.others) == (int(digits.sum()), int((~digits).sum()))
-    assert told.others_rejected > told.right_rejected
+    largest, predicted = (synthetic / found.temperature).softmax(1).max(1)
+    none = largest[~digits]
+    assert 0 < told.others_rejected == int((none < told.digit_from).sum()) < told.others
+    assert told.others_sure == int((none >= found.sure_from).sum())
+    assert told.digits_right == int((predicted == made).sum())
     assert 0.5 < told.auroc < 1
