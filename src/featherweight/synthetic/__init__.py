@@ -47,14 +47,14 @@ class Synthetic:
 
 
 def make_synthetic(n: int, seed: int, held_out: bool = False) -> Synthetic:
-    """Return n images; the first ones of a seed are the same for every n.
+    """Return n synthetic images of digits and of what is no digit.
 
-    Takes about 0.3 ms of one core for each.
+    The same seed always gives the same images, and more of them begin with the same ones.
 
     Args:
         n: Number of images, about DIGIT_SHARE of which are digits.
-        seed: Of every draw.
-        held_out: Draw in the fonts and of the kinds that validate.
+        seed: Seed of all random numbers.
+        held_out: Whether to take the fonts and kinds that only validate, and never train.
     """
     rng = np.random.default_rng([seed, int(held_out)])
     pixels = np.zeros((n, SIDE, SIDE), np.uint8)
