@@ -112,8 +112,8 @@ class LayerTable:
         looks = f", looked at {self.views} times" if self.views > 1 else ""
         return (
             f"{self.parameters:,} parameters; {self.macs:,} multiply-accumulates for one image of "
-            f"{_size(self.image)}{looks}; receptive field {_size(self.receptive_field)} before the head"
-            f"{hidden}"
+            f"{_size(self.image)}{looks}; receptive field {_size(self.receptive_field)} before the "
+            f"head{hidden}"
         )
 
     def rows(self) -> list[tuple[str, ...]]:

@@ -451,7 +451,7 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
         raise InputError(
             f"the network averages over {len(model.views)} views of an image, expected none for "
             "integers",
-            hint="featherweight export RUN --format onnx",
+            hint="featherweight export RUN --format onnx-int8",
         )
     _check_dense(model, normalise(split.train.pixels[:8], split.mean_std))
     height, width = split.shape[1:]
