@@ -93,6 +93,10 @@ def test_the_layers_are_a_table(make_card, split):
     section = text.split("## Layers\n")[1].split("\n## ")[0]
     assert "| conv1 | conv 3x3 | 8x26x26 | 3 | 1 | 80 | 48,672 |" in section
     assert "80 parameters; 48,672 multiply-accumulates" in section
+    assert "It looks at" not in text
+    several = table | {"layers": [values | {"views": 5}]}
+    text = make_card(split, verdict=VERDICT | {"layers": several})
+    assert "It looks at each image 5 times and averages, with 48,672 multiply-accumulates" in text
 
 
 def test_without_a_graph_there_is_no_layer_table(make_card, split):
