@@ -1,7 +1,5 @@
 """How often a network looks at an image: how often the same weights are applied side by side.
 
-    looks = find_views(steps, inputs, weights, n_images=4, shape=(1, 28, 28))
-
 Test-time augmentation, dense evaluation and any other average over changed copies of an image have
 this in common, however they are written: as copies among the images of one batch, as a picture that
 is composed of them, or as several calls. A layer that takes its own output again looks once.
