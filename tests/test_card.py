@@ -84,15 +84,26 @@ def test_points_are_stated_where_they_say_more_than_the_clauses(make_card, split
     assert "| not judged -/5 |" in text
 
 
+CONVOLUTION = {
+    **{"name": "conv1", "kind": "conv", "shape": [8, 26, 26], "kernel": [3, 3]},
+    **{"stride": [1, 1], "dilation": [1, 1], "groups": 1, "receptive_field": [3, 3]},
+    **{"jump": [1.0, 1.0], "parameters": 80, "macs": 48672},
+}
+TABLE = {"image": [1, 28, 28], "training": False, "hidden": 0, "layers": [CONVOLUTION]}
+
+
 def test_the_layers_are_a_table(make_card, split):
-    values = {"name": "conv1", "kind": "conv", "shape": [8, 26, 26], "kernel": [3, 3]}
-    values |= {"stride": [1, 1], "dilation": [1, 1], "groups": 1, "receptive_field": [3, 3]}
-    values |= {"jump": [1.0, 1.0], "parameters": 80, "macs": 48672}
-    table = {"image": [1, 28, 28], "training": False, "hidden": 0, "layers": [values]}
-    text = make_card(split, verdict=VERDICT | {"layers": table})
+    text = make_card(split, verdict=VERDICT | {"layers": TABLE})
     section = text.split("## Layers\n")[1].split("\n## ")[0]
     assert "| conv1 | conv 3x3 | 8x26x26 | 3 | 1 | 80 | 48,672 |" in section
     assert "80 parameters; 48,672 multiply-accumulates" in section
+    assert "It looks at" not in text
+
+
+def test_several_looks_at_an_image_are_stated(make_card, split):
+    table = TABLE | {"layers": [CONVOLUTION | {"views": 5}]}
+    text = make_card(split, verdict=VERDICT | {"layers": table})
+    assert "It looks at each image 5 times and averages, with 48,672 multiply-accumulates" in text
 
 
 def test_without_a_graph_there_is_no_layer_table(make_card, split):

@@ -165,6 +165,7 @@ ALL_KINDS = Contract(
         Requirement("require", {"layer": "stride", "at_least": 3}, 200, True),
         Requirement("receptive field", {"at_least": 32}),
         Requirement("macs", {"at_most": 10**7}),
+        Requirement("views", {"at_most": 4}),
         Requirement("evaluation", points=0),
         Requirement("epochs", {"at_most": 24}),
         Requirement("batch size", {"at_least": 64, "at_most": 512}),
@@ -210,6 +211,9 @@ def test_a_built_in_name_goes_before_a_file():
         ({"heads": "gap"}, "heads"),
         ({"heads": ["svm"]}, "heads"),
         ({"dropout": "yes"}, "dropout"),
+        ({"max_macs": 1}, "contract max_macs: got 1, expected a whole number of at least 2"),
+        ({"views": 0}, "contract views: got 0, expected a whole number of at least 1"),
+        ({"views": [[0, 1]]}, "contract views: got"),
         (
             {"consistent_epochs": 20},
             r"epochs \(fewer than 20\) and accuracy .*the epochs can't meet",
@@ -252,6 +256,9 @@ def test_a_missing_key_is_named(key):
         (clause("dropout", greatest=0.0001), "p at least 0.001 and at most 0.0001, which no dro"),
         (clause("parameters", fewer_than=1), "got 1, expected a whole number of at least 2"),
         (clause("macs", fewer_than=1), "got 1, expected a whole number of at least 2"),
+        (clause("views"), "views: missing key, expected at_most"),
+        (clause("views", fewer_than=2), "views: unknown key 'fewer_than', expected at_most, poi"),
+        (clause("views", at_most=0), "views at_most: got 0, expected a whole number of at least 1"),
         (clause("dropout", least=5), "least: got 5, expected a fraction between 0 and 1"),
         (clause("dropout", all_but=-1), "expected a whole number of at least 0"),
         (clause("head"), "head: missing key, expected accept or gap"),
@@ -359,6 +366,15 @@ def test_a_flat_key_and_a_clause_of_its_kind_are_refused():
     assert [title for title, _, _ in bonus.rows][:2] == ["parameters", "parameters (bonus)"]
     with pytest.raises(InputError, match="got consistent_epochs, expected min_val_accuracy"):
         Contract.from_dict(with_clauses(consistent_epochs=3))
+
+
+def test_macs_and_views_have_shorthands():
+    contract = make_contract(max_macs=10**6, views=4)
+    rows = {title: required for title, required, _ in contract.rows}
+    assert (rows["macs"], rows["views"]) == ("fewer than 1,000,000", "at most 4")
+    assert Contract.from_dict(contract.to_dict()) == contract
+    with pytest.raises(InputError, match="a clause views beside views, which stands for one"):
+        make_contract(views=4, clause=[clause("views", at_most=5)])
 
 
 def test_a_contract_asks_for_something():

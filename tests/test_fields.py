@@ -122,6 +122,14 @@ def dense(x, first, second):
     return second(x).view(4, -1, 2, 10, 10).mean(0)
 
 
+def sampled(x, first, second):
+    shifted = (torch.arange(SIDE) + 1) * (2 / SIDE) - 1  # half a pixel beyond the centres
+    grid = torch.stack(torch.meshgrid(shifted, shifted, indexing="xy"), 2)
+    maps = first(x)
+    maps = F.pad(maps, (1, 1, 1, 1)).reshape(1, -1, SIDE, SIDE)
+    return second(F.grid_sample(maps, grid[None], align_corners=False).view(-1, 2, SIDE, SIDE))
+
+
 def in_place(x, first, second):
     x = first(x).clone()
     x[:, :1] = second(x[:, 1:].clone())
@@ -209,6 +217,7 @@ NETWORKS = {
         [nn.Conv2d(1, 2, 3, 2), nn.ConvTranspose2d(2, 2, 3, 2, 1)],
         (5, 5),
     ),
+    "sampled": (sampled, [nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)], (6, 6)),
     "patches": (patches, [nn.Linear(16, 8), nn.Linear(8, 8)], (4, 4)),
     "tokens": (tokens, [nn.Conv2d(1, 8, 4, 4), nn.Linear(8, 8)], (4, 4)),
     "channels last": (channels_last, [nn.Conv2d(1, 4, 5), nn.Linear(4, 8)], (5, 5)),

@@ -51,6 +51,7 @@ TRUNK = (
     "flow",
     "norms",
     "operations",
+    "views",
     "layers",
     "capture",
     "apart",

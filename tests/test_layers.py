@@ -169,6 +169,11 @@ def test_spectral_norm_and_the_like_keep_the_layers_name():
     assert [(x.name, x.parameters) for x in found.layers] == [("conv", 4 + 36 + 4)]
 
 
+def grid(x, width):
+    """Fixed coordinates of 3 rows to sample, the same for all images."""
+    return torch.linspace(-0.9, 0.9, 6 * width).view(1, 3, width, 2).expand(x.shape[0], -1, -1, -1)
+
+
 # Multiply-accumulates by hand: outputs times what each sums over.
 MACS = {
     "groups": (lambda net, x: net.a(net.b(x)), 100 * 4 * 9 + 64 * 8 * 2 * 9),
@@ -181,6 +186,16 @@ MACS = {
     ),
     "fused attention": (lambda net, x: F.scaled_dot_product_attention(x, x, x), 12 * 12 * 12 * 2),
     "einsum": (lambda net, x: torch.einsum("nchw,wk->nchk", x, net.w), 12 * 12 * 7),
+    "sampling": (lambda net, x: F.grid_sample(x, grid(x, 5), align_corners=False), 3 * 5 * 4),
+    "sampling the nearest": (
+        lambda net, x: F.grid_sample(x, grid(x, 5), mode="nearest", align_corners=False),
+        0,
+    ),
+    "sampling, bicubic": (
+        lambda net, x: F.grid_sample(x, grid(x, 5), mode="bicubic", align_corners=False),
+        3 * 5 * 16,
+    ),
+    "interpolation": (lambda net, x: F.interpolate(x, (3, 5), mode="bilinear"), 3 * 5 * 4),
     "product and sum": (lambda net, x: (x[..., None] * net.w).sum(3), 12 * 12 * 7),
 }
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from featherweight.augment import affine
 from featherweight.build import build, count_parameters
 from featherweight.contract import load_contract
 from featherweight.errors import InputError
-from featherweight.model import BaselineNet, Feather, LayerSpec, parse_layer
+from featherweight.model import BaselineNet, Feather, LayerSpec, parse_layer, view_images
 from featherweight.recipe import RECIPES
 
 
@@ -178,6 +179,58 @@ def test_dense_over_two_grids_is_the_mean_over_all_their_offsets():
     margin = nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
     moved = [plain(margin[:, :, i : i + 28, j : j + 28]) for i in range(4) for j in range(4)]
     torch.testing.assert_close(dense(images), torch.stack(moved).mean(0))
+
+
+VIEWS = [[0, 1], [8, 1], [-5, 1.1], [0, 0.9]]
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 21, 30)])
+def test_views_are_the_mean_over_rotated_and_scaled_images(dense, channels, height, width):
+    layers = ["conv 4 m2", "conv 5", "conv 5 p1 x2"]
+    looks, plain = (
+        Feather(layers, dense=dense, dropout=0, in_channels=channels, views=views).eval()
+        for views in (VIEWS, [])
+    )
+    plain.load_state_dict(looks.state_dict())  # a view has no parameter of its own
+    images = torch.zeros(3, channels, height, width)
+    generator = torch.Generator().manual_seed(2)
+    images[..., 5:-5, 5:-5] = torch.rand(images[..., 5:-5, 5:-5].shape, generator=generator)
+    n, none = len(images), torch.zeros(len(images))
+    seen = [
+        affine(
+            images, torch.full((n,), degrees), none.expand(2, n).T, torch.full((n,), scale), none
+        )
+        for degrees, scale in ((float(degrees), float(scale)) for degrees, scale in VIEWS)
+    ]
+    torch.testing.assert_close(seen[0], images)
+    torch.testing.assert_close(looks(images), torch.stack([plain(each) for each in seen]).mean(0))
+    torch.testing.assert_close(looks.train()(images), plain.train()(images), rtol=0, atol=0)
+
+
+def test_what_is_outside_a_view_repeats_the_border():
+    grey = torch.full((1, 1, 9, 9), 3.0)
+    torch.testing.assert_close(view_images(grey, [(30.0, 0.5)]), grey)
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        (5, "views: got 5, expected a list of at most 32 pairs"),
+        ([5], "views: got 5, expected"),
+        ([[0, 1, 0]], r"views: got \[0, 1, 0\], expected"),
+        ([["0", 1]], r"got \['0', 1\]"),
+        ([[True, 1]], "got .True, 1"),
+        ([[46, 1]], "of -45 to 45 degrees and scales of 0.5 to 2"),
+        ([[0, 0.4]], "got .0, 0.4"),
+        ([[0, float("nan")]], "got .0, nan"),
+        ([[0, 1], [3, 1], [0, 1.0]], "views: got a view twice"),
+        ([[i, 1] for i in range(33)], "views: got 33 views, expected a list of at most 32"),
+    ],
+)
+def test_other_views_are_refused(views, message):
+    with pytest.raises(InputError, match=message):
+        Feather(["conv 4"], views=views)
 
 
 def test_the_assignments_network_returns_log_probabilities_of_any_classes():

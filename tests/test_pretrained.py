@@ -53,6 +53,7 @@ def test_each_file_is_what_its_card_says(name, mnist):
     stated, verdict = run.verdict, fw.audit(name)
     assert f": **{'PASS' if stated.passed else 'FAIL'}**" in card
     assert verdict.n_params == model.parameters
+    assert (verdict.layers.macs, verdict.layers.views) == (model.macs, model.views)
     before = {clause.clause: clause.passed for clause in stated.clauses}
     judged = {c.clause: c.passed for c in verdict.clauses if c.passed is not None}
     assert judged.pop("contract")  # a clause that verdicts had not yet when they were stated

@@ -203,6 +203,7 @@ def table(*layers, training=False):
 
 
 CONV = layer("conv", (-1,), name="first")
+DENSE = table(CONV, layer("conv", (0,), name="second", views=4), layer("linear", (1,), None))
 FLAT = table(CONV, layer("linear", (0,), None, name="fc"))
 POOLED = table(CONV, layer("global average pool", (0,), None), layer("linear", (1,), None))
 # Squeeze and excitation: a global pool that is not the last thing a map goes through.
@@ -414,6 +415,10 @@ GAP = structure(heads={"gap"})
         ("macs", {"at_most": 100}, {}, True, "100"),
         ("macs", {"fewer_than": 100}, {}, False, "100"),
         ("macs", {"fewer_than": 100}, {"layers": None}, None, "not judged: needs the graph"),
+        ("views", {"at_most": 1}, {}, True, "1"),
+        ("views", {"at_most": 4}, {"layers": DENSE}, True, "4, by second"),
+        ("views", {"at_most": 3}, {"layers": DENSE}, False, "4, by second"),
+        ("views", {"at_most": 4}, {"layers": None}, None, "not judged: needs the graph"),
         ("evaluation", {}, {}, True, "it does"),
         ("evaluation", {}, structure(dependence="random"), False, "random"),
         ("epochs", {"fewer_than": 6}, {}, True, "5"),

@@ -15,11 +15,15 @@ from pathlib import Path
 import torch
 
 from featherweight._files import new_folder
+from featherweight.audit import as_graph
 from featherweight.card import card
 from featherweight.data import Images, Split, load_test
 from featherweight.evaluate import Evaluation
 from featherweight.export.onnx import export_onnx
+from featherweight.exported import Exported
 from featherweight.inference.reader import Reader
+from featherweight.layers import layer_table
+from featherweight.passes import N_PROBE
 from featherweight.pretrained import FOLDER
 from featherweight.run import Run, open_run
 from featherweight.studies.plan import Task, default_table, load_plan
@@ -94,6 +98,10 @@ def ship(run: Run, split: Split, median: int, chosen: str) -> None:
             f"; that row has {median:,} images right, and this file is another training of the "
             "seed, whose bits depend on the processor"
         )
+    probe = split.normalise(split.train.pixels[:N_PROBE])
+    network = as_graph(run.load_model(), split.shape, "graph")
+    assert isinstance(network, Exported)
+    layers = layer_table(network, trained=True, images=probe)
     verdict = run.verdict
     assert verdict is not None
     FOLDER.mkdir(exist_ok=True)
@@ -102,6 +110,8 @@ def ship(run: Run, split: Split, median: int, chosen: str) -> None:
         shutil.copyfile(run.path / name, folder / name)
     evaluation = {
         "parameters": int(exported.metadata["parameters"]),
+        "macs": layers.macs,
+        "views": layers.views,
         "validation_correct": val.correct,
         "validation_total": val.total,
         "test_correct": test.correct,

@@ -63,6 +63,8 @@ class Layer:
     "The part of its kernel that can change its output: without borders of zeros or of padding."
     channels: int = 0
     "Input channels of a convolution or linear layer; 0 for other layers."
+    views: int = 1
+    "How often its weights are applied to one image side by side, whatever the layer that does so."
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,6 +91,11 @@ class LayerTable:
         return sum(layer.macs for layer in self.layers)
 
     @property
+    def views(self) -> int:
+        """How often an image is looked at: the most that the same weights run side by side."""
+        return max((layer.views for layer in self.layers), default=1)
+
+    @property
     def receptive_field(self) -> tuple[int, int]:
         """Largest receptive field (height, width) of a layer whose output has positions.
 
@@ -102,10 +109,11 @@ class LayerTable:
         """The totals in words."""
         count = f"{self.hidden} layer{'' if self.hidden == 1 else 's'}"
         hidden = f"; {count} without an effect left out" if self.hidden else ""
+        looks = f", looked at {self.views} times" if self.views > 1 else ""
         return (
             f"{self.parameters:,} parameters; {self.macs:,} multiply-accumulates for one image of "
-            f"{_size(self.image)}; receptive field {_size(self.receptive_field)} before the head"
-            f"{hidden}"
+            f"{_size(self.image)}{looks}; receptive field {_size(self.receptive_field)} before the "
+            f"head{hidden}"
         )
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -153,6 +161,7 @@ class LayerTable:
             "training": self.training,
             "parameters": self.parameters,
             "macs": self.macs,
+            "views": self.views,
             "receptive_field": list(self.receptive_field),
             "hidden": self.hidden,
             "layers": [asdict(layer) for layer in self.layers],

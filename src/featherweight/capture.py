@@ -25,6 +25,7 @@ from torch.export.graph_signature import InputKind
 from .build import count_parameters, forward, unchanged
 from .errors import InputError, NoGraphError
 from .exported import (
+    CONSTANT,
     FUNCTIONS,
     MAX_OPERATIONS,
     NAMED,
@@ -216,7 +217,7 @@ def _close(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _constant_name(i: int) -> str:
-    return f"exported_constant_{i}"
+    return f"{CONSTANT}{i}"
 
 
 def _follow(model: nn.Module, each: Pass, title: str) -> list[tuple[int | None, ExportedProgram]]:

@@ -283,13 +283,19 @@ def card(
         if table is not None
         else "Not known: the network was watched while it ran, and only a graph has a layer table."
     )
+    looks = ""
+    if table is not None and table.views > 1:
+        looks = (
+            f"\nIt looks at each image {table.views} times and averages, with {table.macs:,} "
+            "multiply-accumulates in all."
+        )
     n_params = verdict.get("n_params")
     size = f" with {_count(n_params, 'parameter')}" if n_params else ""
     return f"""{_header(run, result, split, data, test)}
 # {_text(recipe.name)}, seed {run.seed}
 
 A network{size} that sorts {colour} images of {width}x{height} pixels into
-{split.num_classes} classes{named}.
+{split.num_classes} classes{named}.{looks}
 Featherweight trained it on {_text(data)}{added} and checked it against the contract below.
 
 Contract {_code(verdict["contract"])}: **{"PASS" if verdict["passed"] else "FAIL"}**{points}.

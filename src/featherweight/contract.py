@@ -31,6 +31,8 @@ SHORTHAND = {
     "min_val_accuracy": ("accuracy", "at_least"),
     "consistent_epochs": ("accuracy", "last_epochs"),
     "heads": ("head", "accept"),
+    "max_macs": ("macs", "fewer_than"),
+    "views": ("views", "at_most"),
 }
 # Those that are true or false, and the clause that they stand for where they are true.
 FLAGS = {"batch_norm": ("normalisation", {"norm": "batch"}), "dropout": ("dropout", {})}

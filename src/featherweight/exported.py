@@ -26,6 +26,7 @@ from .locate import reason
 
 FORMAT = "featherweight-graph-1"
 MAX_OPERATIONS = 50_000  # of a graph
+CONSTANT = "exported_constant_"  # begins the names of tensors that are numbers in the code
 # Operations of PyTorch that read or write more than tensors.
 REFUSED = {"aten.from_file.default", "aten.from_file.out"}
 # Python's functions of numbers, such as the number of images.

@@ -164,10 +164,12 @@ class Field(NamedTuple):
         return self.height.reach(dims) + self.width.reach(dims)
 
     def shape_of_one(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return a value's shape for one image."""
+        """Return a value's shape for one image, or for one of the copies beside the images."""
         sizes = []
         for size, part in zip(shape, self.images.parts, strict=True):
-            n_images = math.prod(count for count, jump in part if jump)
+            moving = [i for i, (_, jump) in enumerate(part) if jump]
+            # Copies of the images lie outside of them, and channels inside.
+            n_images = math.prod(count for count, _ in part[: moving[-1] + 1]) if moving else 1
             if n_images == 1 or size > n_images:
                 sizes.append(size // n_images)
         return tuple(sizes)

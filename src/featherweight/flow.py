@@ -122,6 +122,11 @@ def _of_attention(args: Any, out: Any) -> int:
     return int(scores * (query.shape[-1] + value.shape[-1]))
 
 
+def _of_sampling(args: Any, out: Tensor) -> int:
+    samples = {0: 2, 1: 0, 2: 4}[args[2]]  # along each dimension; the nearest is only copied
+    return int(out.numel() * samples ** (out.ndim - 2))
+
+
 _MACS: Mapping[str, Any] = {
     "convolution": _of_convolution,
     "mm": lambda args, out: args[0].numel() * args[1].shape[-1],
@@ -132,6 +137,12 @@ _MACS: Mapping[str, Any] = {
     "mv": lambda args, out: args[0].numel(),
     "dot": lambda args, out: args[0].numel(),
     "_scaled_dot_product_flash_attention_for_cpu": _of_attention,
+    "grid_sampler_2d": _of_sampling,
+    "grid_sampler_3d": _of_sampling,
+    "upsample_linear1d": lambda args, out: 2 * out.numel(),
+    "upsample_bilinear2d": lambda args, out: 4 * out.numel(),
+    "upsample_trilinear3d": lambda args, out: 8 * out.numel(),
+    "upsample_bicubic2d": lambda args, out: 16 * out.numel(),
 }
 
 

@@ -36,6 +36,9 @@ CONVOLUTIONS = {"convolution", "_convolution"} | {
 }
 MAX_POOLS = {f"max_pool{n}d" for n in (1, 2, 3)} | {f"max_pool{n}d_with_indices" for n in (1, 2, 3)}
 AVERAGE_POOLS = {f"avg_pool{n}d" for n in (1, 2, 3)}
+SAMPLERS = {"grid_sampler", "grid_sampler_2d", "grid_sampler_3d"}
+# By the number of an interpolation (bilinear, nearest, bicubic): neighbours that a sample reads.
+SAMPLERS_READ = {0: 1, 1: 0, 2: 3}
 ADAPTIVE_POOLS = {
     f"{under}adaptive_{kind}_pool{n}d"
     for under in ("", "_")
@@ -114,6 +117,8 @@ def _follow_axis(call: Call, side: int, number: int) -> Axis:
         return _adapt(axis, x, result, int(name[-2]))
     if name.startswith("upsample_"):
         return _resize(name, axis, x, result)
+    if name in SAMPLERS and argument == "input" and len(axes) == 1:
+        return _sample(axis, x, result, SAMPLERS_READ[named["interpolation_mode"]])
     if name in NORMS:
         return axis if shape == tuple(x.shape) else axis.lose(shape)
     if name in ("cat", "concat", "concatenate"):
@@ -415,10 +420,18 @@ def _adapt(axis: Axis, x: Tensor, result: Tensor, count: int) -> Axis:
 def _resize(name: str, axis: Axis, x: Tensor, result: Tensor) -> Axis:
     """Follow an upsampling."""
     reads = 3 if "cubic" in name else 0 if "nearest" in name else 1  # neighbours
-    for dim in range(2, result.ndim):
-        before, after = x.shape[dim], result.shape[dim]
-        if before != after:
-            scale = after / before
-            pad = reads / 2 + (1 - 1 / scale) / 2
-            axis = axis.window(dim, after, (0, reads), 1 / scale, pad, 1)
+    dims = [dim for dim in range(2, result.ndim) if x.shape[dim] != result.shape[dim]]
+    return _sample(axis, x, result, reads, dims)
+
+
+def _sample(
+    axis: Axis, x: Tensor, result: Tensor, reads: int, dims: Sequence[int] | None = None
+) -> Axis:
+    """Follow an interpolation between a pixel and `reads` neighbours along each dimension.
+
+    That the samples of a grid may lie closer, farther apart or turned is not counted."""
+    for dim in range(2, result.ndim) if dims is None else dims:
+        scale = result.shape[dim] / x.shape[dim]
+        pad = reads / 2 + (1 - 1 / scale) / 2
+        axis = axis.window(dim, result.shape[dim], (0, reads), 1 / scale, pad, 1)
     return axis

@@ -26,7 +26,7 @@ from ._layers import normalisations as normalisations
 from ._layers import strided as strided
 from ._layers import without_dropout as without_dropout
 from .errors import InputError
-from .exported import Exported, Graph
+from .exported import CONSTANT, Exported, Graph
 from .fields import Field, start, write_into
 from .flow import Operand, Step, copies, leaves, on_the_way, without_effect
 from .follow import (
@@ -52,6 +52,7 @@ from .locate import reason
 from .norms import find_norms, norm_kind
 from .operations import zeroed
 from .passes import N_PROBE
+from .views import APPLICATIONS, find_views
 
 N_IMAGES = 4  # of the pass that is followed
 # Stored tensors with fewer numbers are constants, unless they are parameters; as in trace.py.
@@ -213,6 +214,13 @@ class _Rows:
         self.steps = [step for step in steps if step in used and step in self.fields]
         self.stored = dict(network.stored())
         self.n_images = next((len(s.result) for s in used if s.op == "images"), 1)
+        self.views = find_views(
+            self.steps,
+            self.inputs,
+            {step: self._weights(step) for step in self.steps if step.op in APPLICATIONS},
+            self.n_images,
+            graph.shape,
+        )
         self.layers: list[Layer] = []
         # The rows whose results a step passes on.
         self.sources: dict[Step, tuple[int, ...]] = {}
@@ -274,6 +282,10 @@ class _Rows:
                 size = 0
             found[leaf.name] = size
         return found
+
+    def _weights(self, step: Step) -> list[int]:
+        """Return the stored tensors that a step uses and that count, by identity."""
+        return [id(self.stored[name]) for name, size in self._parameters(step).items() if size]
 
     def _count(self, row: int, names: dict[str, int]) -> None:
         """Add the numbers that no row has counted to a row, or note that it shares them."""
@@ -419,6 +431,7 @@ class _Rows:
             inputs=before,
             reach=reach,
             channels=channels,
+            views=self.views.get(step, 1),
         )
 
     def _macs(self, step: Step) -> int:
@@ -461,7 +474,7 @@ def _label(op: str) -> str:
 
 def _name(step: Step, names: dict[str, int]) -> str:
     """Return the module whose parameters a step uses, or the parameter, or its operation."""
-    if not names:
+    if not any(names[name] or not name.startswith(CONSTANT) for name in names):
         return _label(step.op)
     name = max(names, key=lambda each: names[each] > 0)  # the first that counts
     name = name.partition(".parametrizations.")[0] if ".parametrizations." in name else name

@@ -5,6 +5,7 @@ Example:
     log_probabilities = torch.log_softmax(model(images), 1)     # images (n, c, 28, 28), normalised
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,8 +99,65 @@ class Pool(nn.Module):
         )
 
 
+def check_views(views: object) -> tuple[tuple[float, float], ...]:
+    """Return views (degrees, scale) that are read from JSON; see `Feather`.
+
+    Raises InputError for anything else than a list of at most `MAX_VIEWS` pairs of such numbers.
+    """
+    expected = (
+        f"expected a list of at most {MAX_VIEWS} pairs [degrees, scale], such as [[0, 1], [5, 1]], "
+        f"of -{MAX_DEGREES} to {MAX_DEGREES} degrees and scales of {MIN_SCALE:g} to {MAX_SCALE:g}"
+    )
+    if not isinstance(views, (list, tuple)) or len(views) > MAX_VIEWS:
+        got = f"{len(views)} views" if isinstance(views, (list, tuple)) else f"{views!r:.80}"
+        raise InputError(f"views: got {got}, {expected}")
+    for view in views:
+        if (
+            not isinstance(view, (list, tuple))
+            or len(view) != 2
+            or not all(type(number) in (int, float) for number in view)
+            or not (abs(view[0]) <= MAX_DEGREES and MIN_SCALE <= view[1] <= MAX_SCALE)
+        ):
+            raise InputError(f"views: got {view!r:.80}, {expected}")
+    pairs = tuple((float(degrees), float(scale)) for degrees, scale in views)
+    if len(set(pairs)) < len(pairs):
+        raise InputError("views: got a view twice, expected different ones")
+    return pairs
+
+
+def view_images(images: Tensor, views: Sequence[tuple[float, float]]) -> Tensor:
+    """Rotate and scale images about their centre, once for each view.
+
+    Pixels are interpolated bilinearly; what comes from outside an image has its nearest pixel.
+
+    Args:
+        images: Shape (n, channels, height, width).
+        views: Of each, the degrees counter-clockwise and the scale, above 1 for a larger picture.
+
+    Returns shape (views * n, channels, height, width), all images of the first view first.
+    """
+    channels, height, width = images.shape[1:]
+    angles = [(math.radians(degrees), scale) for degrees, scale in views]
+    turns = [[math.cos(angle) / scale, math.sin(angle) / scale] for angle, scale in angles]
+    # Where in the image each pixel of a view lies is computed here: no coordinates are stored.
+    turned = torch.tensor(turns, device=images.device, dtype=images.dtype)  # (views, 2)
+    cos, sin = turned[:, 0, None, None], turned[:, 1, None, None]
+    # Pixels from the centre, x to the right and y down, as in `augment.affine`.
+    x = torch.arange(width, device=images.device) - (width - 1) / 2
+    y = (torch.arange(height, device=images.device) - (height - 1) / 2)[:, None]
+    # grid_sample measures in half sides: (views, height, width, 2), from -1 to 1.
+    grid = torch.stack([(cos * x - sin * y) * (2 / width), (sin * x + cos * y) * (2 / height)], 3)
+    # All images of a view share its grid: they are channels of one image, so that the place and
+    # the weights of a sample are found once. (views, n * channels, height, width)
+    stacked = images.reshape(1, -1, height, width).expand(len(views), -1, -1, -1)
+    sampled = F.grid_sample(stacked, grid, padding_mode="border", align_corners=False)
+    return sampled.reshape(-1, channels, height, width)
+
+
 # Far above what a budget allows: a stranger's configuration must not fill the memory.
 MAX_LAYERS, MAX_NUMBER = 200, 2048
+# So few views that their angles and scales are no stored numbers in an audit.
+MAX_VIEWS, MAX_DEGREES, MIN_SCALE, MAX_SCALE = 32, 45, 0.5, 2.0
 _LAYER = re.compile(r"(conv|sep) ([1-9]\d*)((?: [kspdxm]\d+)*)")
 
 
@@ -188,10 +246,16 @@ class Feather(nn.Module):
             every offset of the max-pool grid, which equals averaging over shifted images (by -1
             and 0 pixels along either axis for one 2x2 max-pool). It costs no parameters, nothing in
             training, and 1.7 to 2.6 times the multiply-accumulates in evaluation.
+        views: Pairs [degrees, scale]: in evaluation mode predictions are averaged over the image
+            rotated counter-clockwise by so many degrees and scaled by such a factor about its
+            centre, once for each pair, each view at every offset if `dense` (test-time
+            augmentation, Krizhevsky et al. 2012). The image itself is [0, 1]. It costs no
+            parameters, nothing in training, and as many times the multiply-accumulates in
+            evaluation as there are views. Empty: the image alone.
         num_classes: Number of classes.
         in_channels: Number of channels of an image: 1 (grey) or 3 (colour).
 
-    Raises InputError for other layers or activations.
+    Raises InputError for other layers, activations or views.
     """
 
     def __init__(
@@ -200,10 +264,12 @@ class Feather(nn.Module):
         dropout: float = 0.02,
         activation: str = "hardswish",
         dense: bool = False,
+        views: Sequence[Sequence[float]] = (),
         num_classes: int = 10,
         in_channels: int = 1,
     ) -> None:
         super().__init__()
+        self.views = check_views(views)
         if activation not in ACTIVATIONS:
             raise InputError(f"activation {activation!r}: expected {' or '.join(ACTIVATIONS)}")
         if len(layers) > MAX_LAYERS:
@@ -247,9 +313,11 @@ class Feather(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, classes) for normalised images (n, channels, height, width)."""
         n = images.shape[0]  # len() would fix the batch size in an ONNX export
+        if self.views and not self.training:
+            images = view_images(images, self.views)  # (views * n, channels, height, width)
         if self.margin and not self.training:
             images = F.pad(images, (self.margin,) * 4, mode="replicate")
-        x = self.features(images).mean((2, 3))  # (offsets * n, channels)
+        x = self.features(images).mean((2, 3))  # (offsets * views * n, channels)
         x = x.reshape(-1, n, x.shape[1]).mean(0)  # (n, channels)
         logits: Tensor = self.head(self.dropout(x))
         return logits

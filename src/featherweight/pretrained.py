@@ -28,6 +28,10 @@ class Pretrained:
     "Its run folder, with model.onnx."
     parameters: int
     "Number of parameters, as the audit counts them."
+    macs: int
+    "Multiply-accumulates for one image, over all views."
+    views: int
+    "How often it looks at an image, as the audit counts it."
     validation_correct: int
     "Validation images that model.onnx reads right."
     validation_total: int

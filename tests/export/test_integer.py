@@ -114,6 +114,8 @@ def test_networks_without_an_integer_form_are_refused(split):
         integer_network(random_feather(split, ["conv 8 s2", "conv 8 m2"], dense=True), split, 8)
     with pytest.raises(ValueError, match=r"dilated convolutions.*onnx-int8"):
         integer_network(random_feather(split, ["conv 8 s2", "sep 8 d2"]), split, 8)
+    with pytest.raises(ValueError, match=r"averages over 2 views of an image, .*onnx-int8"):
+        integer_network(random_feather(split, views=[[0, 1], [5, 1]]), split, 8)
     with pytest.raises(AccumulatorOverflowError, match=r"layer 1, channels: got up to 256"):
         integer_network(random_feather(split, ["conv 256 k5 s4"]), split, 8)
     with pytest.raises(AccumulatorOverflowError, match="weights: got up to 100,800"):

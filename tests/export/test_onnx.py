@@ -24,7 +24,7 @@ from featherweight.export.graph import fold_batch_norm, to_graph
 from featherweight.export.hub import export_hub
 from featherweight.export.onnx import UnfaithfulError, export_onnx
 from featherweight.inference.reader import Reader
-from featherweight.model import Pool
+from featherweight.model import Feather, Pool
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 from featherweight.verdict import Clause, Verdict
@@ -330,6 +330,40 @@ def test_every_step_is_told_before_it_is_taken(finished):
         "quantising to 8 bits",
         *(f"checking 100 images in batches of {batch}" for batch in ("1", "2", "7", "1,000")),
     ]
+
+
+def test_views_are_exported_without_evidence(finished, tmp_path, monkeypatch):
+    _, split = finished
+    shutil.copytree(finished[0].path, tmp_path / "run", ignore=shutil.ignore_patterns("*.onnx"))
+    run = open_run(tmp_path / "run")
+    plain, views = run.load_model(), [[0, 1], [6, 1], [-6, 1.05]]
+    network = Feather(LAYERS, dense=True, views=views)
+    network.load_state_dict(plain.state_dict())
+    monkeypatch.setattr(type(run), "load_model", lambda self: network.eval())
+    exported = export_onnx(run, split, int8=False)
+    assert exported.max_difference < 1e-5  # of every image, in batches of several sizes
+    assert int(exported.metadata["parameters"]) == sum(p.numel() for p in plain.parameters())
+    nodes = [node.op_type for node in onnx.load(exported.path).graph.node]
+    assert nodes.count("GridSample") == 1
+    reader = Reader(exported.path)
+    reading = reader.read(split.val.pixels[0, 0].numpy())
+    assert reading.evidence is None
+    # The maps that are shown are those of the first view.
+    x = normalise(torch.from_numpy(reading.seen)[None, None], split.mean_std)
+    x = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
+    for stage, maps in zip(plain.features, reader.maps(reading.seen), strict=True):
+        x = stage(x)
+        torch.testing.assert_close(torch.from_numpy(maps), x[0].detach(), rtol=1e-3, atol=1e-3)
+
+
+def test_views_are_quantised_with_eight_bits(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0].path, tmp_path / "run", ignore=shutil.ignore_patterns("*.onnx"))
+    run, split = open_run(tmp_path / "run"), finished[1]
+    network = Feather(LAYERS, views=[[0, 1], [6, 1.05]])
+    network.load_state_dict(run.load_model().state_dict())
+    monkeypatch.setattr(type(run), "load_model", lambda self: network.eval())
+    eight = export_onnx(run, split, int8=True)
+    assert abs(eight.result.correct - eight.float_result.correct) <= 2
 
 
 def coloured(split, **said):

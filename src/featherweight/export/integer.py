@@ -433,8 +433,8 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
         bits: Bits of each weight: 2, 4 or 8.
 
     Raises:
-        InputError: The network is no Feather, its images have colours, or its dense evaluation has
-            no integer form.
+        InputError: The network is no Feather, its images have colours, it averages over views, or
+            its dense evaluation has no integer form.
         AccumulatorOverflowError: Its numbers may not fit the integers of the C code.
     """
     if not isinstance(model, Feather):
@@ -445,6 +445,12 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
     if split.shape[0] != 1:
         raise InputError(
             f"the images have {split.shape[0]} channels, expected grey ones for integers",
+            hint="featherweight export RUN --format onnx-int8",
+        )
+    if model.views:
+        raise InputError(
+            f"the network averages over {len(model.views)} views of an image, expected none for "
+            "integers",
             hint="featherweight export RUN --format onnx-int8",
         )
     _check_dense(model, normalise(split.train.pixels[:8], split.mean_std))

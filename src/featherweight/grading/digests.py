@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..exported import Exported
+from ..exported import CONSTANT, Exported
 
 LENGTH = 16  # hexadecimal digits of a digest
 MIN_NUMBERS = 2  # of a tensor that counts: a counter of batches says nothing
@@ -32,7 +32,7 @@ def graph_digest(network: Exported) -> str:
         number = seen.setdefault(id(tensor), len(seen))
         about = [number, list(tensor.shape), str(tensor.dtype), isinstance(tensor, nn.Parameter)]
         # A tensor in the code is part of it; weights and statistics are not.
-        constant = argument["tensor"].startswith("exported_constant_")
+        constant = argument["tensor"].startswith(CONSTANT)
         return [*about, _tensor_digest(tensor)] if constant else about
 
     graphs = []

@@ -18,7 +18,7 @@ from ..facts import Facts
 from ..verdict import Clause
 from ._kind import BANDS, Allowed, Finding, Kind, Limits, number
 from ._kind import shown as shown
-from ._layers import Forbid, Macs, ReceptiveField, Require
+from ._layers import Forbid, Macs, ReceptiveField, Require, Views
 from ._structure import HEADS as HEADS
 from ._structure import Dropout, EvaluationMode, Head, Normalisation, Parameters
 from ._training import Accuracy, BatchSize, Epochs, Optimiser, Schedule, SplitKind
@@ -41,8 +41,8 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         *(Parameters(), Normalisation(), Dropout(), Head(), Forbid(), Require()),
-        *(ReceptiveField(), Macs(), EvaluationMode(), Epochs(), BatchSize(), Optimiser()),
-        *(Schedule(), SplitKind(), Accuracy()),
+        *(ReceptiveField(), Macs(), Views(), EvaluationMode(), Epochs(), BatchSize()),
+        *(Optimiser(), Schedule(), SplitKind(), Accuracy()),
     )
 }
 

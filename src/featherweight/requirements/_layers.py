@@ -173,6 +173,27 @@ class Macs(Kind):
         return Finding(f"{macs:,}", how, holds(limits, macs))
 
 
+class Views(Kind):
+    """How often an image is looked at."""
+
+    name = "views"
+    facts: ClassVar = ("layers",)
+    keys: ClassVar = {"at_most": WHOLE}
+    exactly_one: ClassVar = (("at_most",),)
+
+    def required(self, limits: Limits) -> str:
+        """Return the limit."""
+        return words(limits)
+
+    def judge(self, limits: Limits, facts: Facts) -> Finding:
+        """Compare the most that a layer's weights are applied side by side."""
+        table = layers_of(facts)
+        most = next((layer.name for layer in table.layers if layer.views == table.views), "")
+        where = f", by {most}" if table.views > 1 else ""
+        how = "times that the graph applies the same weights side by side to an image"
+        return Finding(f"{table.views:,}{where}", how, holds(limits, table.views))
+
+
 def _jump(table: LayerTable, inputs: tuple[int, ...]) -> float:
     """Return the largest jump of some layers' maps, 1 of the images."""
     jumps = [table.layers[i].jump for i in inputs if i >= 0]
