@@ -7,6 +7,7 @@ from typing import ClassVar
 from ..counts import percent
 from ..errors import InputError
 from ..facts import Evaluated, Facts
+from ..recipe import SCHEDULES
 from ._kind import (
     BANDS,
     FRACTION,
@@ -27,7 +28,6 @@ from ._kind import (
 )
 
 OPTIMISERS = ("sgd", "muon", "adam")
-SCHEDULES = ("one-cycle", "constant")
 
 
 class Epochs(Kind):
