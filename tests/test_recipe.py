@@ -75,9 +75,7 @@ def test_steps_divide_the_rate_by_ten():
     )
 
 
-@pytest.mark.parametrize(
-    "later", [{"synthetic": 0.4}, {"annealing": "cosine"}, {"step_epochs": 3}]
-)
+@pytest.mark.parametrize("later", [{"synthetic": 0.4}, {"annealing": "cosine"}, {"step_epochs": 3}])
 def test_a_recipe_without_a_later_field_has_the_json_from_before_there_was_it(later):
     recipe = find_recipe("feather-20k")
     assert not later.keys() & recipe.to_dict().keys()

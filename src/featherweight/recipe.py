@@ -110,13 +110,13 @@ class Recipe:
     contract: str = "era-v3-s6"
     "The contract that the recipe is made for, used unless another one is named."
     schedule: str = "one-cycle"
-    "Learning-rate schedule: one-cycle (up, then down to zero), step (a tenth of the rate every few "
-    "epochs) or constant."
+    "Learning-rate schedule: one-cycle (up, then down to zero), step (a tenth of the rate every "
+    "few epochs) or constant."
     warmup: float = 0.2
     "Fraction of the steps in which the one-cycle learning rate rises."
     annealing: str = "linear"
-    "Shape of one cycle: linear, or cosine, which is PyTorch's OneCycleLR with its defaults: half a "
-    "cosine up from a 25th of the peak, and half a cosine down. The momentum stays constant."
+    "Shape of one cycle: linear, or cosine, which is PyTorch's OneCycleLR with its defaults: half "
+    "a cosine up from a 25th of the peak, and half a cosine down. The momentum stays constant."
     step_epochs: int = 0
     "Number of epochs after which the step schedule divides the learning rate by ten, each time."
     batch_size: int = 128
