@@ -376,7 +376,8 @@ def _obstacles(
     for start, end in lines:
         steps = np.linspace(start, end, 100)  # 100 small boxes along the line
         obstacles.append(np.hstack([steps - unit, steps + unit]))
-    obstacles += [np.array([note.get_window_extent().extents]) for note in notes]
+    # A long text may be some pixels wider at another resolution.
+    obstacles += [np.array([note.get_window_extent().padded(4 * unit).extents]) for note in notes]
     return np.concatenate(obstacles)
 
 
