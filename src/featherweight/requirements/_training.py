@@ -7,7 +7,6 @@ from typing import ClassVar
 from ..counts import percent
 from ..errors import InputError
 from ..facts import Evaluated, Facts
-from ..recipe import SCHEDULES
 from ._kind import (
     BANDS,
     FRACTION,
@@ -28,6 +27,7 @@ from ._kind import (
 )
 
 OPTIMISERS = ("sgd", "muon", "adam")
+SCHEDULES = ("one-cycle", "step", "constant")
 
 
 class Epochs(Kind):
