@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,11 +44,49 @@ def test_one_cycle_by_hand():
     )
 
 
-def test_a_recipe_without_synthetic_images_has_the_json_from_before_there_were_any():
+@pytest.mark.parametrize(("n_steps", "warmup"), [(100, 0.3), (7, 0.5), (30, 0.2)])
+def test_cosine_annealing_is_the_one_cycle_of_pytorch(n_steps, warmup):
+    recipe = dataclasses.replace(find_recipe("baseline"), schedule="one-cycle", lr=0.4)
+    recipe = dataclasses.replace(recipe, warmup=warmup, annealing="cosine")
+    optimizer = torch.optim.SGD([torch.zeros(1)], 1.0)
+    # Theirs may peak between two steps, ours peaks at one.
+    peak = (recipe.peak_step(n_steps) + 1) / n_steps
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, n_steps, pct_start=peak)
+    for step in range(n_steps):
+        assert recipe.lr_at(step, n_steps) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        if step < n_steps - 1:
+            theirs.step()
+
+
+@given(st.integers(1, 5000), st.floats(0, 0.999))
+def test_cosine_annealing_stays_between_zero_and_its_peak(n_steps, warmup):
+    recipe = dataclasses.replace(find_recipe("feather-20k"), warmup=warmup, annealing="cosine")
+    rates = [recipe.lr_at(step, n_steps) for step in range(n_steps)]
+    assert 0 < min(rates) <= max(rates) == pytest.approx(recipe.lr)
+
+
+def test_steps_divide_the_rate_by_ten():
+    recipe = dataclasses.replace(
+        find_recipe("baseline"), schedule="step", step_epochs=2, epochs=5, lr=3.0
+    )
+    assert [recipe.lr_at(step, 15) for step in range(15)] == pytest.approx(
+        [3.0] * 6 + [0.3] * 6 + [0.03] * 3
+    )
+
+
+@pytest.mark.parametrize("later", [{"synthetic": 0.4}, {"annealing": "cosine"}, {"step_epochs": 3}])
+def test_a_recipe_without_a_later_field_has_the_json_from_before_there_was_it(later):
     recipe = find_recipe("feather-20k")
-    assert "synthetic" not in recipe.to_dict()
+    assert not later.keys() & recipe.to_dict().keys()
+    more = dataclasses.replace(recipe, **later)
+    assert more.to_dict() == recipe.to_dict() | later
+    assert Recipe.from_dict(more.to_dict()) == more
+
+
+def test_synthetic_images_make_an_epoch_longer():
+    recipe = find_recipe("feather-20k")
     more = dataclasses.replace(recipe, synthetic=0.4)
-    assert more.to_dict() == recipe.to_dict() | {"synthetic": 0.4}
     assert (recipe.n_images(500), more.n_images(500)) == (500, 700)
 
 
@@ -67,7 +106,11 @@ def test_the_baseline_keeps_its_rate():
         ({"lr": 0.0}, "lr"),
         ({"lr": float("nan")}, "lr"),
         ({"lr": float("inf")}, "lr"),
-        ({"schedule": "cosine"}, "schedule"),
+        ({"schedule": "cosine"}, "schedule: got 'cosine', expected one of one-cycle, step, const"),
+        ({"annealing": "cos"}, "annealing: got 'cos', expected linear or cosine"),
+        ({"schedule": "step"}, "step_epochs: got 0 with step, expected a whole number of at least"),
+        ({"schedule": "step", "step_epochs": 2.0}, "step_epochs"),
+        ({"step_epochs": -1}, "step_epochs"),
         ({"optimiser": "newton"}, "optimiser: got 'newton', expected sgd or adam"),
         ({"optimiser": "adam", "nesterov": True}, "nesterov: got true with adam"),
         ({"ema": 1.0}, "ema"),

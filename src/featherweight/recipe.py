@@ -17,6 +17,10 @@ from .errors import InputError
 # Supported bits per quantised weight: 4, 2 or 1 weights fill a byte exactly.
 BITS = (2, 4, 8)
 MAX_SYNTHETIC = 4.0  # synthetic images per training image
+SCHEDULES = ("one-cycle", "step", "constant")
+# Fields that came later: JSON leaves them out where they have their defaults, so that older
+# recipes keep their JSON and its hash.
+LATER_FIELDS = ("synthetic", "annealing", "step_epochs")
 FEATHER_20K_LAYERS = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")
 DEFAULT_RECIPE = "quick"
 # Trains a network of the user's own, which may not take the smaller images of `quick`.
@@ -106,9 +110,15 @@ class Recipe:
     contract: str = "era-v3-s6"
     "The contract that the recipe is made for, used unless another one is named."
     schedule: str = "one-cycle"
-    "Learning-rate schedule: one-cycle (linearly up, then linearly down to zero) or constant."
+    "Learning-rate schedule: one-cycle (up, then down to zero), step (a tenth of the rate every "
+    "few epochs) or constant."
     warmup: float = 0.2
     "Fraction of the steps in which the one-cycle learning rate rises."
+    annealing: str = "linear"
+    "Shape of one cycle: linear, or cosine, which is PyTorch's OneCycleLR with its defaults: half "
+    "a cosine up from a 25th of the peak, and half a cosine down. The momentum stays constant."
+    step_epochs: int = 0
+    "Number of epochs after which the step schedule divides the learning rate by ten, each time."
     batch_size: int = 128
     "Largest number of images in a batch; the batches of an epoch differ by at most one image."
     ghost_batch: int = 0
@@ -163,8 +173,18 @@ class Recipe:
             )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr: got {self.lr}, expected more than 0")
-        if self.schedule not in ("one-cycle", "constant"):
-            raise InputError(f"schedule: got {self.schedule!r}, expected one-cycle or constant")
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f"schedule: got {self.schedule!r}, expected one of {', '.join(SCHEDULES)}"
+            )
+        if self.annealing not in ("linear", "cosine"):
+            raise InputError(f"annealing: got {self.annealing!r}, expected linear or cosine")
+        least = 1 if self.schedule == "step" else 0
+        if type(self.step_epochs) is not int or self.step_epochs < least:
+            raise InputError(
+                f"step_epochs: got {self.step_epochs!r} with {self.schedule}, expected a whole "
+                f"number of at least {least}"
+            )
         if self.optimiser not in ("sgd", "adam"):
             raise InputError(f"optimiser: got {self.optimiser!r}, expected sgd or adam")
         if self.optimiser == "adam" and self.nesterov:
@@ -208,7 +228,16 @@ class Recipe:
         """Return the learning rate of a step, 0 to n_steps - 1 (one-cycle: Smith 2018)."""
         if self.schedule == "constant":
             return self.lr
-        rise = self.peak_step(n_steps) + 1
+        if self.schedule == "step":
+            return self.lr * 0.1 ** (step * self.epochs // n_steps // self.step_epochs)
+        peak = self.peak_step(n_steps)
+        if self.annealing == "cosine":
+            if step <= peak:
+                lowest, part = 1 / 25, step / peak if peak else 1.0
+            else:
+                lowest, part = 1 / 250_000, (n_steps - 1 - step) / (n_steps - 1 - peak)
+            return self.lr * (lowest + (1 - lowest) * (1 - math.cos(math.pi * part)) / 2)
+        rise = peak + 1
         return self.lr * min((step + 1) / rise, (n_steps - step) / max(1, n_steps - rise))
 
     def peak_step(self, n_steps: int) -> int:
@@ -219,8 +248,9 @@ class Recipe:
         """Return JSON values that `from_dict` reads back."""
         values = asdict(self)
         values["augmentation"]["blur_sigma"] = list(self.augmentation.blur_sigma)
-        if not self.synthetic:  # so that recipes that came before it keep their JSON and its hash
-            del values["synthetic"]
+        for item in fields(Recipe):
+            if item.name in LATER_FIELDS and values[item.name] == item.default:
+                del values[item.name]
         return values
 
     @staticmethod

@@ -219,7 +219,8 @@ def cmd_frontier(
 ) -> int:
     """Draw the test accuracy of studies against network size, beside published results.
 
-    Recipes whose test images were not read are left out.
+    A published result is hollow; if one of the tables has its network trained again, an arrow
+    points to that. Recipes whose test images were not read are left out.
 
     Parameters
     ----------
@@ -230,7 +231,7 @@ def cmd_frontier(
         era-v3-s6 if the runs were judged by it. bytes: the bytes of all constants in C.
     public
         CSV file of published results, with the columns accuracy, protocol, source, and n_params or
-        bytes.
+        bytes; a column recipe may name the recipe that trains the same network in a table.
     out
         Picture to write, .svg or .png.
     """
@@ -247,14 +248,14 @@ def cmd_frontier(
             rows += read_table(table, FIRMWARE_COLUMNS, must_exist=True)
         else:
             rows += read_rows(table, must_exist=True)
-    points = study_points(rows, size)
+    published = [] if public is None else read_published(Path(public), published_size)
+    points = study_points(rows, size, published)
     if not points:
         raise InputError(
             f"{', '.join(tables)}: no row with a test count",
             hint="set test = true in the plan, or pass --test to firmware",
         )
-    if public is not None:
-        points += read_published(Path(public), published_size)
+    points += published
     contract = load_contract("era-v3-s6")
     # Tables of firmware have no such column, and other data sets have other contracts.
     judged = any(row.get("contract") == contract.name for row in rows)

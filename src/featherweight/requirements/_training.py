@@ -27,7 +27,7 @@ from ._kind import (
 )
 
 OPTIMISERS = ("sgd", "muon", "adam")
-SCHEDULES = ("one-cycle", "constant")
+SCHEDULES = ("one-cycle", "step", "constant")
 
 
 class Epochs(Kind):

@@ -1,14 +1,16 @@
 """Draw test accuracy against network size: the rows of studies beside published results.
 
 Example:
-    points = study_points(read_rows(Path("results/records.csv")), "n_params")
-    points += read_published(Path("results/public.csv"), "n_params")
+    published = read_published(Path("results/public.csv"), "n_params")
+    rows = read_rows(Path("results/records.csv")) + read_rows(Path("results/peers.csv"))
+    points = study_points(rows, "n_params", published) + published
     save_picture(frontier_picture(points, "parameters"), Path("frontier.svg"))
 """
 
 import csv
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +20,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -30,6 +33,8 @@ from .summary import fraction, size_of, spread
 
 MIN_ERROR = 1e-5  # drawn for an accuracy, or an end of an interval, of 100 % or more
 MARKER = 7.0  # points: size of a marker
+MIN_ARROW = 11.0  # points: smallest distance of markers that an arrow joins
+HOLLOW = "white"  # inside the marker of a published result
 GAP = 1.5  # points: smallest distance between a label and anything else
 LABEL_SIZE = 9  # points: font size of the labels
 # Candidate positions of a label: distance of its nearest edge from the marker, in points, ...
@@ -40,8 +45,7 @@ DIRECTIONS = (
     (-1, 0),
     *((x, y) for x in (0, 1, -1, 0.5, -0.5, 0.75, -0.75) for y in (1, -1)),
 )
-LEADER_DISTANCE = 16  # points: labels farther away than this get a line to their marker
-MAX_LINE = 24  # characters: longer repository names are written on two lines
+LEADER_DISTANCE = 10  # points: labels farther away than this get a line to their marker
 BEAM = 24  # partial placements that the beam search keeps
 # Costs of a label's position, in points of distance. A label that touches something is worse than
 # any distance; one that leaves the axes is the worst.
@@ -52,20 +56,24 @@ CROSSING_COST = 30  # of a line to the marker that crosses something
 
 @dataclass(frozen=True)
 class Point:
-    """One network in the picture."""
+    """One network in the picture: of this project, published, or published and trained again."""
 
     name: str
-    "Label: a recipe, or the source of a published result."
+    "Recipe, or source of a published result: the label, but a re-run has none."
     size: int
     "Number of parameters, or bytes."
     accuracy: float
     "Test accuracy, as a fraction."
     ours: bool
-    "Whether it was measured by a study; False for a published result."
+    "Whether it is a network of this project; False for a published result and its re-run."
     protocol: str
     "How it was measured; points with the same protocol share a symbol and a line of the legend."
     interval: tuple[float, float] | None = None
     "95 % confidence interval of the mean over seeds, as fractions; None for a single run."
+    recipe: str = ""
+    "Recipe that trains the network of a published result; the re-run that it names, if any."
+    rerun: bool = False
+    "Whether a study trained the network of a published result."
 
     @property
     def error(self) -> float:
@@ -73,15 +81,37 @@ class Point:
         return _error(self.accuracy)
 
 
+@dataclass(frozen=True)
+class Bar:
+    """An interval in the picture."""
+
+    size: int
+    low: float
+    "Error at its lower accuracy."
+    high: float
+    "Error at its higher accuracy."
+    colour: str
+
+
 def _error(accuracy: float) -> float:
     return max(1 - accuracy, MIN_ERROR)
 
 
-def study_points(rows: list[Row], size: str) -> list[Point]:
+def study_points(rows: list[Row], size: str, published: Sequence[Point] = ()) -> list[Point]:
     """Return one point for each recipe whose test images were read: the mean over its seeds.
 
     `size` is the column with the size: n_params in the table of a study, constants in that of
-    `featherweight firmware`."""
+    `featherweight firmware`. A recipe that one of `published` names is a re-run of it."""
+    again = {point.recipe for point in published} - {""}
+    own = [row for row in rows if row["recipe"] not in again]
+    reruns = [row for row in rows if row["recipe"] in again]
+    return _means(own, size, "ours", rerun=False) + _means(
+        reruns, size, "the same network, trained here", rerun=True
+    )
+
+
+def _means(rows: list[Row], size: str, whose: str, rerun: bool) -> list[Point]:
+    """Return the points of recipes with one protocol, which begins with `whose` they are."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row["test_correct"]:
@@ -95,7 +125,7 @@ def study_points(rows: list[Row], size: str) -> list[Point]:
     others = ", ".join(f"{recipe}: {mean.n}" for recipe, mean in means.items() if mean.n != usual)
     seeds = f"{usual} {'seed' if usual == 1 else 'seeds'}" + (f" ({others})" if others else "")
     protocol = (
-        f"ours: mean of {seeds}, its 95 % interval; last epoch; 50,000 training images; "
+        f"{whose}: mean of {seeds}, its 95 % interval; last epoch; 50,000 training images; "
         "test read once"
     )
     return [
@@ -103,9 +133,10 @@ def study_points(rows: list[Row], size: str) -> list[Point]:
             name=recipe,
             size=size_of(groups[recipe][0], size),
             accuracy=mean.mean,
-            ours=True,
+            ours=not rerun,
             protocol=protocol,
             interval=mean.interval if mean.n > 1 else None,
+            rerun=rerun,
         )
         for recipe, mean in means.items()
     ]
@@ -114,11 +145,19 @@ def study_points(rows: list[Row], size: str) -> list[Point]:
 def read_published(file: Path, size: str) -> list[Point]:
     """Return published results from a CSV with the columns accuracy, protocol, source and `size`.
 
-    Raises InputError if a column is missing, or a value is no number or outside its range."""
+    A column `recipe` may name the recipe that trains the same network in a study. Raises InputError
+    if a column is missing, or a value is no number or outside its range."""
     with file.open(newline="", encoding="utf-8-sig") as lines:
         try:
             points = [
-                Point(row["source"], int(row[size]), float(row["accuracy"]), False, row["protocol"])
+                Point(
+                    name=row["source"],
+                    size=int(row[size]),
+                    accuracy=float(row["accuracy"]),
+                    ours=False,
+                    protocol=row["protocol"],
+                    recipe=row.get("recipe") or "",
+                )
                 for row in csv.DictReader(lines)
             ]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -150,27 +189,31 @@ def frontier_picture(
 ) -> Figure:
     """Draw accuracy against size; takes at least one point.
 
-    Both axes are logarithmic, the vertical one in the error, so that accuracies near 100 % can be
-    told apart. `contract` shades the sizes and accuracies that it allows. A contract limits
-    parameters, so pass it only with `by="parameters"`."""
-    figure = Figure(figsize=(9, 7.2))
+    A published result is hollow. If its network was trained again, an arrow points to that result,
+    which is filled. Both axes are logarithmic, the vertical one in the error, so that accuracies
+    near 100 % can be told apart. `contract` shades the sizes and accuracies that it allows. A
+    contract limits parameters, so pass it only with `by="parameters"`."""
+    points = sorted(points, key=lambda point: point.rerun)  # which have no labels
+    figure = Figure(figsize=(9, 8.2))
     figure.set_layout_engine("constrained", w_pad=0.12)  # inches: the last tick label sticks out
     axes = figure.subplots()
     _set_limits(axes, points)
     ours = [point for point in points if point.ours]
     front = [(point.size, point.error) for point in pareto_front(ours)]
     bars = [
-        (point.size, _error(point.interval[0]), _error(point.interval[1]))
-        for point in ours
+        Bar(point.size, _error(point.interval[0]), _error(point.interval[1]), _colour(point))
+        for point in points
         if point.interval
     ]
+    reruns = {point.name: point for point in points if point.rerun}
+    pairs = [(point, reruns[point.recipe]) for point in points if point.recipe in reruns]
     _draw_points(axes, points)
     _draw_front(axes, front)
     _draw_intervals(axes, bars)
     notes = [] if contract is None else _draw_contract(axes, contract)
     _write_axes(axes, by, any(point.name.startswith("BitNetMCU") for point in points))
     figure.legend(
-        handles=sorted(axes.lines, key=lambda line: line.get_color() != BLUE),
+        handles=sorted(axes.lines, key=_place_in_key),
         loc="outside lower left",
         frameon=False,
         fontsize=9,
@@ -180,9 +223,22 @@ def frontier_picture(
     )
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the labels are placed for the axes as they are now
+    lines = _draw_arrows(axes, pairs)
     centres = axes.transData.transform([(point.size, point.error) for point in points])
-    place_labels(axes, points, centres, _obstacles(axes, centres, bars, front, notes))
+    named = [point for point in points if not point.rerun]
+    if front:
+        lines += pairwise(axes.transData.transform(front))
+    place_labels(axes, named, centres, _obstacles(axes, centres, bars, lines, notes))
     return figure
+
+
+def _colour(point: Point) -> str:
+    return BLUE if point.ours else MUTED
+
+
+def _place_in_key(line: Line2D) -> tuple[bool, bool]:
+    """Return what sorts the key: this project's, then what was trained here, then the rest."""
+    return line.get_color() != BLUE, line.get_markerfacecolor() == HOLLOW
 
 
 def _set_limits(axes: Axes, points: list[Point]) -> None:
@@ -205,14 +261,14 @@ def _draw_points(axes: Axes, points: list[Point]) -> None:
     symbols = iter("osD^vPX*<>ph" * (1 + len(points) // 12))
     for protocol in dict.fromkeys(point.protocol for point in points):
         group = [point for point in points if point.protocol == protocol]
-        colour = BLUE if group[0].ours else MUTED
+        first = group[0]
         axes.plot(
             [point.size for point in group],
             [point.error for point in group],
-            next(symbols),
+            "o" if first.rerun else next(symbols),  # trained as ours were
             ms=MARKER,
-            color=colour,
-            mfc=colour if group[0].ours else "white",
+            color=_colour(first),
+            mfc=_colour(first) if first.ours or first.rerun else HOLLOW,
             zorder=3,
             label=protocol,
         )
@@ -231,9 +287,38 @@ def _draw_front(axes: Axes, front: list[tuple[int, float]]) -> None:
         )
 
 
-def _draw_intervals(axes: Axes, bars: list[tuple[int, float, float]]) -> None:
-    segments = [[(size, low), (size, high)] for size, low, high in bars]
-    axes.add_collection(LineCollection(segments, color=BLUE, lw=2, zorder=3), autolim=False)
+def _draw_intervals(axes: Axes, bars: list[Bar]) -> None:
+    segments = [[(bar.size, bar.low), (bar.size, bar.high)] for bar in bars]
+    colours = [bar.colour for bar in bars]
+    axes.add_collection(LineCollection(segments, colors=colours, lw=2, zorder=3), autolim=False)
+
+
+def _draw_arrows(
+    axes: Axes, pairs: list[tuple[Point, Point]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draw an arrow from each published result to its re-run; return their ends in pixels.
+
+    Markers that touch need none."""
+    unit = axes.figure.dpi / 72
+    lines = []
+    for claimed, rerun in pairs:
+        ends = [(claimed.size, claimed.error), (rerun.size, rerun.error)]
+        start, end = axes.transData.transform(ends)
+        if np.hypot(*(end - start)) > MIN_ARROW * unit:
+            axes.add_patch(
+                FancyArrowPatch(
+                    *ends,
+                    arrowstyle="-|>",
+                    color=MUTED,
+                    lw=1,
+                    mutation_scale=MARKER,
+                    shrinkA=MARKER / 2,
+                    shrinkB=MARKER / 2,
+                    zorder=2,
+                )
+            )
+            lines.append((start, end))
+    return lines
 
 
 def _draw_contract(axes: Axes, contract: Contract) -> list[Annotation]:
@@ -275,25 +360,24 @@ def _draw_contract(axes: Axes, contract: Contract) -> list[Annotation]:
 def _obstacles(
     axes: Axes,
     centres: np.ndarray,
-    bars: list[tuple[int, float, float]],
-    front: list[tuple[int, float]],
+    bars: list[Bar],
+    lines: Sequence[tuple[np.ndarray, np.ndarray]],
     notes: list[Annotation],
 ) -> np.ndarray:
     """Return what labels must not touch, as boxes (k, 4): left, bottom, right, top in pixels.
 
-    `centres` (n, 2) are the markers' centres in pixels."""
+    `centres` (n, 2) are the markers' centres, `lines` the ends of lines, both in pixels."""
     unit = axes.figure.dpi / 72  # pixels per point
     half = (MARKER / 2 + GAP) * unit
     obstacles = [np.hstack([centres - half, centres + half])]
-    for size, low, high in bars:
-        (x, y0), (_, y1) = axes.transData.transform([(size, low), (size, high)])
+    for bar in bars:
+        (x, y0), (_, y1) = axes.transData.transform([(bar.size, bar.low), (bar.size, bar.high)])
         obstacles.append(np.array([[x - 2 * unit, y0, x + 2 * unit, y1]]))
-    if len(front) > 1:
-        corners = axes.transData.transform(front)
-        # 100 small boxes along each segment of the line
-        steps = np.concatenate([np.linspace(a, b, 100) for a, b in pairwise(corners)])
+    for start, end in lines:
+        steps = np.linspace(start, end, 100)  # 100 small boxes along the line
         obstacles.append(np.hstack([steps - unit, steps + unit]))
-    obstacles += [np.array([note.get_window_extent().extents]) for note in notes]
+    # A long text may be some pixels wider at another resolution.
+    obstacles += [np.array([note.get_window_extent().padded(4 * unit).extents]) for note in notes]
     return np.concatenate(obstacles)
 
 
@@ -335,16 +419,13 @@ def place_labels(
 ) -> None:
     """Write every point's name beside its marker, where it touches nothing.
 
-    `centres` (n, 2) are the markers' centres, and `obstacles` (k, 4) boxes left, bottom, right,
-    top, both in pixels. A beam search places all labels together. It minimises the sum of their
-    costs: for touching something, for being nearer to another marker, for a line to the marker
-    that crosses something, and for distance. If there is no free position, labels touch as little
-    as possible."""
+    `centres` (n, 2) are the centres of their markers and then of those without a name, and
+    `obstacles` (k, 4) boxes left, bottom, right, top, both in pixels. A beam search places all
+    labels together. It minimises the sum of their costs: for touching something, for being nearer
+    to another marker, for a line to the marker that crosses something, and for distance. If there
+    is no free position, labels touch as little as possible."""
     placer = _Placer(axes, centres, obstacles)
-    names = [
-        point.name.replace("/", "/\n") if len(point.name) > MAX_LINE else point.name
-        for point in points
-    ]
+    names = [point.name.partition("/")[0] for point in points]  # a repository's owner
     positions = [placer.positions(i, name) for i, name in enumerate(names)]
     costs = [placer.costs(i, boxes) for i, boxes in enumerate(positions)]
     for i, k in sorted(placer.search(positions, costs).items()):

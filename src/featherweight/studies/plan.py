@@ -30,7 +30,7 @@ from typing import Any
 from ..contract import Contract, load_contract
 from ..data import Split
 from ..errors import InputError, NoGraphError
-from ..recipe import Recipe, find_recipe
+from ..recipe import LATER_FIELDS, Recipe, find_recipe
 from ..splits import contract_split
 from ..train import check_recipe, export_network, first_network
 
@@ -258,8 +258,8 @@ def override_recipe(recipe: Recipe, values: dict[str, Any], where: str) -> Recip
 
 
 def _values(recipe: Recipe) -> dict[str, Any]:
-    """Return the JSON values of a recipe with the field that most recipes leave out."""
-    return {"synthetic": recipe.synthetic} | recipe.to_dict()
+    """Return the JSON values of a recipe with the fields that most recipes leave out."""
+    return {name: getattr(recipe, name) for name in LATER_FIELDS} | recipe.to_dict()
 
 
 def to_plan(recipe: Recipe, preset: str, contract: str | None) -> str:
