@@ -155,7 +155,8 @@ def _describe(row: "Row") -> str:
     """Return a row as one line."""
     correct = row["val_correct"]
     accuracy = f"val {correct} of {row['val_total']}" if correct else "no accuracy"
-    return f"{row['recipe']} seed {row['seed']}: {accuracy}, {row['verdict']}, {row['seconds']} s"
+    run = f"{row['recipe']} seed {row['seed']}, {row['contract']}"
+    return f"{run}: {accuracy}, {row['verdict']}, {row['seconds']} s"
 
 
 def _print_search(result: "SearchResult", search: "Search", table: Path) -> int:
@@ -183,12 +184,16 @@ def _print_search(result: "SearchResult", search: "Search", table: Path) -> int:
 
 
 def _print_summaries(summaries: "list[Summary]") -> None:
-    """Print a line per recipe and split; the table fits in 80 columns."""
-    titles = ("recipe", "params", "pass", "on", "n", "mean %", "s.d.", "min", "95 % of mean", "s")
+    """Print a line per recipe, number of training images and split; the table fits in 80 columns.
+
+    The numbers of images, if there are several, stand in the place of the parameters."""
+    by_images = len({summary.train_size for summary in summaries}) > 1
+    size = "images" if by_images else "params"
+    titles = ("recipe", size, "pass", "on", "n", "mean %", "s.d.", "min", "95 % of mean", "s")
     table = Table(*titles, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for summary in summaries:
-        recipe, n_params = literal(summary.recipe), literal(summary.n_params)
-        first = (recipe, n_params, literal(f"{summary.passed}/{summary.runs}"))
+        n = f"{summary.train_size:,}" if by_images else summary.n_params
+        first = (literal(summary.recipe), literal(n), literal(f"{summary.passed}/{summary.runs}"))
         for split, spread in (("val", summary.val), ("test", summary.test)):
             if spread is None:
                 continue
