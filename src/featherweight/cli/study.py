@@ -25,6 +25,8 @@ from .base import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..studies.plan import Plan, Search
     from ..studies.search import SearchResult
     from ..studies.summary import Summary
@@ -218,44 +220,74 @@ def cmd_frontier(
     tables: list[str],
     /,
     *,
-    by: Literal["parameters", "bytes"] = "parameters",
+    by: Literal["parameters", "bytes", "images"] = "parameters",
     public: str | None = None,
     out: str = "frontier.svg",
 ) -> int:
-    """Draw the test accuracy of studies against network size, beside published results.
+    """Draw the accuracy of studies against network size or training images.
 
-    Recipes whose test images were not read are left out.
+    By parameters and bytes it is the test accuracy, beside published results; recipes whose test
+    images were not read are left out. By images it is the validation accuracy.
 
     Parameters
     ----------
     tables
         CSV files of `study`, or of `firmware` with `--by bytes`.
     by
-        Size on the horizontal axis. parameters: the number of parameters, with the limits of
-        era-v3-s6 if the runs were judged by it. bytes: the bytes of all constants in C.
+        What is on the horizontal axis. parameters: the number of parameters, with the limits of
+        era-v3-s6 if the runs were judged by it. bytes: the bytes of all constants in C. images: the
+        number of training images, of a study whose plan has `train_size`.
     public
         CSV file of published results, with the columns accuracy, protocol, source, and n_params or
         bytes.
     out
         Picture to write, .svg or .png.
     """
-    from ..export.firmware import FIRMWARE_COLUMNS
     from ..report import save_picture
-    from ..studies.frontier import frontier_picture, read_published, study_points
+
+    files = list(map(Path, tables))
+    figure = _images_figure(files, public) if by == "images" else _size_figure(files, by, public)
+    save_picture(figure, Path(out))
+    stderr.print(f"see {out}", markup=False)
+    return DONE
+
+
+def _images_figure(tables: list[Path], public: str | None) -> "Figure":
+    from ..studies.data_efficiency import accuracy_curves, images_picture
+    from ..studies.rows import read_rows
+
+    if public is not None:
+        raise InputError(
+            f"public: got {public!r} with --by images, expected none, because published results "
+            "are drawn over sizes alone"
+        )
+    curves = accuracy_curves([row for table in tables for row in read_rows(table, must_exist=True)])
+    if not curves:
+        raise InputError(f"{', '.join(map(str, tables))}: no row with a validation count")
+    return images_picture(curves)
+
+
+def _size_figure(
+    tables: list[Path], by: Literal["parameters", "bytes"], public: str | None
+) -> "Figure":
+    from ..export.firmware import FIRMWARE_COLUMNS
+    from ..studies.frontier import check_one_size, frontier_picture, read_published, study_points
     from ..studies.rows import read_rows
     from ..tables import read_table
 
     rows: list[Row] = []
     size, published_size = ("constants", "bytes") if by == "bytes" else ("n_params", "n_params")
-    for table in map(Path, tables):
+    for table in tables:
         if by == "bytes":
             rows += read_table(table, FIRMWARE_COLUMNS, must_exist=True)
         else:
             rows += read_rows(table, must_exist=True)
+    if by == "parameters":
+        check_one_size(rows)
     points = study_points(rows, size)
     if not points:
         raise InputError(
-            f"{', '.join(tables)}: no row with a test count",
+            f"{', '.join(map(str, tables))}: no row with a test count",
             hint="set test = true in the plan, or pass --test to firmware",
         )
     if public is not None:
@@ -263,6 +295,4 @@ def cmd_frontier(
     contract = load_contract("era-v3-s6")
     # Tables of firmware have no such column, and other data sets have other contracts.
     judged = any(row.get("contract") == contract.name for row in rows)
-    save_picture(frontier_picture(points, by, contract if judged else None), Path(out))
-    stderr.print(f"see {out}", markup=False)
-    return DONE
+    return frontier_picture(points, by, contract if judged else None)
