@@ -96,6 +96,8 @@ BUILT_IN = {
     },
     "under-4k": old("4,000", 20, "at least 99.35 %"),
     "under-1k": old("1,000", 20, "at least 98.80 %"),
+    "fashion-20k": old("20,000", 20, "at least 92.00 %")
+    | {"split": "Fashion-MNIST's 50,000 training, 10,000 validation, none alike"},
 }
 
 
@@ -218,7 +220,7 @@ def test_a_built_in_name_goes_before_a_file():
             {"consistent_epochs": 20},
             r"epochs \(fewer than 20\) and accuracy .*the epochs can't meet",
         ),
-        ({"data": "letters"}, "data: got 'letters', expected mnist, cifar-10"),
+        ({"data": "letters"}, "data: got 'letters', expected mnist, fashion-mnist, cifar-10"),
         ({"data": 7}, "data: got 7"),
         ({"data": ["mnist"]}, r"data: got \['mnist'\]"),
         ({"colour": 1}, "unknown key 'colour'"),

@@ -8,7 +8,7 @@ import torch
 from helpers import make_contract, make_digits
 
 from featherweight import splits
-from featherweight.contract import CONTRACTS
+from featherweight.contract import CONTRACTS, DATA_NAMES
 from featherweight.data import Images, Split, load_split
 from featherweight.errors import InputError
 from featherweight.facts import Facts
@@ -182,14 +182,45 @@ def test_a_contract_about_cifar_10_knows_its_shape_and_its_classes(split):
     assert fault.startswith("100 of 100 validation images are training images with small changes")
 
 
+def test_a_contract_about_fashion_mnist_knows_its_images_by_their_hash(
+    split, mnist, digits, monkeypatch
+):
+    about = dataclasses.replace(ANY, data="fashion-mnist")
+    whole = dataclasses.replace(about, train_size=50_000, val_size=10_000)
+    # MNIST's images have the shape and the classes too.
+    (fault,) = split_faults(mnist, whole)
+    assert fault == f"not Fashion-MNIST's images: their hash is {MNIST_SPLIT[:12]}"
+    assert split_faults(split, about)[0].startswith("not Fashion-MNIST's images")
+    # The made digits take its part, in small numbers.
+    monkeypatch.setattr(splits, "KNOWN_SIZES", (500, 100))
+    monkeypatch.setitem(splits.SPLITS, "fashion-mnist", split.sha256)
+    monkeypatch.setattr(splits, "near_copies", lambda *_: pytest.fail("is compared"))
+    for n_train in (500, 400):
+        own, sized = (
+            load_split(str(digits), n_train, 100),
+            dataclasses.replace(about, train_size=n_train),
+        )
+        found = find_split(own, sized, own=True)
+        assert found.faults == ()
+        assert found.how.startswith("the hash is that of Fashion-MNIST's own")
+    monkeypatch.undo()
+    leaked = dataclasses.replace(own, val=Images(own.train.pixels[:100], own.train.labels[:100]))
+    faults = split_faults(leaked, sized)
+    assert [fault.partition(":")[0] for fault in faults] == [
+        "not Fashion-MNIST's images",
+        "100 of 100 validation images are training images too",
+    ]
+
+
 def test_only_mnist_needs_no_data(mnist):
     assert contract_split(None, CONTRACTS[0]).sha256 == MNIST_SPLIT
     for contract in CONTRACTS:
-        if contract.data == "cifar-10":
+        if contract.data not in ("", "mnist"):
             with pytest.raises(InputError) as caught:
                 contract_split(None, contract)
+            name = DATA_NAMES[contract.data]
             assert caught.value.message == (
-                f"contract {contract.name}: got no data, expected CIFAR-10's images"
+                f"contract {contract.name}: got no data, expected {name}'s images"
             )
             assert "--data" in caught.value.hint
 

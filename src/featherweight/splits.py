@@ -4,7 +4,8 @@
     split_faults(split, load_contract("era-v3-s6"))     # []
 
 Sizes, images that are in both parts, exactly or almost, one label that is nearly all of them, and
-the contract's data set: whether the images are MNIST's, or have the shape and classes of CIFAR-10.
+the contract's data set: whether the images are MNIST's or Fashion-MNIST's, or have the shape and
+classes of CIFAR-10.
 """
 
 from functools import lru_cache
@@ -20,9 +21,15 @@ from .device import cpu_threads
 from .errors import InputError
 from .facts import SplitFound
 
-# `Split.sha256` of MNIST's first 50,000 training images and its last 10,000, with their labels.
+# Data sets that everybody has in the same bits: `Split.sha256` of the first 50,000 training images
+# and the last 10,000, with their labels.
 MNIST_SPLIT = "bef6aa79bded95295eef7eb594897e2fd08798e7b4b6748d6a8e853b7ad808a4"
-MNIST_SIZES, MNIST_IMAGES = (50_000, 10_000), 60_000
+SPLITS = {
+    "mnist": MNIST_SPLIT,
+    # 8 of its last 10,000 images are near copies of its first 50,000; none is an exact one.
+    "fashion-mnist": "de533d1745ad642a55a4d3fc98f3b8818e08c167fe52cb4240e1c5e3a709d16e",
+}
+KNOWN_SIZES, KNOWN_IMAGES = (50_000, 10_000), 60_000
 # A validation image is a near copy of a training image if, without the pixel that differs most, the
 # root mean square of their difference is at most this part of the training pixels' deviation: for
 # MNIST 3.9 grey levels. Noise of up to 3 levels in every pixel is at most 3.0 away. In MNIST's own
@@ -53,7 +60,8 @@ def find_split(
 
     `own` says whether it is the split of the run that is judged, None where there is no run, and
     `n_synthetic` how many synthetic images the run's training added."""
-    faults = split_faults(split, contract)
+    known = _known_data(split, contract.data)
+    faults = _faults(split, contract, known)
     if n_synthetic and contract.data:
         faults.append(
             f"trained on {n_synthetic:,} synthetic images too, not on "
@@ -61,11 +69,11 @@ def find_split(
         )
     if own is False:
         faults.append("not the run's images")
-    if split.sha256 == MNIST_SPLIT:
-        how = "the hash is that of MNIST's own"
+    if known:
+        how = f"the hash is that of {DATA_NAMES[known]}'s own"
     else:
         how = "every validation image against every training image"
-        if contract.data not in ("", "mnist"):
+        if contract.data not in ("", *SPLITS):
             how += (
                 "; shape and classes, not that the images are "
                 f"{DATA_NAMES[contract.data]}'s own, of which there are copies of other bits"
@@ -83,8 +91,13 @@ def find_split(
 def split_faults(split: Split, contract: Contract) -> list[str]:
     """Return what is wrong with a split, one sentence each; nothing if it may judge the contract.
 
-    Takes about 1 s of one core for 10,000 x 50,000 images of 28x28 pixels, and no time for MNIST.
+    Takes about 1 s of one core for 10,000 x 50,000 images of 28x28 pixels, and no time for MNIST
+    and Fashion-MNIST.
     """
+    return _faults(split, contract, _known_data(split, contract.data))
+
+
+def _faults(split: Split, contract: Contract, known: str) -> list[str]:
     faults, sizes = [], (len(split.train), len(split.val))
     expected = contract.train_size, contract.val_size
     if sizes != expected:
@@ -92,9 +105,10 @@ def split_faults(split: Split, contract: Contract) -> list[str]:
             f"{sizes[0]:,} training and {sizes[1]:,} validation images, "
             f"expected {expected[0]:,} and {expected[1]:,}"
         )
-    mnist = _is_mnist(split, contract)
-    if contract.data == "mnist" and not mnist:
-        faults.append(f"not MNIST's images: their hash is {split.sha256[:12]}")
+    if contract.data in SPLITS:
+        if known != contract.data:
+            name = DATA_NAMES[contract.data]
+            faults.append(f"not {name}'s images: their hash is {split.sha256[:12]}")
     elif (about := DATA_SETS[contract.data]) is not None:
         shape, classes = about
         if (split.shape, split.num_classes) != about:
@@ -102,7 +116,7 @@ def split_faults(split: Split, contract: Contract) -> list[str]:
                 f"not {DATA_NAMES[contract.data]}'s images: {_size(split.shape)} in "
                 f"{split.num_classes} classes, expected {_size(shape)} in {classes}"
             )
-    if not mnist:
+    if not known:
         n_copies, n_near, distance = _copies(split)
         if n_copies:
             faults.append(f"{n_copies:,} of {sizes[1]:,} validation images are training images too")
@@ -141,17 +155,29 @@ def _size(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _is_mnist(split: Split, contract: Contract) -> bool:
-    """Return whether these are MNIST's first training images, its last ones, and their labels.
+def _known_data(split: Split, wanted: str) -> str:
+    """Return the key in SPLITS of the data set whose first and last images and labels these are.
 
-    Sizes other than the usual ones are compared with the images that are installed, which only a
-    contract about MNIST needs. Raises InputError if those are missing."""
+    Empty if there is none. Sizes other than the usual ones are compared with the data set `wanted`
+    alone, as it is installed (MNIST) or where the split is from. Raises InputError if MNIST is
+    wanted and not installed."""
     sizes = len(split.train), len(split.val)
-    if sizes == MNIST_SIZES:
-        return split.sha256 == MNIST_SPLIT
-    if contract.data != "mnist" or sum(sizes) > MNIST_IMAGES:
+    if sizes == KNOWN_SIZES:
+        return next((name for name, sha256 in SPLITS.items() if split.sha256 == sha256), "")
+    source = None if wanted == "mnist" else split.source
+    if wanted not in SPLITS or sum(sizes) > KNOWN_IMAGES:
+        return ""
+    if wanted != "mnist" and (source is None or not _holds(source, SPLITS[wanted])):
+        return ""
+    return wanted if load_split(source, *sizes).sha256 == split.sha256 else ""
+
+
+def _holds(source: str, sha256: str) -> bool:
+    """Return whether a data set's images in the usual sizes have this hash."""
+    try:
+        return load_split(source, *KNOWN_SIZES).sha256 == sha256
+    except InputError:  # it was read in other sizes: it has too few images for these
         return False
-    return split.sha256 == load_split(None, *sizes).sha256
 
 
 def near_copies(train: Images, val: Images, distance: float) -> Tensor:

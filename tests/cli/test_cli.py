@@ -204,7 +204,7 @@ def test_recipes_of_strangers_are_shown_as_they_are(capsys):
     from featherweight.studies.summary import Summary
 
     names = ["[red]x", "[/]", "[bold", "\x1b[31mred\x1b[0m"]
-    _print_summaries([Summary(n, "5", 1, 1, 0, None, None, 1.0) for n in names])
+    _print_summaries([Summary(n, 50_000, "5", 1, 1, 0, None, None, 1.0) for n in names])
     out = capsys.readouterr().out
     assert all(name in out for name in [*names[:3], r"\x1b[31mred\x1b[0m"])
     assert "\x1b" not in out

@@ -1,18 +1,22 @@
 """The picture of accuracy against size: its labels, points, line and input files."""
 
+import dataclasses
 import functools
 import math
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers import featherweight
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.text import Text
 
 from featherweight.contract import load_contract
 from featherweight.errors import InputError
 from featherweight.export.firmware import FIRMWARE_COLUMNS as FIRMWARE
+from featherweight.recipe import find_recipe
 from featherweight.report import save_picture
+from featherweight.studies.data_efficiency import accuracy_curves, images_picture
 from featherweight.studies.frontier import (
     Point,
     frontier_picture,
@@ -20,8 +24,10 @@ from featherweight.studies.frontier import (
     read_published,
     study_points,
 )
-from featherweight.studies.rows import read_rows
-from featherweight.tables import read_table
+from featherweight.studies.plan import run_config
+from featherweight.studies.rows import STUDY_COLUMNS, read_rows, sign_row
+from featherweight.studies.summary import spread
+from featherweight.tables import read_table, write_table
 
 POINTS = [
     Point("a", 900, 0.988, True, "ours", (0.9871, 0.9889)),
@@ -356,3 +362,71 @@ def test_names_of_points_are_drawn_as_they_are(tmp_path):
     point = Point(r"$\x{$ <script>", 5, 0.9, True, r"$\y{$", None)
     save_picture(frontier_picture([point], "parameters"), tmp_path / "a.svg")
     assert "<script" not in (tmp_path / "a.svg").read_text()
+
+
+def trained(recipe, seed, size, correct):
+    """Return a row of a study whose plan has `train_size`."""
+    contract = dataclasses.replace(load_contract("era-v3-s6"), name="few", train_size=size)
+    cells = dict.fromkeys(STUDY_COLUMNS, "") | {
+        "recipe": recipe,
+        "seed": str(seed),
+        "n_params": "5",
+        "verdict": "FAIL" if correct else "DIVERGED",
+        "val_correct": correct,
+        "val_total": "100",
+        "test_correct": "50",
+        "test_total": "100",
+        "seconds": "1",
+        "config": run_config(find_recipe(recipe), contract),
+    }
+    return sign_row(cells)
+
+
+FEW = [
+    trained("feather-20k", 0, 1000, "95"),
+    trained("feather-20k", 0, 500, "90"),
+    trained("feather-20k", 1, 500, "92"),
+    trained("baseline", 0, 500, "80"),
+    trained("baseline", 0, 1000, ""),
+]
+
+
+def test_accuracy_is_drawn_over_training_images():
+    curves = accuracy_curves(FEW)
+    assert [(curve.recipe, [size for size, _ in curve.points]) for curve in curves] == [
+        ("feather-20k", [500, 1000]),
+        ("baseline", [500]),
+    ]
+    figure = images_picture(curves)
+    axes = figure.axes[0]
+    drawn = [line.get_xydata().tolist() for line in axes.lines]
+    assert drawn == [
+        [[500, pytest.approx(0.09)], [1000, pytest.approx(0.05)]],
+        [[500, pytest.approx(0.2)]],
+    ]
+    bar = axes.collections[0].get_segments()[0]
+    low, high = spread([0.9, 0.92]).interval
+    assert bar.tolist() == [
+        [500, pytest.approx(max(1 - high, 1e-5))],
+        [500, pytest.approx(1 - low)],
+    ]
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        "feather-20k: mean of 2 seeds (1,000 images: 1), its 95 % interval",
+        "baseline: one seed",
+    ]
+    assert axes.get_xlabel() == "training images (log)"
+
+
+def test_a_mean_over_several_numbers_of_training_images_is_refused(tmp_path):
+    write_table(tmp_path / "few.csv", FEW, STUDY_COLUMNS)
+    done = featherweight("frontier", "few.csv", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "feather-20k: got runs of 1,000 and 500 training images, expected one" in done.stderr
+    assert "--by images" in done.stderr
+    assert featherweight("frontier", "few.csv", "--by", "images", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "frontier.svg").exists()
+    done = featherweight(
+        *("frontier", "few.csv", "--by", "images", "--public", "p.csv"), cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "public: got 'p.csv' with --by images, expected none" in done.stderr

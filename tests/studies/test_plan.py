@@ -67,6 +67,27 @@ def test_a_wrong_plan_says_what_is_wrong(plan_file, digits, change, message):
         load_plan(plan_file, str(digits))
 
 
+def test_a_plan_trains_on_several_numbers_of_images(plan_file, digits, tiny_contract):
+    text = plan_file.read_text()
+    plan_file.write_text(f"train_size = [200, 500, 200]\n{text}")
+    few = load_plan(plan_file, str(digits)).tasks
+    plan_file.write_text(text)
+    usual = load_plan(plan_file, str(digits)).tasks
+    n = len(usual)
+    assert list(few[n:]) == list(usual)  # the contract's own number, and its own contract
+    assert {task.contract.name for task in few[:n]} == {f"{tiny_contract.name}-200"}
+    assert [(each.recipe, each.seed) for each in few[:n]] == [(e.recipe, e.seed) for e in usual]
+    split = few[0].load_split()
+    assert len(split.train) == 200
+    assert few[0].data_sha256 == split.sha256
+    val = usual[0].load_split().val
+    assert split.val.pixels.equal(val.pixels)
+    for wrong in ("500", "[]", "[0]", "[1.5]", '["many"]', "[true]"):
+        plan_file.write_text(f"train_size = {wrong}\n{text}")
+        with pytest.raises(InputError, match=r"train_size: got .*expected a list of numbers"):
+            load_plan(plan_file, str(digits))
+
+
 def test_an_override_without_a_name_keeps_the_name_of_the_recipe(plan_file, digits):
     plan_file.write_text(plan_file.read_text().replace('name = "two"', ""))
     assert load_plan(plan_file, str(digits)).tasks[2].recipe.name == "feather-20k"

@@ -1,5 +1,6 @@
 """Studies: what a row holds, what is repeated, and what survives a kill."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -31,6 +32,7 @@ from featherweight.tables import write_table
 
 pytestmark = pytest.mark.slow
 
+NOT_RUN_YET = {"fashion"}  # plans that have no table in results/
 CPU = torch.device("cpu")
 
 
@@ -302,15 +304,44 @@ def test_spread_equals_scipys_interval():
     assert math.isnan(spread([0.5]).sd)
 
 
+def test_runs_on_other_numbers_of_images_are_summarised_apart():
+    def row(size, correct):
+        contract = dataclasses.replace(load_contract("era-v3-s6"), name="few", train_size=size)
+        return {
+            "recipe": "baseline",
+            "seed": "0",
+            "n_params": "5",
+            "verdict": "FAIL",
+            "val_correct": correct,
+            "val_total": "100",
+            "test_correct": "",
+            "seconds": "1",
+            "config": run_config(find_recipe("baseline"), contract),
+        }
+
+    found = summarise([row(500, "80"), row(1000, "90"), row(500, "82")])
+    assert [(each.train_size, each.runs, each.val.mean) for each in found] == [
+        (500, 2, pytest.approx(0.81)),
+        (1000, 1, pytest.approx(0.9)),
+    ]
+
+
 def test_the_committed_rows_belong_to_their_plans(request):
     for name in PLANS:
-        rows = read_rows(request.config.rootpath / "results" / f"{name}.csv", must_exist=True)
+        table = request.config.rootpath / "results" / f"{name}.csv"
+        if name in NOT_RUN_YET:
+            assert not table.exists(), "it has rows now: take its name out of NOT_RUN_YET"
+            continue
+        rows = read_rows(table, must_exist=True)
         assert rows
         keys = {row_key(row) for row in rows}
-        if name == "cifar":  # whose images are not here
+        if name in ("cifar", "fashion"):  # whose images are not here
             plan = tomllib.loads(PLANS[name].read_text())
             recipes = [find_recipe(recipe) for recipe in plan["recipes"]]
-            configs = {run_config(each, load_contract(each.contract)) for each in recipes}
+            configs = {
+                run_config(each, load_contract(plan.get("contract", each.contract)))
+                for each in recipes
+            }
             seeds = {str(seed) for seed in range(plan["seeds"])}
             assert all(seed in seeds and config in configs for seed, _, config in keys)
             assert len({data for _, data, _ in keys}) == 1

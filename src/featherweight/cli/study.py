@@ -25,6 +25,8 @@ from .base import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..studies.plan import Plan, Search
     from ..studies.search import SearchResult
     from ..studies.summary import Summary
@@ -155,7 +157,8 @@ def _describe(row: "Row") -> str:
     """Return a row as one line."""
     correct = row["val_correct"]
     accuracy = f"val {correct} of {row['val_total']}" if correct else "no accuracy"
-    return f"{row['recipe']} seed {row['seed']}: {accuracy}, {row['verdict']}, {row['seconds']} s"
+    run = f"{row['recipe']} seed {row['seed']}, {row['contract']}"
+    return f"{run}: {accuracy}, {row['verdict']}, {row['seconds']} s"
 
 
 def _print_search(result: "SearchResult", search: "Search", table: Path) -> int:
@@ -183,12 +186,16 @@ def _print_search(result: "SearchResult", search: "Search", table: Path) -> int:
 
 
 def _print_summaries(summaries: "list[Summary]") -> None:
-    """Print a line per recipe and split; the table fits in 80 columns."""
-    titles = ("recipe", "params", "pass", "on", "n", "mean %", "s.d.", "min", "95 % of mean", "s")
+    """Print a line per recipe, number of training images and split; the table fits in 80 columns.
+
+    The numbers of images, if there are several, stand in the place of the parameters."""
+    by_images = len({summary.train_size for summary in summaries}) > 1
+    size = "images" if by_images else "params"
+    titles = ("recipe", size, "pass", "on", "n", "mean %", "s.d.", "min", "95 % of mean", "s")
     table = Table(*titles, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for summary in summaries:
-        recipe, n_params = literal(summary.recipe), literal(summary.n_params)
-        first = (recipe, n_params, literal(f"{summary.passed}/{summary.runs}"))
+        n = f"{summary.train_size:,}" if by_images else summary.n_params
+        first = (literal(summary.recipe), literal(n), literal(f"{summary.passed}/{summary.runs}"))
         for split, spread in (("val", summary.val), ("test", summary.test)):
             if spread is None:
                 continue
@@ -213,52 +220,80 @@ def cmd_frontier(
     tables: list[str],
     /,
     *,
-    by: Literal["parameters", "bytes"] = "parameters",
+    by: Literal["parameters", "bytes", "images"] = "parameters",
     public: str | None = None,
     out: str = "frontier.svg",
 ) -> int:
-    """Draw the test accuracy of studies against network size, beside published results.
+    """Draw the accuracy of studies against network size or training images.
 
-    A published result is hollow; if one of the tables has its network trained again, an arrow
-    points to that. Recipes whose test images were not read are left out.
+    By parameters and bytes it is the test accuracy, beside published results; recipes whose test
+    images were not read are left out. A published result is hollow; if one of the tables has its
+    network trained again, an arrow points to that. By images it is the validation accuracy.
 
     Parameters
     ----------
     tables
         CSV files of `study`, or of `firmware` with `--by bytes`.
     by
-        Size on the horizontal axis. parameters: the number of parameters, with the limits of
-        era-v3-s6 if the runs were judged by it. bytes: the bytes of all constants in C.
+        What is on the horizontal axis. parameters: the number of parameters, with the limits of
+        era-v3-s6 if the runs were judged by it. bytes: the bytes of all constants in C. images: the
+        number of training images, of a study whose plan has `train_size`.
     public
         CSV file of published results, with the columns accuracy, protocol, source, and n_params or
         bytes; a column recipe may name the recipe that trains the same network in a table.
     out
         Picture to write, .svg or .png.
     """
-    from ..export.firmware import FIRMWARE_COLUMNS
     from ..report import save_picture
-    from ..studies.frontier import frontier_picture, read_published, study_points
+
+    files = list(map(Path, tables))
+    figure = _images_figure(files, public) if by == "images" else _size_figure(files, by, public)
+    save_picture(figure, Path(out))
+    stderr.print(f"see {out}", markup=False)
+    return DONE
+
+
+def _images_figure(tables: list[Path], public: str | None) -> "Figure":
+    from ..studies.data_efficiency import accuracy_curves, images_picture
+    from ..studies.rows import read_rows
+
+    if public is not None:
+        raise InputError(
+            f"public: got {public!r} with --by images, expected none, because published results "
+            "are drawn over sizes alone"
+        )
+    curves = accuracy_curves([row for table in tables for row in read_rows(table, must_exist=True)])
+    if not curves:
+        raise InputError(f"{', '.join(map(str, tables))}: no row with a validation count")
+    return images_picture(curves)
+
+
+def _size_figure(
+    tables: list[Path], by: Literal["parameters", "bytes"], public: str | None
+) -> "Figure":
+    from ..export.firmware import FIRMWARE_COLUMNS
+    from ..studies.frontier import check_one_size, frontier_picture, read_published, study_points
     from ..studies.rows import read_rows
     from ..tables import read_table
 
     rows: list[Row] = []
     size, published_size = ("constants", "bytes") if by == "bytes" else ("n_params", "n_params")
-    for table in map(Path, tables):
+    for table in tables:
         if by == "bytes":
             rows += read_table(table, FIRMWARE_COLUMNS, must_exist=True)
         else:
             rows += read_rows(table, must_exist=True)
     published = [] if public is None else read_published(Path(public), published_size)
+    if by == "parameters":
+        check_one_size(rows)
     points = study_points(rows, size, published)
     if not points:
         raise InputError(
-            f"{', '.join(tables)}: no row with a test count",
+            f"{', '.join(map(str, tables))}: no row with a test count",
             hint="set test = true in the plan, or pass --test to firmware",
         )
     points += published
     contract = load_contract("era-v3-s6")
     # Tables of firmware have no such column, and other data sets have other contracts.
     judged = any(row.get("contract") == contract.name for row in rows)
-    save_picture(frontier_picture(points, by, contract if judged else None), Path(out))
-    stderr.print(f"see {out}", markup=False)
-    return DONE
+    return frontier_picture(points, by, contract if judged else None)

@@ -29,6 +29,7 @@ from ..contract import Contract
 from ..errors import InputError
 from ..report import BLUE, GREEN, INK, MUTED, bare, literally, log_ticks
 from ..tables import Row
+from .rows import train_size
 from .summary import fraction, size_of, spread
 
 MIN_ERROR = 1e-5  # drawn for an accuracy, or an end of an interval, of 100 % or more
@@ -78,7 +79,7 @@ class Point:
     @property
     def error(self) -> float:
         """Return the error to draw, above 0."""
-        return _error(self.accuracy)
+        return drawn_error(self.accuracy)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class Bar:
     colour: str
 
 
-def _error(accuracy: float) -> float:
+def drawn_error(accuracy: float) -> float:
+    """Return the error of an accuracy for a logarithmic axis, above 0."""
     return max(1 - accuracy, MIN_ERROR)
 
 
@@ -140,6 +142,22 @@ def _means(rows: list[Row], size: str, whose: str, rerun: bool) -> list[Point]:
         )
         for recipe, mean in means.items()
     ]
+
+
+def check_one_size(rows: list[Row]) -> None:
+    """Raise InputError if the tested runs of a recipe were trained on several numbers of images.
+
+    A mean over them would say nothing."""
+    found: dict[str, int] = {}
+    for row in rows:
+        if row["test_correct"] and (size := train_size(row)) != found.setdefault(
+            row["recipe"], size
+        ):
+            raise InputError(
+                f"{row['recipe']}: got runs of {found[row['recipe']]:,} and {size:,} training "
+                "images, expected one number of them",
+                hint="draw validation accuracy over training images with --by images",
+            )
 
 
 def read_published(file: Path, size: str) -> list[Point]:
@@ -201,7 +219,12 @@ def frontier_picture(
     ours = [point for point in points if point.ours]
     front = [(point.size, point.error) for point in pareto_front(ours)]
     bars = [
-        Bar(point.size, _error(point.interval[0]), _error(point.interval[1]), _colour(point))
+        Bar(
+            point.size,
+            drawn_error(point.interval[0]),
+            drawn_error(point.interval[1]),
+            _colour(point),
+        )
         for point in points
         if point.interval
     ]
@@ -211,16 +234,9 @@ def frontier_picture(
     _draw_front(axes, front)
     _draw_intervals(axes, bars)
     notes = [] if contract is None else _draw_contract(axes, contract)
-    _write_axes(axes, by, any(point.name.startswith("BitNetMCU") for point in points))
-    figure.legend(
-        handles=sorted(axes.lines, key=_place_in_key),
-        loc="outside lower left",
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        handlelength=1.6,
-        labelspacing=0.45,
-    )
+    bitnet = any(point.name.startswith("BitNetMCU") for point in points)
+    write_axes(axes, *_axis_texts(by, bitnet))
+    write_key(figure, sorted(axes.lines, key=_place_in_key))
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the labels are placed for the axes as they are now
     lines = _draw_arrows(axes, pairs)
@@ -243,7 +259,7 @@ def _place_in_key(line: Line2D) -> tuple[bool, bool]:
 
 def _set_limits(axes: Axes, points: list[Point]) -> None:
     errors = [
-        _error(accuracy)
+        drawn_error(accuracy)
         for point in points
         for accuracy in (point.accuracy, *(point.interval or ()))
     ]
@@ -328,7 +344,7 @@ def _draw_contract(axes: Axes, contract: Contract) -> list[Annotation]:
     if contract.max_params is None or contract.min_val_accuracy is None:
         return []
     left, top = axes.get_xlim()[0], axes.get_ylim()[1]
-    allowed = _error(contract.min_val_accuracy)
+    allowed = drawn_error(contract.min_val_accuracy)
     if allowed <= top:
         return []
     axes.add_patch(
@@ -381,16 +397,27 @@ def _obstacles(
     return np.concatenate(obstacles)
 
 
-def _write_axes(axes: Axes, by: str, against_bitnet: bool) -> None:
-    """Write title, axis labels and ticks."""
+def _axis_texts(by: str, against_bitnet: bool) -> tuple[str, str, str]:
+    """Return the title, the line below it, and the label of the horizontal axis."""
     if by == "bytes":
-        title, size = "Accuracy over bytes in flash", "bytes of constants in flash (log)"
-        detail = "ours counts every constant" + (
-            ", BitNetMCU its weights alone" if against_bitnet else ""
+        others = ", BitNetMCU its weights alone" if against_bitnet else ""
+        return (
+            "Accuracy over bytes in flash",
+            f"ours counts every constant{others}",
+            "bytes of constants in flash (log)",
         )
-    else:
-        title, size = "Accuracy over parameters", "parameters (log)"
-        detail = "on the test images, unless the key says otherwise"
+    return (
+        "Accuracy over parameters",
+        "on the test images, unless the key says otherwise",
+        "parameters (log)",
+    )
+
+
+def write_axes(axes: Axes, title: str, detail: str, size: str) -> None:
+    """Write a title, a line below it, and the labels and ticks of both logarithmic axes.
+
+    `size` is the label of the horizontal axis. The vertical one is the error, shown as an accuracy.
+    """
     axes.set_title(title, loc="left", fontsize=13, color=INK, pad=24)
     axes.annotate(
         detail,
@@ -412,6 +439,19 @@ def _write_axes(axes: Axes, by: str, against_bitnet: bool) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
     bare(axes)
+
+
+def write_key(figure: Figure, lines: Sequence[Line2D]) -> None:
+    """Write a legend of the lines below the axes."""
+    figure.legend(
+        handles=lines,
+        loc="outside lower left",
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handlelength=1.6,
+        labelspacing=0.45,
+    )
 
 
 def place_labels(

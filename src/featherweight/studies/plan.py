@@ -10,6 +10,7 @@ A plan in TOML:
     seeds = 10                  # seeds 0 to 9; or a list of seeds
     test = true                 # read the test images when all seeds of a recipe are done (false)
     contract = "era-v3-s6"      # a name or a file (each recipe's own contract)
+    train_size = [500, 5000]    # train on the first 500 and 5,000 images (as the contract says)
 
     [[overrides]]               # without any: each recipe as it is
     name = "feather-20k-lr-0.2"
@@ -23,7 +24,8 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from ..train import check_recipe, export_network, first_network
 
 # The built-in plans by name.
 PLANS = {path.stem: path for path in sorted((Path(__file__).parent / "plans").glob("*.toml"))}
-PLAN_KEYS = ("recipes", "seeds", "test", "contract", "overrides", "search")
+PLAN_KEYS = ("recipes", "seeds", "test", "contract", "train_size", "overrides", "search")
 DEFAULT_TRIALS = 50
 
 
@@ -116,7 +118,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Plan:
-    """Recipes x overrides x seeds, in the order in which they are trained."""
+    """Numbers of training images x recipes x overrides x seeds, in the order of training."""
 
     tasks: tuple[Task, ...]
     "Runs to train."
@@ -153,8 +155,10 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
         raise InputError(f"{where}: test: got {test!r}, expected true or false")
     tasks: list[Task] = []
     notes: list[str] = []
-    for recipe in recipes:
-        contract = load_contract(values.get("contract") or recipe.contract)
+    # Recipes inside of sizes: runs on the same images are trained one after another, and the images
+    # are loaded once.
+    for size, recipe in product(_read_train_sizes(values, where), recipes):
+        contract = _sized(load_contract(values.get("contract") or recipe.contract), size)
         split = contract_split(data, contract)
         try:
             graph = export_network(recipe, split, seeds[0])
@@ -169,7 +173,7 @@ def load_plan(path: str | Path, data: str | None = None) -> Plan:
     search = None
     if "search" in values:
         search = _read_search(values, tasks, where=f"{where}: search")
-    return Plan(tuple(tasks), test, search, tuple(notes))
+    return Plan(tuple(tasks), test, search, tuple(dict.fromkeys(notes)))
 
 
 def _check_keys(values: dict[str, Any], allowed: Iterable[str], where: str) -> None:
@@ -217,6 +221,28 @@ def _read_seeds(values: dict[str, Any], where: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
+def _read_train_sizes(values: dict[str, Any], where: str) -> list[int | None]:
+    """Return the plan's numbers of training images, once each; None is the contract's own."""
+    sizes = values.get("train_size", [None])
+    if sizes != [None] and not (
+        isinstance(sizes, list) and sizes and all(type(size) is int and size > 0 for size in sizes)
+    ):
+        raise InputError(
+            f"{where}: train_size: got {sizes!r}, expected a list of numbers of training images, "
+            "such as [500, 5000]"
+        )
+    return list(dict.fromkeys(sizes))
+
+
+def _sized(contract: Contract, size: int | None) -> Contract:
+    """Return the contract with a number of training images, which is in its name if it is another.
+
+    A built-in contract with another number would not be the built-in one of its name."""
+    if size in (None, contract.train_size):
+        return contract
+    return replace(contract, name=f"{contract.name}-{size}", train_size=size)
+
+
 def _read_search(values: dict[str, Any], tasks: list[Task], where: str) -> Search:
     table, test = values["search"], values.get("test", False)
     if not isinstance(table, dict):
@@ -227,6 +253,11 @@ def _read_search(values: dict[str, Any], tasks: list[Task], where: str) -> Searc
         raise InputError(f"{where}: trials: got {trials!r}, expected a whole number of at least 1")
     if not (isinstance(space, dict) and space):
         raise InputError(f"{where}: space: got {space!r}, expected a table of recipe fields")
+    if "train_size" in values:
+        raise InputError(
+            f"{where}: got train_size beside it, expected none",
+            hint="name a contract with that train_size",
+        )
     if len(tasks) != 1 or test:
         raise InputError(
             f"{where}: got {len(tasks)} runs, test = {str(test).lower()}; expected one recipe, one "

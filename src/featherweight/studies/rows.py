@@ -132,16 +132,26 @@ def row_key(row: Row) -> tuple[str, str, str]:
 
     A row that was judged by a built-in contract which asked for more than today's counts for that.
     Raises InputError if the column `config` does not hold a recipe and a contract."""
+    # Parsed and written again: a row that is older than a field gets the field's default.
+    recipe, contract = _read_config(row)
+    return row["seed"], row["data_sha256"], run_config(recipe, contract.current())
+
+
+def train_size(row: Row) -> int:
+    """Return the number of training images of the row's run.
+
+    Raises InputError if the column `config` does not hold a recipe and a contract."""
+    return _read_config(row)[1].train_size
+
+
+def _read_config(row: Row) -> tuple[Recipe, Contract]:
     try:
         config = json.loads(row["config"])
-        # Parsed and written again: a row that is older than a field gets the field's default.
-        recipe = Recipe.from_dict(config["recipe"])
-        contract = Contract.from_dict(config["contract"]).current()
+        return Recipe.from_dict(config["recipe"]), Contract.from_dict(config["contract"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"row of recipe {row['recipe']}, seed {row['seed']}: config: {error}"
         ) from error
-    return row["seed"], row["data_sha256"], run_config(recipe, contract)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from scipy import stats
 
 from ..errors import InputError
 from ..tables import Row
-from .rows import Outcome
+from .rows import Outcome, train_size
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,12 @@ def size_of(row: Row, column: str) -> int:
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary of all runs of one recipe."""
+    """Summary of all runs of one recipe on one number of training images."""
 
     recipe: str
     "Recipe name."
+    train_size: int
+    "Number of training images."
     n_params: str
     "Number of parameters; empty if the first run diverged."
     runs: int
@@ -92,18 +94,19 @@ class Summary:
 
 
 def summarise(rows: list[Row]) -> list[Summary]:
-    """Return one summary per recipe, in the order of their first rows."""
+    """Return one summary per recipe and number of training images, in the order of first rows."""
 
     def accuracies(part: str, group: list[Row]) -> Spread | None:
         fractions = [fraction(row, part) for row in group if row[f"{part}_correct"]]
         return spread(fractions) if fractions else None
 
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
-        groups.setdefault(row["recipe"], []).append(row)
+        groups.setdefault((row["recipe"], train_size(row)), []).append(row)
     return [
         Summary(
             recipe=recipe,
+            train_size=n_train,
             n_params=group[0]["n_params"],
             runs=len(group),
             diverged=sum(row["verdict"] == Outcome.DIVERGED for row in group),
@@ -112,5 +115,5 @@ def summarise(rows: list[Row]) -> list[Summary]:
             test=accuracies("test", group),
             seconds=statistics.fmean(_number(row, "seconds", 0) for row in group),
         )
-        for recipe, group in groups.items()
+        for (recipe, n_train), group in groups.items()
     ]
