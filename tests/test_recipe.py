@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featherweight.recipe import RECIPES, Recipe, find_recipe
+from featherweight.recipe import RECIPES, SYNTHETIC_EDITION, Recipe, find_recipe
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -47,8 +47,21 @@ def test_a_recipe_without_synthetic_images_has_the_json_from_before_there_were_a
     recipe = find_recipe("feather-20k")
     assert "synthetic" not in recipe.to_dict()
     more = dataclasses.replace(recipe, synthetic=0.4)
-    assert more.to_dict() == recipe.to_dict() | {"synthetic": 0.4}
+    assert more.to_dict() == recipe.to_dict() | {
+        "synthetic": 0.4,
+        "synthetic_edition": SYNTHETIC_EDITION,
+    }
     assert (recipe.n_images(500), more.n_images(500)) == (500, 700)
+
+
+def test_json_without_an_edition_of_its_synthetic_images_is_of_the_first():
+    today = find_recipe("reader")
+    values = today.to_dict()
+    del values["synthetic_edition"]
+    old = Recipe.from_dict(values)
+    assert (old.synthetic_edition, today.synthetic_edition) == (1, SYNTHETIC_EDITION)
+    assert old != today  # so that a study's rows of the old images don't count for today's
+    assert Recipe.from_dict(old.to_dict()) == old
 
 
 def test_the_baseline_keeps_its_rate():
@@ -84,6 +97,7 @@ def test_the_baseline_keeps_its_rate():
         ({"quantise_from": 1}, "quantise_from"),
         ({"synthetic": -0.1}, "synthetic: got -0.1, expected 0 to 4"),
         ({"synthetic": float("nan")}, "synthetic"),
+        ({"synthetic_edition": 99}, "synthetic_edition: got 99, expected 1 to"),
     ],
 )
 def test_a_wrong_value_is_named(change, message):

@@ -17,6 +17,9 @@ from .errors import InputError
 # Supported bits per quantised weight: 4, 2 or 1 weights fill a byte exactly.
 BITS = (2, 4, 8)
 MAX_SYNTHETIC = 4.0  # synthetic images per training image
+# Edition of the synthetic images: counted up with every change to them, so that runs that were
+# trained on other images have another recipe. Before the field there was edition 1.
+SYNTHETIC_EDITION = 2
 FEATHER_20K_LAYERS = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")
 DEFAULT_RECIPE = "quick"
 # Trains a network of the user's own, which may not take the smaller images of `quick`.
@@ -142,6 +145,8 @@ class Recipe:
     synthetic: float = 0.0
     "Synthetic images that an epoch adds, per training image: digits in styles that MNIST lacks, "
     "and images that show no digit, for which each class is to be equally probable. 0: none."
+    synthetic_edition: int = SYNTHETIC_EDITION
+    "Edition of the synthetic images. Only today's can be trained on."
 
     def __post_init__(self) -> None:
         for key, kind in (("name", str), ("model", str), ("model_args", dict)):
@@ -179,6 +184,11 @@ class Recipe:
             )
         if not 0 <= self.synthetic <= MAX_SYNTHETIC:
             raise InputError(f"synthetic: got {self.synthetic}, expected 0 to {MAX_SYNTHETIC:g}")
+        edition = self.synthetic_edition
+        if type(edition) is not int or not 1 <= edition <= SYNTHETIC_EDITION:
+            raise InputError(
+                f"synthetic_edition: got {edition!r}, expected 1 to {SYNTHETIC_EDITION}"
+            )
         for key in (
             "warmup",
             "momentum",
@@ -220,15 +230,18 @@ class Recipe:
         values = asdict(self)
         values["augmentation"]["blur_sigma"] = list(self.augmentation.blur_sigma)
         if not self.synthetic:  # so that recipes that came before it keep their JSON and its hash
-            del values["synthetic"]
+            del values["synthetic"], values["synthetic_edition"]
         return values
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Recipe":
         """Return the recipe with these values.
 
-        Raises InputError if a key is unknown or missing, or a value is wrong.
+        Synthetic images without an edition are of the first. Raises InputError if a key is unknown
+        or missing, or a value is wrong.
         """
+        if values.get("synthetic"):
+            values = {"synthetic_edition": 1} | values
         try:
             return Recipe(**values | {"augmentation": Augmentation(**values["augmentation"])})
         except (TypeError, KeyError) as error:
@@ -280,7 +293,7 @@ RECIPES = (
         epochs=19,
         muon=0.2,
         contract="reader",
-        synthetic=0.2,
+        synthetic=0.3,
         model_args={"layers": list(FEATHER_20K_LAYERS), "dropout": 0.02, "dense": True},
         augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
     ),

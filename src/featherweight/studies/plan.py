@@ -258,8 +258,9 @@ def override_recipe(recipe: Recipe, values: dict[str, Any], where: str) -> Recip
 
 
 def _values(recipe: Recipe) -> dict[str, Any]:
-    """Return the JSON values of a recipe with the field that most recipes leave out."""
-    return {"synthetic": recipe.synthetic} | recipe.to_dict()
+    """Return the JSON values of a recipe with the fields that most recipes leave out."""
+    left_out = {name: getattr(recipe, name) for name in ("synthetic", "synthetic_edition")}
+    return left_out | recipe.to_dict()
 
 
 def to_plan(recipe: Recipe, preset: str, contract: str | None) -> str:
