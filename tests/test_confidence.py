@@ -62,7 +62,7 @@ def test_thresholds_keep_what_they_promise_on_validation_images(monkeypatch):
     largest, predicted = (synthetic / found.temperature).softmax(1).max(1)
     # The first half chooses,
     chosen = largest[:400][~digits[:400]]
-    assert (chosen >= found.sure_from).float().mean() <= MAX_OTHERS_SURE
+    assert int((chosen >= found.sure_from).sum()) <= MAX_OTHERS_SURE * len(chosen) + 1
     assert 0 < told.right_rejected <= MAX_REJECTED * told.right + 1
     # and the second is told of.
     none, right = largest[400:][~digits[400:]], predicted[400:] == made[400:]
