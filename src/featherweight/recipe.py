@@ -293,7 +293,7 @@ RECIPES = (
         epochs=19,
         muon=0.2,
         contract="reader",
-        synthetic=0.3,
+        synthetic=0.2,
         model_args={"layers": list(FEATHER_20K_LAYERS), "dropout": 0.02, "dense": True},
         augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
     ),
