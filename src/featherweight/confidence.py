@@ -25,7 +25,7 @@ from .synthetic import HELD_OUT_KINDS, NO_DIGIT, Synthetic, make_synthetic
 # images is read wrong,
 MAX_ERROR_WHEN_SURE = 0.001
 # and at most this fraction of the images that show no digit is read.
-MAX_OTHERS_SURE = 0.005
+MAX_OTHERS_SURE = 0.01
 # An image shows no digit below the highest confidence that rejects at most this fraction of the
 # digits that are read right.
 MAX_REJECTED = 0.001
