@@ -244,11 +244,12 @@ def test_strangers_texts_are_shown_as_they_are(make_card, split, tiny_recipe):
 def test_a_card_says_what_was_added_to_mnist_and_how_well_it_rejects(
     make_card, split, tiny_recipe, monkeypatch
 ):
-    monkeypatch.setattr(confidence, "N_HELD_OUT", 60)
+    monkeypatch.setattr(confidence, "N_VALIDATION", 60)
     monkeypatch.setattr(Run, "load_model", Run.build_model)
     text = make_card(split, replace(tiny_recipe, synthetic=0.4))
     assert "and synthetic images and checked" in text
     assert "- synthetic images: 200 in each epoch beside" in text
     assert re.search(r"AUROC of the confidence, .*: \*\*[01]\.\d{4}\*\*", text)
     assert re.search(r"an image is no digit: so are [\d.]+ % of the images of no digit", text)
+    assert re.search(r"and [\d.]+ % of the kinds that training never draws \(\d+ of \d+\)", text)
     assert "predicts one of its" not in text

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featherweight.recipe import RECIPES, Recipe, find_recipe
+from featherweight.recipe import RECIPES, SYNTHETIC_EDITION, Recipe, find_recipe
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -75,7 +75,14 @@ def test_steps_divide_the_rate_by_ten():
     )
 
 
-@pytest.mark.parametrize("later", [{"synthetic": 0.4}, {"annealing": "cosine"}, {"step_epochs": 3}])
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"synthetic": 0.4, "synthetic_edition": SYNTHETIC_EDITION},
+        {"annealing": "cosine"},
+        {"step_epochs": 3},
+    ],
+)
 def test_a_recipe_without_a_later_field_has_the_json_from_before_there_was_it(later):
     recipe = find_recipe("feather-20k")
     assert not later.keys() & recipe.to_dict().keys()
@@ -88,6 +95,16 @@ def test_synthetic_images_make_an_epoch_longer():
     recipe = find_recipe("feather-20k")
     more = dataclasses.replace(recipe, synthetic=0.4)
     assert (recipe.n_images(500), more.n_images(500)) == (500, 700)
+
+
+def test_json_without_an_edition_of_its_synthetic_images_is_of_the_first():
+    today = find_recipe("reader")
+    values = today.to_dict()
+    del values["synthetic_edition"]
+    old = Recipe.from_dict(values)
+    assert (old.synthetic_edition, today.synthetic_edition) == (1, SYNTHETIC_EDITION)
+    assert old != today  # so that a study's rows of the old images don't count for today's
+    assert Recipe.from_dict(old.to_dict()) == old
 
 
 def test_the_baseline_keeps_its_rate():
@@ -127,6 +144,7 @@ def test_the_baseline_keeps_its_rate():
         ({"quantise_from": 1}, "quantise_from"),
         ({"synthetic": -0.1}, "synthetic: got -0.1, expected 0 to 4"),
         ({"synthetic": float("nan")}, "synthetic"),
+        ({"synthetic_edition": 99}, "synthetic_edition: got 99, expected 1 to"),
     ],
 )
 def test_a_wrong_value_is_named(change, message):

@@ -2,16 +2,10 @@
 
 import numpy as np
 
-from featherweight.synthetic import (
-    HELD_OUT_KINDS,
-    LOOKALIKES,
-    NO_DIGIT,
-    OTHER_KINDS,
-    PRINTED_TEXT,
-    make_synthetic,
-)
+from featherweight.synthetic import HELD_OUT_KINDS, NO_DIGIT, OTHER_KINDS, make_synthetic
+from featherweight.synthetic import _others as others
 from featherweight.synthetic._glyphs import DIGITS, LETTERS
-from featherweight.synthetic._printed import _fonts
+from featherweight.synthetic._printed import _choices, _fonts, _set
 from featherweight.synthetic._strokes import curve, draw, parse
 
 
@@ -24,7 +18,7 @@ def test_a_seed_gives_the_same_images_and_the_first_of_more():
 
 
 def test_digits_have_the_size_and_the_place_of_mnists():
-    made = make_synthetic(150, 0)
+    made = make_synthetic(200, 0)
     digits = made.pixels[made.labels != NO_DIGIT].astype(float)
     assert set(made.labels.tolist()) == {NO_DIGIT, *range(10)}
     assert (digits.max((1, 2)) >= 254).all()
@@ -47,8 +41,31 @@ def test_validation_has_fonts_and_kinds_of_its_own():
     assert set(make_synthetic(400, 0, held_out=True).kinds.tolist()) & set(HELD_OUT_KINDS)
 
 
-def test_no_letter_that_looks_like_a_digit_is_taught_as_none():
-    assert not set(LOOKALIKES) & {*PRINTED_TEXT, *LETTERS}
+def test_letters_that_may_be_a_digit_are_not_taught_as_none_and_others_are():
+    taught = {*LETTERS, *others.PRINTED_TEXT, *others.PRINTED_SYMBOLS}
+    assert not taught & set("0123456789OoIlZzSsbgqy|/()")
+    # They differ from 8, 0, 6 and 4 by a straight side, a tail or a gap.
+    assert set("ABCDEFGHJKLMNPQRTUVWXYacdefhijkmnprtuvwx&?") <= taught
+
+
+def test_every_text_is_in_the_fonts_that_it_is_printed_in():
+    texts = {*others.PRINTED_TEXT, *others.PRINTED_SYMBOLS, *others.CYRILLIC, *others.WORDS}
+    for held_out in (False, True):
+        for text in sorted(texts):
+            if held_out or text not in others.CYRILLIC:
+                for number in _choices(held_out, text.isascii()):
+                    assert _set(text, number, held_out).getbbox() is not None
+
+
+def test_each_kind_of_no_digit_is_drawn_in_the_place_of_a_digit():
+    seen = set()
+    for kind, (_, draw_kind) in OTHER_KINDS.items():
+        rng = np.random.default_rng(0)
+        images = [draw_kind(rng, kind in HELD_OUT_KINDS) for _ in range(3)]
+        assert all(image.shape == (28, 28) and image.dtype == np.uint8 for image in images)
+        assert all(image.max() > 200 for image in images)
+        seen |= {image.tobytes() for image in images}
+    assert len(seen) == 3 * len(OTHER_KINDS)
 
 
 def test_every_style_of_every_digit_is_drawn():

@@ -318,6 +318,12 @@ def test_synthetic_digits_are_added_to_nothing_but_digits(split, tiny_recipe):
             Trainer(recipe, torch.nn.Linear(1, 1), images, (0, 1))
 
 
+def test_synthetic_images_of_an_earlier_edition_cannot_be_trained_on(split, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, synthetic=0.1, synthetic_edition=1)
+    with pytest.raises(InputError, match="synthetic_edition: got 1, expected"):
+        Trainer(recipe, torch.nn.Linear(1, 1), split.train, (0, 1))
+
+
 def test_the_average_is_over_weights_and_batch_norm_buffers(split, tiny_recipe):
     recipe = dataclasses.replace(tiny_recipe, ema=0.5)
     model = torch.nn.Sequential(

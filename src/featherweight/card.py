@@ -13,7 +13,7 @@ import torch
 from ._html import markdown_text as _text
 from ._markdown import clause_table
 from ._markdown import code as _code
-from .confidence import find_confidence, held_out
+from .confidence import find_confidence, validation_images
 from .data import Split
 from .evaluate import EVAL_BATCH_SIZE, Evaluation, log_probabilities, percent
 from .image_kind import ImageKind
@@ -98,7 +98,7 @@ def _looks(kind: ImageKind) -> str:
 
 def _rejects(run: Run, result: Evaluation, split: Split) -> str:
     """Return how well a network that was trained on synthetic images tells what is no digit."""
-    model, images = run.load_model(), held_out()
+    model, images = run.load_model(), validation_images()
     scores = [
         log_probabilities(model, batch, split.mean_std)
         for batch in images.pixels.split(EVAL_BATCH_SIZE)
@@ -112,13 +112,15 @@ def _rejects(run: Run, result: Evaluation, split: Split) -> str:
         _share(n, told.others, "images of no digit")
         for n in (told.others_rejected, told.others_sure)
     )
+    unseen = _share(told.unseen_sure, told.unseen, "kinds that training never draws")
     return f"""
-Synthetic validation images, of other seeds, fonts and kinds than those of the training:
+Synthetic images, of other seeds, fonts and kinds than those of the training and of the choice of
+thresholds:
 **{percent(told.digits_right, told.digits)}** of the digits.
 AUROC of the confidence, digits against images of no digit: **{told.auroc:.4f}**.
 Below a confidence of {told.digit_from:.4f} an image is no digit: so are {rejected},
 and {_share(told.right_rejected, told.right, "MNIST digits that would be read right")}.
-Read as a digit, and sure, are {sure}.
+Read as a digit, and sure, are {sure}, and {unseen}.
 
 """
 

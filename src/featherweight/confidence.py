@@ -4,10 +4,12 @@
     found.temperature, found.sure_from
 
 The confidence is the largest calibrated probability. All three numbers are chosen on validation
-images; those of no digit are synthetic, and of seeds, fonts and kinds that training does not see.
+images; those of no digit are synthetic, of seeds that training does not see. What is told of them
+is measured on others, of seeds, fonts and kinds that neither training nor the choice sees.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,29 +17,40 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import rankdata
 from torch import Tensor
 
-from .data import Images, synthetic_images
+from .data import Images
 from .evaluate import Evaluation
-from .synthetic import NO_DIGIT
+from .synthetic import HELD_OUT_KINDS, NO_DIGIT, Synthetic, make_synthetic
 
 # A reading is sure from the lowest confidence above which at most this fraction of the validation
 # images is read wrong,
 MAX_ERROR_WHEN_SURE = 0.001
 # and at most this fraction of the images that show no digit is read.
-MAX_OTHERS_SURE = 0.03
+MAX_OTHERS_SURE = 0.01
 # An image shows no digit below the highest confidence that rejects at most this fraction of the
 # digits that are read right.
 MAX_REJECTED = 0.001
-N_HELD_OUT, HELD_OUT_SEED = 5000, 1
+# Synthetic images that thresholds are chosen on, and as many that rejection is measured on.
+N_VALIDATION, CHOICE_SEED, HELD_OUT_SEED = 5000, 1, 2
 
 
-def held_out() -> Images:
-    """Return the synthetic images that validate, with the label NO_DIGIT for those of no digit."""
-    return synthetic_images(N_HELD_OUT, HELD_OUT_SEED, held_out=True)
+@lru_cache(maxsize=1)
+def _validation(n: int) -> tuple[Synthetic, Synthetic]:
+    return make_synthetic(n, CHOICE_SEED), make_synthetic(n, HELD_OUT_SEED, held_out=True)
+
+
+def validation_images() -> Images:
+    """Return the synthetic images that validate, with the label NO_DIGIT for those of no digit.
+
+    Thresholds are chosen on the first half, and measured on the second."""
+    chosen, held_out = _validation(N_VALIDATION)
+    pixels = np.concatenate([chosen.pixels, held_out.pixels])[:, None]
+    labels = np.concatenate([chosen.labels, held_out.labels])
+    return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """How well the confidence tells digits from other images, on validation images."""
+    """How well the confidence tells digits from other images, on held-out images."""
 
     digit_from: float
     "Confidence below which an image shows no digit."
@@ -54,6 +67,10 @@ class Rejection:
     "Images of no digit that are rejected."
     others: int
     "Images of no digit."
+    unseen_sure: int
+    "Of images of no digit whose kind training never draws: for which a digit is read and sure."
+    unseen: int
+    "Images of no digit whose kind training never draws."
     right_rejected: int
     "Digits of MNIST that are rejected, and would be read right."
     right: int
@@ -121,7 +138,7 @@ def find_confidence(
     Args:
         log_probabilities: Of the validation images, (n, classes).
         labels: Their classes, (n,).
-        synthetic: Log-probabilities of the images of `held_out`, of a network that was trained on
+        synthetic: Log-probabilities of `validation_images()`, of a network that was trained on
             synthetic images.
     """
     divisor = float(f"{temperature(log_probabilities, labels):.4g}")  # exactly as it is written
@@ -129,17 +146,22 @@ def find_confidence(
     sure = sure_from(real)
     if synthetic is None:
         return Confidence(divisor, sure, real, None)
-    made = held_out().labels
+    chosen, held_out = _validation(N_VALIDATION)
     probabilities = (synthetic / divisor).softmax(1)
-    confidence, predicted = probabilities.max(1)
-    others = confidence[made == NO_DIGIT]
+    confidence, predicted = probabilities[:N_VALIDATION].max(1)
+    labels_made = torch.from_numpy(chosen.labels)
+    others = confidence[labels_made == NO_DIGIT]
     # Rounded upwards, because files hold four decimals.
     sure = max(sure, _above(float(others.double().quantile(1 - MAX_OTHERS_SURE))))
     right = real.probabilities.amax(1)[real.predicted == labels]
-    made_right = confidence[predicted == made]
-    digit = min(float(each.double().quantile(MAX_REJECTED)) for each in (right, made_right))
+    right_made = confidence[predicted == labels_made]
+    digit = min(float(each.double().quantile(MAX_REJECTED)) for each in (right, right_made))
     digit = int(digit * 1e4) / 1e4
-    digits = torch.cat([real.probabilities.amax(1), confidence[made != NO_DIGIT]])
+    confidence, predicted = probabilities[N_VALIDATION:].max(1)
+    labels_made = torch.from_numpy(held_out.labels)
+    others = confidence[labels_made == NO_DIGIT]
+    unseen = confidence[torch.from_numpy(np.isin(held_out.kinds, HELD_OUT_KINDS))]
+    digits = torch.cat([real.probabilities.amax(1), confidence[labels_made != NO_DIGIT]])
     return Confidence(
         divisor,
         sure,
@@ -147,11 +169,13 @@ def find_confidence(
         Rejection(
             digit_from=digit,
             auroc=auroc(digits, others),
-            digits_right=len(made_right),
-            digits=int((made != NO_DIGIT).sum()),
+            digits_right=int((predicted == labels_made).sum()),
+            digits=int((labels_made != NO_DIGIT).sum()),
             others_sure=int((others >= sure).sum()),
             others_rejected=int((others < digit).sum()),
             others=len(others),
+            unseen_sure=int((unseen >= sure).sum()),
+            unseen=len(unseen),
             right_rejected=int((right < digit).sum()),
             right=len(right),
         ),

@@ -373,12 +373,12 @@ def _split_by_class(
     return _part(images, (~is_val).nonzero()[:n_train, 0]), _part(images, is_val)
 
 
-@lru_cache(maxsize=2)
-def synthetic_images(n: int, seed: int, held_out: bool = False) -> Images:
+@lru_cache(maxsize=1)
+def synthetic_images(n: int, seed: int) -> Images:
     """Return images that MNIST lacks, with the label NO_DIGIT where they show no digit.
 
     The arguments are those of `synthetic.make_synthetic`."""
-    made = make_synthetic(n, seed, held_out)
+    made = make_synthetic(n, seed)
     return Images(torch.from_numpy(made.pixels)[:, None], torch.from_numpy(made.labels))
 
 

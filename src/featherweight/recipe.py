@@ -21,6 +21,9 @@ SCHEDULES = ("one-cycle", "step", "constant")
 # Fields that came later: JSON leaves them out where they have their defaults, so that older
 # recipes keep their JSON and its hash.
 LATER_FIELDS = ("synthetic", "annealing", "step_epochs")
+# Edition of the synthetic images: counted up with every change to them, so that runs that were
+# trained on other images have another recipe. Before the field there was edition 1.
+SYNTHETIC_EDITION = 2
 FEATHER_20K_LAYERS = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")
 DEFAULT_RECIPE = "quick"
 # Trains a network of the user's own, which may not take the smaller images of `quick`.
@@ -152,6 +155,8 @@ class Recipe:
     synthetic: float = 0.0
     "Synthetic images that an epoch adds, per training image: digits in styles that MNIST lacks, "
     "and images that show no digit, for which each class is to be equally probable. 0: none."
+    synthetic_edition: int = SYNTHETIC_EDITION
+    "Edition of the synthetic images. Only today's can be trained on."
 
     def __post_init__(self) -> None:
         for key, kind in (("name", str), ("model", str), ("model_args", dict)):
@@ -199,6 +204,11 @@ class Recipe:
             )
         if not 0 <= self.synthetic <= MAX_SYNTHETIC:
             raise InputError(f"synthetic: got {self.synthetic}, expected 0 to {MAX_SYNTHETIC:g}")
+        edition = self.synthetic_edition
+        if type(edition) is not int or not 1 <= edition <= SYNTHETIC_EDITION:
+            raise InputError(
+                f"synthetic_edition: got {edition!r}, expected 1 to {SYNTHETIC_EDITION}"
+            )
         for key in (
             "warmup",
             "momentum",
@@ -251,14 +261,19 @@ class Recipe:
         for item in fields(Recipe):
             if item.name in LATER_FIELDS and values[item.name] == item.default:
                 del values[item.name]
+        if not self.synthetic:
+            del values["synthetic_edition"]
         return values
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Recipe":
         """Return the recipe with these values.
 
-        Raises InputError if a key is unknown or missing, or a value is wrong.
+        Synthetic images without an edition are of the first. Raises InputError if a key is unknown
+        or missing, or a value is wrong.
         """
+        if values.get("synthetic"):
+            values = {"synthetic_edition": 1} | values
         try:
             return Recipe(**values | {"augmentation": Augmentation(**values["augmentation"])})
         except (TypeError, KeyError) as error:

@@ -25,7 +25,7 @@ from .errors import InputError
 from .evaluate import EVAL_BATCH_SIZE, Evaluation, evaluate, log_probabilities
 from .muon import Muon
 from .quantise import quantise, quantised
-from .recipe import Recipe
+from .recipe import SYNTHETIC_EDITION, Recipe
 from .synthetic import NO_DIGIT, SEED, SIDE
 from .weights import load_weights, tensors
 
@@ -55,7 +55,7 @@ class Trainer:
         group: Group = SINGLE_PROCESS,
     ) -> None:
         self.recipe, self.model = recipe, model
-        self.train = add_synthetic(train, recipe.n_synthetic(len(train)))
+        self.train = add_synthetic(train, recipe)
         self.mean_std, self.group = mean_std, group
         if train.pixels.device.type == "mps":
             # Batch norm's gradient fails there in channels-last memory (pytorch#188371).
@@ -241,13 +241,20 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][name])
 
 
-def add_synthetic(train: Images, n: int) -> Images:
-    """Return training images with n synthetic ones behind them, on the same device.
+def add_synthetic(train: Images, recipe: Recipe) -> Images:
+    """Return training images with the recipe's synthetic ones behind them, on the same device.
 
-    They are the same in every run. Raises InputError if the others are not like MNIST's.
+    They are the same in every run. Raises InputError if the others are not like MNIST's, or if the
+    recipe is of an earlier edition of the synthetic images.
     """
-    if not n:
+    if not recipe.synthetic:
         return train
+    if recipe.synthetic_edition != SYNTHETIC_EDITION:
+        raise InputError(
+            f"synthetic_edition: got {recipe.synthetic_edition}, expected {SYNTHETIC_EDITION}: the "
+            "synthetic images of earlier editions can no longer be drawn",
+            hint="train with the Featherweight that the run was made with, or train anew",
+        )
     shape = tuple(train.pixels.shape[1:])
     if shape != (1, SIDE, SIDE) or train.labels.max() > 9:
         raise InputError(
@@ -255,6 +262,7 @@ def add_synthetic(train: Images, n: int) -> Images:
             f"expected digits, (1, {SIDE}, {SIDE})",
             hint="use a recipe without synthetic images, such as feather-20k",
         )
+    n = recipe.n_synthetic(len(train))
     made = synthetic_images(n, SEED).to(train.pixels.device)
     return Images(torch.cat([train.pixels, made.pixels]), torch.cat([train.labels, made.labels]))
 

@@ -7,7 +7,7 @@ import torch
 
 from featherweight.data import load_split
 from featherweight.errors import InputError
-from featherweight.recipe import find_recipe
+from featherweight.recipe import SYNTHETIC_EDITION, find_recipe
 from featherweight.run import open_run
 from featherweight.studies.plan import PLANS, Task, default_table, find_plan, load_plan, to_plan
 from featherweight.studies.workers import run_task
@@ -86,6 +86,12 @@ def test_a_plan_trains_on_several_numbers_of_images(plan_file, digits, tiny_cont
         plan_file.write_text(f"train_size = {wrong}\n{text}")
         with pytest.raises(InputError, match=r"train_size: got .*expected a list of numbers"):
             load_plan(plan_file, str(digits))
+
+
+def test_an_override_that_adds_synthetic_images_adds_todays(plan_file, digits):
+    plan_file.write_text(plan_file.read_text().replace("epochs = 2", "epochs = 2\nsynthetic = 0.5"))
+    recipe = load_plan(plan_file, str(digits)).tasks[2].recipe
+    assert (recipe.synthetic, recipe.synthetic_edition) == (0.5, SYNTHETIC_EDITION)
 
 
 def test_an_override_without_a_name_keeps_the_name_of_the_recipe(plan_file, digits):

@@ -34,7 +34,7 @@ from torch import Tensor
 from .._files import write_atomic
 from .._format import EXPORT_FORMAT
 from ..audit import audit_model
-from ..confidence import Rejection, evaluation, find_confidence, held_out
+from ..confidence import Rejection, evaluation, find_confidence, validation_images
 from ..data import Images, Split
 from ..evaluate import Evaluation, evaluate
 from ..run import Run
@@ -160,6 +160,7 @@ def _rejection(found: Rejection | None) -> dict[str, str]:
         "digit_from": f"{found.digit_from:.4f}",
         "auroc": f"{found.auroc:.4f}",
         "no_digit_sure": f"{found.others_sure} of {found.others}",
+        "no_digit_unseen_sure": f"{found.unseen_sure} of {found.unseen}",
         "no_digit_rejected": f"{found.others_rejected} of {found.others}",
         "right_rejected": f"{found.right_rejected} of {found.right}",
     }
@@ -200,8 +201,9 @@ def export_onnx(
     result = evaluation(log_probabilities, split.val.labels)
     synthetic = None
     if run.recipe.synthetic:
-        step(f"reading {len(held_out()):,} synthetic images")
-        pixels = as_input(held_out().pixels).numpy()
+        images = validation_images()
+        step(f"reading {len(images):,} synthetic images")
+        pixels = as_input(images.pixels).numpy()
         synthetic = torch.from_numpy(run_session(make_session(graph), pixels, max(CHECKED_BATCHES)))
     found = find_confidence(log_probabilities, split.val.labels, synthetic)
     metadata = {

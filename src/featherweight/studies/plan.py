@@ -290,7 +290,8 @@ def override_recipe(recipe: Recipe, values: dict[str, Any], where: str) -> Recip
 
 def _values(recipe: Recipe) -> dict[str, Any]:
     """Return the JSON values of a recipe with the fields that most recipes leave out."""
-    return {name: getattr(recipe, name) for name in LATER_FIELDS} | recipe.to_dict()
+    later = {name: getattr(recipe, name) for name in (*LATER_FIELDS, "synthetic_edition")}
+    return later | recipe.to_dict()
 
 
 def to_plan(recipe: Recipe, preset: str, contract: str | None) -> str:

@@ -14,6 +14,7 @@ from ._strokes import BOX, SIDE, Strokes, draw, parse, transform
 # Sans serif, serif, typewriter; and those that only validation sees.
 FONTS = ("DejaVuSans[!D]*", "DejaVuSerif[!D]*", "cmr10*", "cmss10*", "cmtt10*", "cmb10*")
 HELD_OUT_FONTS = ("STIXGeneral*", "cmti10*")
+WIDE_FONTS = ("DejaVu", "STIXGeneral.")  # which have letters and symbols beyond ASCII
 HEIGHT = 64  # pixels of a font, before text is reduced to MNIST's size
 
 
@@ -29,6 +30,16 @@ def _fonts(held_out: bool) -> tuple[ImageFont.FreeTypeFont, ...]:
 
 
 @cache
+def _choices(held_out: bool, ascii_only: bool) -> tuple[int, ...]:
+    """Return the numbers of the fonts that have ASCII, or letters and symbols beyond it too."""
+    return tuple(
+        number
+        for number, font in enumerate(_fonts(held_out))
+        if ascii_only or Path(str(font.path)).name.startswith(WIDE_FONTS)
+    )
+
+
+@cache
 def _set(text: str, number: int, held_out: bool) -> Image.Image:
     """Return text in a font, light on black, with a margin."""
     font = _fonts(held_out)[number]
@@ -40,7 +51,8 @@ def _set(text: str, number: int, held_out: bool) -> Image.Image:
 
 def printed(text: str, rng: Generator, held_out: bool) -> NDArray[np.uint8]:
     """Return text in a random font, slightly stretched, slanted and thickened, (28, 28) uint8."""
-    image = _set(text, int(rng.integers(len(_fonts(held_out)))), held_out)
+    numbers = _choices(held_out, text.isascii())
+    image = _set(text, numbers[int(rng.integers(len(numbers)))], held_out)
     thicker = rng.random()
     if thicker < 0.3:
         image = image.filter(ImageFilter.MaxFilter(3 if thicker < 0.2 else 5))
