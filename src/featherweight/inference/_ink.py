@@ -52,10 +52,10 @@ def find_ink(pixels: Floats) -> Ink | None:
 
     Returns None if the picture has no ink.
     """
-    paper = estimate_paper(pixels)
+    paper, table = estimate_paper(pixels)
     plain = paper.size == len(paper)  # a drawing has no shades
     difference = difference_from(pixels, paper)
-    gone = np.zeros(pixels.shape[1:], bool)
+    gone = np.zeros(pixels.shape[1:], bool) if table is None else table
     found = find_strokes(difference, gone)
     for side in SMOOTHING:
         if found is None and min(gone.shape) >= MIN_SMOOTHED * side:
@@ -64,7 +64,7 @@ def find_ink(pixels: Floats) -> Ink | None:
             )
             found = find_strokes(difference, gone)
     at_first: Floats | None = None
-    doubts: set[str] = set()
+    doubts: set[str] = set() if table is None else {EDGE}
     for _ in range(MAX_ROUNDS):
         if found is None:
             return None
