@@ -18,11 +18,12 @@ from ._paper import difference_from, estimate_paper, smooth_part
 from ._planes import Floats, box_blur
 from ._shades import find_shades
 from ._strokes import Strokes, find_strokes
-from ._surroundings import edges, is_beside_page, rules
+from ._surroundings import boxes, edges, is_beside_page, rules
 from ._thresholds import THRESHOLDS
 
 # What makes a preparation doubtful.
 AT_BORDER = "touches the border"
+BOX = "perhaps an empty box"
 DROPPED = "parts dropped"
 EDGE = "page edge removed"
 LINES = "lines removed"
@@ -69,7 +70,10 @@ def find_ink(pixels: Floats) -> Ink | None:
         if found is None:
             return None
         parts = Components.of(found.strokes)
-        lines = rules(parts)
+        boxed, perhaps = boxes(parts)
+        if boxed.sum() == len(boxed) - 1:
+            return None  # nothing but empty boxes
+        lines = rules(parts) | grow(parts.select(boxed), 2)
         within = _without(found, difference, gone, lines)
         if within is not None:
             gone, found = gone | lines, within
@@ -101,7 +105,7 @@ def find_ink(pixels: Floats) -> Ink | None:
         return None
     scaled = (found.strength / found.peak - found.low) / (1 - 2 * found.low)
     ink = np.clip(scaled, 0, 1) * (found.components > 0)
-    doubts |= _doubts(found)
+    doubts |= _doubts(found) | ({BOX} if perhaps else set())
     return Ink(ink, found.components, tuple(sorted(doubts)))
 
 

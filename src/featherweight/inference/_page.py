@@ -15,6 +15,7 @@ MIN_PAGE = 0.2  # area of the page, relative to the picture's
 MIN_FILL = 0.88  # of the page, relative to the smallest rectangle around it; of an ellipse 0.79
 MAX_TILT = 15  # degrees of that rectangle
 MIN_COVER = 0.85  # fraction of a side of the picture that a table covers
+MIN_DARK = 0.7  # of the table; the rest may be light, as the grain of wood
 MIN_WRITING = 5  # cells; the longer side of something written
 
 
@@ -36,6 +37,8 @@ def find_table(cells: Floats) -> Mask | None:
     sides = (table[0], table[-1], table[:, 0], table[:, -1])
     if max(side.mean() for side in sides) < MIN_COVER or (~table).mean() < MIN_PAGE:
         return None
+    if (light[table] == 0).mean() < MIN_DARK:
+        return None  # paper outside of a frame
     written = ~outer & (np.maximum(rest.heights, rest.widths) >= MIN_WRITING)
     written[0] = False
     if not written.any() or _fill(~table) < MIN_FILL:
