@@ -32,7 +32,7 @@ def find_table(cells: Floats) -> Mask | None:
     light = label(grey > threshold)
     page = light == np.bincount(light[light > 0]).argmax()
     rest = Components.of(label(~page))
-    outer = rest.at_sides.any(0)
+    outer = np.asarray(rest.at_sides.any(0))
     table = rest.select(outer)
     sides = (table[0], table[-1], table[:, 0], table[:, -1])
     if max(side.mean() for side in sides) < MIN_COVER or (~table).mean() < MIN_PAGE:

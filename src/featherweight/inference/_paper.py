@@ -1,7 +1,7 @@
 """Estimate the paper behind the ink of a picture.
 
-    paper, table = estimate_paper(pixels)   # pixels (3, height, width) float32 from 0 to 255
-    difference = difference_from(pixels, paper)
+paper, table = estimate_paper(pixels)   # pixels (3, height, width) float32 from 0 to 255
+difference = difference_from(pixels, paper)
 """
 
 import numpy as np
@@ -47,7 +47,9 @@ def estimate_paper(pixels: Floats) -> tuple[Floats, Mask | None]:
             paper = flat + light
     if table is not None:
         around = grow(table)  # a cell at the page's edge shows both
-        table = around[np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)]
+        table = around[
+            np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)
+        ]
     return resize(paper, height, width), table
 
 
