@@ -62,10 +62,13 @@ class Ink:
     def find_rest(self) -> Labels:
         """Return the components (height, width) that are left out because they are pale or light.
 
-        What was removed, and what is at the border, is none of them.
+        They may differ from the paper in the other direction than the ink. What was removed, and
+        what is at the border, is none of them.
         """
         found = self.found
-        rest = found.strength > max(found.low, THRESHOLDS.rest) * found.peak
+        # Noise exceeds the start of a soft edge here and there, and forms components.
+        level = THRESHOLDS.min_low + 2 * (found.low - THRESHOLDS.min_low)
+        rest = np.abs(found.strength) > level * found.peak
         inside = window(rest)
         numbers = np.zeros(rest.shape, np.intp)
         numbers[inside] = label(rest[inside])
@@ -135,7 +138,7 @@ def find_ink(pixels: Floats) -> Ink | None:
     scaled = (found.strength / found.peak - found.low) / (1 - 2 * found.low)
     ink = np.clip(scaled, 0, 1) * (found.components > 0)
     doubts |= _doubts(found) | ({BOX} if perhaps else set())
-    reach = 2 * _stroke_width(found.strokes > 0)
+    reach = 1 + _stroke_width(found.strokes > 0) // 2
     beside = tuple((doubt, grow(mask, reach)) for doubt, mask in removed.items() if mask.any())
     return Ink(ink, found.components, tuple(sorted(doubts)), beside, found, gone)
 

@@ -42,7 +42,7 @@ CUT_ROWS = 48  # rows of the reduced picture in which cuts are found
 SPECK = 0.08  # longer side of a point, relative to the height of a digit; less is dust
 BELOW = 0.3  # how far a comma hangs below a digit, likewise
 NEXT = 1.2  # distance of a sign from the digit that follows, likewise
-SMALL = 0.15  # height of a smaller line of writing, likewise,
+SMALL = 0.12  # height of a smaller line of writing, likewise,
 MIN_SMALL = 6  # and in pixels
 MIN_PIECE = 0.15  # width and ink of a piece, relative to the whole
 

@@ -51,9 +51,6 @@ class Thresholds:
     component: float = 0.3
     """Least strength of a connected component's pixels, relative to full ink. At this level strokes
     hold together and the halos of neighbouring digits do not touch."""
-    rest: float = 0.12
-    """The same of a component that is left out because it is pale, and may be a digit for all that.
-    Paper texture is paler, or makes low components only."""
     inner_mass: float = 0.0005
     """Least summed strength, relative to the picture's pixels at full ink, of a component that
     others are compared with. It keeps specks from deciding what a shadow is."""

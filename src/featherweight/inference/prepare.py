@@ -134,7 +134,7 @@ class Digit:
     "Sides of the image as a whole, which may lie outside of the picture, likewise."
     doubts: tuple[str, ...] = ()
     """What makes the preparation doubtful, in plain words: "lines removed", "page edge removed",
-    "shade removed", "parts dropped", "low contrast", "touches the border"."""
+    "shade removed", "parts dropped", "low contrast", "touches the border", "perhaps an empty box"."""
 
 
 Judge = Callable[[Sequence[Digit]], Sequence[float]]
@@ -152,6 +152,7 @@ class Sheet:
     def __init__(self, picture: PictureSource, form: Form = MNIST) -> None:
         self.form = form
         self._picture = _upright(picture)
+        self._splits: dict[bool, Split] = {}  # with a judge and without
         self._in_form = _in_form(self._picture, form) if form.reads_ink else None
 
     @cached_property
@@ -165,6 +166,12 @@ class Sheet:
 
     def _split(self, judge: Judge | None) -> Split:
         """Return where the digits are."""
+        with_judge = judge is not None
+        if with_judge not in self._splits:
+            self._splits[with_judge] = self._find_split(judge)
+        return self._splits[with_judge]
+
+    def _find_split(self, judge: Judge | None) -> Split:
         assert self._ink is not None
         components, ink, rest = self._ink.components, self._ink.strength, self._rest
         if judge is None:
@@ -185,11 +192,11 @@ class Sheet:
         candidates = self.candidates()
         return candidates[0] if candidates else None
 
-    def candidates(self) -> list[Digit]:
+    def candidates(self, judge: Judge | None = None) -> list[Digit]:
         """Return what the picture may be, one digit or two; none if there is no ink.
 
         An image of the size and look of transposed training images may be one of them, or upright
-        as every other picture is. Only the network can tell.
+        as every other picture is. Only the network can tell. `lines` says what a judge is.
         """
         if not self.form.reads_ink:
             return [self._resize()]
@@ -202,7 +209,7 @@ class Sheet:
             return []
         digit = self._place(self._ink.strength)
         several = self._ink.components.max() > 1 or self._rest.max() > 0
-        return [_doubtful(digit) if several and self._split(None).dropped else digit]
+        return [_doubtful(digit) if several and self._split(judge).dropped else digit]
 
     def lines(self, judge: Judge | None = None) -> list[list[Digit]]:
         """Return the digits of each line of writing, from top to bottom; none without ink.
