@@ -13,16 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._components import Components, Labels, Mask, grow
+from ._components import Components, Labels, Mask, grow, label, window
 from ._paper import difference_from, estimate_paper, smooth_part
 from ._planes import Floats, box_blur
 from ._shades import find_shades
 from ._strokes import Strokes, find_strokes
-from ._surroundings import edges, is_beside_page, rules
+from ._surroundings import boxes, edges, is_beside_page, rules
 from ._thresholds import THRESHOLDS
 
 # What makes a preparation doubtful.
 AT_BORDER = "touches the border"
+BOX = "perhaps an empty box"
 DROPPED = "parts dropped"
 EDGE = "page edge removed"
 LINES = "lines removed"
@@ -43,8 +44,39 @@ class Ink:
     "How strong the ink of each pixel is (height, width), from 0 (paper) to 1."
     components: Labels
     "Number of the component that each pixel belongs to (height, width), 0 outside."
-    doubts: tuple[str, ...] = ()
+    doubts: tuple[str, ...]
     "What makes the preparation doubtful, in plain words."
+    beside: tuple[tuple[str, Mask], ...]
+    """What makes it doubtful for ink in some places (height, width): beside lines that were removed
+    and beside the page's edge."""
+    found: Strokes
+    "The strokes."
+    gone: Mask
+    "What was removed (height, width)."
+
+    def doubts_of(self, digit: Mask) -> tuple[str, ...]:
+        """Return what makes the preparation of a digit's ink (height, width) doubtful."""
+        near = [doubt for doubt, mask in self.beside if (mask & digit).any()]
+        return tuple(sorted({*self.doubts, *near}))
+
+    def find_rest(self) -> Labels:
+        """Return the components (height, width) that are left out because they are pale or light.
+
+        They may differ from the paper in the other direction than the ink. What was removed, and
+        what is at the border, is none of them.
+        """
+        found = self.found
+        # Noise exceeds the start of a soft edge here and there, and forms components.
+        level = THRESHOLDS.min_low + 2 * (found.low - THRESHOLDS.min_low)
+        rest = np.abs(found.strength) > level * found.peak
+        inside = window(rest)
+        numbers = np.zeros(rest.shape, np.intp)
+        numbers[inside] = label(rest[inside])
+        parts = Components.of(numbers)
+        left_out = np.asarray(~parts.at_sides.any(0))
+        left_out[numbers[(found.components > 0) | grow(self.gone, 3)]] = False
+        left_out[0] = False
+        return np.take(np.where(left_out, np.cumsum(left_out), 0), numbers)
 
 
 def find_ink(pixels: Floats) -> Ink | None:
@@ -52,10 +84,10 @@ def find_ink(pixels: Floats) -> Ink | None:
 
     Returns None if the picture has no ink.
     """
-    paper = estimate_paper(pixels)
+    paper, table = estimate_paper(pixels)
     plain = paper.size == len(paper)  # a drawing has no shades
     difference = difference_from(pixels, paper)
-    gone = np.zeros(pixels.shape[1:], bool)
+    gone = np.zeros(pixels.shape[1:], bool) if table is None else table
     found = find_strokes(difference, gone)
     for side in SMOOTHING:
         if found is None and min(gone.shape) >= MIN_SMOOTHED * side:
@@ -65,15 +97,19 @@ def find_ink(pixels: Floats) -> Ink | None:
             found = find_strokes(difference, gone)
     at_first: Floats | None = None
     doubts: set[str] = set()
+    removed = {EDGE: gone.copy(), LINES: np.zeros_like(gone)}
     for _ in range(MAX_ROUNDS):
         if found is None:
             return None
         parts = Components.of(found.strokes)
-        lines = rules(parts)
+        boxed, perhaps = boxes(parts)
+        if boxed.sum() == len(boxed) - 1:
+            return None  # nothing but empty boxes
+        lines = rules(parts) | grow(parts.select(boxed), 2)
         within = _without(found, difference, gone, lines)
         if within is not None:
             gone, found = gone | lines, within
-            doubts.add(LINES)
+            removed[LINES] |= lines
             continue
         shades = np.zeros(1, bool) if plain else find_shades(found, at_first, pixels.mean(0), gone)
         if shades.any():
@@ -96,13 +132,21 @@ def find_ink(pixels: Floats) -> Ink | None:
                 return None
             break
         gone, found = gone | table, within
-        doubts.add(EDGE)
+        removed[EDGE] |= table
     else:
         return None
     scaled = (found.strength / found.peak - found.low) / (1 - 2 * found.low)
     ink = np.clip(scaled, 0, 1) * (found.components > 0)
-    doubts |= _doubts(found)
-    return Ink(ink, found.components, tuple(sorted(doubts)))
+    doubts |= _doubts(found) | ({BOX} if perhaps else set())
+    reach = 1 + _stroke_width(found.strokes > 0) // 2
+    beside = tuple((doubt, grow(mask, reach)) for doubt, mask in removed.items() if mask.any())
+    return Ink(ink, found.components, tuple(sorted(doubts)), beside, found, gone)
+
+
+def _stroke_width(strokes: Mask) -> int:
+    """Return the mean width of strokes in pixels: an edge lies on either side of them."""
+    edge = strokes & grow(~strokes)
+    return round(2 * np.count_nonzero(strokes) / np.count_nonzero(edge))
 
 
 def _doubts(found: Strokes) -> set[str]:

@@ -1,41 +1,62 @@
 """Estimate the paper behind the ink of a picture.
 
-paper = estimate_paper(pixels)          # pixels (3, height, width) float32 from 0 to 255
+paper, table = estimate_paper(pixels)   # pixels (3, height, width) float32 from 0 to 255
 difference = difference_from(pixels, paper)
 """
 
 import numpy as np
 
+from ._components import Mask, grow
+from ._page import find_table
 from ._planes import Floats, border, closing, opening, resize
 from ._thresholds import THRESHOLDS
 
 PAPER_GRID = 64  # cells along the longer side; paper is smooth, and morphology is slow
+MAX_TABLE = 128  # grey levels of a table of one colour
 SURFACE_STEPS = 4  # of weighted least squares
 
 
-def estimate_paper(pixels: Floats) -> Floats:
-    """Estimate the colour of the paper behind every pixel.
+def estimate_paper(pixels: Floats) -> tuple[Floats, Mask | None]:
+    """Estimate the colour of the paper behind every pixel, and find the table around a page.
 
-    Returns (3, 1, 1) if the paper has one colour, as in a drawing made by a program; otherwise
+    The colour is (3, 1, 1) if the paper has one, as in a drawing made by a program; otherwise
     (3, height, width). Then, in each channel, opening or closing by a square (Serra 1982) removes
     the strokes and keeps shadows with their edges. Of the two estimates, the one is kept that is
-    more uniform and closer to the border's colour.
+    more uniform and closer to the border's colour. The table is (height, width), or None.
     """
     plain = np.median(border(pixels), 1).astype(np.float32)[:, None, None]
     difference, most = pixels - plain, THRESHOLDS.plain_difference
     same = ((difference < most) & (difference > -most)).all(0)
-    if same.mean() > THRESHOLDS.plain_fraction:
-        return plain
+    is_plain = same.mean() > THRESHOLDS.plain_fraction
+    if is_plain and plain.mean() > MAX_TABLE:
+        return plain, None
     height, width = pixels.shape[1:]
     rows, columns = _grid(height, width)
     cells = resize(pixels, rows, columns)  # (3, h, w) -> (3, rows, columns)
+    large = min(height, width) >= THRESHOLDS.min_shaded_side
+    table = find_table(cells) if large else None
+    if table is not None:
+        cells = _extend_page(cells, table)
+    elif is_plain:
+        return plain, None
     paper, cost = _estimate(cells)
-    if cost > THRESHOLDS.uneven_light and min(height, width) >= THRESHOLDS.min_shaded_side:
+    if cost > THRESHOLDS.uneven_light and large:
         light = _surface(cells)
         flat, rest = _estimate(cells - light)
         if rest + THRESHOLDS.light_cost * light.std((1, 2)).mean() < cost:
             paper = flat + light
-    return resize(paper, height, width)
+    if table is not None:
+        around = grow(table)  # a cell at the page's edge shows both
+        table = around[
+            np.ix_(np.arange(height) * rows // height, np.arange(width) * columns // width)
+        ]
+    return resize(paper, height, width), table
+
+
+def _extend_page(cells: Floats, table: Mask) -> Floats:
+    """Return cells (3, h, w) in which the page goes on where a table (h, w) was."""
+    page = np.where(grow(table), np.float32(0), np.maximum(cells, 1))
+    return np.stack([grow(channel, max(table.shape)) for channel in page])
 
 
 def _estimate(cells: Floats) -> tuple[Floats, float]:

@@ -52,7 +52,10 @@ def find_shades(found: Strokes, at_first: Floats | None, grey: Floats, gone: Mas
     depth = np.where(grow(outside, near), inner, 0)
     area, held = (np.bincount(each.ravel(), minlength=n) for each in (strokes, inner))
     rise = mean(strength, depth) - mean(strength, beyond)
-    soft |= (held > limits.wide_share * area) & (rise < limits.shade_rise * mean(strength, strokes))
+    # Hardly a shade is as dark as ink, so that dark strokes may be far out of focus.
+    full = mean(strength, strokes)
+    least_rise = np.where(full > limits.dark, limits.dark_rise, limits.shade_rise)
+    soft |= (held > limits.wide_share * area) & (rise < least_rise * full)
     if at_first is not None:
         whole = at_first[inside]
         soft |= mean(whole, beyond) > limits.tip_softness * mean(whole, strokes)

@@ -39,6 +39,11 @@ LEAD = 0.05  # of the whole's probability over the pieces', up to which it is cu
 SURE = 0.9  # least probability of the pieces, and most of a whole that is not too wide
 CUTS = 5  # places that are tried
 CUT_ROWS = 48  # rows of the reduced picture in which cuts are found
+SPECK = 0.08  # longer side of a point, relative to the height of a digit; less is dust
+BELOW = 0.3  # how far a comma hangs below a digit, likewise
+NEXT = 1.2  # distance of a sign from the digit that follows, likewise
+SMALL = 0.12  # height of a smaller line of writing, likewise,
+MIN_SMALL = 6  # and in pixels
 MIN_PIECE = 0.15  # width and ink of a piece, relative to the whole
 
 
@@ -91,11 +96,15 @@ class Split:
     lines: list[list[Mask]]
     "Of each line, from top to bottom, its digits from left to right, masks (height, width)."
     dropped: bool
-    "Whether something was left out, such as a full stop or an underline."
+    """Whether something was left out that may change the value: a minus or a point before a digit,
+    or a pale digit. A full stop after the number and an underline do not."""
 
 
-def split(components: Labels, ink: Floats, sureness: Sureness | None = None) -> Split:
-    """Return the digits of the ink (height, width) of a picture, line by line."""
+def split(components: Labels, rest: Labels, ink: Floats, sureness: Sureness | None = None) -> Split:
+    """Return the digits of the ink (height, width) of a picture, line by line.
+
+    `rest` are components that are too pale or light to be read.
+    """
     digits, loose = _sort(Components.of(components))
     choices: list[list[_Part]] = []  # of each digit, what it may be
     parts = _assign(digits, loose)
@@ -114,7 +123,9 @@ def split(components: Labels, ink: Floats, sureness: Sureness | None = None) -> 
             sure = iter(sureness([mask(each) for options in several for each in options]))
             best = {id(options): max(options, key=lambda _: next(sure)) for options in several}
             chosen = [best.get(id(options), options[0]) for options in choices]
-    kept = sum(len(part.members) for part in chosen)
+    kept = {member for part in chosen for member in part.members}
+    left_out = [part for part in loose if not kept.intersection(part.members)]
+    left_out += _parts(Components.of(rest))
     lines = [
         [
             piece
@@ -123,12 +134,12 @@ def split(components: Labels, ink: Floats, sureness: Sureness | None = None) -> 
         ]
         for line in _lines(chosen)
     ]
-    return Split(lines, kept < int(components.max()))
+    return Split(lines, _changes_value(left_out, chosen))
 
 
-def _sort(components: Components) -> tuple[list[_Part], list[_Part]]:
-    """Return the components that are digits, fragments joined, and the others."""
-    parts = [
+def _parts(components: Components) -> list[_Part]:
+    """Return each component, without the pixel around it."""
+    return [
         _Part(
             (k,),
             *(int(side[k]) + 1 for side in (components.left, components.top)),
@@ -136,6 +147,40 @@ def _sort(components: Components) -> tuple[list[_Part], list[_Part]]:
         )
         for k in range(1, len(components.area))
     ]
+
+
+def _changes_value(left_out: list[_Part], digits: list[_Part]) -> bool:
+    """Return whether what is left out may change the value of the digits."""
+    height = float(np.median([digit.height for digit in digits]))
+    small = []
+    for part in left_out:
+        flat = _is_flat(part, height)
+        if part.height >= TALL * height and part.width <= NARROW * part.height:
+            return True  # a digit
+        if max(part.width, part.height) < SPECK * height or part.width > LONG * height:
+            continue
+        if any(_is_before(part, digit) for digit in digits) and not any(
+            part.columns_shared(digit) > OVERLAP for digit in digits
+        ):
+            return True  # a sign or a point
+        if not flat and part.height >= max(SMALL * height, MIN_SMALL):
+            small.append(part)
+    # Several beside each other are a line of smaller writing.
+    return any(
+        one is not other and one.rows_shared(other) > OVERLAP for one in small for other in small
+    )
+
+
+def _is_before(part: _Part, digit: _Part) -> bool:
+    """Return whether a part is on the same line as a digit and to the left of it."""
+    away = digit.left - (part.left + part.right) / 2
+    on_line = digit.top <= part.centre <= digit.bottom + BELOW * digit.height
+    return 0 < away <= NEXT * digit.height and on_line
+
+
+def _sort(components: Components) -> tuple[list[_Part], list[_Part]]:
+    """Return the components that are digits, fragments joined, and the others."""
+    parts = _parts(components)
     height = _typical_height(parts)
     lines = [part for part in parts if _is_line(components, part, height)]
     parts = _join_fragments([part for part in parts if part not in lines], height)

@@ -121,8 +121,23 @@ def _table(paper: Light, rng: Generator) -> Light:
     return np.asarray(np.rot90(both, -turn), np.float32)
 
 
+def _tables(paper: Light, rng: Generator) -> Light:
+    """Return a page with a dark table on one to four of its sides, the page aslant by 8 degrees."""
+    height, width = paper.shape
+    y, x = np.mgrid[:height, :width]
+    angle = np.deg2rad(rng.uniform(-8, 8))
+    down = (np.cos(angle) * (y - height / 2) - np.sin(angle) * (x - width / 2)) / height + 0.5
+    across = (np.sin(angle) * (y - height / 2) + np.cos(angle) * (x - width / 2)) / width + 0.5
+    sides = rng.permutation([down, 1 - down, across, 1 - across])[: rng.integers(1, 5)]
+    beside = np.any([side < rng.uniform(0.04, 0.2) for side in sides], 0)
+    soft = ndimage.gaussian_filter(beside.astype(np.float32), rng.uniform(0.5, 2))
+    wood = ndimage.gaussian_filter(rng.normal(size=paper.shape), (2, 25))
+    table = rng.uniform(10, 90) * (1 + rng.uniform(0, 0.25) * wood / wood.std())
+    return np.asarray(paper * (1 - soft) + table * soft, np.float32)
+
+
 def page_edge(image: NDArray[np.uint8], rng: Generator) -> Picture:
-    """Photograph a page with the table beside it, a digit in the middle of the page."""
+    """Photograph a page on a table, which shows on one to four sides, a digit in the middle."""
     digit = glyph(image, rng.uniform(70, 130))
     height, width = (int(rng.uniform(2.4, 3.5) * max(digit.shape)) for _ in range(2))
     coverage = np.zeros((height, width), np.float32)
@@ -131,7 +146,7 @@ def page_edge(image: NDArray[np.uint8], rng: Generator) -> Picture:
         for whole, side in zip(coverage.shape, digit.shape, strict=True)
     )
     coverage[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return _photographed(coverage, _table(_page(coverage.shape, rng), rng), rng)
+    return _photographed(coverage, _tables(_page(coverage.shape, rng), rng), rng)
 
 
 def uneven_ink(image: NDArray[np.uint8], rng: Generator) -> Picture:

@@ -2,6 +2,7 @@
 
     gone = edges(parts)         # components that are a table, a binding or a frame, (n + 1,)
     gone = rules(parts)         # pixels of ruled lines and of printed boxes, (height, width)
+    gone, doubtful = boxes(parts)           # components that are empty boxes, (n + 1,)
 
 A ruled line is removed column by column, and only where nothing crosses it, so that strokes over
 it stay whole. Music scores lose their staff lines so (Dalitz et al. 2008).
@@ -23,6 +24,11 @@ MAX_THICKNESS = 0.045  # of a line, as a fraction of the picture's side
 MIN_COVER = 0.88  # fraction of a line that is inked, where it is dashed or worn
 REACH = 0.2  # of a line, from each border, as a fraction of the side: at most what it ends before
 MAX_SLOPE = 0.2  # of a line, 11 degrees
+MIN_BOX = 16  # pixels; the shorter side of a box
+MIN_INSIDE = 0.6  # of a box that its sides enclose; of a 0 with thick strokes less
+THIN_INSIDE = 0.9  # the same from which its sides are as thin as printed lines
+MIN_RECTANGLE = 0.9  # fraction of the box around it that such an inside fills; of an ellipse 0.79
+MIN_BOX_HEIGHT = 0.8  # of the inside, relative to the box's: an 8 has two halves
 MIN_CONTENT = 0.2  # height of what stands between lines, as a fraction of the picture's
 
 
@@ -65,6 +71,32 @@ def is_beside_page(parts: Components) -> bool:
     at_sides = parts.at_sides[:, 1:].sum(1)
     whole = at_sides >= WHOLE_SIDE * np.array([width, width, height, height])
     return bool(min(height, width) >= 2 * MIN_SIDE and whole.any() and (at_sides > 0).sum() == 3)
+
+
+def boxes(parts: Components) -> tuple[Mask, bool]:
+    """Return which components (n + 1,) are printed boxes, and whether another may be one.
+
+    What a box encloses, or each of several boxes side by side, is nearly a rectangle and most of
+    it: the lines are thin. A 0 that is drawn as a box has thicker lines, and then is only doubtful.
+    """
+    chosen, doubtful = np.zeros(len(parts.area), bool), False
+    for each in np.flatnonzero(np.minimum(parts.heights, parts.widths) >= MIN_BOX):
+        height, width = parts.heights[each], parts.widths[each]
+        if parts.area[each] > (1 - MIN_INSIDE) * height * width:
+            continue
+        place = (
+            slice(parts.top[each], parts.bottom[each]),
+            slice(parts.left[each], parts.right[each]),
+        )
+        holes = Components.of(label(parts.numbers[place] != each))
+        inside = ~holes.at_sides.any(0) & (holes.heights >= MIN_BOX_HEIGHT * height)
+        inside[0] = False
+        fill = holes.area / np.maximum(holes.heights * holes.widths, 1)
+        if inside.any() and fill[inside].min() >= MIN_RECTANGLE:
+            enclosed = holes.area[inside].sum() / (height * width)
+            chosen[each] = enclosed >= THIN_INSIDE
+            doubtful |= bool(not chosen[each] and enclosed >= MIN_INSIDE)
+    return chosen, doubtful
 
 
 def rules(parts: Components) -> Mask:

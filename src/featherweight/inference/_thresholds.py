@@ -92,6 +92,11 @@ class Thresholds:
     shade_rise: float = 0.6
     """Difference of strength from that depth to as far outside, relative to the component's mean,
     below which a wide component is a shade. Out of focus, strokes rise by 0.7."""
+    dark: float = 0.6
+    """Mean strength of a component from which it may be far out of focus. A shadow that takes a
+    third of the light has less."""
+    dark_rise: float = 0.38
+    """The least rise of such a component."""
     tip_softness: float = 0.55
     """The same before what is wide was taken for paper, which leaves the tip of a shade."""
     step_contrast: float = 2.5

@@ -20,9 +20,10 @@ from .. import _pictures
 from .._pictures import open_image, quiet, readable
 from ..errors import InputError
 from ..layout import MNIST_LAYOUT
+from ._components import Labels
 from ._fit import Box, extent, fit
 from ._form import MNIST, Bytes, Form
-from ._ink import Ink, find_ink
+from ._ink import DROPPED, Ink, find_ink
 from ._planes import Floats
 from ._split import Split, split
 from ._thresholds import THRESHOLDS
@@ -118,8 +119,7 @@ def prepare(picture: PictureSource, form: Form = MNIST) -> Bytes | None:
         InputError: The file is no readable picture, or the array has another shape or type.
         OSError: The file cannot be read.
     """
-    digit = Sheet(picture, form).whole()
-    return None if digit is None else digit.image
+    return Sheet(picture, form).image()
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ class Digit:
     "Sides of the image as a whole, which may lie outside of the picture, likewise."
     doubts: tuple[str, ...] = ()
     """What makes the preparation doubtful, in plain words: "lines removed", "page edge removed",
-    "shade removed", "parts dropped", "low contrast", "touches the border"."""
+    "shade removed", "parts dropped", "low contrast", "touches the border", "perhaps an empty box"."""
 
 
 Judge = Callable[[Sequence[Digit]], Sequence[float]]
@@ -152,30 +152,51 @@ class Sheet:
     def __init__(self, picture: PictureSource, form: Form = MNIST) -> None:
         self.form = form
         self._picture = _upright(picture)
+        self._splits: dict[bool, Split] = {}  # with a judge and without
         self._in_form = _in_form(self._picture, form) if form.reads_ink else None
 
     @cached_property
     def _ink(self) -> Ink | None:
         return find_ink(_planes(self._picture))
 
+    @cached_property
+    def _rest(self) -> Labels:
+        assert self._ink is not None
+        return self._ink.find_rest()
+
     def _split(self, judge: Judge | None) -> Split:
         """Return where the digits are."""
+        with_judge = judge is not None
+        if with_judge not in self._splits:
+            self._splits[with_judge] = self._find_split(judge)
+        return self._splits[with_judge]
+
+    def _find_split(self, judge: Judge | None) -> Split:
         assert self._ink is not None
-        components, ink = self._ink.components, self._ink.strength
+        components, ink, rest = self._ink.components, self._ink.strength, self._rest
         if judge is None:
-            return split(components, ink)
-        return split(components, ink, lambda masks: judge([self._place(ink * m) for m in masks]))
+            return split(components, rest, ink)
+        return split(
+            components, rest, ink, lambda masks: judge([self._place(ink * m) for m in masks])
+        )
+
+    def image(self) -> Bytes | None:
+        """Return the image of `whole`, without looking for what makes it doubtful."""
+        if not self.form.reads_ink or self._in_form is not None:
+            digit = self.whole()
+            return None if digit is None else digit.image
+        return None if self._ink is None else self._place(self._ink.strength).image
 
     def whole(self) -> Digit | None:
         """Return all of the ink as one digit, or None if there is no ink."""
         candidates = self.candidates()
         return candidates[0] if candidates else None
 
-    def candidates(self) -> list[Digit]:
+    def candidates(self, judge: Judge | None = None) -> list[Digit]:
         """Return what the picture may be, one digit or two; none if there is no ink.
 
         An image of the size and look of transposed training images may be one of them, or upright
-        as every other picture is. Only the network can tell.
+        as every other picture is. Only the network can tell. `lines` says what a judge is.
         """
         if not self.form.reads_ink:
             return [self._resize()]
@@ -184,7 +205,11 @@ class Sheet:
             turned = replace(as_it_is, image=self.form.turn(self._in_form))
             both = [as_it_is, turned] if self.form.transposed else [as_it_is]
             return [digit for digit in both if digit.image.shape == self.form.shape]
-        return [] if self._ink is None else [self._place(self._ink.strength)]
+        if self._ink is None:
+            return []
+        digit = self._place(self._ink.strength)
+        several = self._ink.components.max() > 1 or self._rest.max() > 0
+        return [_doubtful(digit) if several and self._split(judge).dropped else digit]
 
     def lines(self, judge: Judge | None = None) -> list[list[Digit]]:
         """Return the digits of each line of writing, from top to bottom; none without ink.
@@ -209,7 +234,9 @@ class Sheet:
         if self._ink is None:
             return []
         ink = self._ink.strength
-        return [[self._place(ink * mask) for mask in line] for line in self._split(judge).lines]
+        found = self._split(judge)
+        lines = [[self._place(ink * mask) for mask in line] for line in found.lines]
+        return [list(map(_doubtful, line)) for line in lines] if found.dropped else lines
 
     def number(self, judge: Judge | None = None) -> list[Digit]:
         """Return the digits of a number from left to right, line by line, as `lines` does."""
@@ -249,7 +276,7 @@ class Sheet:
         seen = self.form.turn(self.form.light_on_dark(image))
         assert self._ink is not None
         sides = _floats(min(side, 1.0) for side in box)
-        return Digit(seen, sides, _floats(frame), self._ink.doubts)
+        return Digit(seen, sides, _floats(frame), self._ink.doubts_of(ink > 0))
 
     def _resize(self) -> Digit:
         """Return the middle of the picture, in the proportions of the form, resized to it."""
@@ -277,6 +304,11 @@ def as_digit(image: Bytes, form: Form = MNIST) -> Digit:
     rows, columns = extent(np.float32(1 / 255) * form.light_on_dark(image))
     box = columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
     return Digit(image, _floats(box), (0.0, 0.0, 1.0, 1.0))
+
+
+def _doubtful(digit: Digit) -> Digit:
+    """Return a digit beside which something was left out that may change the value."""
+    return replace(digit, doubts=tuple(sorted({*digit.doubts, DROPPED})))
 
 
 def _floats(sides: Iterable[float]) -> Box:

@@ -155,7 +155,7 @@ class Reader:
         candidates, counts = [], []
         for picture in pictures:  # one by one: a decoded photograph takes 36 MB
             sheet = Sheet(picture, self.form)
-            candidates.append(sheet.candidates())
+            candidates.append(sheet.candidates(self.sureness))
             counts.append(sheet.count(self.sureness))
         return [
             reading.counted(count)

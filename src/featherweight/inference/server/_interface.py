@@ -83,7 +83,12 @@ class _Question:
         started = time.perf_counter()
         sheet = Sheet(decode(picture), self.reader.form)
         digits = sheet.number(self.reader.sureness) if self.digits else []
-        return self._read(sheet.candidates(), digits, sheet.count(self.reader.sureness), started)
+        return self._read(
+            sheet.candidates(self.reader.sureness),
+            digits,
+            sheet.count(self.reader.sureness),
+            started,
+        )
 
     def _read(
         self, whole: list[Digit], digits: list[Digit], side_by_side: int, started: float
