@@ -321,8 +321,8 @@ def _upright(picture: PictureSource) -> Image.Image:
         if hasattr(picture, "read"):
             return open_picture(picture)
         raise InputError(
-            f"picture: got {type(picture).__name__}, expected the path of a file, its bytes, a file "
-            "that is open, an array, or a Pillow image"
+            f"picture: got {type(picture).__name__}, expected the path of a file, its bytes, an "
+            "open file, an array, or a Pillow image"
         )
     if 0 in picture.size:
         raise InputError(
