@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from featherweight._pictures import FORMATS
 from featherweight.errors import InputError
-from featherweight.inference.labelled import is_labelled, score_folder
+from featherweight.inference.labelled import NO_DIGIT, folder_names, is_labelled, score_folder
 from featherweight.inference.reader import Reader
 
 
@@ -82,8 +82,27 @@ def test_folders_that_are_none_are_refused(model, folder, tmp_path):
     (folder / "cats").mkdir()
     assert score_folder(reader, folder).total == 40  # no picture is in it
     (folder / "cats" / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match="cats: not a label, expected one of 0, 1, 2"):
+    names = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, not-a-digit"
+    with pytest.raises(InputError, match=f"cats: not a label, expected one of {names}"):
         score_folder(reader, folder)
+
+
+def test_pictures_of_no_digit_are_counted_by_themselves(model, folder, tmp_path):
+    before = score_folder(Reader(model.path), folder).to_dict()
+    (folder / NO_DIGIT).mkdir()
+    drawing = next(folder.glob("[0-9]/*.PNG"))
+    (folder / NO_DIGIT / "read.png").write_bytes(drawing.read_bytes())
+    Image.new("L", (50, 50), 255).save(folder / NO_DIGIT / "blank.png")
+    reader = Reader(model.path)
+    for sure_from, sure in ((0.0, 1), (2.0, 0)):  # this network rejects nothing
+        reader.sure_from = sure_from
+        score = score_folder(reader, folder)
+        assert (score.not_digits, score.not_digits_read, score.not_digits_sure) == (2, 1, sure)
+        assert score.confusion.tolist() == before["confusion"]
+        assert score.total == before["total"]
+    shown = featherweight("evaluate", model.path, "--data", "mine", cwd=tmp_path)
+    assert shown.stdout.splitlines()[-1].startswith("2 of no digit: 1 read as one, ")
+    assert folder_names(["cat", "dog"]) == ["cat", "dog"]  # where nothing is a digit
 
 
 def test_a_data_set_is_no_folder_of_pictures(folder, digits, tmp_path):

@@ -16,6 +16,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from featherweight.image_kind import ImageKind
 from featherweight.inference import server
+from featherweight.inference.labelled import NO_DIGIT
 from featherweight.inference.reader import Reader
 from featherweight.inference.stress import STROKES
 from featherweight.pretrained import DEFAULT_MODEL
@@ -484,8 +485,14 @@ def test_what_is_no_digit_is_not_read(page):
     page.mouse.up()
     expect(page.locator("body")).to_have_attribute("data-state", "unsure")
     expect(page.locator("#title")).to_have_text("Not a digit")
-    expect(page.locator("#why-so")).to_contain_text("It is most like a")
+    expect(page.locator("#why-so")).to_have_text("No digit is likely enough.")
     expect(page.locator("#bars li")).to_have_count(10)
+    for gone in ("#bars .first", "#bars .second"):
+        expect(page.locator(gone)).to_have_count(0)
+    for gone in ("#why", "#no-why"):
+        expect(page.locator(gone)).to_be_hidden()
+    page.click("#wrong")
+    expect(page.locator("#truth button.none")).to_be_disabled()
 
 
 def test_doubt_is_said_in_words(page):
@@ -509,6 +516,50 @@ def test_doubt_is_said_in_words(page):
     expect(page.locator("#why-so")).to_have_text(
         re.compile(r"Sure only from 9\d\.\d\s%: 90\.0\s% for 0, then 2\.0\s% for 1\.")
     )
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_a_doubtful_picture_is_why_it_is_unsure(new_page, width):
+    page = new_page(viewport={"width": width, "height": 800})
+    sheet = page.locator("#sheet").bounding_box()
+    certain = [0.0005] * 4 + [0.997] + [0.0005] * 5
+    answer = {"label": "4", "reason": None, "unsure": True, "side_by_side": 1}
+    doubts = ["lines removed", "touches the border", "low contrast"]
+    for confidence, probabilities, shown, sentence in (
+        (
+            0.997,
+            certain,
+            1,
+            "Because of the picture: lines removed. Without that: 99.7\xa0% for 4.",
+        ),
+        (
+            *(0.997, certain, 3),
+            "Because of the picture: lines removed, touches the border and 1 more. "
+            "Without that: 99.7\xa0% for 4.",
+        ),
+        (
+            *(0.58, UNDECIDED, 2),
+            "A close second: 58.0\xa0% for 4, 41.2\xa0% for 9. "
+            "Also: lines removed and touches the border.",
+        ),
+    ):
+        changes = {"confidence": confidence, "probabilities": probabilities}
+        change_answers(page, **answer, **changes, doubts=doubts[:shown])
+        draw(page, 1)
+        expect(page.locator("#why-so")).to_have_text(sentence)
+        assert page.locator("#sheet").bounding_box() == sheet
+        page.click("#clear")
+
+
+def test_a_number_in_boxes_says_why_it_is_unsure(page):
+    picture = np.full((200, 400), 255, np.uint8)
+    for left in (20, 210):
+        picture[20:180, left : left + 170] = 0
+        picture[24:176, left + 4 : left + 166] = 255
+        picture[50:150, left + 80 : left + 92] = 0
+    hand_over(page, "drop", encoded(picture))
+    is_read(page, "11")
+    expect(page.locator("#why-so")).to_have_text("Not sure because of the picture: lines removed.")
 
 
 def test_percentages_never_claim_certainty(page):
@@ -578,6 +629,7 @@ def doubtful(pairs):
                 "label": str(first),
                 "confidence": 0.6,
                 "unsure": True,
+                "doubts": [],
                 "probabilities": probabilities,
                 "seen": base64.b64encode(bytes(784)).decode(),
                 "box": [i / len(pairs), 0.3, (i + 0.8) / len(pairs), 0.7],
@@ -585,7 +637,7 @@ def doubtful(pairs):
                 "evidence": None,
             }
         )
-    return digits
+    return [{"number": "".join(each["label"] for each in digits), "digits": digits}]
 
 
 @pytest.mark.parametrize("width", [320, 390])
@@ -602,9 +654,9 @@ def doubtful(pairs):
 )
 def test_at_most_two_doubts_of_a_number_are_named(new_page, pairs, sentence, width):
     page = new_page(**PHONE | {"viewport": {"width": width, "height": 844}})
-    digits = doubtful(pairs)
-    number = "".join(each["label"] for each in digits)
-    change_answers(page, side_by_side=len(pairs), number=number, digits=digits, unsure=True)
+    (line,) = doubtful(pairs)
+    number = line["number"]
+    change_answers(page, side_by_side=len(pairs), lines=[line], unsure=True)
     sheet = page.locator("#sheet").bounding_box()
     draw_number(page, "10")
     is_read(page, number)
@@ -620,10 +672,10 @@ def test_labels_of_a_number_cover_no_ink(new_page, top, height):
     page = new_page(viewport={"width": 320, "height": 640})
     if top + height > 1:
         height = 0.98 - top
-    digits = doubtful([(7, 8), (1, 7)])
-    for each in digits:
+    (line,) = doubtful([(7, 8), (1, 7)])
+    for each in line["digits"]:
         each["box"][1], each["box"][3] = top, top + height
-    change_answers(page, side_by_side=2, number="71", digits=digits)
+    change_answers(page, side_by_side=2, lines=[line])
     draw_number(page, "10")
     is_read(page, "71")
     sheet = page.locator("#sheet").bounding_box()
@@ -638,6 +690,29 @@ def test_labels_of_a_number_cover_no_ink(new_page, top, height):
         assert above or label["y"] >= box["y"] + box["height"]
         assert label["y"] >= sheet["y"]
         assert label["y"] + label["height"] <= sheet["y"] + sheet["height"]
+
+
+def test_lines_of_writing_are_shown_line_by_line(page, collected):
+    sheet = np.full((300, 300), 255, np.uint8)
+    places = [(30, 40), (30, 130), (30, 220), (180, 40), (180, 130)]
+    for top, left in places:
+        sheet[top : top + 90, left : left + 12] = 0
+    hand_over(page, "drop", encoded(sheet))
+    is_read(page, "111\n11")
+    expect(page.locator("#title")).to_have_text("Five digits in two lines")
+    rows = page.locator("#chips > div")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(1).locator("button")).to_have_count(2)
+    expect(page.locator("#marks div")).to_have_count(5)
+    # A digit that is kept has nothing of the line above it.
+    rows.nth(1).locator("button").first.click()
+    expect(rows.nth(1).locator("button").first).to_be_focused()
+    page.click("#wrong")
+    page.click("#truth button.none")
+    expect(page.locator("#thanks")).to_contain_text("Kept as not a digit on this computer")
+    (file,) = (collected / NO_DIGIT).iterdir()
+    reading = Reader().read(file)
+    assert (reading.label, reading.side_by_side) == ("1", 1)
 
 
 def test_the_boxes_lie_on_a_photograph_that_is_no_square(page):
@@ -915,7 +990,7 @@ def test_a_wrong_answer_is_kept_with_its_truth(page, collected):
     is_read(page, "4")
     page.click("#wrong")
     labels = page.locator("#truth button")
-    expect(labels).to_have_count(10)
+    expect(labels).to_have_count(11)  # the digits, and none of them
     expect(labels.nth(4)).to_be_disabled()  # what was read
     labels.nth(9).click()
     expect(page.locator("#thanks")).to_contain_text("Kept as a 9 on this computer")

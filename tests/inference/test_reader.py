@@ -14,11 +14,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import featherweight, split_number, train_and_export
+from helpers import SHEET, encoded, featherweight, split_number, train_and_export
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from featherweight._pictures import FORMATS
-from featherweight.cli.predict import _sources
+from featherweight.cli.base import stdout
+from featherweight.cli.predict import _print_readings, _sources
 from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.inference._picture import FIRST, SECOND, evidence_picture, spread
@@ -130,6 +133,59 @@ def test_a_picture_may_be_a_path_bytes_an_array_or_an_image(model, pictures):
     assert np.array_equal(split_number(path)[0], readings[0].seen)
     with pytest.raises(FileNotFoundError):
         reader.read(pictures / "gone.png")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_is_given_is_read_or_refused(model, pictures, data):
+    """Nothing but an InputError comes out of what is no picture, and nothing is changed by it."""
+    reader, content = Reader(model.path), encoded(SHEET, data.draw(st.sampled_from(list(FORMATS))))
+    part = content[: data.draw(st.integers(0, len(content)))]
+    modes = st.sampled_from(["1", "L", "P", "LA", "La", "RGB", "RGBa", "CMYK", "HSV", "I;16", "F"])
+    sides = st.integers(0, 3)
+    given = data.draw(
+        st.sampled_from([bytes, bytearray, memoryview, io.BytesIO, "lazy", "made", "other"])
+    )
+    if given == "lazy":  # only its header is read
+        try:
+            picture = Image.open(io.BytesIO(part))
+        except OSError:
+            return
+        if data.draw(st.booleans()):
+            picture.close()
+    elif given == "made":
+        picture = Image.new(data.draw(modes), (data.draw(sides), data.draw(sides)))
+    elif given == "other":
+        other = (None, [], [SHEET], {}, 7, 1.5, object(), io.StringIO("x"), np.array(None))
+        picture = data.draw(st.sampled_from(other))
+    else:
+        picture = given(part)
+    try:
+        reading = reader.read(picture)
+    except InputError as error:
+        said = error.message
+    else:
+        said = f"{reading!r}, expected"
+    assert "expected" in said
+    assert "\n" not in said
+
+
+def test_bytes_and_open_files_are_read_as_paths_are(model, pictures):
+    reader, path = Reader(model.path), pictures / "bar.png"
+    expected, content = reader.read(path).to_dict(), path.read_bytes()
+    with path.open("rb") as file:
+        for source in (bytearray(content), memoryview(content), io.BytesIO(content), file):
+            assert reader.read(source).to_dict() == expected
+    opened = Image.open(io.BytesIO(content)).convert("LA").convert("La")
+    assert reader.read(opened).to_dict() == expected
+    for wrong, message in (
+        (None, "picture: got NoneType, expected the path of a file"),
+        ([path], "picture: got list, expected the path of a file"),
+        (Image.new("RGB", (0, 5)), "picture: got 0 x 5 pixels, expected at least one"),
+        (Image.open(io.BytesIO(content[:-40])), "truncated"),
+    ):
+        with pytest.raises(InputError, match=message):
+            reader.read(wrong)
 
 
 def test_a_model_may_be_a_file_a_run_folder_or_a_run(model, pictures, tmp_path):
@@ -373,6 +429,13 @@ def test_a_network_rejects_what_is_below_the_confidence_of_its_file(model, pictu
         assert reading.reason == ("not a digit" if i == lowest else None)
     assert readings[lowest].unsure
     assert readings[lowest].to_dict()["reason"] == "not a digit"
+    rejecting = Reader(tmp_path / "rejects.onnx")
+    for i, reading in enumerate(readings):
+        shown, last = reading._repr_html_(), rejecting.stages(reading.seen)[-1]
+        is_digit = i != lowest
+        # Why it is rather this digit than that means nothing of what is none.
+        assert (reading.evidence is not None) == (last.contributions is not None) == is_digit
+        assert (FIRST in shown) == is_digit
     read = number(readings)
     assert read[lowest] == "?"
     assert read.replace("?", "").isdecimal()
@@ -397,8 +460,8 @@ def test_predict_reads_files_folders_globs_and_standard_input(model, pictures):
             "predict", "--model", model.path.parent, "-", "--csv", cwd=pictures, stdin=file
         )
     assert piped.stdout.splitlines() == [
-        "file,label,confidence,unsure",
-        f"-,{rows[0]['label']},{rows[0]['confidence']},{rows[0]['unsure']}",
+        "file,label,confidence,unsure,reason,doubts",
+        f"-,{rows[0]['label']},{rows[0]['confidence']},{rows[0]['unsure']},,",
     ]
 
 
@@ -408,6 +471,7 @@ def test_predict_reads_numbers(model, pictures, tmp_path):
         "predict", "--model", model.path, "pair.png", "--number", "--json", cwd=tmp_path
     )
     (row,) = json.loads(number.stdout)
+    assert (row["reason"], row["doubts"]) == (None, [])
     assert row["label"] == "".join(digit["label"] for digit in row["digits"])
     assert len(row["digits"]) == 2
     assert number.stderr == ""
@@ -432,11 +496,60 @@ def test_predict_reads_lines(model, pictures, tmp_path):
     tops = [digit["box"][1] for row in rows for digit in row["digits"]]
     assert max(tops[:2]) < 0.5 < min(tops[2:])
     lines = featherweight(*words, "--csv", cwd=tmp_path).stdout.splitlines()
-    assert lines[0] == "file,line,label,confidence,unsure"
+    assert lines[0] == "file,line,label,confidence,unsure,reason,doubts"
     assert [each.split(",")[1] for each in lines[1:]] == ["1", "2"]
+    one = featherweight(*words[:-1], "--number", "--json", cwd=tmp_path)
+    (row,) = json.loads(one.stdout)
+    assert len(row["digits"]) == 4
+    hint = "hint: --lines reads each line as a number\n"
+    assert one.stderr == f"page.png: 2 lines of writing, read as one number; {hint}"
+    twice = featherweight(*words[:-1], "page.png", "--number", "--json", cwd=tmp_path)
+    said = "2 pictures: several lines of writing, read as one number"
+    assert twice.stderr == f"{said}; {hint}"
     both = featherweight(*words, "--number", cwd=tmp_path)
     assert both.returncode == 2
     assert both.stderr.startswith("error: --number with --lines: expected one of them\n")
+
+
+def test_predict_says_why_it_is_unsure(pictures, tmp_path):
+    """By the reader that comes with the package, which rejects what is no digit."""
+    box = np.full((300, 300), 255, np.uint8)
+    box[40:260, 40:260] = 0
+    box[45:255, 45:255] = 255
+    box[80:220, 145:155] = 0  # a 1 in a printed box
+    for name, sheet in {"box": box, "boxes": np.concatenate([box, box], 1)}.items():
+        Image.fromarray(sheet).save(tmp_path / f"{name}.png")
+    drawing = Image.new("L", (300, 300), 255)
+    ImageDraw.Draw(drawing).line(
+        [(50, 250), (70, 50), (150, 180), (230, 50), (250, 250)], fill=0, width=14
+    )
+    drawing.save(tmp_path / "m.png")
+    words = ("predict", "box.png", "m.png", pictures / "empty.png")
+    shown = featherweight(*words, cwd=tmp_path).stdout
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()]
+    box, m, empty = [row for row in cells if row]
+    assert (box[1], box[3]) == ("1", "lines removed")
+    assert m[1:] == ["not a digit", "", ""]
+    assert empty[1:] == ["no ink", "", ""]
+    lines = featherweight(*words, "--csv", cwd=tmp_path).stdout.splitlines()
+    ends = [line.split(",")[-3:] for line in lines[1:]]
+    assert ends == [
+        ["True", "", "lines removed"],
+        ["True", "not a digit", ""],
+        ["True", "no ink", ""],
+    ]
+    number = featherweight("predict", "boxes.png", "--number", "--json", cwd=tmp_path)
+    (row,) = json.loads(number.stdout)
+    assert (row["label"], row["unsure"], row["doubts"]) == ("11", True, ["lines removed"])
+    weak = {
+        "file": "a",
+        "label": "7",
+        "confidence": 0.5,
+        "doubts": ["low contrast", "lines removed"],
+    }
+    with stdout.capture() as told:
+        _print_readings([weak], "digit", 0.9)
+    assert "low confidence, low contrast, lines removed" in told.get()
 
 
 def test_a_bad_file_is_named_and_the_others_are_read(model, pictures, tmp_path):
@@ -466,7 +579,7 @@ def test_a_bad_file_is_named_and_the_others_are_read(model, pictures, tmp_path):
     [
         ([], ""),
         (["--json"], "[]\n"),
-        (["--csv"], "file,label,confidence,unsure\n"),
+        (["--csv"], "file,label,confidence,unsure,reason,doubts\n"),
         (["--number"], ""),
     ],
 )

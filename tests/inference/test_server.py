@@ -27,7 +27,9 @@ from featherweight._pictures import FORMATS, MEDIA_TYPES
 from featherweight.data import load_split
 from featherweight.errors import InputError
 from featherweight.image_kind import ImageKind
+from featherweight.inference.labelled import NO_DIGIT, score_folder
 from featherweight.inference.reader import Reader
+from featherweight.inference.reading import number
 from featherweight.inference.server import (
     MAX_BYTES,
     _collect,
@@ -171,6 +173,26 @@ def test_several_digits_are_unsure_and_read_one_by_one(client, model):
     assert [digit["box"] for digit in one["digits"]] == [one["box"]]
 
 
+def test_lines_of_writing_are_read_as_the_reader_reads_them(client, model):
+    line = np.concatenate([SHEET] * 3, 1)
+    page = np.concatenate([line, np.where(np.arange(600) < 400, line, 255)], 0)
+    page = page.astype(np.uint8)
+    body = post(client, encoded(page), lines=True).json()
+    expected = Reader(model.path).read_lines(page)
+    assert [len(each["digits"]) for each in body["lines"]] == [3, 2]
+    assert [each["number"] for each in body["lines"]] == [number(each) for each in expected]
+    for found, readings in zip(body["lines"], expected, strict=True):
+        assert [each["box"] for each in found["digits"]] == [list(each.box) for each in readings]
+    assert (body["number"], body["digits"]) == (None, None)
+    both = post(client, encoded(page), lines=True, digits=True).json()
+    assert both["lines"] == body["lines"]
+    assert both["digits"] == [digit for each in body["lines"] for digit in each["digits"]]
+    assert both["number"] == "".join(each["number"] for each in body["lines"])
+    raw = post(client, body["seen"].encode()[:784], "application/octet-stream", lines=True).json()
+    assert [len(each["digits"]) for each in raw["lines"]] == [1]
+    assert post(client, encoded(page)).json()["lines"] is None
+
+
 def test_the_evidence_sums_to_the_difference_of_the_log_probabilities(client, model, split):
     reader = Reader(model.path)
     temperature = float(reader.card["temperature"])
@@ -269,9 +291,10 @@ def test_a_network_of_colour_images_is_served(serving):
         ):
             refused = post(client, content, "application/octet-stream")
             assert (refused.status_code, message in refused.json()["detail"]) == (422, True)
-        refused = post(client, encoded(image), digits=True)
-        assert refused.status_code == 422
-        assert "reads whole pictures" in refused.json()["detail"]
+        for name in ("digits", "lines"):
+            refused = post(client, encoded(image), **{name: True})
+            assert refused.status_code == 422
+            assert "reads whole pictures" in refused.json()["detail"]
 
 
 def test_paper_without_ink_is_blank_in_either_polarity(serving):
@@ -285,7 +308,8 @@ def test_a_class_that_is_no_folders_name_is_not_kept(serving, tmp_path):
     names = ("../out", "in")
     kind = ImageKind(1, 28, 28, "light on dark", "upright", names)
     with serving(kind, collect=tmp_path / "kept" / "here") as client:
-        for label, status in zip(names, (422, 201), strict=True):
+        # No label is a digit, so that none is not a digit.
+        for label, status in zip((*names, NO_DIGIT), (422, 201, 422), strict=True):
             answer = client.post(
                 "/feedback",
                 content=encoded(SHEET),
@@ -369,6 +393,13 @@ def test_mistakes_are_kept_as_pictures_in_folders_of_their_labels(collecting):
         answers = list(pool.map(lambda i: keep(client, str(i % 10)).json(), range(40)))
     assert sorted(answer["pictures"] for answer in answers) == list(range(2, 42))
     assert len(list(folder.glob("[0-9]/*.png"))) == len(list(folder.glob("*/*"))) == 41
+
+
+def test_what_is_no_digit_has_a_folder_that_is_counted_by_itself(collecting, model):
+    client, folder = collecting
+    assert keep(client, NO_DIGIT).status_code == 201
+    assert len(list((folder / NO_DIGIT).glob("*.png"))) == 1
+    assert score_folder(Reader(model.path), folder).not_digits == 1
 
 
 @pytest.mark.parametrize(
@@ -514,10 +545,11 @@ def test_an_empty_sheet_has_no_digit(client):
         (encoded(np.full((50, 50), 255, np.uint8)), "image/png"),
         (bytes(784), "application/octet-stream"),
     ):
-        answer = post(client, content, kind, maps=True, digits=True, evidence=True).json()
+        asked = {"maps": True, "digits": True, "lines": True, "evidence": True}
+        answer = post(client, content, kind, **asked).json()
         for name in (
             *("label", "probabilities", "seen", "maps", "box", "frame", "evidence", "number"),
-            "digits",
+            *("digits", "lines"),
         ):
             assert answer[name] is None
         assert answer["side_by_side"] == 0
@@ -545,6 +577,31 @@ def test_what_cannot_be_read_is_refused_in_a_line(client, content, kind, status)
 
 def test_a_wrong_query_is_refused(client):
     assert post(client, encoded(SHEET), maps="perhaps").status_code == 422
+    known = "maps, digits, lines, evidence, model"
+    for query, message in (
+        ("foo=1", f"'foo': got an unknown parameter, expected {known}"),
+        (
+            "digit=true",
+            f"'digit': got an unknown parameter, expected {known}; hint: did you mean digits?",
+        ),
+        ("maps=1&maps=0", "maps: got it several times, expected it once"),
+    ):
+        answer = client.post(
+            f"/predict?{query}", content=encoded(SHEET), headers={"content-type": "image/png"}
+        )
+        assert (answer.status_code, answer.json()) == (422, {"detail": message})
+    for path in ("/model", "/models", "/healthz"):
+        answer = client.get(f"{path}?foo=1")
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith("'foo': got an unknown parameter, expected ")
+    assert client.get("/?foo=1").status_code == 200  # a page, whose address others may lengthen
+
+
+def test_a_form_with_two_files_is_refused(client):
+    files = [("a", ("a.png", encoded(SHEET))), ("b", ("b.png", encoded(SHEET)))]
+    answer = client.post("/predict", files=files)
+    assert answer.status_code == 422
+    assert answer.json() == {"detail": "got a form with 2 files, expected one"}
 
 
 def test_a_request_that_takes_too_long_is_ended(client, monkeypatch):

@@ -67,13 +67,14 @@ def cmd_predict(
         Network that reads them: the name of a pretrained one (`featherweight models` lists them),
         a run folder, or an ONNX file that `featherweight export` wrote.
     number
-        Read all digits of each picture, from left to right, as one number.
+        Read all digits of each picture, line by line from left to right, as one number.
     lines
         Read each line of writing of a picture, from top to bottom, as a number.
     json
         Print a JSON list, with the probability of every class.
     csv
-        Print CSV with the columns file, label, confidence and unsure.
+        Print CSV with the columns file, line (with `--lines` only), label, confidence, unsure,
+        reason and doubts.
     ray
         Read one source on a Ray cluster: a folder or file of pictures, .npz or Parquet. Takes the
         cluster's address, auto for the cluster that this machine belongs to, or nothing to start
@@ -84,6 +85,7 @@ def cmd_predict(
     """
     from .._pictures import SUFFIXES
     from ..inference.reader import Reader, find_model
+    from ..inference.reading import are_digits
 
     if not images:
         raise InputError(
@@ -119,14 +121,22 @@ def cmd_predict(
         )
     unit: Unit = "line" if lines else "number" if number else "digit"
     rows, n_failed, several = _read_all(reader, sources, unit)
-    digits = all(len(label) == 1 and label.isdecimal() for label in reader.labels)
-    what = "number" if unit != "digit" else "digit" if digits else "label"
-    _print_readings(rows, "json" if json else "csv" if csv else "table", what)
+    if json:
+        print_json(rows)
+    elif csv:
+        _print_csv(rows, unit)
+    else:
+        what = "number" if unit != "digit" else "digit" if are_digits(reader.labels) else "label"
+        _print_readings(rows, what, reader.sure_from)
     if several:
-        which = several[0]
+        which, hint = several[0], "--number reads them"
         if len(several) > 1:
             which = f"{len(several):,} pictures: several digits side by side"
-        stderr.print(f"{which}; hint: --number reads them", markup=False)
+        if unit == "number":
+            hint = "--lines reads each line as a number"
+            if len(several) > 1:
+                which = f"{len(several):,} pictures: several lines of writing, read as one number"
+        stderr.print(f"{which}; hint: {hint}", markup=False)
     if n_failed and len(sources) > 1:
         stderr.print(f"error: {n_failed:,} of {len(sources):,} could not be read")
     return USAGE if n_failed else DONE
@@ -177,7 +187,7 @@ def _read_all(
     """Read every source and print an error for each that cannot be read.
 
     Returns the readings, the number of errors, and a note for each picture that seems to show
-    several digits."""
+    several digits where one is read, or several lines where one number is."""
     rows, n_failed, several = [], 0, []
     hidden = len(sources) < PROGRESS_FROM or not stderr.is_terminal
     for source in track(sources, "", console=stderr, transient=True, disable=hidden):
@@ -187,23 +197,24 @@ def _read_all(
             n_failed += 1
             stderr.print(f"error: {reason(error)}", markup=False)
             continue
+        if unit == "digit" and lines[0][0].side_by_side > 1:
+            several.append(f"{source}: {lines[0][0].side_by_side} digits side by side")
+        if unit == "number" and len(lines) > 1:
+            several.append(f"{source}: {len(lines)} lines of writing, read as one number")
+            lines = [[reading for line in lines for reading in line]]
         for i, readings in enumerate(lines, 1):
             row = _to_row(source, readings, many=unit != "digit")
             rows.append({**row, "line": i} if unit == "line" else row)
-        if unit == "digit" and lines[0][0].side_by_side > 1:
-            several.append(f"{source}: {lines[0][0].side_by_side} digits side by side")
     return rows, n_failed, several
 
 
 def _read_file(reader: "Reader", source: str, unit: Unit) -> "list[list[Reading]]":
-    """Return the readings of each line; of a digit or a number, of the only one."""
+    """Return the readings of each line of writing, of which a digit is the only one."""
     from ..inference.prepare import MAX_FILE_BYTES
 
     # One byte more than is accepted: a stream need not end.
     picture = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if source == "-" else Path(source)
-    if unit == "line":
-        return reader.read_lines(picture) or [[]]
-    return [reader.read_number(picture) if unit == "number" else [reader.read(picture)]]
+    return [[reader.read(picture)]] if unit == "digit" else reader.read_lines(picture) or [[]]
 
 
 def _to_row(source: str, readings: "list[Reading]", *, many: bool) -> dict[str, Any]:
@@ -219,28 +230,32 @@ def _to_row(source: str, readings: "list[Reading]", *, many: bool) -> dict[str, 
         "reason": None if readings else NO_INK,
         "confidence": min((digit["confidence"] for digit in digits), default=0.0),
         "unsure": any(digit["unsure"] for digit in digits) or not digits,
+        "doubts": sorted({doubt for digit in digits for doubt in digit["doubts"]}),
         "digits": digits,
     }
 
 
-def _print_readings(rows: list[dict[str, Any]], format: str, what: str) -> None:
-    """Print readings of digits, numbers or other labels, which `what` names."""
-    if format == "json":
-        print_json(rows)
-    elif format == "csv":
-        lines = ["line"] if any("line" in row for row in rows) else []
-        columns = ["file", *lines, "label", "confidence", "unsure"]
-        stdout.write(format_table(([row[key] for key in columns] for row in rows), columns))
-    elif rows:
-        table = Table("file", what, "confidence", "")
-        for row in rows:
-            table.add_row(
-                literal(row["file"]),
-                literal(row["label"] or row["reason"]),
-                f"{100 * row['confidence']:.1f} %" if row["label"] else "",
-                "unsure" if row["label"] and row["unsure"] else "",
-            )
-        stdout.print(table)
+def _print_csv(rows: list[dict[str, Any]], unit: Unit) -> None:
+    lines = ["line"] if unit == "line" else []
+    columns = ["file", *lines, "label", "confidence", "unsure", "reason", "doubts"]
+    texts = ({**row, "doubts": "; ".join(row["doubts"])} for row in rows)
+    stdout.write(format_table(([row[key] for key in columns] for row in texts), columns))
+
+
+def _print_readings(rows: list[dict[str, Any]], what: str, sure_from: float) -> None:
+    """Print a table of readings of digits, numbers or other labels, which `what` names."""
+    if not rows:
+        return
+    table = Table("file", what, "confidence", "unsure")
+    for row in rows:
+        low = ["low confidence"] if row["label"] and row["confidence"] < sure_from else []
+        table.add_row(
+            literal(row["file"]),
+            literal(row["label"] or row["reason"]),
+            f"{100 * row['confidence']:.1f} %" if row["label"] else "",
+            ", ".join([*low, *row["doubts"]]),
+        )
+    stdout.print(table)
 
 
 def _predict_on_ray(model: Path, source: str, folder: str, format: str, address: str) -> int:
@@ -364,23 +379,27 @@ def _save_pictures(pictures: "list[tuple[str, np.ndarray, str | None]]", folder:
 
 def _print_scores(scores: "list[Score]", split: str) -> None:
     """Print a line per category, and one for all categories that are made from MNIST."""
-    from ..evaluate import percent
 
-    table = Table("category", "made from", "prepared", "only resized")
+    def share(right: int, n: int) -> str:
+        return f"{100 * right / n:.2f} % ({n - right:,})"  # a line has to fit in 80 columns
+
+    table = Table("category", "from", "pictures", "prepared (wrong)", "resized (wrong)")
     for score in scores:
         table.add_row(
             score.category.replace("_", " "),
             split if score.from_mnist else "nothing",
-            percent(score.prepared, score.n),
-            "" if score.resized is None else percent(score.resized, score.n),
+            f"{score.n:,}",
+            share(score.prepared, score.n),
+            "" if score.resized is None else share(score.resized, score.n),
         )
     digits = [(score, score.resized) for score in scores if score.from_mnist]
     both = [(score, resized) for score, resized in digits if resized is not None]
     n = sum(score.n for score, _ in both)
     table.add_row(
-        f"digits from {split}",
-        "",
-        percent(sum(score.prepared for score, _ in both), n),
-        percent(sum(resized for _, resized in both), n),
+        "all digits",
+        split,
+        f"{n:,}",
+        share(sum(score.prepared for score, _ in both), n),
+        share(sum(resized for _, resized in both), n),
     )
     stdout.print(table)

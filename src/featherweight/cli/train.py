@@ -398,8 +398,14 @@ def _evaluate_pictures(model: str, folder: str, json: bool) -> int:
             f"{values['no_ink']:,} without a digit"
         )
         _print_confusion(list(score.labels), values["confusion"], [*score.labels, "none"])
+    if score.not_digits and not json:
+        stdout.print(
+            f"{score.not_digits:,} of no digit: {score.not_digits_read:,} read as one, "
+            f"{score.not_digits_sure:,} of them sure"
+        )
     if n_failed := len(score.unreadable):
-        stderr.print(f"error: {n_failed:,} of {score.total + n_failed:,} could not be read")
+        n = score.total + score.not_digits + n_failed
+        stderr.print(f"error: {n_failed:,} of {n:,} could not be read")
     return USAGE if score.unreadable else DONE
 
 

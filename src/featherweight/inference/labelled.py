@@ -4,10 +4,11 @@
     score = score_folder(Reader(), Path("my-digits"))
     score.correct, score.total, score.interval              # 57, 60, (0.863, 0.983)
 
-`featherweight serve` keeps pictures in such a folder.
+`featherweight serve` keeps pictures in such a folder. Where the labels are digits, pictures of no
+digit may be in a folder of their own, not-a-digit. They are counted by themselves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from .._pictures import SUFFIXES, is_named_as_picture
 from ..counts import percent, wilson
 from ..errors import InputError
 from .reader import Reader
+from .reading import are_digits
+
+NO_DIGIT = "not-a-digit"  # the name of the folder of pictures that show no digit
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,6 +38,13 @@ class FolderScore:
     "Number of pictures whose reading should be checked."
     wrong_though_sure: int
     "Number of pictures read wrong whose reading should not need a check."
+    not_digits: int
+    """Number of pictures in the folder of pictures that show no digit. All figures but the next two
+    leave them out."""
+    not_digits_read: int
+    "How many of them are read as a digit."
+    not_digits_sure: int
+    "How many of these should not need a check."
     unreadable: tuple[str, ...]
     "What was wrong with each file that is no picture. They are not counted."
 
@@ -62,6 +73,9 @@ class FolderScore:
             "no_ink": int(self.confusion[:, -1].sum()),
             "unsure": self.unsure,
             "wrong_though_sure": self.wrong_though_sure,
+            "not_digits": self.not_digits,
+            "not_digits_read": self.not_digits_read,
+            "not_digits_sure": self.not_digits_sure,
             "unreadable": len(self.unreadable),
             "labels": list(self.labels),
             "confusion": self.confusion.tolist(),
@@ -70,6 +84,11 @@ class FolderScore:
     def __repr__(self) -> str:
         """Return one line, such as `95.00 % (3 wrong of 60)`."""
         return percent(self.correct, self.total) if self.total else "no picture could be read"
+
+
+def folder_names(labels: Sequence[str]) -> list[str]:
+    """Return the names of the folders that pictures of these labels are sorted into."""
+    return [*labels, NO_DIGIT] if are_digits(labels) else list(labels)
 
 
 def is_labelled(folder: Path) -> bool:
@@ -81,6 +100,8 @@ def score_folder(
     reader: Reader, folder: Path, on_error: Callable[[str], None] | None = None
 ) -> FolderScore:
     """Read every picture FOLDER/LABEL/NAME, and count what is read right.
+
+    Where the labels are digits, pictures FOLDER/not-a-digit/NAME should not be read.
 
     Args:
         reader: The reader.
@@ -97,13 +118,12 @@ def score_folder(
             f"{', '.join(sorted(SUFFIXES))}"
         )
     number = {label: k for k, label in enumerate(reader.labels)}
+    names = folder_names(reader.labels)
     for path in pictures:
-        if path.parent.name not in number:
-            raise InputError(
-                f"{path.parent}: not a label, expected one of {', '.join(reader.labels)}"
-            )
+        if path.parent.name not in names:
+            raise InputError(f"{path.parent}: not a label, expected one of {', '.join(names)}")
     confusion = np.zeros((len(number), len(number) + 1), np.int64)
-    unsure, wrong_though_sure, unreadable = 0, 0, []
+    unsure, wrong_though_sure, others, unreadable = 0, 0, [], []
     for path in pictures:
         try:
             reading = reader.read(path)
@@ -112,12 +132,22 @@ def score_folder(
             if on_error is not None:
                 on_error(unreadable[-1])
             continue
+        if path.parent.name not in number:
+            others.append(reading)
+            continue
         read = len(number) if reading.label is None else number[reading.label]
         confusion[number[path.parent.name], read] += 1
         unsure += reading.unsure
         wrong_though_sure += not reading.unsure and reading.label != path.parent.name
     return FolderScore(
-        tuple(reader.labels), confusion, unsure, wrong_though_sure, tuple(unreadable)
+        labels=tuple(reader.labels),
+        confusion=confusion,
+        unsure=unsure,
+        wrong_though_sure=wrong_though_sure,
+        not_digits=len(others),
+        not_digits_read=sum(reading.label is not None for reading in others),
+        not_digits_sure=sum(not reading.unsure for reading in others),
+        unreadable=tuple(unreadable),
     )
 
 

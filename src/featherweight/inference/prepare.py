@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from .. import _pictures
-from .._pictures import open_image, quiet, readable
+from .._pictures import open_image, readable
 from ..errors import InputError
 from ..layout import MNIST_LAYOUT
 from ._components import Labels
@@ -32,20 +33,22 @@ MAX_PIXELS = 16_000_000  # of a picture as it is decoded; larger ones are refuse
 JPEG_SCALES = (2, 4)  # parts of its size at which a JPEG file of more pixels is decoded
 MAX_JPEG_PIXELS = 178_000_000  # Pillow opens no picture of more
 MAX_FILE_BYTES = 64 * 1024 * 1024
-# Pillow's modes that `_planes` reads; pictures of other modes are converted to RGB first.
+# Pillow's modes that `_planes` reads; pictures of other modes are converted first, to RGB except
+# for those whose colours are multiplied by their opacity.
 MODES = {
     *("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"),
     *("I", "F", "I;16", "I;16L", "I;16B"),
 }
+UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 STRIP = 1_000_000  # pixels that are converted from one mode to another at a time
 WHITE = (255, 255, 255)
 MAX_SIDE = 512  # pixels; larger pictures are reduced to it, since strokes stay wide enough there
 
-PictureSource = str | Path | bytes | Bytes | Image.Image
-"A picture: the path of a file, its bytes, an array, or a Pillow image."
+PictureSource = str | Path | bytes | bytearray | memoryview | IO[bytes] | Bytes | Image.Image
+"A picture: the path of a file, its bytes, a file that is open, an array, or a Pillow image."
 
 
-def open_picture(source: bytes | str | Path) -> Image.Image:
+def open_picture(source: bytes | str | Path | IO[bytes]) -> Image.Image:
     """Open a picture from a file or from its bytes, and turn it upright as its EXIF data says.
 
     Only the first of several frames is read.
@@ -54,8 +57,13 @@ def open_picture(source: bytes | str | Path) -> Image.Image:
         InputError: It is none of FORMATS, is damaged, or has more than MAX_PIXELS pixels.
         OSError: The file cannot be read.
     """
+    name = "picture"
     if isinstance(source, bytes):
-        content, name = source, "picture"
+        content = source
+    elif not isinstance(source, (str, Path)):
+        content = source.read(MAX_FILE_BYTES + 1)
+        if not isinstance(content, bytes):
+            raise InputError(f"{name}: got a file of text, expected one that is open as bytes")
     else:
         name = str(source)
         with Path(source).open("rb") as file:  # which need not end, as /dev/zero does not
@@ -94,7 +102,14 @@ def decode(picture: Image.Image, name: str = "picture") -> Image.Image:
     """
     upright = _pictures.decode(picture, name)
     with readable(name):
-        return upright if upright.mode in MODES else upright.convert("RGB")
+        return _in_a_mode(upright)
+
+
+def _in_a_mode(picture: Image.Image) -> Image.Image:
+    """Return a picture in one of MODES."""
+    if picture.mode in MODES:
+        return picture
+    return picture.convert(UNMULTIPLIED.get(picture.mode, "RGB"))
 
 
 def prepare(picture: PictureSource, form: Form = MNIST) -> Bytes | None:
@@ -111,12 +126,13 @@ def prepare(picture: PictureSource, form: Form = MNIST) -> Bytes | None:
     All of MNIST's first 60,000 images meet this.
 
     Args:
-        picture: The path of a file, its bytes, a Pillow image of any mode, or an array (height,
-            width) or (height, width, 3 or 4) of uint8.
+        picture: The path of a file, its bytes, a file that is open as bytes, a Pillow image of any
+            mode, or an array (height, width) or (height, width, 3 or 4) of uint8.
         form: The form of the network's images, as `Reader.form` has it.
 
     Raises:
-        InputError: The file is no readable picture, or the array has another shape or type.
+        InputError: The file is no readable picture, it has no pixels, the array has another shape
+            or type, or it is something else.
         OSError: The file cannot be read.
     """
     return Sheet(picture, form).image()
@@ -318,6 +334,8 @@ def _floats(sides: Iterable[float]) -> Box:
 
 def _upright(picture: PictureSource) -> Image.Image:
     """Return a picture as a Pillow image, turned as its EXIF data says."""
+    if isinstance(picture, (bytearray, memoryview)):
+        picture = bytes(picture)
     if isinstance(picture, (str, Path, bytes)):
         return open_picture(picture)
     if isinstance(picture, np.ndarray):
@@ -331,9 +349,21 @@ def _upright(picture: PictureSource) -> Image.Image:
                 "expected uint8 (height, width) or (height, width, 3 or 4)"
             )
         return Image.fromarray(np.ascontiguousarray(picture))
-    with quiet:
+    if not isinstance(picture, Image.Image):
+        if hasattr(picture, "read"):
+            return open_picture(picture)
+        raise InputError(
+            f"picture: got {type(picture).__name__}, expected the path of a file, its bytes, an "
+            "open file, an array, or a Pillow image"
+        )
+    if 0 in picture.size:
+        raise InputError(
+            f"picture: got {picture.width} x {picture.height} pixels, expected at least one"
+        )
+    with readable("picture"):
+        picture.load()  # of a file it may be no more than the header as yet
         turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(picture) if turned else picture  # without a copy
+        return _in_a_mode(ImageOps.exif_transpose(picture) if turned else picture)  # without a copy
 
 
 def _in_form(picture: Image.Image, form: Form) -> Bytes | None:

@@ -139,13 +139,14 @@ class Reader:
         """Read a picture of one digit, or of whatever the network was trained on.
 
         Args:
-            picture: The path of a file, its bytes, a Pillow image, or an array (height, width) or
-                (height, width, 3 or 4) of uint8. It may have any size and colours, and ink darker
-                or lighter than the paper. An image in the form of the training images is read
-                unchanged; `prepare.prepare` says what is done with all others.
+            picture: The path of a file, its bytes, a file that is open as bytes, a Pillow image, or
+                an array (height, width) or (height, width, 3 or 4) of uint8. It may have any size
+                and colours, and ink darker or lighter than the paper. An image in the form of the
+                training images is read unchanged; `prepare.prepare` says what is done with all
+                others.
 
         Raises:
-            InputError: It is no readable picture.
+            InputError: It is no readable picture, or something else.
             OSError: The file cannot be read.
         """
         return self.read_many([picture])[0]
@@ -164,6 +165,8 @@ class Reader:
 
     def read_number(self, picture: PictureSource) -> list[Reading]:
         """Read the digits of a number from left to right; the list is empty without ink.
+
+        The digits of several lines of writing follow each other, line by line.
 
         Args:
             picture: As in `read`, which says what is raised too. InputError is also raised if the
@@ -255,7 +258,7 @@ class Reader:
                         seen,
                         unsure=not is_digit or confidence < self.sure_from,
                         labels=tuple(self.labels),
-                        evidence=evidence,
+                        evidence=evidence if is_digit else None,
                         reason=None if is_digit else NOT_A_DIGIT,
                     )
                 )
@@ -289,7 +292,8 @@ class Reader:
             # In dense evaluation the first max-pool turns one image into several, one for each
             # offset of its grid. Their maps are in the batch dimension: take the first offset's.
             stages.append(Stage(outputs[name][0], filters))
-        if self._head is not None:
+        is_digit = self._calibrate(outputs["log_probabilities"]).max() >= self.digit_from
+        if self._head is not None and is_digit:
             contributions = self._head.contributions(
                 outputs[self._head.maps], outputs["log_probabilities"]
             )

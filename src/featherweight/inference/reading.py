@@ -72,7 +72,7 @@ class Stage:
     "Filters (channels, inputs, height, width) float32, scaled as batch norm does, if known."
     contributions: np.ndarray | None = None
     """Part of `Evidence.difference` that each channel adds, (channels,) float32; the difference of
-    the two biases is the rest. Of the last stage only."""
+    the two biases is the rest. Of the last stage only, if the image is read as a digit."""
 
     def order(self) -> list[int]:
         """Return the channels, those that decide most first.
@@ -107,8 +107,8 @@ class Reading:
     frame: Box | None = None
     "Sides of `seen` likewise, which may lie outside of the picture."
     evidence: Evidence | None = None
-    """Why the network says this and not the second most probable label. None without ink, or if
-    the network's head is not a mean and a linear layer."""
+    """Why the network says this and not the second most probable label. None where there is no
+    label, or if the network's head is not a mean and a linear layer."""
     reason: str | None = None
     """Why nothing is read: NO_INK, NOT_A_DIGIT or SEVERAL_DIGITS. None where there is a label."""
     doubts: tuple[str, ...] = ()
@@ -125,7 +125,12 @@ class Reading:
         if side_by_side < 2:
             return replace(self, side_by_side=side_by_side)
         return replace(
-            self, label=None, side_by_side=side_by_side, unsure=True, reason=SEVERAL_DIGITS
+            self,
+            label=None,
+            side_by_side=side_by_side,
+            unsure=True,
+            evidence=None,
+            reason=SEVERAL_DIGITS,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +170,8 @@ class Reading:
             )
         names = self.labels or tuple(str(k) for k in range(len(self.probabilities)))
         order = self.probabilities.argsort()[::-1]
-        colours = {int(order[0]): FIRST, int(order[1]): SECOND}
+        # Where nothing is read, no label stands out.
+        colours = {} if self.label is None else {int(order[0]): FIRST, int(order[1]): SECOND}
         bars = "".join(
             f'<div style="display: flex; gap: 8px; align-items: center'
             f'{"" if k in colours and p >= LEAST_SHOWN else "; opacity: 0.55"}">'
@@ -179,6 +185,11 @@ class Reading:
             f'{head}<div style="display: flex; flex-wrap: wrap; gap: 16px; align-items: center">'
             f'{pictures}<div style="font-size: 85%; line-height: 1.3">{bars}</div></div>'
         )
+
+
+def are_digits(labels: Sequence[str]) -> bool:
+    """Return whether all labels are digits."""
+    return all(len(label) == 1 and label.isdecimal() for label in labels)
 
 
 def number(digits: Sequence[Reading]) -> str | None:

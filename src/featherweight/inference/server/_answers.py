@@ -38,7 +38,7 @@ class FeatureMaps(BaseModel):
     )
     contributions: list[float] | None = Field(
         description="What each channel adds to the evidence's difference; the rest of it is the "
-        "difference of two biases. Null except for the last stage."
+        "difference of two biases. Null except for the last stage, and if there is no label."
     )
     filters: Filters | None = Field(description="Null if they are not known.")
 
@@ -98,8 +98,8 @@ class DigitReading(BaseModel):
         examples=[(0.0, -0.05, 1.0, 1.05)],
     )
     evidence: Evidence | None = Field(
-        description="Why this label and not the second, if the query asked for it. Null if the "
-        "network's head is not a mean and a linear layer."
+        description="Why this label and not the second, if the query asked for it. Null if there "
+        "is no label, or if the network's head is not a mean and a linear layer."
     )
 
 
@@ -108,6 +108,13 @@ class Milliseconds(BaseModel):
 
     prepare: float = Field(description="To decode the picture and find its ink.", examples=[2.1])
     network: float = Field(description="To run the network.", examples=[0.4])
+
+
+class Line(BaseModel):
+    """Reading of a line of writing."""
+
+    number: str = Field(description="The number that its digits make.", examples=["1905"])
+    digits: list[DigitReading] = Field(description="Its digits from left to right.")
 
 
 class Prediction(DigitReading):
@@ -124,7 +131,12 @@ class Prediction(DigitReading):
         examples=["1905"],
     )
     digits: list[DigitReading] | None = Field(
-        description="The digits of the number from left to right, if the query asked for them."
+        description="The digits of the number, line by line from left to right, if the query asked "
+        "for them."
+    )
+    lines: list[Line] | None = Field(
+        description="The lines of writing from top to bottom, if the query asked for them; null "
+        "without ink."
     )
     model: str = Field(description="Name of the model that read.", examples=["feather-20k"])
     milliseconds: Milliseconds

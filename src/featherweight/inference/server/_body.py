@@ -42,9 +42,9 @@ def media_type_of(content_type: str) -> str:
 
 
 def file_in(content_type: str, body: bytes) -> bytes:
-    """Return the file in a body: the first of a form, as browsers and `curl -F` send it, or all.
+    """Return the file in a body: that of a form, as browsers and `curl -F` send it, or all of it.
 
-    Raises InputError if a form has none.
+    Raises InputError if a form has none, or several.
     """
     if media_type_of(content_type) != FORM:
         return body
@@ -73,4 +73,6 @@ def file_in(content_type: str, body: bytes) -> bytes:
         raise InputError(
             "got a form without a file, expected one as `curl -F file=@photo.jpg` sends it"
         )
+    if len(files) > 1:
+        raise InputError(f"got a form with {len(files):,} files, expected one")
     return files[0]

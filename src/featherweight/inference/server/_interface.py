@@ -1,5 +1,6 @@
 """The routes that programs call."""
 
+import itertools
 import json
 import math
 import time
@@ -9,15 +10,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from anyio.to_thread import run_sync
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.routing import APIRoute
 from PIL import Image
 
 from ..._files import reason
-from ...errors import InputError
+from ...errors import InputError, did_you_mean
 from .._form import Form
+from ..labelled import folder_names
 from ..prepare import Digit, Sheet, as_digit, decode, open_header
 from ..reader import Reader
-from ..reading import number
+from ..reading import Reading, number
 from ._answers import (
     Card,
     Health,
@@ -44,6 +47,7 @@ TAGS = [
 TOO_MANY = {503: "There are too many requests, or too many large pictures, at once."}
 TOO_SLOW = {408: "The request took over 10 seconds."}
 NO_MODEL = {404: "The server offers no model of that name."}
+BAD_QUERY = {422: "The query is wrong."}
 
 
 def _raw(content: bytes, form: Form) -> Digit | None:
@@ -69,6 +73,7 @@ class _Question:
     model: str
     maps: bool
     digits: bool
+    lines: bool
     evidence: bool
 
     def read_raw(self, content: bytes) -> bytes:
@@ -76,37 +81,37 @@ class _Question:
         started = time.perf_counter()
         digit = _raw(content, self.reader.form)
         whole = [] if digit is None else [digit]
-        return self._read(whole, whole if self.digits else [], len(whole), started)
+        lines = [whole] if whole and (self.digits or self.lines) else []
+        return self._read(whole, lines, len(whole), started)
 
     def read_picture(self, picture: Image.Image) -> bytes:
         """Return the same for a picture of which the header is read."""
         started = time.perf_counter()
         sheet = Sheet(decode(picture), self.reader.form)
-        digits = sheet.number(self.reader.sureness) if self.digits else []
-        return self._read(
-            sheet.candidates(self.reader.sureness),
-            digits,
-            sheet.count(self.reader.sureness),
-            started,
-        )
+        lines = sheet.lines(self.reader.sureness) if self.digits or self.lines else []
+        whole = sheet.candidates(self.reader.sureness)
+        return self._read(whole, lines, sheet.count(self.reader.sureness), started)
 
     def _read(
-        self, whole: list[Digit], digits: list[Digit], side_by_side: int, started: float
+        self, whole: list[Digit], lines: list[list[Digit]], side_by_side: int, started: float
     ) -> bytes:
         prepared = time.perf_counter()
-        reading, *each = self.reader.read_candidates([whole, *([digit] for digit in digits)])
+        digits = [[digit] for line in lines for digit in line]
+        reading, *each = self.reader.read_candidates([whole, *digits])
         reading = reading.counted(side_by_side)
         stages = (
             self.reader.stages(reading.seen) if self.maps and reading.seen is not None else None
         )
         finished = time.perf_counter()
         values = describe_digit(reading, evidence=self.evidence)
+        described = [describe_digit(digit, evidence=self.evidence) for digit in each]
         answer = {
             **values,
             "side_by_side": side_by_side,
             "maps": None if stages is None else [describe_stage(stage) for stage in stages],
-            "number": number(each),
-            "digits": [describe_digit(digit, evidence=self.evidence) for digit in each] or None,
+            "number": number(each) if self.digits else None,
+            "digits": described if self.digits and each else None,
+            "lines": self._lines(lines, each, described) if self.lines and each else None,
             "model": self.model,
             "milliseconds": {
                 "prepare": round(1000 * (prepared - started), 2),
@@ -114,6 +119,18 @@ class _Question:
             },
         }
         return json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+
+    @staticmethod
+    def _lines(
+        lines: list[list[Digit]], readings: list[Reading], described: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Return the values of a `Line` for each line, of the readings of all their digits."""
+        rest = zip(readings, described, strict=True)
+        each = [list(itertools.islice(rest, len(line))) for line in lines]
+        return [
+            {"number": number([reading for reading, _ in line]), "digits": [d for _, d in line]}
+            for line in each
+        ]
 
 
 def _document(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:
@@ -131,15 +148,34 @@ def _document_body(kinds: tuple[str, ...]) -> dict[str, Any]:
 
 def add_interface(app: FastAPI, models: Models, collection: Collection | None) -> None:
     """Add the routes that programs call."""
-    room = Room()
-    _add_reading(app, models, room)
-    _add_models(app, models, collects=collection is not None)
-    _add_collecting(app, models, room, collection)
+    room, routes = Room(), APIRouter(dependencies=[Depends(_refuse_unknown)])
+    _add_reading(routes, models, room)
+    _add_models(routes, models, collects=collection is not None)
+    _add_collecting(routes, models, room, collection)
 
-    @app.get("/healthz", tags=["server"])
+    @routes.get("/healthz", tags=["server"], responses=_document(BAD_QUERY))
     def healthz() -> Health:
         """Return ok if the server is up."""
         return Health(status="ok")
+
+    app.include_router(routes)
+
+
+async def _refuse_unknown(request: Request) -> None:
+    """Raise HTTPException 422 if the query has a parameter that the route does not know."""
+    route = request.scope["route"]
+    assert isinstance(route, APIRoute)
+    known = [parameter.alias for parameter in route.dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise HTTPException(
+                422,
+                f"{name[:100]!r}: got an unknown parameter, expected {', '.join(known) or 'none'}"
+                f"{f'; hint: {hint}' if hint else ''}",
+            )
+        if len(request.query_params.getlist(name)) > 1:
+            raise HTTPException(422, f"{name}: got it several times, expected it once")
 
 
 def _choice(models: Models, description: str) -> Any:
@@ -155,7 +191,7 @@ async def _get(models: Models, name: str) -> Reader:
     return await run_sync(models.get, name) if reader is None else reader
 
 
-def _add_reading(app: FastAPI, models: Models, room: Room) -> None:
+def _add_reading(routes: APIRouter, models: Models, room: Room) -> None:
     responses = _document(
         {
             **NO_MODEL,
@@ -167,7 +203,7 @@ def _add_reading(app: FastAPI, models: Models, room: Room) -> None:
         }
     )
 
-    @app.post(
+    @routes.post(
         "/predict",
         tags=["reading"],
         response_model=Prediction,  # of the documentation; the answer is made without it, faster
@@ -181,6 +217,9 @@ def _add_reading(app: FastAPI, models: Models, room: Room) -> None:
         ] = False,
         digits: Annotated[
             bool, Query(description="Whether to read each digit of a number by itself too.")
+        ] = False,
+        lines: Annotated[
+            bool, Query(description="Whether to read each line of writing as a number.")
         ] = False,
         evidence: Annotated[
             bool, Query(description="Whether to return where in the image the evidence lies.")
@@ -196,9 +235,12 @@ def _add_reading(app: FastAPI, models: Models, room: Room) -> None:
         content = await read_body(request, CONTENT_TYPES, MAX_BYTES)
         content_type = request.headers["content-type"]
         reader = await _get(models, model)
-        question = _Question(reader, model, maps=maps, digits=digits, evidence=evidence)
-        if digits and not reader.form.reads_ink:
-            raise HTTPException(422, f"digits: {model} reads whole pictures, expected no digits")
+        question = _Question(
+            reader, model, maps=maps, digits=digits, lines=lines, evidence=evidence
+        )
+        if (digits or lines) and not reader.form.reads_ink:
+            name = "digits" if digits else "lines"
+            raise HTTPException(422, f"{name}: {model} reads whole pictures, expected no {name}")
         try:
             if media_type_of(content_type) == RAW:
                 # Shorter than the way to a thread and back.
@@ -212,8 +254,8 @@ def _add_reading(app: FastAPI, models: Models, room: Room) -> None:
         return Response(answer, media_type="application/json")
 
 
-def _add_models(app: FastAPI, models: Models, *, collects: bool) -> None:
-    @app.get("/models", tags=["models"], responses=_document(TOO_SLOW))
+def _add_models(routes: APIRouter, models: Models, *, collects: bool) -> None:
+    @routes.get("/models", tags=["models"], responses=_document({**TOO_SLOW, **BAD_QUERY}))
     def offer() -> Offer:
         """List the models, the one that reads if none is asked for, and their accuracy."""
         return Offer(
@@ -222,10 +264,10 @@ def _add_models(app: FastAPI, models: Models, *, collects: bool) -> None:
             models=[describe_model(name, models.get(name)) for name in models.names],
         )
 
-    @app.get(
+    @routes.get(
         "/model",
         tags=["models"],
-        responses=_document({**NO_MODEL, **TOO_SLOW, 422: "The query is wrong."}),
+        responses=_document({**NO_MODEL, **TOO_SLOW, **BAD_QUERY}),
     )
     async def card(
         name: Annotated[str, _choice(models, "Name of the model.")] = models.default,
@@ -258,7 +300,7 @@ def _refuse_other_sites(request: Request, collection: Collection) -> None:
 
 
 def _add_collecting(
-    app: FastAPI, models: Models, room: Room, collection: Collection | None
+    routes: APIRouter, models: Models, room: Room, collection: Collection | None
 ) -> None:
     responses = _document(
         {
@@ -267,7 +309,7 @@ def _add_collecting(
             **TOO_SLOW,
             413: f"The body has over {MAX_PICTURE_BYTES:,} bytes.",
             415: "The content type is not image/png.",
-            422: "The body is no readable PNG file, or there is no such label.",
+            422: "The body is no readable PNG file, or the query is wrong.",
             **TOO_MANY,
             507: "There is no room for more pictures.",
         }
@@ -275,7 +317,7 @@ def _add_collecting(
 
     # A page of another site can't send this content type without asking first, and no route allows
     # it.
-    @app.post(
+    @routes.post(
         "/feedback",
         tags=["collecting"],
         status_code=201,
@@ -284,7 +326,14 @@ def _add_collecting(
     )
     async def feedback(
         request: Request,
-        label: Annotated[str, Query(description="What the picture shows.", examples=["7"])],
+        label: Annotated[
+            str,
+            Query(
+                description="What the picture shows: a label, or not-a-digit where the labels are "
+                "digits.",
+                examples=["7"],
+            ),
+        ],
     ) -> Kept:
         """Keep a picture that was read wrong, on the disk of whoever runs the server.
 
@@ -295,10 +344,10 @@ def _add_collecting(
         _refuse_other_sites(request, collection)
         content = await read_body(request, ("image/png",), MAX_PICTURE_BYTES)
 
-        labels = (await _get(models, models.default)).labels
+        names = folder_names((await _get(models, models.default)).labels)
         try:
-            if label not in labels:
-                raise InputError(f"label: got {label!r}, expected one of {', '.join(labels)}")
+            if label not in names:
+                raise InputError(f"label: got {label!r}, expected one of {', '.join(names)}")
             picture = open_png(content)
             async with room.hold(picture) as limiter:
                 count = await run_sync(collection.keep, label, picture, limiter=limiter)

@@ -1,7 +1,7 @@
 // Show an answer: large, in words, as bars, and what the network saw.
 
 import { showPlanes, unpack } from "./pixels.js";
-import { isNumber, percent, ranked, timing, words } from "./words.js";
+import { digitsOf, isNumber, percent, ranked, timing, words } from "./words.js";
 
 const BARS = 12; // that are shown at most
 const NAME = 14; // characters of a label that have room beside its bar
@@ -27,34 +27,42 @@ export function showAnswer(answer, { labels, sureFrom, image }, chosen, choose) 
   document.body.dataset.state =
     answer.probabilities === null ? "blank" : number ? "number" : doubt ? "unsure" : "read";
   const digit = byId("digit");
-  digit.textContent = number ? answer.number : answer.label ?? "";
-  digit.style.setProperty("--length", digit.textContent.length || 1);
+  const lines = number ? answer.lines.map((line) => line.number) : [answer.label ?? ""];
+  digit.textContent = lines.join("\n");
+  digit.style.setProperty("--length", Math.max(1, ...lines.map(({ length }) => length)));
+  digit.style.setProperty("--lines", lines.length);
   byId("title").textContent = title;
   byId("why-so").textContent = sentence;
   byId("timing").textContent = timing(answer);
-  showChips(number ? answer.digits : [], chosen, choose);
-  const details = number ? answer.digits[chosen] : answer;
+  showChips(number ? answer.lines : [], chosen, choose);
+  const details = number ? digitsOf(answer)[chosen] : answer;
   if (answer.probabilities !== null) {
     showBars(details, labels);
     showPlanes(byId("seen"), image.width, image.height, unpack(details.seen));
   }
-  return `${number ? `${answer.number}. ` : ""}${title}. ${sentence}`;
+  return `${number ? `${lines.join(", ")}. ` : ""}${title}. ${sentence}`;
 }
 
-// One button for each digit of a number, to choose whose details are shown.
-function showChips(digits, chosen, choose) {
-  const chips = byId("chips"), focused = [...chips.children].indexOf(document.activeElement);
-  chips.replaceChildren(...digits.map((digit, i) => {
-    const chip = document.createElement("button");
-    chip.type = "button";
-    chip.setAttribute("aria-pressed", i === chosen);
-    chip.classList.toggle("doubt", digit.unsure);
-    chip.append(span("name", digit.unsure ? `${digit.label ?? ""}?` : digit.label),
-      span("part", percent(digit.confidence)));
-    chip.addEventListener("click", () => choose(i));
-    return chip;
+// One button for each digit, in a row for each line, to choose whose details are shown.
+function showChips(lines, chosen, choose) {
+  const chips = byId("chips"), buttons = () => [...chips.querySelectorAll("button")];
+  const focused = buttons().indexOf(document.activeElement);
+  let n = 0;
+  chips.replaceChildren(...lines.map(({ digits }) => {
+    const row = document.createElement("div");
+    row.append(...digits.map((digit) => {
+      const chip = document.createElement("button"), i = n++;
+      chip.type = "button";
+      chip.setAttribute("aria-pressed", i === chosen);
+      chip.classList.toggle("doubt", digit.unsure);
+      chip.append(span("name", digit.unsure ? `${digit.label ?? ""}?` : digit.label),
+        span("part", digit.label === null ? "" : percent(digit.confidence)));
+      chip.addEventListener("click", () => choose(i));
+      return chip;
+    }));
+    return row;
   }));
-  chips.children[focused]?.focus();
+  buttons()[focused]?.focus();
 }
 
 // A bar for each label in its place or, where they are many, for the most probable ones.
@@ -74,7 +82,8 @@ function showBars(reading, labels) {
   }
   shown.forEach(({ label, p }, i) => {
     const row = bars.children[i];
-    row.className = label === first.label ? "first" : label === second.label ? "second" : "";
+    row.className = reading.label === null ? "" // nothing is read, and no label stands out
+      : label === first.label ? "first" : label === second.label ? "second" : "";
     row.querySelector(".name").textContent = label;
     row.querySelector(".part").textContent = percent(p);
     // What the text rounds to ">99.9 %" fills the bar, and what it leaves out is not drawn.

@@ -8,7 +8,11 @@ const WHERE = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)
   ? "on this computer, in my-digits or the folder that --collect names"
   : "on the computer that runs this page";
 
+const NO_DIGIT = "not-a-digit"; // as the server names it
+
 const byId = (id) => document.getElementById(id);
+
+const inWords = (label) => (label === NO_DIGIT ? "not a digit" : one(label));
 
 // `picture()` returns the PNG to keep, and `say(text)` speaks.
 export function takeFeedback(models, picture, say) {
@@ -32,7 +36,7 @@ export function takeFeedback(models, picture, say) {
     try {
       const count = await keep(picture(), label);
       kept.add(about);
-      thanks.textContent = `Kept as ${one(label)} ${WHERE}: ${count} so far.`;
+      thanks.textContent = `Kept as ${inWords(label)} ${WHERE}: ${count} so far.`;
       if (about === reading) finish();
     } catch (error) {
       if (!(error instanceof ReadingError)) throw error;
@@ -55,12 +59,19 @@ export function takeFeedback(models, picture, say) {
   wrong.addEventListener("click", () => {
     const question = Object.assign(document.createElement("p"), { textContent: models.readsDigits ? "It is a" : "It is" });
     truth.classList.toggle("named", !models.readsDigits);
-    truth.replaceChildren(question, ...models.labels.map((label) => {
+    const choice = (label, textContent, disabled) => {
       const button = Object.assign(document.createElement("button"),
-        { type: "button", textContent: label, disabled: label === reading.label });
+        { type: "button", textContent, disabled });
       button.addEventListener("click", () => send(label, button));
       return button;
-    }));
+    };
+    truth.replaceChildren(question,
+      ...models.labels.map((label) => choice(label, label, label === reading.label)));
+    if (models.readsDigits) {
+      const none = choice(NO_DIGIT, "Not a digit", reading.reason === "not a digit");
+      none.className = "none";
+      truth.append(none);
+    }
     open(truth.hidden);
   });
 

@@ -17,7 +17,7 @@ import { AWAY, read, ReadingError, readMaps } from "./reading.js";
 import { hush, say, sayAtRest } from "./said.js";
 import { Samples } from "./samples.js";
 import { Sheet } from "./sheet.js";
-import { isNumber, one } from "./words.js";
+import { digitsOf, isNumber, one } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -38,7 +38,7 @@ const maps = new Maps(byId("order"), byId("stages"), byId("map"));
 const evidence = new Evidence({ sheet: byId("sheet"), overlay: byId("overlay"),
   seen: byId("seen-overlay"), places: byId("places"), readout: byId("readout") }, say);
 const feedback = takeFeedback(models,
-  () => pictureToKeep(drawing, models.image, boxes(), chosen), say);
+  () => pictureToKeep(drawing, models.image, digits().map(({ box }) => box), chosen), say);
 
 let answer = null; // the newest one, with the area of the sheet that it is about
 let chosen = 0; // which digit of a number has its details shown
@@ -46,7 +46,7 @@ let settled = true; // whether the drawing rests, so that its answer may be said
 let lifted = 0; // when the drawing came to rest, in milliseconds
 
 const busy = (yes) => byId("verdict").setAttribute("aria-busy", yes);
-const boxes = () => (isNumber(answer) ? answer.digits.map(({ box }) => box) : []);
+const digits = () => (isNumber(answer) ? digitsOf(answer) : []);
 
 // --- what the network takes
 
@@ -136,13 +136,13 @@ function offerAgain(yes) {
 
 const invite = () => forget("empty", ...models.invitation);
 
-const details = () => (isNumber(answer) ? answer.digits[chosen] : answer);
+const details = () => digits()[chosen] ?? answer;
 
 function show() {
   const text = showAnswer(answer, models, chosen, choose);
   const truth = sampleNote();
   nameWhy();
-  sheet.mark(isNumber(answer) ? answer.digits : [], answer.area, chosen);
+  sheet.mark(digits(), answer.area, chosen);
   if (settled) {
     sayAtRest(`${text} ${truth}`);
     evidence.show(details(), models.image, answer.area);
@@ -166,7 +166,7 @@ function sampleNote() {
 function nameWhy() {
   const why = details().evidence;
   byId("why").hidden = !why;
-  byId("no-why").hidden = Boolean(why) || details().probabilities === null;
+  byId("no-why").hidden = Boolean(why) || details().label === null;
   byId("legend").hidden = !why || !evidence.on;
   if (!why) return;
   byId("why").textContent = `Why ${one(why.first)}, not ${one(why.second)}?`;
@@ -247,10 +247,11 @@ takeFiles((picture) => {
 // --- a picture to keep
 
 const keep = () => keepsake(drawing, evidence, {
-  digit: byId("digit").textContent + (document.body.dataset.state === "unsure" ? "?" : ""),
+  digit: byId("digit").textContent.replaceAll("\n", " ") + (document.body.dataset.state === "unsure" ? "?" : ""),
   title: byId("title").textContent, sentence: byId("why-so").textContent,
   note: sampleNote(), line: models.line });
-const name = () => `featherweight-${byId("digit").textContent || "drawing"}.png`;
+const name = () =>
+  `featherweight-${byId("digit").textContent.replaceAll("\n", "-") || "drawing"}.png`;
 
 byId("save").addEventListener("click", async () => save(await keep(), name()));
 byId("share").addEventListener("click", async () => share(await keep(), name(), document.title));

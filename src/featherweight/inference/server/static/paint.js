@@ -88,7 +88,7 @@ export function pictureOf(drawing, image) {
 }
 
 // What was read, or of a number the digit with the index `i`, as a PNG to keep. `boxes` are the
-// digits' from left to right, relative to what was read.
+// digits', relative to what was read.
 export function pictureToKeep(drawing, image, boxes = [], i = 0) {
   paintRead(drawing, image);
   const [left, top, right, bottom] = boxes.length ? cutOf(boxes, i) : [0, 0, 1, 1];
@@ -103,13 +103,20 @@ export function pictureToKeep(drawing, image, boxes = [], i = 0) {
   return toPng(part);
 }
 
-// A digit's box with a margin, which ends half-way to the digits beside it.
+// A digit's box with a margin, which ends half-way to the digits beside, above and below it.
 function cutOf(boxes, i) {
   const [left, top, right, bottom] = boxes[i];
   const margin = MARGIN * Math.max((right - left) * copy.width, (bottom - top) * copy.height);
   const x = margin / copy.width, y = margin / copy.height;
-  const before = i > 0 ? (boxes[i - 1][2] + left) / 2 : 0;
-  const after = i + 1 < boxes.length ? (boxes[i + 1][0] + right) / 2 : 1;
-  return [Math.min(left, Math.max(left - x, before)), Math.max(0, top - y),
-    Math.max(right, Math.min(right + x, after)), Math.min(1, bottom + y)];
+  const others = boxes.filter((_, k) => k !== i);
+  const beside = others.filter((box) => box[1] < bottom && box[3] > top);
+  const apart = others.filter((box) => !beside.includes(box));
+  // Boxes of slanted digits may overlap: which is before the other is told by their middles.
+  const isBefore = (box) => box[0] + box[2] < left + right;
+  const before = Math.max(0, ...beside.filter(isBefore).map((box) => (box[2] + left) / 2));
+  const after = Math.min(1, ...beside.filter((box) => !isBefore(box)).map((box) => (box[0] + right) / 2));
+  const above = Math.max(0, ...apart.filter((box) => box[3] <= top).map((box) => (box[3] + top) / 2));
+  const below = Math.min(1, ...apart.filter((box) => box[1] >= bottom).map((box) => (box[1] + bottom) / 2));
+  return [Math.min(left, Math.max(left - x, before)), Math.max(top - y, above),
+    Math.max(right, Math.min(right + x, after)), Math.min(bottom + y, below)];
 }

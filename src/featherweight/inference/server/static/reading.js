@@ -35,10 +35,10 @@ const query = (parameters) => new URLSearchParams(
   Object.entries(parameters).filter(([, value]) => value));
 
 // Return the answer for a picture (a Blob), as POST predict describes it, with `took`: the
-// milliseconds until it was there. `digits` asks for each digit of a number too.
-export async function read(picture, model, digits, signal) {
+// milliseconds until it was there. `lines` asks for each line of writing, digit by digit, too.
+export async function read(picture, model, lines, signal) {
   const start = performance.now();
-  const options = query({ digits, evidence: true, model });
+  const options = query({ lines, evidence: true, model });
   const answer = await post(`predict?${options}`, picture, signal);
   return { ...answer, took: performance.now() - start };
 }

@@ -61,7 +61,11 @@ export class Sheet {
       mark.classList.toggle("chosen", i === chosen);
       const above = parseFloat(style.top) / 100, under = above + parseFloat(style.height) / 100;
       const head = HEAD / this.canvas.clientHeight;
-      if (above < head) mark.classList.add(under + head > 1 ? "full" : "low");
+      // The ink of another line may be there.
+      const isFree = (from, to) => from >= 0 && to <= 1 && !digits.some(({ box: other }, k) => k !== i
+        && top + other[1] * (bottom - top) < to && top + other[3] * (bottom - top) > from
+        && other[0] < box[2] && other[2] > box[0]);
+      if (!isFree(above - head, above)) mark.classList.add(isFree(under, under + head) ? "low" : "full");
       mark.append(name);
       return mark;
     }));

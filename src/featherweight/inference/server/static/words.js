@@ -3,7 +3,7 @@
 export const COUNTS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"];
 
 const CLOSE = 0.5; // probability of a close second, relative to the first
-const NAMED = 2; // doubtful digits of a number that are named
+const NAMED = 2; // doubtful digits of a number, or doubts, that are named at most
 
 export const count = (n) => Number(n).toLocaleString("en");
 
@@ -34,7 +34,7 @@ export function ranked({ probabilities }, labels) {
   return probabilities.map((p, i) => ({ label: labels[i], p })).sort((a, b) => b.p - a.p);
 }
 
-// The answer in a title and a sentence that says why. `sureFrom` is the confidence from which the
+// The answer in a title and a sentence or two that say why. `sureFrom` is the confidence from which the
 // network's answers count as sure, null if that isn't known.
 export function words(answer, labels, sureFrom = null) {
   if (answer.probabilities === null) {
@@ -42,41 +42,63 @@ export function words(answer, labels, sureFrom = null) {
     return digits ? ["No digit found", "Too little ink to read a digit, or too faint."]
       : ["Nothing found", "Too little ink to read, or too faint."];
   }
-  if (isNumber(answer)) return numberInWords(answer, labels);
+  if (isNumber(answer)) return numberInWords(answer, labels, sureFrom);
   const [first, second] = ranked(answer, labels);
+  const doubts = named(answer.doubts), also = doubts && ` Also: ${doubts}.`;
   if (answer.reason === "several digits") {
     return ["Several digits", "They seem to stand side by side, and they touch."];
   }
   if (answer.reason === "not a digit") {
-    return ["Not a digit", `It is most like ${one(first.label)}: ${percent(first.p)}.`];
+    return ["Not a digit",
+      `No digit is likely enough.${doubts && ` Perhaps because of the picture: ${doubts}.`}`];
   }
   const rest = percent(second.p), most = `${percent(first.p)} for ${first.label}`;
   const least = rest && `${rest} for ${second.label}`;
   if (!answer.unsure) return [`Sure: ${one(first.label)}`, `${most}${least && `, ${least}`}.`];
+  if (!isWeak(answer, sureFrom)) {
+    return [`Not sure: perhaps ${one(first.label)}`,
+      `Because of the picture: ${doubts}. Without that: ${most}.`];
+  }
   if (second.p >= CLOSE * first.p) {
     return [`Not sure: ${one(first.label)}, or perhaps ${one(second.label)}`,
-      `A close second: ${most}, ${least}.`];
+      `A close second: ${most}, ${least}.${also}`];
   }
   const why = sureFrom ? `Sure only from ${percent(sureFrom)}` : "Too little to be sure";
-  return [`Not sure: perhaps ${one(first.label)}`, `${why}: ${most}${least && `, then ${least}`}.`];
+  return [`Not sure: perhaps ${one(first.label)}`,
+    `${why}: ${most}${least && `, then ${least}`}.${also}`];
 }
 
-export const isNumber = (answer) => answer.side_by_side > 1 && (answer.digits?.length ?? 0) > 1;
+// The digits of all lines of writing, from top to bottom.
+export const digitsOf = (answer) => (answer.lines ?? []).flatMap(({ digits }) => digits);
 
-function numberInWords({ digits }, labels) {
-  const title = `${COUNTS[digits.length] ?? digits.length} digits`;
-  const doubts = digits.filter((digit) => digit.unsure).map((digit) => {
+export const isNumber = (answer) => answer.side_by_side > 1 && digitsOf(answer).length > 1;
+
+// Whether a reading is unsure by its confidence, and not only because of the picture.
+const isWeak = ({ unsure, label, confidence, doubts }, sureFrom) =>
+  unsure && (label === null || !doubts.length || (sureFrom !== null && confidence < sureFrom));
+
+const named = (doubts) => (doubts.length ? list(doubts, doubts.length, NAMED) : "");
+
+function numberInWords(answer, labels, sureFrom) {
+  const digits = digitsOf(answer), { lines } = answer;
+  const title = `${COUNTS[digits.length] ?? digits.length} digits`
+    + (lines.length > 1 ? ` in ${COUNTS[lines.length]?.toLowerCase() ?? lines.length} lines` : "");
+  const weak = digits.filter((digit) => isWeak(digit, sureFrom)).map((digit) => {
     if (digit.label === null) return "a part that is no digit";
     const [first, second] = ranked(digit, labels);
     return `the ${first.label} (perhaps ${one(second.label)})`;
   });
-  return [title, doubts.length ? `Not sure of ${list([...new Set(doubts)], doubts.length)}.`
-    : "Sure of each."];
+  const doubts = named([...new Set(digits.flatMap((digit) => digit.doubts))]);
+  if (!weak.length) {
+    return [title, doubts ? `Not sure because of the picture: ${doubts}.` : "Sure of each."];
+  }
+  const which = list([...new Set(weak)], weak.length, doubts ? 1 : NAMED);
+  return [title, `Not sure of ${which}.${doubts && ` Also: ${doubts}.`}`];
 }
 
-// At most NAMED of the names of `n` things, and how many more there are.
-function list(names, n) {
-  const named = names.slice(0, NAMED), more = n - named.length;
+// At most so many of the names of `n` things, and how many more there are.
+function list(names, n, most) {
+  const named = names.slice(0, most), more = n - named.length;
   const last = more ? `${more} more` : named.pop();
   return named.length ? `${named.join(", ")} and ${last}` : last;
 }
