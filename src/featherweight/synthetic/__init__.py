@@ -26,7 +26,7 @@ from ._strokes import SIDE as SIDE
 
 SEED = 0  # of the images that recipes train on
 NO_DIGIT = -1  # label of an image that shows no digit, or several
-DIGIT_SHARE = 0.6
+DIGIT_SHARE = 0.7
 
 
 @dataclass(frozen=True)
