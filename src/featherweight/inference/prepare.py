@@ -150,7 +150,8 @@ class Digit:
     "Sides of the image as a whole, which may lie outside of the picture, likewise."
     doubts: tuple[str, ...] = ()
     """What makes the preparation doubtful, in plain words: "lines removed", "page edge removed",
-    "shade removed", "parts dropped", "low contrast", "touches the border", "perhaps an empty box"."""
+    "shade removed", "parts dropped", "low contrast", "touches the border", "perhaps an empty box".
+    """
 
 
 Judge = Callable[[Sequence[Digit]], Sequence[float]]

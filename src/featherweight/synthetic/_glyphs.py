@@ -98,8 +98,8 @@ DIGITS: dict[int, tuple[str, ...]] = {
 # they are taken neither as digits nor as non-digits.
 LOOKALIKES = "OoIl|/\\ZzSsbgqy()[]{}1234567890"
 
-# Letters by hand, but for those that look like digits. By hand so do C, D, Q, U, u and i: like a 0 that
-# is open, has a tail or a straight side, and like a 1. In print no digit looks like them.
+# Letters by hand, but for those that look like digits. By hand so do C, D, Q, U, u and i: like a 0
+# that is open, has a tail or a straight side, and like a 1. In print no digit looks like them.
 LETTERS: dict[str, tuple[str, ...]] = {
     "A": ("0,20 5,0; 5,0 10,20; 2,13 8,13", "~0,20 4,3 6,3 10,20; 2,12 8,12"),
     "B": ("1,0 1,20; ~1,0 7,1 8,6 1,9; ~1,9 8,10 9,17 1,20",),
