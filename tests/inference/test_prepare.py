@@ -158,7 +158,16 @@ def test_a_scanners_files_are_read(mnist, compression):
     assert difference(prepare(open_picture(content)), prepare(picture)) < SAME
 
 
-@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+@pytest.mark.parametrize("bits", [10, 12, 16, 31])
+def test_grey_integers_are_read_whatever_white_is(mnist, bits):
+    grey = drawing(mnist[3])[..., 0] / 255 * (2**bits - 1)
+    picture = open_picture(
+        encoded(Image.fromarray(grey.astype(np.uint16 if bits <= 16 else np.int32)), "TIFF")
+    )
+    assert difference(prepare(picture), prepare(drawing(mnist[3]))) < SAME
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 1023.0, 65535.0, 1e7])
 def test_grey_floats_are_read_whatever_white_is(mnist, white):
     grey = drawing(mnist[3])[..., 0].astype(np.float32) * np.float32(white / 255)
     grey[0, 0] = np.nan

@@ -4,9 +4,10 @@
     ink.strength, ink.components    # (height, width) each
 
 Ink is whatever differs from the paper, darker or lighter. `estimate_paper` gives the colour of the
-paper behind every pixel, `find_strokes` the strokes. Then what is none is taken out, and they are
-found again without it: `rules` finds ruled lines and boxes, `find_shades` shades and the edges of
-shadows, and `edges` the table beside the page.
+paper behind every pixel and the table around a page, `find_strokes` the strokes. What is no writing
+is then removed, and the strokes are found again without it: `rules` and `boxes` find ruled lines
+and printed boxes, `find_shades` shades and the edges of shadows, and `edges` what is left of a
+table.
 """
 
 from dataclasses import dataclass
@@ -97,19 +98,21 @@ def find_ink(pixels: Floats) -> Ink | None:
             found = find_strokes(difference, gone)
     at_first: Floats | None = None
     doubts: set[str] = set()
-    removed = {EDGE: gone.copy(), LINES: np.zeros_like(gone)}
+    removed = [] if table is None else [(EDGE, table)]
     for _ in range(MAX_ROUNDS):
         if found is None:
             return None
         parts = Components.of(found.strokes)
         boxed, perhaps = boxes(parts)
-        if boxed.sum() == len(boxed) - 1:
-            return None  # nothing but empty boxes
-        lines = rules(parts) | grow(parts.select(boxed), 2)
+        lines = rules(parts)
+        if boxed.any():
+            lines |= grow(parts.select(boxed), 2)
         within = _without(found, difference, gone, lines)
+        if within is None and boxed[1:].all():
+            return None  # nothing but empty boxes
         if within is not None:
             gone, found = gone | lines, within
-            removed[LINES] |= lines
+            removed.append((LINES, lines))
             continue
         shades = np.zeros(1, bool) if plain else find_shades(found, at_first, pixels.mean(0), gone)
         if shades.any():
@@ -132,14 +135,14 @@ def find_ink(pixels: Floats) -> Ink | None:
                 return None
             break
         gone, found = gone | table, within
-        removed[EDGE] |= table
+        removed.append((EDGE, table))
     else:
         return None
     scaled = (found.strength / found.peak - found.low) / (1 - 2 * found.low)
     ink = np.clip(scaled, 0, 1) * (found.components > 0)
     doubts |= _doubts(found) | ({BOX} if perhaps else set())
-    reach = 1 + _stroke_width(found.strokes > 0) // 2
-    beside = tuple((doubt, grow(mask, reach)) for doubt, mask in removed.items() if mask.any())
+    reach = 1 + _stroke_width(found.strokes > 0) // 2 if removed else 0
+    beside = tuple((doubt, grow(mask, reach)) for doubt, mask in removed)
     return Ink(ink, found.components, tuple(sorted(doubts)), beside, found, gone)
 
 

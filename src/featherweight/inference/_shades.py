@@ -1,6 +1,6 @@
 """Tell shades and the edges of shadows from strokes.
 
-find_shades(found, None, grey, gone)    # which components (n + 1,) are none
+find_shades(found, None, grey, gone)    # which components (n + 1,) are shades
 """
 
 import numpy as np

@@ -1,10 +1,10 @@
 """Split ink into the digits of numbers, line by line.
 
-    lines = split(components, ink, sureness)    # of each line its digits, masks (height, width)
+    split(components, rest, ink, sureness).lines    # of each line its digits, masks (height, width)
 
 Connected components are joined or left out by where they stand: fragments above each other are one
-digit, full stops and underlines are none. Where this leaves a choice, whether the loose bar belongs
-to the 5, or where two digits that touch are cut, that is taken which `sureness` is surest of.
+digit, full stops and underlines are none. Some choices remain: whether a loose bar belongs to the
+5, and where two digits that touch are cut. Of these the one is taken with the highest `sureness`.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -25,6 +25,7 @@ MIN_COVER = 0.88  # fraction of a line that is inked, where it is dashed or worn
 REACH = 0.2  # of a line, from each border, as a fraction of the side: at most what it ends before
 MAX_SLOPE = 0.2  # of a line, 11 degrees
 MIN_BOX = 16  # pixels; the shorter side of a box
+MIN_ROUNDED = 0.6  # fraction of each side of a box with rounded corners that is inked
 MIN_INSIDE = 0.6  # of a box that its sides enclose; of a 0 with thick strokes less
 THIN_INSIDE = 0.9  # the same from which its sides are as thin as printed lines
 MIN_RECTANGLE = 0.9  # fraction of the box around it that such an inside fills; of an ellipse 0.79
@@ -82,12 +83,16 @@ def boxes(parts: Components) -> tuple[Mask, bool]:
     chosen, doubtful = np.zeros(len(parts.area), bool), False
     for each in np.flatnonzero(np.minimum(parts.heights, parts.widths) >= MIN_BOX):
         height, width = parts.heights[each], parts.widths[each]
+        if parts.at_sides[:, each].all():
+            continue  # a frame around the picture
         if parts.area[each] > (1 - MIN_INSIDE) * height * width:
             continue
         place = (
             slice(parts.top[each], parts.bottom[each]),
             slice(parts.left[each], parts.right[each]),
         )
+        if not _rectangle(parts.numbers[place] == each, MIN_ROUNDED):
+            continue
         holes = Components.of(label(parts.numbers[place] != each))
         inside = ~holes.at_sides.any(0) & (holes.heights >= MIN_BOX_HEIGHT * height)
         inside[0] = False
@@ -122,12 +127,12 @@ def rules(parts: Components) -> Mask:
     return gone
 
 
-def _rectangle(component: Mask) -> bool:
+def _rectangle(component: Mask, cover: float = MIN_COVER) -> bool:
     """Return whether a component, cropped, has a line along each of its four sides."""
     height, width = component.shape
     for turned, across in ((component, height), (component.T, width)):
         near = max(2, round(0.08 * across))
-        if turned[:near].any(0).mean() < MIN_COVER or turned[-near:].any(0).mean() < MIN_COVER:
+        if turned[:near].any(0).mean() < cover or turned[-near:].any(0).mean() < cover:
             return False
     return True
 

@@ -40,6 +40,7 @@ MODES = {
     *("I", "F", "I;16", "I;16L", "I;16B"),
 }
 UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+BITS = (8, 10, 12, 14, 16, 32)  # of grey levels
 STRIP = 1_000_000  # pixels that are converted from one mode to another at a time
 WHITE = (255, 255, 255)
 MAX_SIDE = 512  # pixels; larger pictures are reduced to it, since strokes stay wide enough there
@@ -150,8 +151,8 @@ class Digit:
     "Sides of the image as a whole, which may lie outside of the picture, likewise."
     doubts: tuple[str, ...] = ()
     """What makes the preparation doubtful, in plain words: "lines removed", "page edge removed",
-    "shade removed", "parts dropped", "low contrast", "touches the border", "perhaps an empty box".
-    """
+    "shade removed", "parts dropped", "low contrast", "perhaps an empty box", "touches the
+    border"."""
 
 
 Judge = Callable[[Sequence[Digit]], Sequence[float]]
@@ -448,7 +449,8 @@ def _grey_conversion(picture: Image.Image) -> Callable[[Image.Image], Image.Imag
 
     most = max(greys(strip).max() for strip in _strips(picture))
     # No header says which value is white: take the smallest usual range that holds them all.
-    white = 65535 if most > 255 else 1 if picture.mode == "F" and most <= 1 else 255
+    whites = [2**bits - 1 for bits in ((1, *BITS) if picture.mode == "F" else BITS)]
+    white = next((each for each in whites if each >= most), most)
     return lambda strip: Image.fromarray(
         np.clip(greys(strip) * np.float32(255 / white), 0, 255).astype(np.uint8)
     )
