@@ -37,7 +37,7 @@ MODES = {
     *("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"),
     *("I", "F", "I;16", "I;16L", "I;16B"),
 }
-BITS = (8, 10, 12, 14, 16, 32)  # of grey levels
+BITS = (8, 10, 12, 14, 16)  # of grey levels
 STRIP = 1_000_000  # pixels that are converted from one mode to another at a time
 WHITE = (255, 255, 255)
 MAX_SIDE = 512  # pixels; larger pictures are reduced to it, since strokes stay wide enough there
