@@ -1,7 +1,8 @@
 """Build the pretrained networks of the package: make models.
 
 For each recipe of the plans below the seed is taken that is the median of the rows in results/ by
-validation loss, so that nobody gets a lucky run. Its run folder is found in runs/, or trained
+validation loss, so that nobody gets a lucky run; of `reader`, which is there to read and not to show
+what its recipe reaches, it is the best by validation loss. Its run folder is found in runs/, or trained
 again, exported, and evaluated on all validation and test images; what ships goes to
 inference/pretrained/RECIPE. The same run folders give the same bytes.
 """
@@ -32,6 +33,7 @@ from featherweight.studies.workers import run_task
 
 # Whose runs ship, and whose rows the seeds are chosen from.
 PLANS = ("records", "sprint-first", "int4", "baseline", "reader")
+BEST_SEED = ("reader",)
 FILES = (
     "model.onnx",
     "model.safetensors",
@@ -55,7 +57,7 @@ def choose_seed(name: str, tasks: list[Task]) -> tuple[Task, int, str]:
     """Return the run of a recipe's median seed, its validation images right, how it was chosen.
 
     Rows that are older than the column val_loss are ordered by their validation errors. Of an even
-    number of seeds it is the worse of the two in the middle.
+    number of seeds it is the worse of the two in the middle. Of BEST_SEED it is the best seed.
     """
     by_key = {task.key: task for task in tasks}
     rows = [
@@ -73,10 +75,11 @@ def choose_seed(name: str, tasks: list[Task]) -> tuple[Task, int, str]:
             int(row["seed"]),
         )
     )
-    median = rows[len(rows) // 2]
+    place, rank = (0, "best") if name in BEST_SEED else (len(rows) // 2, "median")
+    row = rows[place]
     measure = "loss" if by_loss else "errors"
-    chosen = f"median of {len(rows)} seeds by validation {measure}"
-    return by_key[row_key(median)], int(median["val_correct"]), chosen
+    chosen = f"{rank} of {len(rows)} seeds by validation {measure}"
+    return by_key[row_key(row)], int(row["val_correct"]), chosen
 
 
 def evaluate_file(file: Path, images: Images) -> Evaluation:
@@ -86,16 +89,16 @@ def evaluate_file(file: Path, images: Images) -> Evaluation:
     return Evaluation(float(loss), probabilities, images.labels)
 
 
-def ship(run: Run, split: Split, median: int, chosen: str) -> None:
+def ship(run: Run, split: Split, right: int, chosen: str) -> None:
     """Export a run, evaluate its file, and put what ships into the package, whole or not at all.
 
-    `median` is the number of validation images that the table's row has right."""
+    `right` is the number of validation images that the table's row has right."""
     exported = export_onnx(run, split, int8=False)
     val = evaluate_file(exported.path, split.val)
     test = evaluate_file(exported.path, load_test(split))
-    if val.correct != median:
+    if val.correct != right:
         chosen += (
-            f"; that row has {median:,} images right, and this file is another training of the "
+            f"; that row has {right:,} images right, and this file is another training of the "
             "seed, whose bits depend on the processor"
         )
     probe = split.normalise(split.train.pixels[:N_PROBE])
@@ -144,11 +147,11 @@ def main() -> None:
     for name, tasks in shipped_tasks().items():
         if arguments.recipes and name not in arguments.recipes:
             continue
-        task, median, chosen = choose_seed(name, tasks)
+        task, right, chosen = choose_seed(name, tasks)
         split, folder = task.load_split(), task.folder(arguments.runs)
         print(f"{name}: seed {task.seed}, the {chosen}", flush=True)
         run_task(task, split, folder, torch.device("cpu"), block=True)
-        ship(open_run(folder), split, median, chosen)
+        ship(open_run(folder), split, right, chosen)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_a_box_is_removed_and_is_doubtful_only_where_the_digit_touches_it(digits
         boxed[20:24, 5:290] = boxed[210:214, 5:290] = boxed[:, 20:24] = boxed[:, 270:274] = 1
         digit = Sheet(written(boxed)).whole()
         right += same(digit.image, prepare(written(coverage)))
-        assert digit.doubts == ()
+        assert digit.doubts == Sheet(written(coverage)).whole().doubts
     over = np.maximum(place(digits[0], at=(120, 110)), boxed - place(digits[-1]))
     assert "lines removed" in Sheet(written(over)).whole().doubts
     assert right == len(digits)

@@ -4,10 +4,10 @@
     ink.strength, ink.components    # (height, width) each
 
 Ink is whatever differs from the paper, darker or lighter. `estimate_paper` gives the colour of the
-paper behind every pixel and the table around a page, `find_strokes` the strokes. What is no writing
-is then removed, and the strokes are found again without it: `rules` and `boxes` find ruled lines
-and printed boxes, `find_shades` shades and the edges of shadows, and `edges` what is left of a
-table.
+paper behind every pixel and the table around a page, `find_strokes` the strokes. What is no
+writing is then removed, and the strokes are found again without it: `rules` and `boxes` find ruled
+lines and printed boxes, `find_shades` shades and the edges of shadows, and `edges` what is left of
+a table.
 """
 
 from dataclasses import dataclass

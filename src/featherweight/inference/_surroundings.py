@@ -93,12 +93,14 @@ def boxes(parts: Components) -> tuple[Mask, bool]:
         )
         if not _rectangle(parts.numbers[place] == each, MIN_ROUNDED):
             continue
-        holes = Components.of(label(parts.numbers[place] != each))
-        inside = ~holes.at_sides.any(0) & (holes.heights >= MIN_BOX_HEIGHT * height)
+        # Lines of one pixel let 8-connected components through at a corner: they are grown by one.
+        holes = Components.of(label(~grow(parts.numbers[place] == each)))
+        inside = ~holes.at_sides.any(0) & (holes.heights + 2 >= MIN_BOX_HEIGHT * height)
         inside[0] = False
         fill = holes.area / np.maximum(holes.heights * holes.widths, 1)
         if inside.any() and fill[inside].min() >= MIN_RECTANGLE:
-            enclosed = holes.area[inside].sum() / (height * width)
+            areas = (holes.heights + 2) * (holes.widths + 2)
+            enclosed = areas[inside].sum() / (height * width)
             chosen[each] = enclosed >= THIN_INSIDE
             doubtful |= bool(not chosen[each] and enclosed >= MIN_INSIDE)
     return chosen, doubtful

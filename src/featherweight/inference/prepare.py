@@ -40,7 +40,7 @@ MODES = {
     *("I", "F", "I;16", "I;16L", "I;16B"),
 }
 UNMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
-BITS = (8, 10, 12, 14, 16, 32)  # of grey levels
+BITS = (8, 10, 12, 14, 16)  # of grey levels
 STRIP = 1_000_000  # pixels that are converted from one mode to another at a time
 WHITE = (255, 255, 255)
 MAX_SIDE = 512  # pixels; larger pictures are reduced to it, since strokes stay wide enough there
