@@ -1,9 +1,9 @@
 """Build the pretrained networks of the package: make models.
 
 For each recipe of the plans below the seed is taken that is the median of the rows in results/ by
-validation loss, so that nobody gets a lucky run; of `reader`, which is there to read and not to show
-what its recipe reaches, it is the best by validation loss. Its run folder is found in runs/, or trained
-again, exported, and evaluated on all validation and test images; what ships goes to
+validation loss, so that nobody gets a lucky run; of `reader`, which is there to read and not to
+show what its recipe reaches, it is the best by validation loss. Its run folder is found in runs/,
+or trained again, exported, and evaluated on all validation and test images; what ships goes to
 inference/pretrained/RECIPE. The same run folders give the same bytes.
 """
 
