@@ -39,14 +39,20 @@ def find_table(cells: Floats) -> Mask | None:
         return None
     if (light[table] == 0).mean() < MIN_DARK:
         return None  # paper outside of a frame
-    written = ~outer & (np.maximum(rest.heights, rest.widths) >= MIN_WRITING)
-    written[0] = False
-    if not written.any() or _fill(~table) < MIN_FILL:
+    if _fill(~table) < MIN_FILL:
         return None
+    # Pale ink is nearer to the page than to the table.
+    edge = grow(table)
+    second = _threshold(grey[~edge])
+    dark = ~page if second is None else ~page | (grey <= second)
+    parts = Components.of(label(dark & ~table))
+    written = ~parts.at_sides.any(0) & (np.maximum(parts.heights, parts.widths) >= MIN_WRITING)
+    written[parts.numbers[edge]] = False
     # In a thick 0 that is light the hole is wider than the stroke around it.
-    writing = rest.select(written)
-    near = _depth(writing)
-    return None if (grow(writing, near) & table).any() else table
+    writing = parts.select(written)
+    if not writing.any() or (grow(writing, _depth(writing)) & table).any():
+        return None
+    return table
 
 
 def _threshold(grey: Floats) -> float | None:

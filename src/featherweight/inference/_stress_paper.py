@@ -129,7 +129,7 @@ def _tables(paper: Light, rng: Generator) -> Light:
     down = (np.cos(angle) * (y - height / 2) - np.sin(angle) * (x - width / 2)) / height + 0.5
     across = (np.sin(angle) * (y - height / 2) + np.cos(angle) * (x - width / 2)) / width + 0.5
     sides = rng.permutation([down, 1 - down, across, 1 - across])[: rng.integers(1, 5)]
-    beside = np.any([side < rng.uniform(0.04, 0.2) for side in sides], 0)
+    beside = np.any([side < rng.uniform(0.04, 0.18) for side in sides], 0)
     soft = ndimage.gaussian_filter(beside.astype(np.float32), rng.uniform(0.5, 2))
     wood = ndimage.gaussian_filter(rng.normal(size=paper.shape), (2, 25))
     table = rng.uniform(10, 90) * (1 + rng.uniform(0, 0.25) * wood / wood.std())
@@ -139,7 +139,7 @@ def _tables(paper: Light, rng: Generator) -> Light:
 def page_edge(image: NDArray[np.uint8], rng: Generator) -> Picture:
     """Photograph a page on a table, which shows on one to four sides, a digit in the middle."""
     digit = glyph(image, rng.uniform(70, 130))
-    height, width = (int(rng.uniform(2.4, 3.5) * max(digit.shape)) for _ in range(2))
+    height, width = (int(rng.uniform(3, 4) * max(digit.shape)) for _ in range(2))
     coverage = np.zeros((height, width), np.float32)
     top, left = (
         int(rng.uniform(0.35, 0.65) * (whole - side))
