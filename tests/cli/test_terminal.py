@@ -155,7 +155,7 @@ def commands(out):
             (0, 1),
             "95 % of mean",
         ),
-        (["stress", "--model", "run", "--per-category", 2], (0,), "digits from val"),
+        (["stress", "--model", "run", "--per-category", 2], (0,), "all digits"),
         (["predict", "--model", "run", "scans"], (0,), "299.png"),
         (
             ["predict", "--model", "run", "scans", "--out", out / "readings", "--ray"],

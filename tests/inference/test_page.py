@@ -556,7 +556,7 @@ def test_a_number_in_boxes_says_why_it_is_unsure(page):
     for left in (20, 210):
         picture[20:180, left : left + 170] = 0
         picture[24:176, left + 4 : left + 166] = 255
-        picture[50:150, left + 80 : left + 92] = 0
+        picture[29:171, left + 80 : left + 92] = 0  # near the lines
     hand_over(page, "drop", encoded(picture))
     is_read(page, "11")
     expect(page.locator("#why-so")).to_have_text("Not sure because of the picture: lines removed.")
