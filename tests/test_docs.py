@@ -57,7 +57,10 @@ GIVEN = {
     **dict.fromkeys(("Net", "console", "content", "error", "folder", "function"), "typing.Any"),
     **dict.fromkeys(("n_images", "node", "path", "plan", "reader", "result"), "typing.Any"),
     **dict.fromkeys(("columns", "jobs", "log_probabilities", "maps", "row", "rows"), "typing.Any"),
-    **dict.fromkeys(("content_type", "graph", "ink", "listening", "weights", "work"), "typing.Any"),
+    **dict.fromkeys(
+        ("cells", "content_type", "graph", "ink", "listening", "rest", "weights", "work"),
+        "typing.Any",
+    ),
     **dict.fromkeys(("components", "difference", "found", "gone", "grey", "image"), "typing.Any"),
     **dict.fromkeys(("mask", "parts", "planes", "sureness"), "typing.Any"),
     **dict.fromkeys(("pixels", "rng", "table", "text", "val"), "typing.Any"),
@@ -203,13 +206,13 @@ def test_an_unknown_command_option_or_target_is_found():
 def _check_toml(text, path):
     values = tomllib.loads(text)
     path.write_text(text)
-    if "train_size" in values:
-        load_contract(str(path))
+    if "recipes" in values:
+        load_plan(str(path))
     elif "polarity" in values:  # what a data set says about itself
         make_said(values, str(path))
     else:
-        assert "recipes" in values, "neither a contract nor a plan"
-        load_plan(str(path))
+        assert "train_size" in values, "neither a contract nor a plan"
+        load_contract(str(path))
 
 
 @pytest.mark.parametrize("block", _blocks("toml"))
