@@ -154,7 +154,6 @@ def _changes_value(left_out: list[_Part], digits: list[_Part]) -> bool:
     height = float(np.median([digit.height for digit in digits]))
     small = []
     for part in left_out:
-        flat = _is_flat(part, height)
         if part.height >= TALL * height and part.width <= NARROW * part.height:
             return True  # a digit
         if max(part.width, part.height) < SPECK * height or part.width > LONG * height:
@@ -163,7 +162,7 @@ def _changes_value(left_out: list[_Part], digits: list[_Part]) -> bool:
             part.columns_shared(digit) > OVERLAP for digit in digits
         ):
             return True  # a sign or a point
-        if not flat and part.height >= max(SMALL * height, MIN_SMALL):
+        if not _is_flat(part, height) and part.height >= max(SMALL * height, MIN_SMALL):
             small.append(part)
     # Several beside each other are a line of smaller writing.
     return any(

@@ -86,9 +86,8 @@ def _levels(strength: Floats, gone: Mask) -> tuple[float, float, float] | None:
     # of the paper alone: in a tight crop ink covers more than half, and would count as noise.
     weak = strength[(strength < THRESHOLDS.max_low * _strongest(inked)) & ~gone]
     noise = paper = 0.0
-    if (
-        weak.size and 2 * np.count_nonzero(weak) >= weak.size - 1
-    ):  # else it is a drawing: no need to sort
+    # Where most of it is exactly paper it is a drawing: no need to sort.
+    if weak.size and 2 * np.count_nonzero(weak) >= weak.size - 1:
         # Rough paper is darker than its estimate, which is its lightest grain.
         paper = max(float(np.median(weak)), 0.0)
         noise = 1.4826 * float(np.median(np.abs(weak - paper)))
