@@ -197,13 +197,15 @@ def test_views_are_the_mean_over_rotated_and_scaled_images(dense, channels, heig
     generator = torch.Generator().manual_seed(2)
     images[..., 5:-5, 5:-5] = torch.rand(images[..., 5:-5, 5:-5].shape, generator=generator)
     n, none = len(images), torch.zeros(len(images))
+    pairs = [(float(degrees), float(scale)) for degrees, scale in VIEWS]
     seen = [
         affine(
             images, torch.full((n,), degrees), none.expand(2, n).T, torch.full((n,), scale), none
         )
-        for degrees, scale in ((float(degrees), float(scale)) for degrees, scale in VIEWS)
+        for degrees, scale in pairs
     ]
     torch.testing.assert_close(seen[0], images)
+    torch.testing.assert_close(view_images(images, pairs), torch.cat(seen))
     torch.testing.assert_close(looks(images), torch.stack([plain(each) for each in seen]).mean(0))
     torch.testing.assert_close(looks.train()(images), plain.train()(images), rtol=0, atol=0)
 
