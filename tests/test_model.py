@@ -149,6 +149,25 @@ def test_an_unknown_activation_is_refused():
         Feather(activation="sine")
 
 
+def test_a_separable_head_gives_the_mean_of_one_map_a_class():
+    model = Feather(["conv 4 m2", "conv 6"], head="sep", num_classes=7).eval()
+    plain = Feather(["conv 4 m2", "conv 6"], num_classes=7).eval()
+    images = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(2))
+    depthwise, pointwise = model.head.convolution
+    assert (depthwise.weight.shape, pointwise.weight.shape) == ((6, 1, 3, 3), (7, 6, 1, 1))
+    # The pointwise convolution and batch norm are linear: they are a linear layer behind the mean.
+    features = depthwise(model.features(images)).mean((2, 3))
+    logits = model.head.norms[0]((features @ pointwise.weight.flatten(1).T)[..., None, None])
+    torch.testing.assert_close(model(images), logits[..., 0, 0])
+    linear, batch_norm = count_parameters(plain.head), 2 * 7
+    assert count_parameters(model) == count_parameters(plain) - linear + 6 * 9 + 6 * 7 + batch_norm
+
+
+def test_an_unknown_head_is_refused():
+    with pytest.raises(ValueError, match="head 'conv': expected linear or sep"):
+        Feather(head="conv")
+
+
 @pytest.mark.parametrize("size", [(28, 28), (27, 31), (64, 64)])
 @pytest.mark.parametrize("dense", [False, True])
 def test_feather_takes_other_sides_and_classes(size, dense):
@@ -159,9 +178,11 @@ def test_feather_takes_other_sides_and_classes(size, dense):
         assert model(torch.zeros(3, 1, *size)).shape == (3, 26)
 
 
-def test_dense_evaluation_is_the_mean_over_shifted_images():
+@pytest.mark.parametrize("head", ["linear", "sep"])
+def test_dense_evaluation_is_the_mean_over_shifted_images(head):
     dense, plain = (
-        Feather(["conv 4 m2", "conv 5"], dense=dense, dropout=0).eval() for dense in (True, False)
+        Feather(["conv 4 m2", "conv 5"], dense=dense, dropout=0, head=head).eval()
+        for dense in (True, False)
     )
     plain.load_state_dict(dense.state_dict())
     images = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(2))
@@ -187,9 +208,9 @@ VIEWS = [[0, 1], [8, 1], [-5, 1.1], [0, 0.9]]
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize(("channels", "height", "width"), [(1, 28, 28), (3, 21, 30)])
 def test_views_are_the_mean_over_rotated_and_scaled_images(dense, channels, height, width):
-    layers = ["conv 4 m2", "conv 5", "conv 5 p1 x2"]
+    layers, head = ["conv 4 m2", "conv 5", "conv 5 p1 x2"], "sep" if channels == 3 else "linear"
     looks, plain = (
-        Feather(layers, dense=dense, dropout=0, in_channels=channels, views=views).eval()
+        Feather(layers, 0, dense=dense, views=views, head=head, in_channels=channels).eval()
         for views in (VIEWS, [])
     )
     plain.load_state_dict(looks.state_dict())  # a view has no parameter of its own

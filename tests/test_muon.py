@@ -70,3 +70,11 @@ def test_it_updates_the_convolutions_and_sgd_the_rest(split, tiny_recipe):
         name: optimizer.param_groups[0]["lr"] for name, (optimizer, _) in trainer.optimizers.items()
     }
     assert rates["muon"] == pytest.approx(0.2 * rates["sgd"])
+
+
+def test_it_leaves_depthwise_convolutions_to_sgd(split, tiny_recipe):
+    recipe = dataclasses.replace(tiny_recipe, muon=0.2, muon_depthwise=False)
+    network = build(recipe.model, {"layers": ["conv 4", "sep 6", "conv 5"]}, 10)
+    muon, _ = Trainer(recipe, network, split.train, split.mean_std).optimizers["muon"]
+    shapes = [tuple(p.shape) for p in muon.param_groups[0]["params"]]
+    assert shapes == [(4, 1, 3, 3), (6, 4, 1, 1), (5, 6, 3, 3)]

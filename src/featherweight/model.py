@@ -18,6 +18,7 @@ from .errors import InputError
 from .recipe import FEATHER_20K_LAYERS
 
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
+HEADS = ("linear", "sep")
 
 
 class BaselineNet(nn.Module):
@@ -73,6 +74,16 @@ class Block(nn.Module):
         for norm in self.norms:
             x = self.activation(norm(self.convolution(x)))
         return x
+
+
+def separable(
+    channels: int, width: int, kernel: int = 3, stride: int = 1, padding: int = 0, dilation: int = 1
+) -> nn.Sequential:
+    """Return a separable convolution from `channels` to `width` channels, without bias."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, channels, bias=False),
+        nn.Conv2d(channels, width, 1, bias=False),
+    )
 
 
 class Pool(nn.Module):
@@ -213,7 +224,7 @@ def parse_layer(layer: str) -> LayerSpec:
 
 
 class Feather(nn.Module):
-    """Convolutions, global average pooling, dropout and a linear layer.
+    """Convolutions, dropout, global average pooling and a linear layer.
 
     Maps normalised images (n, channels, height, width) to logits (n, classes). Each of `layers` is
     one of
@@ -239,7 +250,7 @@ class Feather(nn.Module):
 
     Args:
         layers: The layers, as above.
-        dropout: Probability that dropout zeroes an activation.
+        dropout: Probability that dropout zeroes an activation before the head.
         activation: relu, or hardswish (Howard et al. 2019), which reaches a higher accuracy in the
             same number of epochs.
         dense: Whether to use dense evaluation: in evaluation mode predictions are averaged over
@@ -252,10 +263,13 @@ class Feather(nn.Module):
             augmentation, Krizhevsky et al. 2012). The image itself is [0, 1]. It costs no
             parameters, nothing in training, and as many times the multiply-accumulates in
             evaluation as there are views. Empty: the image alone.
+        head: linear, or sep: a separable convolution to one channel for each class, and batch norm,
+            whose mean over all places is the logit. Below some 2,000 parameters the linear layer
+            is worth less than its weights are elsewhere.
         num_classes: Number of classes.
         in_channels: Number of channels of an image: 1 (grey) or 3 (colour).
 
-    Raises InputError for other layers, activations or views.
+    Raises InputError for other layers, heads, activations or views.
     """
 
     def __init__(
@@ -265,6 +279,7 @@ class Feather(nn.Module):
         activation: str = "hardswish",
         dense: bool = False,
         views: Sequence[Sequence[float]] = (),
+        head: str = "linear",
         num_classes: int = 10,
         in_channels: int = 1,
     ) -> None:
@@ -272,6 +287,8 @@ class Feather(nn.Module):
         self.views = check_views(views)
         if activation not in ACTIVATIONS:
             raise InputError(f"activation {activation!r}: expected {' or '.join(ACTIVATIONS)}")
+        if head not in HEADS:
+            raise InputError(f"head {head!r}: expected {' or '.join(HEADS)}")
         if len(layers) > MAX_LAYERS:
             raise InputError(f"layers: got {len(layers):,}, expected at most {MAX_LAYERS}")
         stages: list[nn.Module] = []
@@ -292,10 +309,7 @@ class Feather(nn.Module):
             size = spec.kernel, spec.stride, spec.padding, spec.dilation
             convolution: nn.Module = nn.Conv2d(channels, width, *size, bias=False)
             if spec.kind == "sep":
-                convolution = nn.Sequential(
-                    nn.Conv2d(channels, channels, *size, channels, bias=False),
-                    nn.Conv2d(channels, width, 1, bias=False),
-                )
+                convolution = separable(channels, width, *size)
             if spec.pool > 1:
                 convolution = nn.Sequential(convolution, Pool(spec.pool, dense))
             stages.append(
@@ -308,7 +322,11 @@ class Feather(nn.Module):
         self.margin = -self.shifts[0]
         self.features = nn.Sequential(*stages)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, num_classes)
+        self.head = (
+            nn.Linear(channels, num_classes)
+            if head == "linear"
+            else Block(separable(channels, num_classes), num_classes, nn.Identity(), times=1)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, classes) for normalised images (n, channels, height, width)."""
@@ -317,7 +335,10 @@ class Feather(nn.Module):
             images = view_images(images, self.views)  # (views * n, channels, height, width)
         if self.margin and not self.training:
             images = F.pad(images, (self.margin,) * 4, mode="replicate")
-        x = self.features(images).mean((2, 3))  # (offsets * views * n, channels)
+        x = self.features(images)  # (offsets * views * n, channels, rows, columns)
+        if isinstance(self.head, Block):
+            x = self.head(self.dropout(x))
+        x = x.mean((2, 3))  # (offsets * views * n, channels)
         x = x.reshape(-1, n, x.shape[1]).mean(0)  # (n, channels)
-        logits: Tensor = self.head(self.dropout(x))
+        logits: Tensor = x if isinstance(self.head, Block) else self.head(self.dropout(x))
         return logits

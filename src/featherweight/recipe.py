@@ -20,7 +20,7 @@ MAX_SYNTHETIC = 4.0  # synthetic images per training image
 SCHEDULES = ("one-cycle", "step", "constant")
 # Fields that came later: JSON leaves them out where they have their defaults, so that older
 # recipes keep their JSON and its hash.
-LATER_FIELDS = ("synthetic", "annealing", "step_epochs")
+LATER_FIELDS = ("synthetic", "annealing", "step_epochs", "muon_depthwise")
 # Edition of the synthetic images: counted up with every change to them, so that runs that were
 # trained on other images have another recipe. Before the field there was edition 1.
 SYNTHETIC_EDITION = 3
@@ -136,6 +136,9 @@ class Recipe:
     "Whether SGD uses Nesterov momentum (Nesterov 1983)."
     muon: float = 0.0
     "Muon's learning rate for convolution weights, as a multiple of `lr`. 0: SGD for all weights."
+    muon_depthwise: bool = True
+    "Whether Muon trains depthwise convolutions too. Each of their filters sees one channel, so "
+    "that there is no matrix to make orthogonal, and SGD trains them better."
     weight_decay: float = 0.0
     "L2 weight decay of SGD and Adam; biases and batch-norm parameters are exempt."
     ema: float = 0.0
@@ -196,6 +199,8 @@ class Recipe:
             raise InputError("nesterov: got true with adam, expected sgd, or false")
         if not (math.isfinite(self.muon) and self.muon >= 0):
             raise InputError(f"muon: got {self.muon}, expected 0 or more")
+        if type(self.muon_depthwise) is not bool:
+            raise InputError(f"muon_depthwise: got {self.muon_depthwise!r}, expected true or false")
         if not 0 < self.resize <= 1:
             raise InputError(f"resize: got {self.resize}, expected more than 0 to 1")
         if self.weight_bits not in (0, *BITS):

@@ -287,11 +287,17 @@ def optimizers(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("the model has no trainable parameter, expected at least one")
-    convolutions = [p for p in parameters if p.ndim - stacked == 4 and recipe.muon]
-    rest = [p for p in parameters if not (p.ndim - stacked == 4 and recipe.muon)]
+
+    weights = [p for p in parameters if p.ndim - stacked == 4] if recipe.muon else []
+    if not recipe.muon_depthwise:
+        # By shape: a network may be graphs without modules. The first layer sees the image's one
+        # channel, but mixes its pixels.
+        weights = [p for i, p in enumerate(weights) if i == 0 or p.shape[1 + stacked] > 1]
+    muon = {id(p) for p in weights}
+    rest = [p for p in parameters if id(p) not in muon]
     found: dict[str, tuple[torch.optim.Optimizer, float]] = {}
-    if convolutions:
-        found["muon"] = Muon(convolutions, recipe.lr, recipe.momentum, stacked), recipe.muon
+    if weights:
+        found["muon"] = Muon(weights, recipe.lr, recipe.momentum, stacked), recipe.muon
     if rest:
         # Biases and batch-norm parameters, of one dimension, don't decay.
         matrices = [p for p in rest if p.ndim - stacked > 1]

@@ -42,6 +42,7 @@ NETWORKS = {
         "activation": "relu",
     },
     "wide": {"layers": ["sep 8 m2", "conv 255 s4", "sep 3"]},
+    "separable head": {"layers": ["conv 8 m2", "sep 9"], "head": "sep", "dense": True},
 }
 
 

@@ -410,22 +410,34 @@ class _Builder:
         self.scale = 1 / (one * ratio)
         self.offset = torch.full((layer.outputs,), layer.zero_point, dtype=torch.float64)
 
-    def head(self, head: nn.Linear) -> None:
+    def head(self, weight: Tensor, bias: Tensor) -> None:
         # The features (5) are sums over positions and shifts; the network's head takes the mean.
         count = self.q.shape[2] * self.q.shape[3] * len(self.network.image_shifts) ** 2
         # One scale for the whole matrix, so that the scores of the classes compare.
-        integers, scale = round_filters(head.weight.flatten()[None], HEAD_BITS)
+        integers, scale = round_filters(weight.flatten()[None], HEAD_BITS)
         unit = float(scale) * self.scale / count  # the logit that corresponds to a score of 1
         network = self.network
         network.scores_per_logit = 1 / unit
-        network.head = integers.view_as(head.weight).long()
-        biases = head.bias.double() / unit - count * (network.head.double() @ self.offset)
+        network.head = integers.view_as(weight).long()
+        biases = bias.double() / unit - count * (network.head.double() @ self.offset)
         network.head_biases = biases.round().long()
+
+    def separable_head(self, block: Block, bits: int) -> None:
+        # Behind the depthwise convolution it is linear, so that the mean may come first.
+        (depthwise, pointwise), (norm,) = convolutions(block), block.norms
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        integers, scale = round_filters(depthwise.weight, bits)
+        self.depthwise(depthwise, integers, repeat=False)
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        weight = gain[:, None] * pointwise.weight.flatten(1) * scale  # (classes, channels)
+        self.head(weight, norm.bias - gain * norm.running_mean)
 
 
 @torch.no_grad()
 def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork:
-    """Convert a trained Feather network in evaluation mode to integers.
+    """Convert a trained Feather network in evaluation mode to integers, without its views.
 
     Args:
         model: The network.
@@ -433,8 +445,8 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
         bits: Bits of each weight: 2, 4 or 8.
 
     Raises:
-        InputError: The network is no Feather, its images have colours, it averages over views, or
-            its dense evaluation has no integer form.
+        InputError: The network is no Feather, its images have colours, or its dense evaluation has
+            no integer form.
         AccumulatorOverflowError: Its numbers may not fit the integers of the C code.
     """
     if not isinstance(model, Feather):
@@ -447,12 +459,9 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
             f"the images have {split.shape[0]} channels, expected grey ones for integers",
             hint="featherweight export RUN --format onnx-int8",
         )
-    if model.views:
-        raise InputError(
-            f"the network averages over {len(model.views)} views of an image, expected none for "
-            "integers",
-            hint="featherweight export RUN --format onnx-int8",
-        )
+    if model.views:  # rotating and scaling needs floats, so that the integers look once
+        model = copy.deepcopy(model)
+        model.views = ()
     _check_dense(model, normalise(split.train.pixels[:8], split.mean_std))
     height, width = split.shape[1:]
     hardswish = any(isinstance(module, nn.Hardswish) for module in model.modules())
@@ -480,6 +489,9 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
             convolution, (integers, scale) = last
             repeat = again and not first
             builder.conv(convolution, integers, scale, norm, pool=pool, repeat=repeat)
-    builder.head(model.head)
+    if isinstance(model.head, Block):
+        builder.separable_head(model.head, bits)
+    else:
+        builder.head(model.head.weight, model.head.bias)
     network.check()
     return network
