@@ -98,12 +98,19 @@ def test_the_layers_are_a_table(make_card, split):
     assert "| conv1 | conv 3x3 | 8x26x26 | 3 | 1 | 80 | 48,672 |" in section
     assert "80 parameters; 48,672 multiply-accumulates" in section
     assert "It looks at" not in text
+    assert "- teacher" not in text
 
 
 def test_several_looks_at_an_image_are_stated(make_card, split):
     table = TABLE | {"layers": [CONVOLUTION | {"views": 5}]}
     text = make_card(split, verdict=VERDICT | {"layers": table})
     assert "It looks at each image 5 times and averages, with 48,672 multiply-accumulates" in text
+
+
+def test_a_teacher_is_stated(make_card, split, tiny_recipe):
+    text = make_card(split, replace(tiny_recipe, teacher="feather-20k"))
+    assert "- teacher: feather-20k, trained on the same images;" in text
+    assert "learned instead of labels, at temperature 3\n" in text
 
 
 def test_without_a_graph_there_is_no_layer_table(make_card, split):

@@ -173,6 +173,7 @@ ALL_KINDS = Contract(
         Requirement("batch size", {"at_least": 64, "at_most": 512}),
         Requirement("optimiser", {"accept": ["adam", "sgd"]}),
         Requirement("schedule", {"name": "one-cycle", "peak_epoch": 5}),
+        Requirement("teacher", {"accept": ["none", "network"]}),
         Requirement("split", points=2),
         Requirement("accuracy", {"at_least": 1e-05, "bands": [[0.6, 0], [0.9, 7.5]]}, 7.5),
     ),
@@ -275,6 +276,7 @@ def test_a_missing_key_is_named(key):
         (clause("batch size", at_least=9, at_most=8), "least 9, which no batch size meets"),
         (clause("batch size", exactly=1), "got 1, expected a whole number of at least 2"),
         (clause("optimiser", accept=["muon"]), "optimiser: got muon, which no optimiser beside mu"),
+        (clause("teacher", accept=["me"]), "expected a list of some of none, network"),
         (clause("optimiser", accept=["newton"]), "expected a list of some of sgd, muon, adam"),
         (clause("schedule", name="constant", peak_epoch=3), "got peak_epoch with constant"),
         (clause("accuracy", more_than=1.0), "more_than: got 1.0, expected .* from 0 to below 1"),
@@ -370,10 +372,11 @@ def test_a_flat_key_and_a_clause_of_its_kind_are_refused():
         Contract.from_dict(with_clauses(consistent_epochs=3))
 
 
-def test_macs_and_views_have_shorthands():
-    contract = make_contract(max_macs=10**6, views=4)
+def test_macs_views_and_teacher_have_shorthands():
+    contract = make_contract(max_macs=10**6, views=4, teacher=["none"])
     rows = {title: required for title, required, _ in contract.rows}
     assert (rows["macs"], rows["views"]) == ("fewer than 1,000,000", "at most 4")
+    assert rows["teacher"] == "none"
     assert Contract.from_dict(contract.to_dict()) == contract
     with pytest.raises(InputError, match="a clause views beside views, which stands for one"):
         make_contract(views=4, clause=[clause("views", at_most=5)])

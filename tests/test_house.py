@@ -64,6 +64,7 @@ TRUNK = (
     "distributed",
     "source",
     "run",
+    "distil",
     "progress",
     "trainer",
     "train",

@@ -144,6 +144,10 @@ def test_the_baseline_keeps_its_rate():
         ({"quantise_from": 1}, "quantise_from"),
         ({"synthetic": -0.1}, "synthetic: got -0.1, expected 0 to 4"),
         ({"synthetic": float("nan")}, "synthetic"),
+        ({"muon_depthwise": 1}, "muon_depthwise: got 1, expected true or false"),
+        ({"teacher": None}, "teacher: got None, expected a network's name, or none"),
+        ({"teacher": "me", "label_smoothing": 0.1}, "teacher: got one with synthetic images or l"),
+        ({"temperature": 0}, "temperature: got 0, expected more than 0"),
         ({"synthetic_edition": 99}, "synthetic_edition: got 99, expected 1 to"),
     ],
 )

@@ -191,6 +191,7 @@ STRUCTURE = Structure(
     evaluated="twice",
 )
 TRAINING = Training(5, 5, 5, True, 128, ("muon", "sgd"), "one-cycle", 2.0)
+TAUGHT = dataclasses.replace(TRAINING, teacher="a network")
 
 
 def layer(kind, inputs, jump=1.0, **values):
@@ -444,6 +445,10 @@ GAP = structure(heads={"gap"})
         ("batch size", {"at_least": 129}, {}, False, "128"),
         ("optimiser", {"accept": ["sgd"]}, {}, False, "muon and sgd"),
         ("optimiser", {"accept": ["sgd", "muon"]}, {}, True, "muon and sgd"),
+        ("teacher", {"accept": ["none"]}, {}, True, "none"),
+        ("teacher", {"accept": ["none"]}, {"training": TAUGHT}, False, "a network"),
+        ("teacher", {"accept": ["none", "network"]}, {"training": TAUGHT}, True, "a network"),
+        ("teacher", {"accept": ["network"]}, {}, False, "none"),
         ("schedule", {"name": "one-cycle"}, {}, True, "one-cycle, highest after 2 epochs"),
         ("schedule", {"name": "constant"}, {}, False, "one-cycle, highest after 2 epochs"),
         (

@@ -10,6 +10,7 @@ a training made the weights is only shown by training again: see retrain.py.
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -237,6 +238,7 @@ def training_facts(recipe: Recipe, n_train: int, logged: Sequence[object], saved
         optimisers=("muon", recipe.optimiser) if recipe.muon else (recipe.optimiser,),
         schedule=recipe.schedule,
         peak_epoch=round((recipe.peak_step(steps) + 1) * recipe.epochs / steps, 6),
+        teacher=recipe.teacher,
     )
 
 
@@ -308,6 +310,9 @@ def audit_run(
         raise InputError(f"{run.path}: incomplete run: got no resume.pt, expected one")
     logged = [row.get("epoch") for row in run.read_metrics()]
     training = training_facts(run.recipe, len(split.train), logged, state["epoch"])
+    if training.teacher:
+        title = run.environment.get("teacher", training.teacher)
+        training = dataclasses.replace(training, teacher=title)
     network = run_network(run, split, evidence)
     try:
         run.load_weights(network)

@@ -257,6 +257,13 @@ def card(
             "- A letter may look like a digit, as O, l and S do: none of these was used to train "
             "or to measure\n  the rejection."
         )
+    taught = ""
+    if recipe.teacher:
+        taught = (
+            f"- teacher: {_text(environment.get('teacher', recipe.teacher))}, trained on the same "
+            f"images;\n  its probabilities were learned instead of labels, at temperature "
+            f"{recipe.temperature:g}\n"
+        )
     tested = ""
     if test is not None:
         tested = f"Test, stated and not chosen by: **{percent(*test)}**.\n"
@@ -324,7 +331,7 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 - data: {_text(data)}, {len(split.train):,} training and {len(split.val):,} validation images,
   {width}x{height} {colour} pixels, {split.num_classes} classes;
   normalised with mean {split.mean_std[0]:.4f} and standard deviation {split.mean_std[1]:.4f}
-{synthetic}- training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
+{synthetic}{taught}- training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
   torch {_text(environment["torch"])}, featherweight {_text(environment["featherweight"])}{commit}
 - weights: the last epoch's{" (moving average)" if recipe.ema else ""};
   {"the test images were not read" if test is None else "the test images decided nothing"}

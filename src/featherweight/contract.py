@@ -34,6 +34,7 @@ SHORTHAND = {
     "heads": ("head", "accept"),
     "max_macs": ("macs", "fewer_than"),
     "views": ("views", "at_most"),
+    "teacher": ("teacher", "accept"),
 }
 # Those that are true or false, and the clause that they stand for where they are true.
 FLAGS = {"batch_norm": ("normalisation", {"norm": "batch"}), "dropout": ("dropout", {})}

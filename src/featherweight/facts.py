@@ -111,6 +111,8 @@ class Training:
     "Name of the learning rate's schedule."
     peak_epoch: float
     "Epochs after which the learning rate is highest."
+    teacher: str = ""
+    "The network whose probabilities were learned, and what it cost. Empty: labels were learned."
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ MAX_SYNTHETIC = 4.0  # synthetic images per training image
 SCHEDULES = ("one-cycle", "step", "constant")
 # Fields that came later: JSON leaves them out where they have their defaults, so that older
 # recipes keep their JSON and its hash.
-LATER_FIELDS = ("synthetic", "annealing", "step_epochs", "muon_depthwise")
+LATER_FIELDS = (
+    *("synthetic", "annealing", "step_epochs", "muon_depthwise", "teacher", "temperature"),
+)
 # Edition of the synthetic images: counted up with every change to them, so that runs that were
 # trained on other images have another recipe. Before the field there was edition 1.
 SYNTHETIC_EDITION = 3
@@ -158,6 +160,11 @@ class Recipe:
     synthetic: float = 0.0
     "Synthetic images that an epoch adds, per training image: digits in styles that MNIST lacks, "
     "and images that show no digit, for which each class is to be equally probable. 0: none."
+    teacher: str = ""
+    "Network that comes with the package and whose probabilities for each augmented image are "
+    "learned instead of its label (distillation, Hinton et al. 2015). Empty: labels are learned."
+    temperature: float = 3.0
+    "What the logits of network and teacher are divided by before their probabilities are compared."
     synthetic_edition: int = SYNTHETIC_EDITION
     "Edition of the synthetic images. Only today's can be trained on."
 
@@ -203,6 +210,15 @@ class Recipe:
             raise InputError(f"muon_depthwise: got {self.muon_depthwise!r}, expected true or false")
         if not 0 < self.resize <= 1:
             raise InputError(f"resize: got {self.resize}, expected more than 0 to 1")
+        if not isinstance(self.teacher, str):
+            raise InputError(f"teacher: got {self.teacher!r}, expected a network's name, or none")
+        if self.teacher and (self.synthetic or self.label_smoothing):
+            raise InputError(
+                "teacher: got one with synthetic images or label smoothing, which change the "
+                "labels, expected none of these, because no label is learned"
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise InputError(f"temperature: got {self.temperature}, expected more than 0")
         if self.weight_bits not in (0, *BITS):
             raise InputError(
                 f"weight_bits: got {self.weight_bits!r}, expected 0, {', '.join(map(str, BITS))}"

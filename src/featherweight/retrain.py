@@ -29,7 +29,7 @@ from .verdict import Clause
 from .workers import choose_workers, start_workers
 
 # What must be the same for the same bits, as environment.json names it.
-SAME = ("torch", "cpu", "device", "threads")
+SAME = ("torch", "cpu", "device", "threads", "teacher")
 # Images that show whether initial weights are trained ones, and the accuracy from which they are.
 N_START, MAX_START = 1000, 0.5
 Report = tuple[OnEpoch | None, OnBatch | None]

@@ -227,6 +227,18 @@ class Run:
             used.append(n)
             self.write_json("environment.json", self.environment)
 
+    def record_teacher(self, title: str) -> None:
+        """Add to environment.json which network teaches.
+
+        Raises InputError where the run was begun with another one."""
+        known = self.environment.setdefault("teacher", title)
+        if known != title:
+            raise InputError(
+                f"{self.path}: begun with the teacher {known}; got {title}, expected the same",
+                hint="go on with the Featherweight that the run was begun with, or train anew",
+            )
+        self.write_json("environment.json", self.environment)
+
     @property
     def pretrained(self) -> bool:
         """Return whether it is a network that comes with the package, which nothing changes."""

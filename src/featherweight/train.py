@@ -21,6 +21,7 @@ from .augment import resized
 from .build import build, check_model, unchanged
 from .data import Images, Split
 from .device import cpu_threads, keep_freed_memory, seed_everything
+from .distil import load_teacher, teacher_title
 from .distributed import SINGLE_PROCESS, Group
 from .errors import InputError
 from .evaluate import EVAL_BATCH_SIZE
@@ -140,7 +141,12 @@ def start(
     model = run.build_model()
     if group.is_main:
         check_recipe(recipe, split, model)
-    trainer = Trainer(recipe, model.to(device), split.train.to(device), split.mean_std, group)
+    teacher = load_teacher(recipe.teacher, split).to(device) if recipe.teacher else None
+    if teacher is not None and group.is_main:
+        run.record_teacher(teacher_title(recipe.teacher))
+    trainer = Trainer(
+        recipe, model.to(device), split.train.to(device), split.mean_std, group, teacher
+    )
     rows: list[Row] = []
     if group.is_main:
         run.record_workers(group.size)

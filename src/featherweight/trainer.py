@@ -20,6 +20,7 @@ from .augment import Draws, augment, draw, resized
 from .build import forward
 from .data import Images, normalise, synthetic_images
 from .device import cpu_threads, seed_ghost
+from .distil import distillation_loss
 from .distributed import SINGLE_PROCESS, GhostBatches, Group
 from .errors import InputError
 from .evaluate import EVAL_BATCH_SIZE, Evaluation, evaluate, log_probabilities
@@ -44,6 +45,7 @@ class Trainer:
         train: The training images.
         mean_std: Mean and standard deviation to normalise the images with, of pixels in [0, 1].
         group: The processes that train together.
+        teacher: The network that the recipe names as its teacher, on the same device.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class Trainer:
         train: Images,
         mean_std: tuple[float, float],
         group: Group = SINGLE_PROCESS,
+        teacher: nn.Module | None = None,
     ) -> None:
-        self.recipe, self.model = recipe, model
+        self.recipe, self.model, self.teacher = recipe, model, teacher
         self.train = add_synthetic(train, recipe)
         self.mean_std, self.group = mean_std, group
         if train.pixels.device.type == "mps":
@@ -135,12 +138,16 @@ class Trainer:
         images = augment(images, self.recipe.augmentation, draws, self.mean_std[0])
         if size < 1:
             images = resized(images, size)  # (b, c, smaller h, smaller w)
-        outputs = forward(self.model, normalise(images * 255, self.mean_std))  # (b, classes)
+        images = normalise(images * 255, self.mean_std)
+        outputs = forward(self.model, images)  # (b, classes)
         # A network may return logits or log-probabilities: cross-entropy is the same for both.
-        targets = self.train.labels[indices]
-        if self.recipe.synthetic:
-            targets = probabilities(targets, outputs.shape[1])
-        loss = F.cross_entropy(outputs, targets, label_smoothing=self.recipe.label_smoothing)
+        if self.teacher is None:
+            targets = self.train.labels[indices]
+            if self.recipe.synthetic:
+                targets = probabilities(targets, outputs.shape[1])
+            loss = F.cross_entropy(outputs, targets, label_smoothing=self.recipe.label_smoothing)
+        else:
+            loss = distillation_loss(outputs, self.teacher(images), self.recipe.temperature)
         loss = loss * weight
         loss.backward()
         return loss.detach()

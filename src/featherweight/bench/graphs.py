@@ -94,8 +94,8 @@ class GraphTrainer(Trainer):
         mean_std: Mean and standard deviation to normalise the images with, of pixels in [0, 1].
         bf16: Whether to compute forward passes under autocast.
 
-    Raises InputError for a recipe with ghost batches, quantised weights, or changes to images that
-    draw more than eight numbers each.
+    Raises InputError for a recipe with ghost batches, quantised weights, a teacher, or changes to
+    images that draw more than eight numbers each.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class GraphTrainer(Trainer):
     ) -> None:
         changes = recipe.augmentation
         more = changes.elastic or changes.crop or changes.flip or changes.cutout
-        if recipe.n_ghosts > 1 or recipe.weight_bits or more:
+        if recipe.n_ghosts > 1 or recipe.weight_bits or recipe.teacher or more:
             raise InputError(
-                f"{recipe.name}: got ghost batches, quantised weights, elastic deformation, crop, "
-                "flip or cutout, expected a recipe without, for CUDA graphs"
+                f"{recipe.name}: got ghost batches, quantised weights, a teacher, elastic "
+                "deformation, crop, flip or cutout, expected a recipe without, for CUDA graphs"
             )
         super().__init__(recipe, model, train, mean_std)
         self.n_replicas = 1

@@ -21,7 +21,7 @@ from ._kind import shown as shown
 from ._layers import Forbid, Macs, ReceptiveField, Require, Views
 from ._structure import HEADS as HEADS
 from ._structure import Dropout, EvaluationMode, Head, Normalisation, Parameters
-from ._training import Accuracy, BatchSize, Epochs, Optimiser, Schedule, SplitKind
+from ._training import Accuracy, BatchSize, Epochs, Optimiser, Schedule, SplitKind, Teacher
 
 MAX_POINTS = 1_000_000
 # By the facts that are missing: what a clause then says was found, and how.
@@ -42,7 +42,7 @@ KINDS: dict[str, Kind] = {
     for kind in (
         *(Parameters(), Normalisation(), Dropout(), Head(), Forbid(), Require()),
         *(ReceptiveField(), Macs(), Views(), EvaluationMode(), Epochs(), BatchSize()),
-        *(Optimiser(), Schedule(), SplitKind(), Accuracy()),
+        *(Optimiser(), Schedule(), Teacher(), SplitKind(), Accuracy()),
     )
 }
 

@@ -28,6 +28,7 @@ from ._kind import (
 
 OPTIMISERS = ("sgd", "muon", "adam")
 SCHEDULES = ("one-cycle", "step", "constant")
+TEACHERS = ("none", "network")
 
 
 class Epochs(Kind):
@@ -153,6 +154,29 @@ class Schedule(_OfRecipe):
             "epochs": (limits.get("peak_epoch", 1), math.inf),
             "peak": (limits.get("peak_epoch", 0), limits.get("peak_epoch", math.inf)),
         }
+
+
+class Teacher(_OfRecipe):
+    """Whether another network taught this one: distillation."""
+
+    name = "teacher"
+    keys: ClassVar = {"accept": some_of(TEACHERS)}
+    exactly_one: ClassVar = (("accept",),)
+
+    def required(self, limits: Limits) -> str:
+        """Return the accepted ones."""
+        return " or ".join(limits["accept"])
+
+    def judge(self, limits: Limits, facts: Facts) -> Finding:
+        """Compare the recipe's; a network is stated with its cost."""
+        assert facts.training is not None
+        found = facts.training.teacher
+        kind = "network" if found else "none"
+        return Finding(found or "none", self.how, kind in limits["accept"])
+
+    def allows(self, limits: Limits) -> dict[str, Allowed]:
+        """Return the accepted ones."""
+        return {"teacher": frozenset(limits["accept"])}
 
 
 class SplitKind(Kind):
