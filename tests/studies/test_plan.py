@@ -94,6 +94,22 @@ def test_an_override_that_adds_synthetic_images_adds_todays(plan_file, digits):
     assert (recipe.synthetic, recipe.synthetic_edition) == (0.5, SYNTHETIC_EDITION)
 
 
+def test_an_override_may_be_of_one_recipe_alone(plan_file, digits):
+    text = plan_file.read_text()
+    two = text.replace('["feather-20k"]', '["feather-20k", "feather-4k"]')
+    plan_file.write_text(two.replace('name = "one"', 'recipe = "feather-20k"\nname = "one"'))
+    with pytest.raises(InputError, match="two recipes have the same name"):  # "two" is of both
+        load_plan(plan_file, str(digits))
+    mine = two.replace("[[overrides]]", '[[overrides]]\nrecipe = "feather-20k"')
+    plan_file.write_text(mine)
+    found = {task.recipe.name: task.recipe for task in load_plan(plan_file, str(digits)).tasks}
+    assert list(found) == ["one", "two", "feather-4k"]
+    assert found["feather-4k"] == find_recipe("feather-4k")
+    plan_file.write_text(text.replace('name = "two"', 'name = "two"\nrecipe = "feather-4k"'))
+    with pytest.raises(InputError, match="override 2: recipe: got 'feather-4k', expected one of"):
+        load_plan(plan_file, str(digits))
+
+
 def test_an_override_without_a_name_keeps_the_name_of_the_recipe(plan_file, digits):
     plan_file.write_text(plan_file.read_text().replace('name = "two"', ""))
     assert load_plan(plan_file, str(digits)).tasks[2].recipe.name == "feather-20k"

@@ -14,6 +14,7 @@ A plan in TOML:
 
     [[overrides]]               # without any: each recipe as it is
     name = "feather-20k-lr-0.2"
+    recipe = "feather-20k"      # of this recipe alone (of each)
     lr = 0.2
     augmentation.rotation = 5
 
@@ -195,9 +196,20 @@ def _read_recipes(values: dict[str, Any], where: str) -> list[Recipe]:
         and all(isinstance(override, dict) for override in overrides)
     ):
         raise InputError(f"{where}: overrides: got {overrides!r}, expected [[overrides]] tables")
+    for number, override in enumerate(overrides, 1):
+        if (own := override.get("recipe")) is not None and own not in names:
+            raise InputError(
+                f"{where}: override {number}: recipe: got {own!r}, expected one of "
+                f"{', '.join(names)}"
+            )
     recipes: list[Recipe] = []
     for name in names:
-        for number, override in enumerate(overrides, 1):
+        numbered = [
+            (number, {key: value for key, value in override.items() if key != "recipe"})
+            for number, override in enumerate(overrides, 1)
+            if override.get("recipe", name) == name
+        ]
+        for number, override in numbered or [(0, {})]:
             recipe = override_recipe(find_recipe(name), override, f"{where}: override {number}")
             if recipe not in recipes:
                 recipes.append(recipe)
