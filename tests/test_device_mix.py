@@ -48,7 +48,7 @@ class Answers(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func in (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default):
             return float(self.number) if args[0].is_floating_point() else self.number
-        if func is torch.ops.aten.equal.default:
+        if func in (torch.ops.aten.equal.default, torch.ops.aten.is_nonzero.default):
             return True
         name = func._schema.name
         if name.startswith(("aten::_foreach", "aten::_fused")) and "copy" not in name:
@@ -67,12 +67,14 @@ def fake(monkeypatch):
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: kinds)
     # A copy of a fake tensor belongs to the same mode.
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
-    # Memory is recognised by its address, and a fake tensor has none.
+    # Memory is recognised by its address or its content, and a fake tensor has neither.
     monkeypatch.setattr(trace, "_storage", lambda tensor: tensor.untyped_storage()._cdata)
+    monkeypatch.setattr(trace, "_content", lambda tensor: b"")
     with torch.library._scoped_library("aten", "IMPL") as library:
         for name in ("_fused_sgd_", "_fused_sgd_.tensor_lr"):
             library.impl(name, lambda *args, **options: None, "Meta")
-        with FakeTensorMode(), Answers(1):
+        # torch.tensor makes a real tensor under another mode, such as an audit's.
+        with FakeTensorMode(allow_non_fake_inputs=True), Answers(1):
             yield
 
 

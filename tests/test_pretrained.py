@@ -14,7 +14,7 @@ from featherweight.inference.reader import Reader, find_model
 from featherweight.pretrained import DEFAULT_MODEL, FOLDER, find_pretrained, pretrained
 from featherweight.run import FORMAT
 
-# The network of quick is that of feather-20k, which reads better.
+# The network of quick is that of reader, which reads better.
 NAMES = [recipe.name for recipe in MNIST_RECIPES if recipe.name != "quick"] + ["reader"]
 
 
@@ -28,7 +28,7 @@ def test_each_recipe_but_quick_has_one_and_the_default_is_among_them():
     assert DEFAULT_MODEL in pretrained()
     counts = [model.validation_correct for model in pretrained().values()]
     assert counts == sorted(counts, reverse=True)
-    assert find_pretrained("feather-2k") is None
+    assert find_pretrained("feather-3k") is None
 
 
 @pytest.mark.parametrize("name", NAMES)

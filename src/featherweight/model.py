@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import InputError
-from .recipe import FEATHER_20K_LAYERS
+from .recipe import DEFAULT_LAYERS
 
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish}
 HEADS = ("linear", "sep")
@@ -274,7 +274,7 @@ class Feather(nn.Module):
 
     def __init__(
         self,
-        layers: Sequence[str] = FEATHER_20K_LAYERS,
+        layers: Sequence[str] = DEFAULT_LAYERS,
         dropout: float = 0.02,
         activation: str = "hardswish",
         dense: bool = False,

@@ -26,7 +26,10 @@ LATER_FIELDS = (
 # Edition of the synthetic images: counted up with every change to them, so that runs that were
 # trained on other images have another recipe. Before the field there was edition 1.
 SYNTHETIC_EDITION = 3
-FEATHER_20K_LAYERS = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")
+# Of quick and reader; the default of Feather.
+DEFAULT_LAYERS = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")
+# Rotations and scales over which the predictions of the most accurate networks are averaged.
+FOUR_VIEWS = ((10, 1.08), (10, 0.92), (-10, 1.08), (-10, 0.92))
 DEFAULT_RECIPE = "quick"
 # Trains a network of the user's own, which may not take the smaller images of `quick`.
 NETWORK_RECIPE = "feather-20k"
@@ -314,8 +317,8 @@ FEATHER: dict[str, Any] = {
 }
 
 RECIPES = (
-    # The network of feather-20k in a minute on two cores: fewer epochs, smaller images in the first
-    # half of the steps, and weaker augmentation, because it has less time.
+    # A minute on two cores: few epochs, smaller images in the first half of the steps, and weak
+    # augmentation, because it has less time.
     Recipe(
         "quick",
         **FEATHER,
@@ -323,7 +326,7 @@ RECIPES = (
         muon=0.2,
         resize=0.8,
         resize_until=0.5,
-        model_args={"layers": list(FEATHER_20K_LAYERS), "dropout": 0.02, "dense": True},
+        model_args={"layers": list(DEFAULT_LAYERS), "dropout": 0.02, "dense": True},
         augmentation=Augmentation(rotation=7, shift=0.9, scale=0.07, shear=4),
     ),
     Recipe(
@@ -331,14 +334,18 @@ RECIPES = (
         **FEATHER,
         epochs=19,
         muon=0.2,
+        muon_depthwise=False,
         model_args={
-            "layers": list(FEATHER_20K_LAYERS),  # 19,650 parameters
+            "layers": [
+                *("conv 8", "conv 16 m2", "conv 16 p1"),
+                *("sep 64", "sep 64", "sep 64", "sep 64"),
+            ],
             "dropout": 0.02,
-            "dense": True,
+            "views": [list(view) for view in FOUR_VIEWS],
         },
-        augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
+        augmentation=Augmentation(rotation=13, shift=1.56, scale=0.13, shear=6.5),
     ),
-    # The network of feather-20k for pictures of anybody's: it knows more styles of digits, and is
+    # The network of quick for pictures of anybody's: it knows more styles of digits, and is
     # unsure of what is no digit.
     Recipe(
         "reader",
@@ -347,7 +354,7 @@ RECIPES = (
         muon=0.2,
         contract="reader",
         synthetic=0.2,
-        model_args={"layers": list(FEATHER_20K_LAYERS), "dropout": 0.02, "dense": True},
+        model_args={"layers": list(DEFAULT_LAYERS), "dropout": 0.02, "dense": True},
         augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
     ),
     Recipe(
@@ -355,24 +362,43 @@ RECIPES = (
         **FEATHER,
         epochs=15,
         muon=0.2,
+        muon_depthwise=False,
         contract="era-s7",
         model_args={
             "layers": ["conv 8", "conv 8 m2", "conv 16 p1", "sep 32", "sep 32", "sep 32", "sep 48"],
             "dropout": 0.02,
-            "dense": True,
+            "views": [list(view) for view in FOUR_VIEWS],
         },
-        augmentation=Augmentation(rotation=10, shift=1.2, scale=0.1, shear=5),
+        augmentation=Augmentation(rotation=13, shift=1.56, scale=0.13, shear=6.5),
     ),
     # A smaller network gains less from augmentation and dropout, so both get weaker.
     Recipe(
         "feather-4k",
         **FEATHER,
         epochs=19,
+        muon=0.2,
+        muon_depthwise=False,
         contract="under-4k",
         model_args={
             "layers": ["conv 8", "conv 8 m2", "sep 16", "sep 24", "sep 24", "sep 40"],
             "dropout": 0.01,
-            "dense": True,
+            "views": [list(view) for view in FOUR_VIEWS],
+        },
+        augmentation=Augmentation(rotation=7, shift=0.9, scale=0.07, shear=4),
+    ),
+    # Where parameters are this few, a linear layer is not worth its own.
+    Recipe(
+        "feather-2k",
+        **FEATHER,
+        epochs=19,
+        muon=0.4,
+        muon_depthwise=False,
+        contract="under-2k",
+        model_args={
+            "layers": ["conv 8", "sep 8 m2", "sep 16", "sep 16", "sep 24"],
+            "dropout": 0.01,
+            "views": [list(view) for view in FOUR_VIEWS],
+            "head": "sep",
         },
         augmentation=Augmentation(rotation=7, shift=0.9, scale=0.07, shear=4),
     ),
@@ -380,11 +406,14 @@ RECIPES = (
         "feather-1k",
         **FEATHER,
         epochs=19,
+        muon=0.4,
+        muon_depthwise=False,
         contract="under-1k",
         model_args={
-            "layers": ["conv 8", "sep 8 m2", "sep 8", "sep 8", "sep 8", "sep 10"],
+            "layers": ["conv 8", "sep 8 m2", "sep 8", "sep 10", "sep 10"],
             "dropout": 0.005,
-            "dense": True,
+            "views": [list(view) for view in FOUR_VIEWS],
+            "head": "sep",
         },
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),
     ),

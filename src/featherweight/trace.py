@@ -127,6 +127,11 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
+def _content(tensor: Tensor) -> bytes:
+    """Return the numbers of a tensor."""
+    return tensor.numpy(force=True).tobytes()
+
+
 class Trace:
     """A record of forward passes.
 
@@ -168,7 +173,7 @@ class Trace:
         # torch.tensor(list) creates a new tensor in each pass, which is recognised by its content.
         key: Any = _storage(tensor)
         if role.op == "lift_fresh":
-            key = ("fresh", tuple(tensor.shape), tensor.numpy(force=True).tobytes())
+            key = ("fresh", tuple(tensor.shape), _content(tensor))
         view = (
             (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
             if tensor.layout == torch.strided

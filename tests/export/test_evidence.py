@@ -21,7 +21,7 @@ from featherweight.inference.reader import Reader
 from featherweight.recipe import find_recipe
 
 # One that resizes, one with dense evaluation, one that is quantised: the others are like these.
-FEATHERS = {name: find_recipe(name).model_args for name in ("sprint", "feather-20k", "int4-1kb")}
+FEATHERS = {name: find_recipe(name).model_args for name in ("sprint", "reader", "int4-1kb")}
 
 
 class Own(nn.Module):
@@ -99,12 +99,13 @@ def test_the_grid_lies_where_the_arithmetic_of_convolutions_says(
     assert grid.field == (field, field)
 
 
-IDS = [*FEATHERS, "two pools", "not dense", "relu"]
+IDS = [*FEATHERS, "two pools", "not dense", "relu", "separable head"]
 NETWORKS = [
     *FEATHERS.values(),
     {"layers": LAYERS, "dense": True},
     {"layers": LAYERS, "dense": False},
     {"layers": ["conv 6 m2", "conv 6 m2", "conv 6 p1"], "dense": True, "activation": "relu"},
+    {"layers": ["conv 6 m2", "conv 6"], "dense": True, "head": "sep"},
 ]
 
 
@@ -192,7 +193,7 @@ def _wrong(head):
     return dataclasses.replace(head, weight=weight)
 
 
-@pytest.mark.parametrize("name", ["feather-20k", "feather-4k", "int4-8kb", "sprint"])
+@pytest.mark.parametrize("name", ["reader", "int4-8kb", "int4-1kb", "sprint"])
 def test_the_reader_puts_each_place_where_the_network_has_it(name):
     """Without PyTorch the reader joins the offsets of dense evaluation by itself."""
     mnist = load_split(None, 50_000, 10_000)
