@@ -338,7 +338,7 @@ RECIPES = (
         model_args={
             "layers": [
                 *("conv 8", "conv 16 m2", "conv 16 p1"),
-                *("sep 64", "sep 64", "sep 64", "sep 64"),
+                *("sep 56", "sep 64", "sep 64", "sep 64"),
             ],
             "dropout": 0.02,
             "views": [list(view) for view in FOUR_VIEWS],
