@@ -14,8 +14,9 @@ from featherweight.inference.reader import Reader, find_model
 from featherweight.pretrained import DEFAULT_MODEL, FOLDER, find_pretrained, pretrained
 from featherweight.run import FORMAT
 
-# The network of quick is that of reader, which reads better.
-NAMES = [recipe.name for recipe in MNIST_RECIPES if recipe.name != "quick"] + ["reader"]
+# The network of quick is that of reader, which reads better; feather-2k's ten seeds are not trained.
+WITHOUT = ("quick", "feather-2k")
+NAMES = [recipe.name for recipe in MNIST_RECIPES if recipe.name not in WITHOUT] + ["reader"]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def mnist():
     return load_split(None, 50_000, 10_000)
 
 
-def test_each_recipe_but_quick_has_one_and_the_default_is_among_them():
+def test_each_recipe_but_two_has_one_and_the_default_is_among_them():
     assert set(pretrained()) == set(NAMES)
     assert DEFAULT_MODEL in pretrained()
     counts = [model.validation_correct for model in pretrained().values()]
