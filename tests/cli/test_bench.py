@@ -89,7 +89,7 @@ def test_bench_gpu_prints_the_rows_of_the_cpu_beside_stacked_replicas(
     assert epochs == [(19, "float32")]
     printed = _printed(capsys)
     assert "feather-20k, 19 epochs, all seeds at once, float32: 40.000 s to 99.640 %" in printed
-    assert "on CPUs, in steps of 64 images, 19 epochs: 9963 9965" in printed
+    assert "on CPUs, in ghost batches, 19 epochs: 9968 9965" in printed
     monkeypatch.setattr(bench, "RECORDS", tmp_path / "none.csv")
     bench._gpu_stacked(None, CPU, range(2), epochs=1)
     printed = _printed(capsys)

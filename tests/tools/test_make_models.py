@@ -36,5 +36,17 @@ def test_the_loss_decides_where_every_row_has_it(tmp_path, tasks, monkeypatch):
 
 def test_a_recipe_without_rows_is_named(tmp_path, tasks, monkeypatch):
     monkeypatch.setattr(make_models, "default_table", lambda plan: tmp_path / f"{plan}.csv")
-    with pytest.raises(SystemExit, match="sprint: no row of it"):
+    with pytest.raises(SystemExit, match="sprint: not all of its seeds"):
         make_models.choose_seed("sprint", tasks["sprint"])
+
+
+def test_seeds_that_are_not_all_trained_choose_nothing(tmp_path, tasks, monkeypatch):
+    rows = read_table(make_models.default_table("records-first"), STUDY_COLUMNS)
+    write_table(tmp_path / "records-first.csv", rows, STUDY_COLUMNS)
+    newer = read_table(make_models.default_table("records"), STUDY_COLUMNS)
+    few = [row for row in newer if not (row["recipe"] == "feather-4k" and row["seed"] == "9")]
+    write_table(tmp_path / "records.csv", few, STUDY_COLUMNS)
+    monkeypatch.setattr(make_models, "default_table", lambda plan: tmp_path / f"{plan}.csv")
+    new, _, _ = make_models.choose_seed("feather-8k", tasks["feather-8k"])
+    old, _, _ = make_models.choose_seed("feather-4k", tasks["feather-4k"])
+    assert ("views" in new.recipe.model_args, "views" in old.recipe.model_args) == (True, False)

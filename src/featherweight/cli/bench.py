@@ -401,7 +401,7 @@ def _gpu_stacked(
     ]
     if counts:
         stdout.print(
-            f"on CPUs, in steps of 64 images, {find_recipe(recipe.name).epochs} epochs: "
+            f"on CPUs, in ghost batches, {find_recipe(recipe.name).epochs} epochs: "
             f"{' '.join(counts)}"
         )
 
