@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from featherweight import distil
 from featherweight.audit import audit_run
+from featherweight.build import build
 from featherweight.contract import Contract
 from featherweight.data import load_split
 from featherweight.device import seed_everything
@@ -18,7 +19,7 @@ from featherweight.errors import InputError
 from featherweight.pretrained import Pretrained
 from featherweight.retrain import retrain
 from featherweight.run import create_run, open_run
-from featherweight.train import train
+from featherweight.train import check_recipe, train
 from featherweight.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -104,6 +105,20 @@ def test_the_teacher_must_come_with_the_package_and_know_the_same_images(digits,
         load_teacher("nobody", split)
     with pytest.raises(InputError, match="teacher own: was trained on other images"):
         load_teacher("own", load_split(str(digits), 400, 100))
+
+
+def test_a_recipe_is_checked_with_its_teacher(split, taught, monkeypatch):
+    network = build(taught.model, taught.model_args, 10)
+    asked = []
+    teacher = load_teacher("own", split)
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    module = importlib.import_module("featherweight.train")
+    monkeypatch.setattr(module, "load_teacher", lambda name, split: teacher)
+    check_recipe(taught, split, network)
+    assert asked
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="teacher 'nobody': does not come with the package"):
+        check_recipe(dataclasses.replace(taught, teacher="nobody"), split, network)
 
 
 def test_a_teacher_looks_once(split, taught):

@@ -10,7 +10,6 @@ a training made the weights is only shown by training again: see retrain.py.
 """
 
 import copy
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -312,7 +311,7 @@ def audit_run(
     training = training_facts(run.recipe, len(split.train), logged, state["epoch"])
     if training.teacher:
         title = run.environment.get("teacher", training.teacher)
-        training = dataclasses.replace(training, teacher=title)
+        training = replace(training, teacher=title)
     network = run_network(run, split, evidence)
     try:
         run.load_weights(network)

@@ -29,7 +29,7 @@ SYNTHETIC_EDITION = 3
 # Of quick and reader; the default of Feather.
 DEFAULT_LAYERS = ("conv 8", "conv 16 m2", "conv 16", "conv 24", "conv 24", "conv 32")
 # Rotations and scales over which the predictions of the most accurate networks are averaged.
-FOUR_VIEWS = ((10, 1.08), (10, 0.92), (-10, 1.08), (-10, 0.92))
+FOUR_VIEWS = [[10, 1.08], [10, 0.92], [-10, 1.08], [-10, 0.92]]
 DEFAULT_RECIPE = "quick"
 # Trains a network of the user's own, which may not take the smaller images of `quick`.
 NETWORK_RECIPE = "feather-20k"
@@ -341,7 +341,7 @@ RECIPES = (
                 *("sep 56", "sep 64", "sep 64", "sep 64"),
             ],
             "dropout": 0.02,
-            "views": [list(view) for view in FOUR_VIEWS],
+            "views": FOUR_VIEWS,
         },
         augmentation=Augmentation(rotation=13, shift=1.56, scale=0.13, shear=6.5),
     ),
@@ -367,7 +367,7 @@ RECIPES = (
         model_args={
             "layers": ["conv 8", "conv 8 m2", "conv 16 p1", "sep 32", "sep 32", "sep 32", "sep 48"],
             "dropout": 0.02,
-            "views": [list(view) for view in FOUR_VIEWS],
+            "views": FOUR_VIEWS,
         },
         augmentation=Augmentation(rotation=13, shift=1.56, scale=0.13, shear=6.5),
     ),
@@ -382,7 +382,7 @@ RECIPES = (
         model_args={
             "layers": ["conv 8", "conv 8 m2", "sep 16", "sep 24", "sep 24", "sep 40"],
             "dropout": 0.01,
-            "views": [list(view) for view in FOUR_VIEWS],
+            "views": FOUR_VIEWS,
         },
         augmentation=Augmentation(rotation=7, shift=0.9, scale=0.07, shear=4),
     ),
@@ -397,7 +397,7 @@ RECIPES = (
         model_args={
             "layers": ["conv 8", "sep 8 m2", "sep 16", "sep 16", "sep 24"],
             "dropout": 0.01,
-            "views": [list(view) for view in FOUR_VIEWS],
+            "views": FOUR_VIEWS,
             "head": "sep",
         },
         augmentation=Augmentation(rotation=7, shift=0.9, scale=0.07, shear=4),
@@ -412,7 +412,7 @@ RECIPES = (
         model_args={
             "layers": ["conv 8", "sep 8 m2", "sep 8", "sep 10", "sep 10"],
             "dropout": 0.005,
-            "views": [list(view) for view in FOUR_VIEWS],
+            "views": FOUR_VIEWS,
             "head": "sep",
         },
         augmentation=Augmentation(rotation=5, shift=0.7, scale=0.05, shear=3),

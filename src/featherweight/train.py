@@ -288,10 +288,11 @@ def check_recipe(recipe: Recipe, split: Split, model: nn.Module) -> None:
                 f"{reason(error)}",
                 hint="use a recipe without EMA, such as baseline",
             ) from error
+    teacher = load_teacher(recipe.teacher, split) if recipe.teacher else None
     few = Images(train.pixels[: recipe.batch_size], train.labels[: recipe.batch_size])
     with unchanged(model):
         try:
-            trainer = Trainer(recipe, model, few, split.mean_std)
+            trainer = Trainer(recipe, model, few, split.mean_std, teacher=teacher)
             next(trainer.steps(0, torch.Generator().manual_seed(0)))
         except InputError:
             raise

@@ -294,7 +294,6 @@ def optimizers(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("the model has no trainable parameter, expected at least one")
-
     weights = [p for p in parameters if p.ndim - stacked == 4] if recipe.muon else []
     if not recipe.muon_depthwise:
         # By shape: a network may be graphs without modules. The first layer sees the image's one
