@@ -121,8 +121,28 @@ def test_a_recipe_is_checked_with_its_teacher(split, taught, monkeypatch):
         check_recipe(dataclasses.replace(taught, teacher="nobody"), split, network)
 
 
-def test_a_teacher_looks_once(split, taught):
+def test_a_teacher_looks_once(split, taught, monkeypatch):
     images = split.normalise(split.val.pixels[:10])
     run = open_run(distil.find_pretrained("own"))
-    torch.testing.assert_close(load_teacher("own", split)(images), run.load_model()(images))
-    assert not load_teacher("own", split).views
+    once = run.load_model()(images)
+    arguments = run.recipe.model_args | {"views": [[10, 1], [-10, 0.9]], "dense": True}
+    vars(run)["recipe"] = dataclasses.replace(run.recipe, model_args=arguments)
+    monkeypatch.setattr(distil, "open_run", lambda folder: run)
+    torch.testing.assert_close(load_teacher("own", split)(images), once)
+    assert not torch.allclose(run.load_model()(images), once)
+
+
+def test_training_again_with_another_teacher_names_it(
+    tmp_path, split, taught, tiny_contract, monkeypatch
+):
+    run = create_run(str(tmp_path / "run"), taught, tiny_contract, split, 0, CPU, "", threads=1)
+    train(run, split, CPU)
+    other = load_teacher("own", split)
+    with torch.no_grad():
+        next(other.parameters()).mul_(-1)
+    module = importlib.import_module("featherweight.train")
+    monkeypatch.setattr(module, "load_teacher", lambda name, split: other)
+    monkeypatch.setattr(module, "teacher_title", lambda name: "own, other weights")
+    clause = retrain(open_run(run.path), split)
+    assert not clause.passed
+    assert "teacher here own, other weights, there own, 1,234 parameters" in clause.found

@@ -163,6 +163,13 @@ def test_a_separable_head_gives_the_mean_of_one_map_a_class():
     assert count_parameters(model) == count_parameters(plain) - linear + 6 * 9 + 6 * 7 + batch_norm
 
 
+def test_dropout_stands_before_a_separable_head():
+    images = torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(2))
+    for dropout, same in ((0.0, True), (0.5, False)):
+        model = Feather(["conv 4 m2", "conv 6"], dropout=dropout, head="sep")
+        assert torch.equal(model(images), model(images)) == same
+
+
 def test_an_unknown_head_is_refused():
     with pytest.raises(ValueError, match="head 'conv': expected linear or sep"):
         Feather(head="conv")

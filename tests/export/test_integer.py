@@ -43,12 +43,14 @@ def test_eight_bits_give_nearly_what_floats_give(split, arguments):
 
 @torch.no_grad()
 def test_integers_look_once_where_the_network_averages_over_views(split):
-    pixels, views = split.val.pixels, [[10, 1.08], [-10, 0.92]]
-    once, several = (
-        integer_network(random_feather(split, views=views), split, 8) for views in ((), views)
-    )
-    assert torch.equal(several.scores(pixels), once.scores(pixels))
-    assert several.macs == once.macs
+    pixels, layers = split.val.pixels, ["conv 8 m2", "conv 8"]
+    for dense in (False, True):
+        once, several = (
+            integer_network(random_feather(split, layers, dense=dense, views=views), split, 8)
+            for views in ((), [[10, 1.08], [-10, 0.92]])
+        )
+        assert torch.equal(several.scores(pixels), once.scores(pixels))
+        assert several.macs == once.macs
 
 
 @torch.no_grad()
