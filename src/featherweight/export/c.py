@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..evaluate import evaluate, percent
 from ..run import Run
 from .integer import IntegerNetwork, Layer, integer_network
+from .packing import Packing, Parts, pack_network, split_bits
 
 TEMPLATES = Path(__file__).parent / "templates"
 C_KINDS = {"conv": "CONVOLUTION", "depthwise": "DEPTHWISE", "pool": "MAX_POOL"}
@@ -34,6 +35,7 @@ LOOKS = {
 }
 EXAMPLES = 10  # validation images that the folder holds, with the expected output
 LAYER_BYTES, STATE_BYTES = 12, 14  # sizes of Layer and State in digit.c; its compiler checks STATE
+MAX_UNROLLED = 8  # steps of a loop that is written out
 EXPORT_HEADER = "/* Made by featherweight"  # how digit.c begins
 # NumPy's types of the tables in digit.c, little-endian. Weights are packed, several to a byte.
 TABLE_TYPES = {
@@ -65,17 +67,6 @@ class Firmware:
     "Bytes of the static buffer."
 
 
-def pack(values: Tensor, bits: int) -> bytes:
-    """Pack signed integers of 2, 4 or 8 bits into bytes.
-
-    The first integer is in the lowest bits; zeros fill the last byte.
-    """
-    per_byte = 8 // bits
-    fields = np.asarray(values.flatten().numpy(), np.int64) & (2**bits - 1)
-    fields = np.pad(fields, (0, -len(fields) % per_byte)).reshape(-1, per_byte)
-    return bytes((fields << (bits * np.arange(per_byte))).sum(1).astype(np.uint8))
-
-
 def _format_numbers(values: Iterable[int], width: int = 100) -> str:
     """Return numbers separated by commas, as many on each line as fit."""
     lines, line = [], " " * 3
@@ -87,7 +78,35 @@ def _format_numbers(values: Iterable[int], width: int = 100) -> str:
     return "\n".join([*lines, line]).rstrip(",")
 
 
-def _format_layer(layer: Layer) -> str:
+def _unrolled(network: IntegerNetwork, packing: Packing) -> dict[str, str]:
+    """Return the definitions in digit.c of loops that are written out, by their template's names.
+
+    Those are the weights in a row of the first layer's filter, and the words of a depthwise
+    layer's filter if all such layers are alike. A definition is empty where a loop stays.
+    """
+    first, first_steps, depthwise_steps = network.layers[0], "", ""
+    if first.kind == "conv" and first.kernel <= MAX_UNROLLED and packing.parts[0].split == 1:
+        steps = " ".join(f"STEP({i})" for i in range(first.kernel))
+        first_steps = f"#define FIRST_RUN {first.kernel}\n#define FIRST_STEPS {steps}"
+    shapes = {
+        (layer.kernel, packing.depthwise_run(layer), parts.group in (0, layer.kernel))
+        for layer, parts in zip(network.layers, packing.parts, strict=True)
+        if layer.kind == "depthwise"
+    }
+    if len(shapes) == 1:
+        ((kernel, run, fits),) = shapes
+        if fits and kernel * run <= MAX_UNROLLED**2:
+            lines = [
+                " ".join(
+                    [f"DEPTHWISE_ROW({y})", *(f"DEPTHWISE_STEP({y * run + i})" for i in range(run))]
+                )
+                for y in range(kernel)
+            ]
+            depthwise_steps = "#define DEPTHWISE_STEPS \\\n    " + " \\\n    ".join(lines)
+    return {"first_steps": first_steps, "depthwise_steps": depthwise_steps}
+
+
+def _format_layer(layer: Layer, parts: Parts) -> str:
     """Return the initialiser of a Layer in digit.c."""
     numbers = (
         layer.kernel,
@@ -96,36 +115,26 @@ def _format_layer(layer: Layer) -> str:
         layer.pool,
         layer.outputs,
         layer.shift,
-        layer.fraction,
+        layer.fraction + 16 * (parts.split - 1),
         layer.out_shift,
         layer.zero_point,
         layer.out_multiplier,
     )
     kind = C_KINDS[layer.kind] + (" | REPEAT" if layer.repeat else "")
+    kind += f" | GROUP * {parts.group}" if parts.group else ""
     return f"    {{{kind}, {', '.join(map(str, numbers))}}}"
 
 
 def constants(network: IntegerNetwork) -> dict[str, bytes]:
     """Return the tables of digit.c except `layers`, in the types of TABLE_TYPES."""
     weighted = [layer for layer in network.layers if layer.kind != "pool"]
-    # A repeated block shares the weights of the block before it, so its weights are left out: those
-    # of the layer that begins it and, if that is depthwise, those of the next layer.
-    stored = [
-        layer
-        for i, layer in enumerate(weighted)
-        if not (
-            layer.repeat or (i and weighted[i - 1].repeat and weighted[i - 1].kind == "depthwise")
-        )
-    ]
     tables = {
         "multipliers": torch.cat([layer.multipliers for layer in weighted]),
         "biases": torch.cat([layer.biases for layer in weighted]),
         "head": network.head,
         "head_biases": network.head_biases,
     }
-    # (outputs, inputs, kernel, kernel) -> (outputs, kernel, kernel, inputs), flat
-    weights = torch.cat([layer.weights.permute(0, 2, 3, 1).flatten() for layer in stored])
-    return {"weights": pack(weights, network.bits)} | {
+    return {"weights": pack_network(network).weights} | {
         name: values.numpy().astype(TABLE_TYPES[name]).tobytes() for name, values in tables.items()
     }
 
@@ -133,22 +142,25 @@ def constants(network: IntegerNetwork) -> dict[str, bytes]:
 def scratch(network: IntegerNetwork) -> dict[str, int]:
     """Return the sizes of the scratch buffer in digit.c.
 
-    The keys are `filter` (weights of the largest filter), `window` (rows of the largest receptive
-    field of a layer), `rows` (bytes of all ring buffers) and `ram` (bytes of the whole buffer).
+    The keys are `filter` (words of the largest filters that are computed together), `rows` (bytes
+    of all ring buffers) and `ram` (bytes of the whole buffer).
     """
-    (height, width), channels = network.shape, 1
-    filters, windows, rows, before = [], [], 0, ""
+    packing, (height, width), channels = pack_network(network), network.shape, 1
+    filters, rows, read, before = [0], 0, 0, ""
     for layer in network.layers:
-        windows.append(layer.window)
         # Behind a depthwise layer, a layer that needs one row reads it in place.
         if (before, layer.window) != ("depthwise", 1):
             rows += layer.window * (width + 2 * layer.padding) * channels
         before = layer.kind
-        filters.append(layer.kernel**2 * (channels if layer.kind == "conv" else 1))
         height, width = layer.output_side(height), layer.output_side(width)
+        filters.append(packing.filter_words(layer, channels))
         channels = layer.outputs
-    ram = 4 * channels + STATE_BYTES * len(network.layers) + max(filters) + rows
-    return {"filter": max(filters), "window": max(windows), "rows": rows, "ram": -(-ram // 4) * 4}
+        if layer.kind == "depthwise" and packing.lanes == 2 and width % 2:
+            read = rows + layer.stride * channels  # the last output's neighbour is computed too
+    rows = max(rows, read) if packing.lanes == 2 else rows + 3  # four inputs are read at once
+    states = -(-STATE_BYTES * len(network.layers) // 4) * 4  # filters begin at a multiple of 4
+    ram = 4 * channels + states + 4 * max(filters) + rows
+    return {"filter": max(filters), "rows": rows, "ram": -(-ram // 4) * 4}
 
 
 def flash(network: IntegerNetwork) -> int:
@@ -171,6 +183,8 @@ def source(
         f"{flash(network):,} bytes of constants, {sizes['ram']:,} of RAM, {network.macs:,} "
         "multiply-accumulates for one image."
     )
+    packing, split = pack_network(network), split_bits(network)
+    pairs = list(zip(network.layers, packing.parts, strict=True))
     values: dict[str, object] = {
         "version": version("featherweight"),
         "title": title,
@@ -185,10 +199,16 @@ def source(
         "features": network.head.shape[1],
         "bits": network.bits,
         "hardswish": int(network.hardswish),
+        "pools": int(any(layer.kind == "pool" for layer in network.layers)),
+        "parts": max(layer.window * parts.split for layer, parts in pairs),
+        "lanes": packing.lanes,
+        **_unrolled(network, packing),
+        "wide": int(split is None),
+        "split": split or 0,
         "first_shift": network.image_shifts[0],
         "shifts": len(network.image_shifts),
         "border": network.layers[0].pad_value,
-        "layer_rows": ",\n".join(map(_format_layer, network.layers)),
+        "layer_rows": ",\n".join(_format_layer(*pair) for pair in pairs),
     } | {
         name: _format_numbers(np.frombuffer(table, TABLE_TYPES[name]).tolist())
         for name, table in tables.items()
