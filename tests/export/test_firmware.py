@@ -8,7 +8,7 @@ import torch
 from featherweight.cli import app
 from featherweight.data import load_split, load_test
 from featherweight.export.c import export_c
-from featherweight.export.firmware import ARM_COMPILER, FIRMWARE_COLUMNS, make_row, measure, read_c
+from featherweight.export.firmware import CHIPS, FIRMWARE_COLUMNS, make_row, measure, read_c
 from featherweight.run import create_run
 from featherweight.tables import read_table
 from featherweight.train import train
@@ -49,13 +49,17 @@ def test_a_row_tells_what_the_program_reads(finished):
 
 
 @pytest.mark.skipif(
-    not (shutil.which(ARM_COMPILER) and shutil.which("qemu-system-arm")),
-    reason="no ARM compiler or QEMU",
+    not all(
+        shutil.which(tool) for chip in CHIPS.values() for tool in (chip.compiler, chip.emulator)
+    ),
+    reason="no compilers for chips or QEMU",
 )
 def test_a_row_tells_of_the_chips(finished):
     run, split = finished
     row = make_row(export_c(run, split, 8), run, split, test=False, on_chip=3)
-    assert row["equal_m0"] == row["equal_m4"] == row["images_on_chip"] == "3"
+    for chip in CHIPS:
+        assert row[f"equal_{chip}"] == row["images_on_chip"] == "3"
+        assert 100 < int(row[f"stack_{chip}"]) < 700
     assert 500 < int(row["code_m4"]) < 5000
     assert int(row["instructions_m4"]) < int(row["instructions_m0"])
 
