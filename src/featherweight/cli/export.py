@@ -132,14 +132,15 @@ def cmd_firmware(
     Parameters
     ----------
     runs
-        Run folders. A run that the CSV file already has with the same bits is skipped.
+        Run folders, or names of pretrained networks. A run that the CSV file already has with the
+        same bits is skipped.
     bits
         Bits per weight (each recipe's weight_bits, else 8).
     test
         Read the test images too. Never choose anything by their result.
     on_chip
-        Number of validation images to read on a simulated Cortex-M0 and Cortex-M4 too, at most 200.
-        Needs arm-none-eabi-gcc and QEMU.
+        Number of validation images to read on a simulated Cortex-M0, Cortex-M4 and RV32 too, at
+        most 200. Needs arm-none-eabi-gcc, riscv64-unknown-elf-gcc and QEMU.
     results
         CSV file.
     data
