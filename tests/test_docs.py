@@ -49,6 +49,7 @@ GIVEN = {
     "labels": "typing.Any",
     "loss": "torch.nn.Module",
     "model": "torch.nn.Module",
+    "network": "featherweight.export.integer.IntegerNetwork",
     "recipe": "featherweight.recipe.Recipe",
     "run": "featherweight.run.Run",
     "split": "featherweight.data.Split",

@@ -19,7 +19,7 @@ from featherweight.export.c import (
     scratch,
     source,
 )
-from featherweight.export.firmware import CHIPS, Sizes, measure, read_c, read_on_chip
+from featherweight.export.firmware import CHIPS, SOURCE, Sizes, measure, read_c, read_on_chip
 from featherweight.export.integer import integer_network
 from featherweight.export.packing import pack, pack_network, split_bits
 from featherweight.run import create_run, open_run
@@ -128,6 +128,7 @@ def written(tmp_path_factory, split):
                 CHANGES[name](network)
             folder = tmp_path_factory.mktemp(f"{name}-{bits}")
             for file, text in source(network, name).items():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_text(text)
             made[name, bits] = folder, network
         return made[name, bits]
@@ -177,7 +178,7 @@ def test_no_compiler_nor_sanitizer_has_a_word_to_say(
     written, extremes, tmp_path, compiler, name, bits
 ):
     folder, network = written(name, bits)
-    files = [str(folder / "digit.c"), str(folder / "main.c")]
+    files = [f"-I{folder / 'src'}", str(folder / SOURCE), str(folder / "main.c")]
     subprocess.run(
         [
             compiler,
@@ -227,11 +228,12 @@ def test_the_object_is_as_small_as_promised(written, name, bits):
 def test_it_needs_nothing_but_stdint(written, tmp_path):
     folder, _ = written("dense", 4)
     # The second is the compiler's own, and only for processors that add two products at once.
-    assert [
-        line for line in (folder / "digit.c").read_text().splitlines() if "#include" in line
-    ] == ['#include "digit.h"', "#include <arm_acle.h>"]
+    assert [line for line in (folder / SOURCE).read_text().splitlines() if "#include" in line] == [
+        '#include "digit.h"',
+        "#include <arm_acle.h>",
+    ]
     subprocess.run(
-        ["cc", "-std=c99", "-O0", "-c", folder / "digit.c", "-o", tmp_path / "digit.o"], check=True
+        ["cc", "-std=c99", "-O0", "-c", folder / SOURCE, "-o", tmp_path / "digit.o"], check=True
     )
     needs = subprocess.run(
         ["nm", "-u", tmp_path / "digit.o"], capture_output=True, text=True, check=True
@@ -286,14 +288,31 @@ def run(tmp_path_factory, split, tiny_recipe, tiny_contract):
     return run
 
 
+def files_of(folder):
+    """Return the content of every file in a folder by its path there."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
 def test_a_folder_is_all_one_needs(run, split):
     firmware = export_c(run, split, 8)
     assert firmware.path == run.path / "c-int8"
-    assert {path.name for path in firmware.path.iterdir()} == {
-        "digit.h",
-        "digit.c",
+    assert set(files_of(firmware.path)) == {
+        "src/digit.h",
+        "src/digit.c",
         "main.c",
         "Makefile",
+        "CMakeLists.txt",
+        "library.properties",
+        "library.json",
+        "examples/ReadDigit/ReadDigit.ino",
+        "examples/ReadDigit/example.h",
+        "micropython.mk",
+        "micropython.cmake",
+        "micropython/moddigit.c",
         "README.md",
         "example.raw",
         "example.txt",
@@ -318,15 +337,18 @@ def test_an_earlier_export_is_replaced_and_nothing_else(run, split, tmp_path):
     shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("c-int*"))
     copy = open_run(tmp_path / "run")
     first = export_c(copy, split, 4)
-    before = {path.name: path.read_bytes() for path in first.path.iterdir()}
+    before = files_of(first.path)
     (first.path / "digit.o").write_bytes(b"old")
     export_c(copy, split, 4)
-    assert {path.name: path.read_bytes() for path in first.path.iterdir()} == before
+    assert files_of(first.path) == before
     (copy.path / "c-int8").mkdir()
     (copy.path / "c-int8" / "digit.c").write_text("int mine;")
     with pytest.raises(ValueError, match="exists and is no earlier export"):
         export_c(copy, split, 8)
     assert (copy.path / "c-int8" / "digit.c").read_text() == "int mine;"
+    # Early versions wrote digit.c beside main.c.
+    (copy.path / "c-int8" / "digit.c").write_text("/* Made by featherweight 0.1.0; do not edit.")
+    assert "digit.c" not in files_of(export_c(copy, split, 8).path)
     assert not [path for path in copy.path.iterdir() if path.name.startswith(".")]
 
 
@@ -334,7 +356,7 @@ def test_a_failure_leaves_the_earlier_export(run, split, tmp_path, monkeypatch):
     shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("c-int*"))
     copy = open_run(tmp_path / "run")
     first = export_c(copy, split, 8)
-    before = {path.name: path.read_bytes() for path in first.path.iterdir()}
+    before = files_of(first.path)
     honest = type(first.path).write_bytes
 
     def full(path, content):
@@ -345,5 +367,5 @@ def test_a_failure_leaves_the_earlier_export(run, split, tmp_path, monkeypatch):
     monkeypatch.setattr(type(first.path), "write_bytes", full)
     with pytest.raises(OSError, match="disk full"):
         export_c(copy, split, 8)
-    assert {path.name: path.read_bytes() for path in first.path.iterdir()} == before
+    assert files_of(first.path) == before
     assert not [path for path in copy.path.iterdir() if path.name.startswith(".")]

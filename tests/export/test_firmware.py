@@ -8,7 +8,14 @@ import torch
 from featherweight.cli import app
 from featherweight.data import load_split, load_test
 from featherweight.export.c import export_c
-from featherweight.export.firmware import CHIPS, FIRMWARE_COLUMNS, make_row, measure, read_c
+from featherweight.export.firmware import (
+    CHIPS,
+    FIRMWARE_COLUMNS,
+    SOURCE,
+    make_row,
+    measure,
+    read_c,
+)
 from featherweight.run import create_run
 from featherweight.tables import read_table
 from featherweight.train import train
@@ -105,7 +112,7 @@ def test_bits_are_for_c_alone(finished, digits, capsys):
 def test_a_program_that_computes_otherwise_is_counted(finished):
     run, split = finished
     made = export_c(run, split, 8)
-    file = made.path / "digit.c"
+    file = made.path / SOURCE
     file.write_text(file.read_text().replace("= head_biases[k];", "= head_biases[k] + (k == 3);"))
     row = make_row(made, run, split, test=False, on_chip=0)
     assert (row["equal"], row["images"]) == ("0", "100")
@@ -116,13 +123,14 @@ def test_tools_that_fail_or_are_not_there_are_named(finished):
     folder = export_c(run, split, 8).path
     with pytest.raises(ValueError, match="no-such-gcc: does not run"):
         measure(folder, "no-such-gcc")
-    (folder / "digit.c").write_text("int digit_read(;")
+    (folder / SOURCE).write_text("int digit_read(;")
     with pytest.raises(ValueError, match=r"cc failed: .*digit.c"):
         read_c(folder, split.val.pixels)
 
 
 def test_the_section_sizes_are_the_objects(tmp_path):
-    (tmp_path / "digit.c").write_text(
+    (tmp_path / "src").mkdir()
+    (tmp_path / SOURCE).write_text(
         "const char table[100] = {1}; static int buffer[50]; int *f(void) { return buffer; }"
     )
     sizes = measure(tmp_path, "cc")

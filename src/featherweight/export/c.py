@@ -1,14 +1,16 @@
 """Export a finished run as C99 for a microcontroller: integers only, no heap, no library.
 
-    firmware = export_c(run, split, bits=8)     # RUN/c-int8/: digit.h, digit.c, main.c ...
+    firmware = export_c(run, split, bits=8)     # RUN/c-int8/: src/digit.h, src/digit.c, main.c ...
     firmware.flash, firmware.ram                # bytes
 
 The code returns exactly the scores of `integer.IntegerNetwork`; `firmware.py` compiles, measures
-and compares it.
+and compares it. The folder is a library for Arduino and PlatformIO, a CMake project and a user
+module of MicroPython, each of which finds its own files at the places they have here.
 """
 
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +29,21 @@ from .integer import IntegerNetwork, Layer, integer_network
 from .packing import Packing, Parts, pack_network, split_bits
 
 TEMPLATES = Path(__file__).parent / "templates"
+# Files of the folder that do not depend on its images; templates have the same names. Arduino and
+# PlatformIO compile what is in src, and main.c has to stay out of that.
+SOURCES = (
+    "src/digit.h",
+    "src/digit.c",
+    "main.c",
+    "Makefile",
+    "CMakeLists.txt",
+    "library.properties",
+    "library.json",
+    "examples/ReadDigit/ReadDigit.ino",
+    "micropython.mk",
+    "micropython.cmake",
+    "micropython/moddigit.c",
+)
 C_KINDS = {"conv": "CONVOLUTION", "depthwise": "DEPTHWISE", "pool": "MAX_POOL"}
 LOOKS = {
     "light on dark": "light ink (255) on black (0)",
@@ -171,7 +188,7 @@ def flash(network: IntegerNetwork) -> int:
 def source(
     network: IntegerNetwork, title: str, looks: str = LOOKS["light on dark"]
 ) -> dict[str, str]:
-    """Return the source files by name.
+    """Return the source files by their paths in the folder.
 
     Args:
         network: The network.
@@ -187,12 +204,15 @@ def source(
     pairs = list(zip(network.layers, packing.parts, strict=True))
     values: dict[str, object] = {
         "version": version("featherweight"),
+        "release": _release(),
         "title": title,
         "looks": looks,
         "figures": figures,
         **sizes,
+        "flash": flash(network),
         "height": network.shape[0],
         "width": network.shape[1],
+        "pixels": network.shape[0] * network.shape[1],
         "classes": len(network.head),
         "logit": round(network.scores_per_logit),
         "layers": len(network.layers),
@@ -213,10 +233,17 @@ def source(
         name: _format_numbers(np.frombuffer(table, TABLE_TYPES[name]).tolist())
         for name, table in tables.items()
     }
-    return {
-        name: Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
-        for name in ("digit.h", "digit.c", "main.c", "Makefile")
-    }
+    return {path: _fill_template(Path(path).name, values) for path in SOURCES}
+
+
+def _release() -> str:
+    """Return this package's version as three numbers, which is all that Arduino accepts."""
+    found = re.match(r"\d+\.\d+\.\d+", version("featherweight"))
+    return found[0] if found else "0.0.0"
+
+
+def _fill_template(name: str, values: Mapping[str, object]) -> str:
+    return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
 
 
 def expected_output(scores: Tensor) -> str:
@@ -224,19 +251,25 @@ def expected_output(scores: Tensor) -> str:
     return "".join(f"{int(row.argmax())} {' '.join(map(str, row.tolist()))}\n" for row in scores)
 
 
+def _is_export(folder: Path) -> bool:
+    """Return whether a folder was exported, be it by an early version, which had no folder src."""
+    for name in ("src/digit.c", "digit.c"):
+        try:
+            if (folder / name).read_text(encoding="utf-8").startswith(EXPORT_HEADER):
+                return True
+        except (OSError, UnicodeDecodeError):
+            continue
+    return False
+
+
 def _write_folder(path: Path, files: dict[str, bytes]) -> None:
     """Write all files or none. Replace a folder of an earlier export; refuse any other folder."""
-    if path.exists():
-        try:
-            text = (path / "digit.c").read_text(encoding="utf-8")
-            exported = text.startswith(EXPORT_HEADER)
-        except (OSError, UnicodeDecodeError):
-            exported = False
-        if not exported:
-            raise InputError(f"{path}: exists and is no earlier export, expected no such folder")
+    if path.exists() and not _is_export(path):
+        raise InputError(f"{path}: exists and is no earlier export, expected no such folder")
     temporary = new_folder(path.parent, f".{path.name}.")
     try:
         for name, content in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(content)
         if path.exists():  # a folder cannot be renamed over one that has files
             path.rename(temporary / "before")
@@ -250,7 +283,7 @@ def _write_folder(path: Path, files: dict[str, bytes]) -> None:
 
 
 def export_c(run: Run, split: Split, bits: int) -> Firmware:
-    """Write RUN/c-int8, c-int4 or c-int2: the C code, a Makefile, a README and example images.
+    """Write RUN/c-int8, c-int4 or c-int2: the C code as a package, a README and example images.
 
     Args:
         run: A finished run of a Feather network.
@@ -280,21 +313,32 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
         looks += ", rows and columns exchanged"
     files = source(network, title, looks)
     height, width = network.shape
-    files["README.md"] = Template((TEMPLATES / "README.md").read_text(encoding="utf-8")).substitute(
-        title=title,
-        looks=looks,
-        pixels=height * width,
-        height=height,
-        width=width,
-        classes=len(network.head),
-        bits=bits,
-        flash=f"{firmware.flash:,}",
-        ram=f"{firmware.ram:,}",
-        macs=f"{network.macs:,}",
-        logit=round(network.scores_per_logit),
-        correct=percent(firmware.correct, len(scores)),
-        float_correct=percent(expected.correct, expected.total),
-        examples=EXAMPLES,
+    files["README.md"] = _fill_template(
+        "README.md",
+        {
+            "title": title,
+            "looks": looks,
+            "pixels": height * width,
+            "height": height,
+            "width": width,
+            "classes": len(network.head),
+            "bits": bits,
+            "flash": f"{firmware.flash:,}",
+            "ram": f"{firmware.ram:,}",
+            "macs": f"{network.macs:,}",
+            "logit": round(network.scores_per_logit),
+            "correct": percent(firmware.correct, len(scores)),
+            "float_correct": percent(expected.correct, expected.total),
+            "examples": EXAMPLES,
+        },
+    )
+    files["examples/ReadDigit/example.h"] = _fill_template(
+        "example.h",
+        {
+            "looks": looks,
+            "image": _format_numbers(split.val.pixels[0].flatten().tolist()),
+            "scores": _format_numbers(scores[0].tolist()),
+        },
     )
     files["example.txt"] = expected_output(scores[:EXAMPLES])
     contents = {name: text.encode() for name, text in files.items()}

@@ -56,6 +56,7 @@ FIRMWARE_COLUMNS = (
     "data_sha256",
 )
 ARM_COMPILER, RISCV_COMPILER = "arm-none-eabi-gcc", "riscv64-unknown-elf-gcc"
+SOURCE = "src/digit.c"
 
 # Debian's compiler for RISC-V comes without a C library, so that it must not make loops into calls.
 BARE = ("-ffreestanding", "-fno-tree-loop-distribute-patterns", "-nodefaultlibs")
@@ -151,7 +152,7 @@ def measure(folder: Path, compiler: str, *flags: str) -> Sizes:
     tool = f"{compiler.removesuffix('gcc')}size" if compiler.endswith("-gcc") else "size"
     with tempfile.TemporaryDirectory() as work:
         target = f"{work}/digit.o"
-        _call(compiler, "-std=c99", "-Os", *flags, "-c", str(folder / "digit.c"), "-o", target)
+        _call(compiler, "-std=c99", "-Os", *flags, "-c", str(folder / SOURCE), "-o", target)
         lines = _call(tool, "-A", target).stdout.decode().splitlines()
     sections = [words for line in lines if len(words := line.split()) == 3]  # name, size, address
     code, constants, ram = (
@@ -178,7 +179,7 @@ def read_c(folder: Path, pixels: Tensor, compiler: str = "cc") -> Tensor:
         InputError: The compiler does not exist or fails.
     """
     with tempfile.TemporaryDirectory() as work:
-        sources = [str(folder / "digit.c"), str(folder / "main.c")]
+        sources = [f"-I{folder / 'src'}", str(folder / SOURCE), str(folder / "main.c")]
         _call(compiler, "-std=c99", "-O3", *sources, "-o", f"{work}/digit")
         output = _call(f"{work}/digit", given=pixels.numpy().tobytes()).stdout
     return _parse_scores(output.decode().splitlines())
@@ -199,10 +200,10 @@ def read_on_chip(folder: Path, pixels: Tensor, chip: Chip) -> OnChip:
             shutil.copy(TEMPLATES / file, work)
         (work / "images.raw").write_bytes(pixels.numpy().tobytes())
         _call(
-            *(chip.compiler, "-std=gnu99", "-Os", *chip.flags, f"-I{folder.resolve()}"),
+            *(chip.compiler, "-std=gnu99", "-Os", *chip.flags, f"-I{folder.resolve() / 'src'}"),
             *("-nostartfiles", "-T", "chip.ld"),
             *(f"-Wl,--defsym=FLASH={chip.flash}", f"-Wl,--defsym=RAM={chip.ram}"),
-            *(str(folder.resolve() / "digit.c"), "chip.c", "-o", "digit.elf", "-lgcc"),
+            *(str(folder.resolve() / SOURCE), "chip.c", "-o", "digit.elf", "-lgcc"),
             cwd=work,
         )
         # -icount shift=0: an instruction takes one nanosecond of the machine's time. Semihosting
