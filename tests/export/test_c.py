@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_feather
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from featherweight.data import load_split
@@ -20,8 +20,13 @@ from featherweight.export.c import (
     source,
 )
 from featherweight.export.firmware import CHIPS, SOURCE, Sizes, measure, read_c, read_on_chip
-from featherweight.export.integer import integer_network
-from featherweight.export.packing import pack, pack_network, split_bits
+from featherweight.export.integer import (
+    AccumulatorOverflowError,
+    IntegerNetwork,
+    Layer,
+    integer_network,
+)
+from featherweight.export.packing import find_parts, pack, pack_network, split_bits
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 
@@ -159,6 +164,46 @@ def test_the_networks_take_every_path_of_the_program(written):
     assert packings["primes", 4].lanes == 1
     assert splits["products", 4] is splits["products", 8] is None
     assert all(split is not None for key, split in splits.items() if key[0] != "products")
+
+
+def conv_layer(weights):
+    """A convolution of weights (outputs, inputs, kernel, kernel)."""
+    return Layer(
+        kind="conv",
+        repeat=False,
+        kernel=weights.shape[2],
+        stride=1,
+        padding=0,
+        pool=1,
+        weights=weights,
+        pad_value=0,
+    )
+
+
+@given(st.integers(1, 3), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2**20))
+def test_no_image_makes_sums_that_share_a_word_overflow(kernel, inputs, positive, seed):
+    """For the worst image of each group of parts: 255 where weights are positive, or negative."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (5, inputs, kernel, kernel)
+    sign = torch.rand(shape, generator=generator) < positive
+    magnitude = torch.randint(0, 8, shape, generator=generator)
+    weights = torch.where(sign, magnitude, -magnitude - 1)
+    parts = find_parts(conv_layer(weights))
+    assume(parts is not None)  # rows of a prime length, too large to fit whole
+    run = kernel * inputs
+    assert run % parts.split == 0
+    flat = weights.permute(0, 2, 3, 1).reshape(5, -1)
+    for group in flat.split(run // parts.split * parts.group, 1):
+        assert 255 * group.clamp(min=0).sum(1).max() <= 2**15 - 1
+        assert 255 * group.clamp(max=0).sum(1).min() >= -(2**15)
+
+
+def test_more_bytes_of_weights_than_indices_reach_are_refused():
+    """50,960 weights are 81,536 with the zeros that fill the last block."""
+    layer = conv_layer(torch.zeros(5, 13, 28, 28, dtype=torch.int64))
+    network = IntegerNetwork((28, 28), True, range(1), 8, [layer])
+    with pytest.raises(AccumulatorOverflowError, match="weights: got 81,536 bytes in blocks of 4"):
+        pack_network(network)
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

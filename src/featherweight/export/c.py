@@ -173,7 +173,8 @@ def scratch(network: IntegerNetwork) -> dict[str, int]:
         filters.append(packing.filter_words(layer, channels))
         channels = layer.outputs
         if layer.kind == "depthwise" and packing.lanes == 2 and width % 2:
-            read = rows + layer.stride * channels  # the last output's neighbour is computed too
+            # The last output's neighbour, which is outside, is computed too.
+            read = max(read, rows + layer.stride * channels)
     rows = max(rows, read) if packing.lanes == 2 else rows + 3  # four inputs are read at once
     states = -(-STATE_BYTES * len(network.layers) // 4) * 4  # filters begin at a multiple of 4
     ram = 4 * channels + states + 4 * max(filters) + rows
