@@ -99,8 +99,8 @@ def pack_network(network: IntegerNetwork) -> Packing:
     weights = pack(torch.cat([_in_blocks(layer, lanes) for layer in stored]), network.bits)
     if len(weights) >= 2**16:
         raise AccumulatorOverflowError(
-            f"weights: got {len(weights):,} bytes in blocks of {BLOCK} channels, expected fewer than "
-            "65,536"
+            f"weights: got {len(weights):,} bytes in blocks of {BLOCK} channels, expected fewer "
+            "than 65,536"
         )
     return Packing(lanes, tuple(parts), weights)
 
