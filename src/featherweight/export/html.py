@@ -13,6 +13,7 @@ import hashlib
 import html
 import json
 import re
+import zlib
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +27,7 @@ from .._files import write_atomic
 from ..confidence import Confidence, find_confidence, validation_images
 from ..data import Split
 from ..errors import InputError
-from ..evaluate import evaluate, percent
+from ..evaluate import evaluate
 from ..image_kind import ImageKind
 from ..layout import SIDE
 from ..run import Run
@@ -35,18 +36,12 @@ from .packing import pack
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("network.js", "prepare.js", "page.js")
-# A token of JavaScript: a comment, a string, a template literal, space, a word, or one character.
-SCRIPT_TOKEN = re.compile(
-    r"""(?P<comment>//[^\n]*)|"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`|\s+|\w+|.""", re.DOTALL
-)
-# Between these and a line end, or a line end and these, a statement goes on.
-OPEN, CLOSING = "{([,;=:?+-*/&|<>!\n", "})].,?:*/&|=<>"
 NAMED = 10  # classes that an empty sheet names
-# What the page may load and run: the one style and the one script in it, by their digests, and the
-# icon in its own head. Nothing may be sent or fetched.
+# The page may run the two scripts in it, and use its style, by their digests. Nothing may be sent or
+# fetched; the icon is data in its head.
 POLICY = (
-    "default-src 'none'; script-src '{script}'; style-src '{style}'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+    "default-src 'none'; script-src '{loader}' '{script}'; style-src '{style}'; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
 )
 
 
@@ -103,8 +98,7 @@ def model_values(network: IntegerNetwork) -> dict[str, Any]:
             rows[-1][-3:] = 1, 0, 0  # in (4), the integer as it is
         n_outputs += len(layer.multipliers)
     return {
-        "height": network.shape[0],
-        "width": network.shape[1],
+        "side": network.shape[0],
         "hardswish": network.hardswish,
         "shifts": list(network.image_shifts),
         "bits": network.bits,
@@ -117,46 +111,19 @@ def model_values(network: IntegerNetwork) -> dict[str, Any]:
     }
 
 
-def shrink_style(source: str) -> str:
-    """Return CSS without comments, and without spaces that mean nothing; no string may have any."""
-    source = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
-    source = re.sub(r"\s+", " ", source).strip()
-    return re.sub(r" ?([{},;>~]) ?|(?<=:) ", r"\1", source).replace(";}", "}")
+def shrink(source: str) -> str:
+    """Return JavaScript, CSS or HTML without indentation, empty lines, and lines that are comments.
 
-
-def shrink_script(source: str) -> str:
-    """Return JavaScript without comments, and without spaces and line ends that mean nothing.
-
-    Every statement must end in a semicolon or a brace. Regular expressions must hold neither
-    spaces, quotes nor //.
-
-    Raises:
-        ValueError: A template literal holds another one, or a line end.
+    No string may span lines.
     """
-    kept = ["\n"]
-    tokens = [token for token in SCRIPT_TOKEN.finditer(source) if not token["comment"]]
-    for i, token in enumerate(tokens):
-        text = token[0]
-        if text[0] == "`" and (text.count("${") != text.count("}") or "\n" in text):
-            raise ValueError(f"got the template {text!r:.80}, expected a plain one in one line")
-        if text.isspace():
-            before, after = kept[-1][-1], tokens[i + 1][0][0] if i + 1 < len(tokens) else "\n"
-            ends = "\n" in text and before not in OPEN and after not in CLOSING
-            text = "\n" if ends else ""
-            if not ends and ((_is_word(before) and _is_word(after)) or before == after in "+-"):
-                text = " "
-        if text:
-            kept.append(text)
-    return "".join(kept).strip()
-
-
-def _is_word(character: str) -> bool:
-    return character.isalnum() or character in "_$"
+    source = re.sub(r"^\s*/\*.*?\*/$", "", source, flags=re.MULTILINE | re.DOTALL)
+    lines = map(str.strip, source.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 def program() -> str:
-    """Return the script of the page, the same for every network."""
-    return shrink_script("\n".join(map(_template, SCRIPTS)))
+    """Return the program of the page, which is the same for every network."""
+    return shrink("\n".join(map(_template, SCRIPTS)))
 
 
 def _template(name: str) -> str:
@@ -179,18 +146,7 @@ def source(
         confidence: What its confidence means, where a score of `scores_per_logit` is a logit of 1.
         title: What the network is called.
         facts: A sentence about it for the foot of the page.
-
-    Raises:
-        InputError: The images are not 28 x 28 pixels, or show no ink on a plain ground.
     """
-    if network.shape != (SIDE, SIDE) or kind.polarity == "natural":
-        height, width = network.shape
-        looks = "no ink on a ground" if kind.polarity == "natural" else "ink"
-        raise InputError(
-            f"the network takes images of {height}x{width} pixels that show {looks}, expected "
-            f"{SIDE}x{SIDE} pixels and ink, which a page can prepare",
-            hint="featherweight export RUN --format onnx, then featherweight serve --model FILE",
-        )
     classes, rejection = kind.classes, confidence.rejection
     model = model_values(network) | {
         "labels": classes,
@@ -203,8 +159,7 @@ def source(
     reads_digits = all(re.fullmatch(r"\d", name) for name in classes)
     named = ", ".join(classes[:NAMED])
     named += f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
-    style = shrink_style(_template("page.css"))
-    script = program()
+    style, loader, script = shrink(_template("page.css")), shrink(_template("loader.js")), program()
     values = {
         "title": title,
         "version": version("featherweight"),
@@ -212,17 +167,29 @@ def source(
         "nothing": f"{'One' if reads_digits else f'One of {named}'}, large and in the middle. Or "
         "open a picture.",
         "facts": facts,
-        "height": str(network.shape[0]),
-        "width": str(network.shape[1]),
+        "side": str(SIDE),
     }
-    return Template(re.sub(r"\n\s*", "\n", _template("page.html"))).substitute(
+    return Template(shrink(_template("page.html"))).substitute(
         {name: html.escape(value) for name, value in values.items()},
-        policy=POLICY.format(script=_digest(script), style=_digest(style)),
+        policy=POLICY.format(loader=_digest(loader), script=_digest(script), style=_digest(style)),
         style=style,
-        script=script,
+        loader=loader,
+        # Packed, since it would be most of a page with a small network.
+        program=base64.b64encode(zlib.compress(script.encode(), 9)).decode(),
         # The text of a script element ends at the first "</script".
         model=json.dumps(model, separators=(",", ":")).replace("<", "\\u003c"),
     )
+
+
+def _check_images(kind: ImageKind) -> None:
+    """Raise InputError unless a page can prepare pictures as images of this kind."""
+    if (kind.height, kind.width) != (SIDE, SIDE) or kind.polarity == "natural":
+        looks = "photographs" if kind.polarity == "natural" else "ink"
+        raise InputError(
+            f"the network takes images of {kind.height}x{kind.width} pixels that show {looks}, "
+            f"expected {SIDE}x{SIDE} pixels that show ink, for a page to prepare pictures",
+            hint="featherweight export RUN --format onnx, then featherweight serve --model FILE",
+        )
 
 
 def export_html(run: Run, split: Split, bits: int) -> Page:
@@ -237,6 +204,7 @@ def export_html(run: Run, split: Split, bits: int) -> Page:
         InputError: The run is not finished, or its network is no Feather, does not fit the integers
             of the page, or takes other images.
     """
+    _check_images(split.kind)
     model = run.load_model()
     network = integer_network(model, split, bits)
     expected = evaluate(model, split.val, split.mean_std)
@@ -249,7 +217,7 @@ def export_html(run: Run, split: Split, bits: int) -> Page:
     n_params = sum(parameter.numel() for parameter in model.parameters())
     facts = (
         f"{run.recipe.name}: {n_params:,} parameters as {bits}-bit integers, "
-        f"{percent(correct, len(logits))} right on {len(logits):,} images it never saw."
+        f"{100 * correct / len(logits):.2f} % right on {len(logits):,} images it never saw."
     )
     page = source(network, split.kind, confidence, run.recipe.name, facts).encode()
     path = run.export_path(f"digit-int{bits}.html")

@@ -1,7 +1,8 @@
 // The page: a sheet to draw on, by a pointer or by the keyboard, or a picture that is opened; and
 // what the network reads there.
 
-const SHEET = 224, LARGEST = 320; // pixels of the sheet and of an opened picture, as they are read
+// Pixels of the sheet, and of an opened picture's longer side, as they are read.
+const SHEET = 8 * SIDE, LARGEST = 320;
 const LINE = 0.055; // width of a stroke relative to the sheet
 const STEP = 1 / 28; // distance that an arrow key moves the pen
 const NEAR = 0.003; // points nearer than this to the last one only show a hand's tremor
@@ -48,13 +49,13 @@ function paintStroke(context, points, side) {
 
 // Paint the drawing on paper, a picture in the middle, its longer side that of the canvas.
 function paint(context, width, height, paper, ink) {
-  const { canvas } = context, { strokes, picture } = now, side = Math.max(width, height);
+  const { canvas } = context, { strokes, picture } = now, side = max(width, height);
   if (canvas.width !== width) canvas.width = width;
   if (canvas.height !== height) canvas.height = height;
   context.fillStyle = paper;
   context.fillRect(0, 0, width, height);
   if (picture) {
-    const scale = side / Math.max(picture.width, picture.height);
+    const scale = side / max(picture.width, picture.height);
     const wide = picture.width * scale, high = picture.height * scale;
     context.imageSmoothingQuality = "high";
     context.drawImage(picture, (width - wide) / 2, (height - high) / 2, wide, high);
@@ -85,7 +86,7 @@ function look() {
   const { strokes, picture } = now;
   let width = SHEET, height = SHEET;
   if (picture && !strokes.length) {
-    const scale = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
+    const scale = min(1, LARGEST / max(picture.width, picture.height));
     width = Math.ceil(picture.width * scale);
     height = Math.ceil(picture.height * scale);
   }
@@ -97,14 +98,19 @@ function look() {
   return prepare(grey, width, height);
 }
 
+// A prepared image as the training images are.
+function asTrained(image) {
+  const { isTransposed, isInverted } = model;
+  return image.map((_, i) => {
+    const pixel = image[isTransposed ? i % SIDE * SIDE + divide(i, SIDE) : i];
+    return isInverted ? 255 - pixel : pixel;
+  });
+}
+
 // The labels with their probabilities, the most probable first.
 function rank(image) {
-  const side = model.width, { isTransposed, isInverted } = model;
-  const logits = network(image.map((_, i) => {
-    const pixel = image[isTransposed ? i % side * side + Math.floor(i / side) : i];
-    return isInverted ? 255 - pixel : pixel;
-  })).map((score) => score / model.scoreUnit);
-  const most = Math.max(...logits), parts = logits.map((logit) => Math.exp(logit - most));
+  const logits = network(image).map((score) => score / model.scoreUnit);
+  const most = max(...logits), parts = logits.map((logit) => Math.exp(logit - most));
   const sum = parts.reduce((a, b) => a + b);
   return parts.map((part, i) => ({ label: labels[i], p: part / sum })).sort((a, b) => b.p - a.p);
 }
@@ -135,7 +141,7 @@ function tell(state, title, text, label = "") {
 }
 
 function showDetails(image, order) {
-  const pixels = new ImageData(model.width, model.height);
+  const pixels = new ImageData(SIDE, SIDE);
   image.forEach((value, i) => pixels.data.set([value, value, value, 255], 4 * i));
   seen.getContext("2d").putImageData(pixels, 0, 0);
   const shown = labels.length > BARS ? order.slice(0, BARS)
@@ -151,9 +157,9 @@ function showDetails(image, order) {
 
 function read() {
   if (now === EMPTY) return tell("empty", ...invitation);
-  const start = performance.now(), image = look();
-  if (!image) return tell("none", "Nothing to read", "Too little ink, or too faint.");
-  const order = rank(image), took = performance.now() - start;
+  const start = performance.now(), found = look();
+  if (!found) return tell("none", "Nothing to read", "Too little ink, or too faint.");
+  const image = asTrained(found), order = rank(image), took = performance.now() - start;
   const [state, title, text] = words(order);
   tell(state, title, text, state === "none" ? "" : order[0].label);
   time.textContent = `Prepared and read in ${took.toFixed(1)} ms, on this device.`;
@@ -252,7 +258,7 @@ on(sheet, "keydown", (event) => {
   pen ??= { x: 0.5, y: 0.5 };
   if (move) {
     [pen.x, pen.y] = [pen.x + move[0] * STEP, pen.y + move[1] * STEP]
-      .map((each) => Math.min(0.96, Math.max(0.04, each)));
+      .map((each) => min(0.96, max(0.04, each)));
     if (pen.down) now.strokes.at(-1).push([pen.x, pen.y]);
   } else {
     pen.down = !pen.down;
@@ -308,5 +314,9 @@ bars.append(...labels.slice(0, BARS).map(() => make("li", make("span"), make("i"
 new ResizeObserver(show).observe(sheet);
 on(matchMedia("(prefers-color-scheme: dark)"), "change", show);
 globalThis.featherweight = { scores: network, prepare }; // for whoever wants to check them
-for (let i = 0; i < 3; i++) network(new Uint8Array(model.width * model.height)); // the browser compiles it
 tell("empty", ...invitation);
+// Let the browser compile what will be needed.
+setTimeout(() => {
+  const grey = new Uint8Array(SHEET * SHEET).map((_, i) => (i % SHEET >> 5 === 3 && i % 97 ? 0 : 255));
+  for (let i = 0; i < 3; i++) network(prepare(grey, SHEET, SHEET));
+});
