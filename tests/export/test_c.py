@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from helpers import random_feather
+from helpers import FEATHER_CHANGES, FEATHERS, random_feather
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,21 +32,6 @@ pytestmark = [
 CPU = torch.device("cpu")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
-NETWORKS = {
-    "hardswish": {
-        "layers": ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
-    },
-    "dense": {"layers": ["conv 8", "conv 8 m2", "conv 12 p1", "sep 16", "sep 9"], "dense": True},
-    "relu": {
-        "layers": ["conv 5 k4 p3", "sep 7 k2 m3", "pool", "conv 8 k1 s2"],
-        "activation": "relu",
-    },
-    "wide": {"layers": ["sep 8 m2", "conv 255 s4", "sep 3"]},
-    "separable head": {"layers": ["conv 8 m2", "sep 9"], "head": "sep", "dense": True},
-    "parts": {"layers": ["conv 8 k5 m2", "conv 24 p1", "sep 8", "sep 70 k5", "conv 8 k1"]},
-    "primes": {"layers": ["conv 83 k5 m2", "conv 8 k1", "sep 12"]},
-    "products": {"layers": ["conv 8 m2", "sep 12"]},
-}
 
 
 @pytest.fixture(scope="module")
@@ -74,37 +59,6 @@ def extremes(split):
     )
 
 
-def with_extreme_weights(network):
-    """All weights as large as their bits allow, or as small: the sums that overflow first.
-
-    Rows of a filter are then taken apart in parts; those of the layer whose rows are 17 weights
-    long, a prime, do not fit two to a word at all.
-    """
-    for layer in network.layers:
-        if layer.kind != "pool":
-            low, high = -(2 ** (network.bits - 1)), 2 ** (network.bits - 1) - 1
-            sign = torch.randn(layer.weights.shape, generator=torch.Generator().manual_seed(1))
-            layer.weights = torch.where(sign < 0.4, low, high)
-            layer.weights[0] = low
-            layer.weights[-1] = high
-    network.check()
-
-
-def with_wide_products(network):
-    """A depthwise layer whose second multiplier leaves its products in 32 bits no room."""
-    _, depthwise, _ = network.layers
-    depthwise.out_multiplier, depthwise.out_shift = (
-        depthwise.out_multiplier >> 8,
-        depthwise.out_shift - 8,
-    )
-    network.check()
-
-
-CHANGES = {
-    "parts": with_extreme_weights,
-    "primes": with_extreme_weights,
-    "products": with_wide_products,
-}
 EXTREME_NETWORKS = [
     ("parts", 4),
     ("parts", 2),
@@ -122,9 +76,9 @@ def written(tmp_path_factory, split):
 
     def write(name, bits):
         if (name, bits) not in made:
-            network = integer_network(random_feather(split, **NETWORKS[name]), split, bits)
-            if name in CHANGES:
-                CHANGES[name](network)
+            network = integer_network(random_feather(split, **FEATHERS[name]), split, bits)
+            if name in FEATHER_CHANGES:
+                FEATHER_CHANGES[name](network)
             folder = tmp_path_factory.mktemp(f"{name}-{bits}")
             for file, text in source(network, name).items():
                 (folder / file).write_text(text)
@@ -160,7 +114,7 @@ def test_the_networks_take_every_path_of_the_program(written):
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FEATHERS)
 def test_the_program_gives_the_definitions_scores(written, extremes, name, bits):
     folder, network = written(name, bits)
     assert torch.equal(read_c(folder, extremes), network.scores(extremes))
@@ -168,7 +122,7 @@ def test_the_program_gives_the_definitions_scores(written, extremes, name, bits)
 
 @pytest.mark.parametrize(
     ("name", "bits"),
-    [(name, 4) for name in NETWORKS] + [("hardswish", 8), ("dense", 2), *EXTREME_NETWORKS],
+    [(name, 4) for name in FEATHERS] + [("hardswish", 8), ("dense", 2), *EXTREME_NETWORKS],
 )
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_no_compiler_nor_sanitizer_has_a_word_to_say(
@@ -206,7 +160,7 @@ def test_no_compiler_nor_sanitizer_has_a_word_to_say(
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FEATHERS)
 def test_the_object_is_as_small_as_promised(written, name, bits):
     folder, network = written(name, bits)
     sizes = measure(folder, "cc")

@@ -37,7 +37,7 @@ from .packing import pack
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = ("network.js", "prepare.js", "page.js")
 NAMED = 10  # classes that an empty sheet names
-# The page may run the two scripts in it, and use its style, by their digests. Nothing may be sent or
+# The page may run its two scripts and use its style, by their digests. Nothing may be sent or
 # fetched; the icon is data in its head.
 POLICY = (
     "default-src 'none'; script-src '{loader}' '{script}'; style-src '{style}'; img-src data:; "
