@@ -334,10 +334,7 @@ def prepare_integers(picture: Bytes) -> Bytes | None:
                 again, best = True, None  # the page was taken for ink
                 break
             if best is None or choice.clean:
-                best = (
-                    choice,
-                    np.minimum(np.maximum(strength - low, 0) * 255 // (peak - 2 * low), 255),
-                )
+                best = choice, np.minimum(np.maximum(strength - low, 0) * 255 // (peak - 2 * low), 255)
             if choice.clean or plain:
                 break
         if not again:
@@ -346,4 +343,6 @@ def prepare_integers(picture: Bytes) -> Bytes | None:
         return None
     choice, ink = best
     box = choice.box
-    return _place(ink[max(box.top - 1, 0) : box.bottom + 2, max(box.left - 1, 0) : box.right + 2])
+    return _place(
+        ink[max(box.top - 1, 0) : box.bottom + 2, max(box.left - 1, 0) : box.right + 2]
+    )

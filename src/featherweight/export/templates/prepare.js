@@ -34,8 +34,10 @@ function estimatePaper(q, width, height, size, isPlain) {
       block.set(q.subarray(y * width + left, y * width + right), (y - top) * (right - left));
     return block.sort()[block.length - 1 - (block.length >> 2)];
   }));
-  const reach = isPlain ? BLOCKS : divide(max(rows, columns) * 11, 64);
-  const paper = filter(filter(levels, reach, max), reach, min);
+  const reach = divide(max(rows, columns) * 11, 64), most = max(...levels.flat());
+  // In a plain drawing the filters reach from everywhere to everywhere.
+  const paper = isPlain ? levels.map((line) => line.map(() => most))
+    : filter(filter(levels, reach, max), reach, min);
   const a = rows >> 2, b = columns >> 2;
   const middle = paper.slice(a, rows - a).flatMap((line) => line.slice(b, columns - b));
   const mean = divide(sumUp(middle), middle.length);
