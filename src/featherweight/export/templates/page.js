@@ -3,6 +3,7 @@
 
 // Pixels of the sheet, and of an opened picture's longer side, as they are read.
 const SHEET = 8 * SIDE, LARGEST = 320;
+const READ = ["#fff", "#111"]; // paper and ink, as they are read
 const LINE = 0.055; // width of a stroke relative to the sheet
 const STEP = 1 / 28; // distance that an arrow key moves the pen
 const NEAR = 0.003; // points nearer than this to the last one only show a hand's tremor
@@ -69,7 +70,9 @@ function paint(context, width, height, paper, ink) {
 function show() {
   const side = Math.round(sheet.clientWidth * devicePixelRatio), context = sheet.getContext("2d");
   const colour = (name) => getComputedStyle(sheet).getPropertyValue(name);
-  paint(context, side, side, colour("--sheet"), colour("--ink"));
+  // Beside and on a picture the colours are those that are read.
+  const [paper, ink] = now.picture ? READ : [colour("--sheet"), colour("--ink")];
+  paint(context, side, side, paper, ink);
   if (!pen) return;
   context.strokeStyle = context.fillStyle = colour("--accent");
   context.lineWidth = 2 * devicePixelRatio;
@@ -90,7 +93,7 @@ function look() {
     width = Math.ceil(picture.width * scale);
     height = Math.ceil(picture.height * scale);
   }
-  paint(copy, width, height, "#fff", "#111");
+  paint(copy, width, height, ...READ);
   const { data } = copy.getImageData(0, 0, width, height);
   // Grey by the weights of ITU-R 601, in 16 bits.
   const grey = new Uint8Array(width * height).map((_, i) =>
