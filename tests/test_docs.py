@@ -239,7 +239,7 @@ def test_a_workflow_uses_the_action_with_its_inputs(block):
 
 def test_every_kind_of_block_is_tested():
     kinds = {match[2] for text in TEXTS.values() for match in FENCE.finditer(text)}
-    assert kinds <= {"sh", "toml", "python", "text", "console", "c", "yaml"}
+    assert kinds <= {"sh", "toml", "python", "text", "console", "c", "js", "yaml"}
     assert len(_blocks("sh")) > 30
     assert len(_blocks("python")) > 10
     assert len(_blocks("toml")) > 3

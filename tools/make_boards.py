@@ -2,8 +2,8 @@
 
 python tools/make_boards.py
 
-Instructions are the medians of results/c99-kernels.csv over seeds. A time is the instructions over the
-clock, as if each took one cycle; a real processor takes longer.
+Instructions are the medians of results/c99-kernels.csv over seeds. A time is the instructions over
+the clock, as if each took one cycle; a real processor takes longer.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ from featherweight.tables import Row, read_table
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "results" / "c99-kernels.csv"
 PAGE = ROOT / "docs" / "guides" / "microcontrollers.md"
-START = "<!-- The table is generated from results/c99-kernels.csv: python tools/make_boards.py -->\n"
+START = (
+    "<!-- The table is generated from results/c99-kernels.csv: python tools/make_boards.py -->\n"
+)
 END = "<!-- End of the generated table. -->\n"
 
 

@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from helpers import random_feather
+from helpers import FEATHER_CHANGES, FEATHERS, random_feather
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -38,21 +38,6 @@ CPU = torch.device("cpu")
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 STACK = 700  # bytes, which the README of an exported folder promises
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
-NETWORKS = {
-    "hardswish": {
-        "layers": ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
-    },
-    "dense": {"layers": ["conv 8", "conv 8 m2", "conv 12 p1", "sep 16", "sep 9"], "dense": True},
-    "relu": {
-        "layers": ["conv 5 k4 p3", "sep 7 k2 m3", "pool", "conv 8 k1 s2"],
-        "activation": "relu",
-    },
-    "wide": {"layers": ["sep 8 m2", "conv 255 s4", "sep 3"]},
-    "separable head": {"layers": ["conv 8 m2", "sep 9"], "head": "sep", "dense": True},
-    "parts": {"layers": ["conv 8 k5 m2", "conv 24 p1", "sep 8", "sep 70 k5", "conv 8 k1"]},
-    "primes": {"layers": ["conv 83 k5 m2", "conv 8 k1", "sep 12"]},
-    "products": {"layers": ["conv 8 m2", "sep 12"]},
-}
 
 
 @pytest.fixture(scope="module")
@@ -80,37 +65,6 @@ def extremes(split):
     )
 
 
-def with_extreme_weights(network):
-    """All weights as large as their bits allow, or as small: the sums that overflow first.
-
-    Rows of a filter are then taken apart in parts; those of the layer whose rows are 17 weights
-    long, a prime, do not fit two to a word at all.
-    """
-    for layer in network.layers:
-        if layer.kind != "pool":
-            low, high = -(2 ** (network.bits - 1)), 2 ** (network.bits - 1) - 1
-            sign = torch.randn(layer.weights.shape, generator=torch.Generator().manual_seed(1))
-            layer.weights = torch.where(sign < 0.4, low, high)
-            layer.weights[0] = low
-            layer.weights[-1] = high
-    network.check()
-
-
-def with_wide_products(network):
-    """A depthwise layer whose second multiplier leaves its products in 32 bits no room."""
-    _, depthwise, _ = network.layers
-    depthwise.out_multiplier, depthwise.out_shift = (
-        depthwise.out_multiplier >> 8,
-        depthwise.out_shift - 8,
-    )
-    network.check()
-
-
-CHANGES = {
-    "parts": with_extreme_weights,
-    "primes": with_extreme_weights,
-    "products": with_wide_products,
-}
 EXTREME_NETWORKS = [("parts", 4), ("primes", 4), ("products", 8), ("products", 4)]
 # One network for each path of the program: sanitizers take long to compile.
 SANITISED = [
@@ -131,9 +85,9 @@ def written(tmp_path_factory, split):
 
     def write(name, bits):
         if (name, bits) not in made:
-            network = integer_network(random_feather(split, **NETWORKS[name]), split, bits)
-            if name in CHANGES:
-                CHANGES[name](network)
+            network = integer_network(random_feather(split, **FEATHERS[name]), split, bits)
+            if name in FEATHER_CHANGES:
+                FEATHER_CHANGES[name](network)
             folder = tmp_path_factory.mktemp(f"{name}-{bits}")
             for file, text in source(network, name).items():
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +165,7 @@ def test_more_bytes_of_weights_than_indices_reach_are_refused():
 
 @pytest.mark.parametrize(
     ("name", "bits"),
-    [(name, bits) for name in NETWORKS for bits in (8, 4, 2) if (name, bits) not in SANITISED],
+    [(name, bits) for name in FEATHERS for bits in (8, 4, 2) if (name, bits) not in SANITISED],
 )
 def test_the_program_gives_the_definitions_scores(written, extremes, name, bits):
     folder, network = written(name, bits)
