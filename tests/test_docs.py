@@ -45,6 +45,7 @@ GIVEN = {
     "contract": "featherweight.contract.Contract",
     "convolution": "torch.nn.Conv2d",
     "device": "torch.device",
+    "grey": "typing.Any",
     "images": "torch.Tensor",
     "labels": "typing.Any",
     "loss": "torch.nn.Module",
