@@ -38,10 +38,14 @@ test = {test}
 name = "one"
 epochs = 1
 batch_size = 50
+model_args.layers = ["conv 8 m2", "conv 8"]
+model_args.views = []
 [[overrides]]
 name = "two"
 epochs = 2
 batch_size = 50
+model_args.layers = ["conv 8 m2", "conv 8"]
+model_args.views = []
 augmentation.rotation = 3
 """
 # The recipes for 28x28 grey pixels and ten classes.
