@@ -113,7 +113,8 @@ def _interpolate(paper: Integers, size: int, height: int, width: int) -> Integer
     above = paper[y0][:, x0] * (whole - fx) + paper[y0][:, x1] * fx
     below = paper[y1][:, x0] * (whole - fx) + paper[y1][:, x1] * fx
     fy = fy[:, None]
-    return (above * (whole - fy) + below * fy) // (whole * whole)
+    sums: Integers = above * (whole - fy) + below * fy
+    return sums // (whole * whole)
 
 
 def _open(strength: Integers, side: int) -> Integers:
@@ -127,7 +128,8 @@ def _open(strength: Integers, side: int) -> Integers:
         for y in (0, 1)
         for x in (0, 1)
     ]
-    return np.max(squares, 0)
+    opened: Integers = np.max(squares, 0)
+    return opened
 
 
 def _measure_levels(strength: Integers, plain: bool) -> tuple[int, int, int] | None:
@@ -277,7 +279,8 @@ def _place(ink: Integers) -> Bytes | None:
         middle = moment // total * FIT + moment % total * FIT // total
         start = middle + (2 * np.arange(SIDE)[:, None] - SIDE) * side - span
         both = np.minimum(start + 2 * span, 2 * FIT * (at + 1)) - np.maximum(start, 2 * FIT * at)
-        return np.maximum(both, 0)  # (28, n)
+        covered: Integers = np.maximum(both, 0)
+        return covered  # (28, n)
 
     covered = cover(weights.sum(1)) @ ink @ cover(weights.sum(0)).T
     image = np.minimum(covered // (4 * span * span) * gain // 16, 255)
