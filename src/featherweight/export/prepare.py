@@ -113,8 +113,7 @@ def _interpolate(paper: Integers, size: int, height: int, width: int) -> Integer
     above = paper[y0][:, x0] * (whole - fx) + paper[y0][:, x1] * fx
     below = paper[y1][:, x0] * (whole - fx) + paper[y1][:, x1] * fx
     fy = fy[:, None]
-    sums: Integers = above * (whole - fy) + below * fy
-    return sums // (whole * whole)
+    return np.asarray((above * (whole - fy) + below * fy) // (whole * whole), np.int64)
 
 
 def _open(strength: Integers, side: int) -> Integers:
