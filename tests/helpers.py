@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2 as httpx
@@ -23,6 +24,7 @@ from featherweight._format import EXPORT_FORMAT
 from featherweight.build import build
 from featherweight.contract import Contract, load_contract
 from featherweight.evaluate import Evaluation, normalise
+from featherweight.export.integer import integer_network
 from featherweight.export.onnx import export_onnx
 from featherweight.inference.prepare import Sheet
 from featherweight.recipe import RECIPES
@@ -263,6 +265,19 @@ FEATHER_CHANGES = {
     "primes": with_extreme_weights,
     "products": with_wide_products,
 }
+
+
+def integer_feather(split, name, bits, images):
+    """A network of FEATHERS in integers. Dense evaluation looks again at half of the images."""
+    network = integer_network(random_feather(split, **FEATHERS[name]), split, bits)
+    if name in FEATHER_CHANGES:
+        FEATHER_CHANGES[name](network)
+    if network.max_looks > 1:
+        best, second = replace(network, margin=0).scores(images).topk(2).values.T
+        network.margin = int((best - second).median())
+        looks = network.read(images)[1]
+        assert looks.unique().tolist() == [1, network.max_looks]
+    return network
 
 
 def result(n, n_wrong, classes=10):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from helpers import FEATHER_CHANGES, FEATHERS, encoded, random_feather, write_mnist
+from helpers import FEATHERS, encoded, integer_feather, random_feather, write_mnist
 from playwright.sync_api import expect, sync_playwright
 
 import featherweight as fw
@@ -47,18 +47,21 @@ const bytes = new Uint8Array(require("fs").readFileSync(0)), view = new DataView
 let at = 0;
 const number = () => view.getUint32((at += 4) - 4, true), take = (n) => bytes.slice(at, at += n);
 const read = makeNetwork(JSON.parse(new TextDecoder().decode(take(number()))));
-const scores = [], images = [];
-for (let n = number(); n; n--) scores.push(read(take(784)));
+const scores = [], looks = [], images = [];
+for (let n = number(); n; n--) {
+  scores.push(read(take(784)));
+  looks.push(read.looks);
+}
 for (let n = number(); n; n--) {
   const width = number(), height = number(), image = prepare(take(width * height), width, height);
   images.push(image && [...image]);
 }
-console.log(JSON.stringify([scores, images]));
+console.log(JSON.stringify([scores, looks, images]));
 """
 
 
 def run_in_node(network, pixels, pictures=()):
-    """Scores (n, classes) of pixels, and the prepared images or None of pictures (h, w)."""
+    """Scores (n, classes) and looks (n,) of pixels; prepared images or None of pictures (h, w)."""
     model = json.dumps(model_values(network)).encode()
     parts = [struct.pack("<I", len(model)), model, struct.pack("<I", len(pixels))]
     parts += [pixels.numpy().tobytes(), struct.pack("<I", len(pictures))]
@@ -71,8 +74,9 @@ def run_in_node(network, pixels, pictures=()):
         ["node", "-e", code + DRIVER], input=b"".join(parts), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
-    scores, images = json.loads(done.stdout)
-    return torch.tensor(scores), [image and np.reshape(image, (28, 28)) for image in images]
+    scores, looks, images = json.loads(done.stdout)
+    prepared = [image and np.reshape(image, (28, 28)) for image in images]
+    return torch.tensor(scores), torch.tensor(looks), prepared
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +114,10 @@ def draw_picture(random):
     [*((name, 4) for name in FEATHERS), ("hardswish", 8), ("products", 8), ("relu", 2)],
 )
 def test_the_script_gives_the_definitions_scores(split, images, name, bits):
-    network = integer_network(random_feather(split, **FEATHERS[name]), split, bits)
-    if name in FEATHER_CHANGES:
-        FEATHER_CHANGES[name](network)
-    scores, _ = run_in_node(network, images)
-    assert torch.equal(scores, network.scores(images))
+    network = integer_feather(split, name, bits, images)
+    scores, looks, _ = run_in_node(network, images)
+    for found, expected in zip((scores, looks), network.read(images), strict=True):
+        assert torch.equal(found, expected)
 
 
 @in_node
@@ -128,7 +131,7 @@ def test_products_of_more_than_53_bits_are_exact(split, images):
     first = network.layers[0]
     y = network.activation(first, first.before_activation(first.sums(images.long())))
     assert int(y.abs().max()) * first.out_multiplier > 2**53
-    scores, _ = run_in_node(network, images)
+    scores, _, _ = run_in_node(network, images)
     assert torch.equal(scores, network.scores(images))
 
 
@@ -139,7 +142,7 @@ def test_the_script_prepares_as_the_definition_does(split):
     pictures = [draw_picture(random) for _ in range(60)]
     pictures += [np.zeros((1, 1), np.uint8), np.full((320, 320), 255, np.uint8)]
     pictures += list(split.val.pixels[:10, 0].numpy())
-    _, found = run_in_node(network, split.val.pixels[:0], pictures)
+    _, _, found = run_in_node(network, split.val.pixels[:0], pictures)
     expected = [prepare_integers(picture) for picture in pictures]
     assert 10 < sum(image is not None for image in expected) < len(expected)
     for one, other in zip(found, expected, strict=True):

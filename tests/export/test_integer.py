@@ -1,5 +1,7 @@
 """Feather networks in integers: close to floating point, by hand, and safe from overflow."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,16 @@ from helpers import random_feather
 
 from featherweight.build import build
 from featherweight.capture import Pass, capture
+from featherweight.confidence import temperature
 from featherweight.data import load_split
 from featherweight.evaluate import normalise
-from featherweight.export.integer import AccumulatorOverflowError, fixed_point, integer_network
+from featherweight.export.integer import (
+    MAX_MARGIN,
+    ONE_LOOK_FROM,
+    AccumulatorOverflowError,
+    fixed_point,
+    integer_network,
+)
 from featherweight.layers import layer_table
 
 
@@ -86,7 +95,8 @@ def test_one_layer_by_hand(split):
 def test_multiply_accumulates_are_those_of_the_layer_table(split):
     model = random_feather(split, ["conv 8", "conv 8 m2", "sep 12", "pool", "conv 8"])
     table = layer_table(capture(model, [Pass(training=False)]))
-    assert integer_network(model, split, 8).macs == table.macs
+    network = integer_network(model, split, 8)
+    assert network.macs == network.first_macs == table.macs
 
 
 @torch.no_grad()
@@ -141,3 +151,39 @@ def test_fixed_point_is_near(values):
     assert 2**14 <= int(integers.abs().max()) < 2**15
     most = float(values.abs().max())
     torch.testing.assert_close(integers.double() / 2.0**shift, values, rtol=0, atol=most * 2**-15)
+
+
+@torch.no_grad()
+def test_a_second_look_is_taken_in_doubt(split):
+    network = integer_network(random_feather(split, ["conv 8 m2", "conv 8"], dense=True), split, 8)
+    assert network.max_looks == 4
+    pixels = split.val.pixels
+    network.margin = 0
+    first, looks = network.read(pixels)
+    assert looks.tolist() == [1] * len(pixels)
+    once = integer_network(random_feather(split, ["conv 8 m2", "conv 8"]), split, 8)
+    # The features of one look count four times, and so does the unit of the head's biases.
+    assert first.argmax(1).tolist() == once.scores(pixels).argmax(1).tolist()
+    network.margin = MAX_MARGIN
+    all_of_them, looks = network.read(pixels)
+    assert looks.tolist() == [4] * len(pixels)
+    best, second = first.topk(2).values.T
+    leads = best - second
+    network.margin = int(leads.median()) + 1
+    scores, looks = network.read(pixels)
+    again = leads < network.margin
+    assert torch.equal(looks, torch.where(again, 4, 1))
+    assert torch.equal(scores, torch.where(again[:, None], all_of_them, first))
+    assert network.macs == 4 * (network.first_macs - 80) + 2 * 80
+
+
+@torch.no_grad()
+def test_the_margin_is_that_of_a_calibrated_probability(split):
+    network = integer_network(random_feather(split, ["conv 8 m2", "conv 8"], dense=True), split, 8)
+    unit = network.scores_per_logit
+    divisor = temperature(
+        replace(network, margin=0).scores(split.val.pixels).double() / unit, split.val.labels
+    )
+    chance = torch.tensor([network.margin / unit / divisor, 0.0]).softmax(0)[0]
+    assert float(chance) == pytest.approx(ONE_LOOK_FROM, abs=1e-4)
+    assert integer_network(random_feather(split), split, 8).margin == 0

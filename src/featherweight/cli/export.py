@@ -98,7 +98,7 @@ def _export_integers(
     run: "Run", data: str | None, format: Literal["c", "html"], bits: int | None
 ) -> int:
     from ..evaluate import percent
-    from ..export.c import Firmware, export_c
+    from ..export.c import Firmware, describe_looks, describe_macs, export_c
     from ..export.html import export_html
 
     split, verdict = run.load_split(data), run.read_verdict()
@@ -112,7 +112,8 @@ def _export_integers(
         else f"{exported.size:,} bytes"
     )
     stderr.print(
-        f"{size}, {exported.network.macs:,} multiply-accumulates per image\n"
+        f"{size}, {describe_macs(exported.network)} multiply-accumulates per image\n"
+        f"{describe_looks(exported.looks)}\n"
         f"PyTorch:  {percent(exported.float_correct, total)}\n"
         f"integers: {percent(exported.correct, total)}\n"
         f"verdict: {verdict}",

@@ -52,6 +52,9 @@ LOOKS = {
 }
 EXAMPLES = 10  # validation images that the folder holds, with the expected output
 LAYER_BYTES, STATE_BYTES = 12, 14  # sizes of Layer and State in digit.c; its compiler checks STATE
+# Outputs in a row whose sums are kept on the stack. Where there is little RAM, 160 bytes of stack
+# are worth 4 % more instructions.
+BATCH, SMALL_BATCH, SMALL_RAM = 14, 6, 2000
 MAX_UNROLLED = 8  # steps of a loop that is written out
 EXPORT_HEADER = "/* Made by featherweight"  # how digit.c begins
 # NumPy's types of the tables in digit.c, little-endian. Weights are packed, several to a byte.
@@ -78,6 +81,8 @@ class Firmware:
     "Validation images that the network in integers reads right."
     scores: Tensor
     "Scores (n, classes) int64 of the validation images, in integers."
+    looks: Tensor
+    "Number of looks at each (n,) int64."
     flash: int
     "Bytes of all constants: the weights and every other table."
     ram: int
@@ -176,8 +181,9 @@ def scratch(network: IntegerNetwork) -> dict[str, int]:
             # The last output's neighbour, which is outside, is computed too.
             read = max(read, rows + layer.stride * channels)
     rows = max(rows, read) if packing.lanes == 2 else rows + 3  # four inputs are read at once
+    looks = 1  # the byte that counts them
     states = -(-STATE_BYTES * len(network.layers) // 4) * 4  # filters begin at a multiple of 4
-    ram = 4 * channels + states + 4 * max(filters) + rows
+    ram = 4 * channels + states + 4 * max(filters) + rows + looks
     return {"filter": max(filters), "rows": rows, "ram": -(-ram // 4) * 4}
 
 
@@ -198,7 +204,7 @@ def source(
     """
     tables, sizes = constants(network), scratch(network)
     figures = (
-        f"{flash(network):,} bytes of constants, {sizes['ram']:,} of RAM, {network.macs:,} "
+        f"{flash(network):,} bytes of constants, {sizes['ram']:,} of RAM, {describe_macs(network)} "
         "multiply-accumulates for one image."
     )
     packing, split = pack_network(network), split_bits(network)
@@ -223,11 +229,14 @@ def source(
         "pools": int(any(layer.kind == "pool" for layer in network.layers)),
         "parts": max(layer.window * parts.split for layer, parts in pairs),
         "lanes": packing.lanes,
+        "batch": BATCH if sizes["ram"] > SMALL_RAM else SMALL_BATCH,
         **_unrolled(network, packing),
         "wide": int(split is None),
         "split": split or 0,
         "first_shift": network.image_shifts[0],
         "shifts": len(network.image_shifts),
+        "max_looks": network.max_looks,
+        "margin": network.margin,
         "border": network.layers[0].pad_value,
         "layer_rows": ",\n".join(_format_layer(*pair) for pair in pairs),
     } | {
@@ -235,6 +244,13 @@ def source(
         for name, table in tables.items()
     }
     return {path: _fill_template(Path(path).name, values) for path in SOURCES}
+
+
+def describe_macs(network: IntegerNetwork) -> str:
+    """Return in words how many multiply-accumulates an image takes."""
+    if network.max_looks == 1:
+        return f"{network.macs:,}"
+    return f"{network.first_macs:,} or, in doubt, {network.macs:,}"
 
 
 def _release() -> str:
@@ -245,6 +261,17 @@ def _release() -> str:
 
 def _fill_template(name: str, values: Mapping[str, object]) -> str:
     return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
+
+
+def describe_looks(looks: Tensor) -> str:
+    """Return a sentence about the numbers of looks (n,) at validation images."""
+    again = int((looks > 1).sum())
+    if int(looks.max()) == 1:
+        return "One look at every image."
+    return (
+        f"One look at most images, {int(looks.max())} where the two largest scores are close: "
+        f"at {percent(again, len(looks))} of the validation images."
+    )
 
 
 def expected_output(scores: Tensor) -> str:
@@ -298,13 +325,14 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
     model = run.load_model()
     network = integer_network(model, split, bits)
     expected = evaluate(model, split.val, split.mean_std)
-    scores = network.scores(split.val.pixels)
+    scores, n_looks = network.read(split.val.pixels)
     firmware = Firmware(
         path=run.export_path(f"c-int{bits}"),
         network=network,
         float_correct=expected.correct,
         correct=int((scores.argmax(1) == split.val.labels).sum()),
         scores=scores,
+        looks=n_looks,
         flash=flash(network),
         ram=scratch(network)["ram"],
     )
@@ -326,7 +354,9 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
             "bits": bits,
             "flash": f"{firmware.flash:,}",
             "ram": f"{firmware.ram:,}",
-            "macs": f"{network.macs:,}",
+            "macs": describe_macs(network),
+            "max_looks": network.max_looks,
+            "n_looks": describe_looks(n_looks),
             "logit": round(network.scores_per_logit),
             "correct": percent(firmware.correct, len(scores)),
             "float_correct": percent(expected.correct, expected.total),

@@ -28,6 +28,8 @@ FIRMWARE_COLUMNS = (
     "constants",
     "ram",
     "macs",
+    "first_macs",
+    "margin",
     "code_m0",
     "code_m4",
     "code_rv32",
@@ -38,6 +40,10 @@ FIRMWARE_COLUMNS = (
     "instructions_m0",
     "instructions_m4",
     "instructions_rv32",
+    "most_instructions_m0",
+    "most_instructions_m4",
+    "most_instructions_rv32",
+    "doubtful",
     "float_val_correct",
     "val_correct",
     "val_total",
@@ -110,8 +116,10 @@ class OnChip:
 
     scores: Tensor
     "Scores (n, classes) int64 of the images."
-    instructions: int
-    "Instructions for the last image."
+    looks: Tensor
+    "Number of looks at each image (n,) int64."
+    instructions: Tensor
+    "Instructions for each image (n,) float64."
     stack: int
     "Bytes of stack, at most."
 
@@ -214,8 +222,10 @@ def read_on_chip(folder: Path, pixels: Tensor, chip: Chip) -> OnChip:
             *("-semihosting-config", "enable=on,target=native", "-kernel", "digit.elf"),
             cwd=work,
         ).stderr.decode()
-    *lines, ticks, stack = output.splitlines()
-    return OnChip(_parse_scores(lines), round(int(ticks) * chip.nanoseconds), int(stack))
+    *lines, stack = output.splitlines()
+    numbers = torch.tensor([list(map(int, line.split()[1:])) for line in lines])
+    ticks = numbers[:, -1].double()
+    return OnChip(numbers[:, :-2], numbers[:, -2], ticks * chip.nanoseconds, int(stack))
 
 
 def make_row(
@@ -225,14 +235,18 @@ def make_row(
 
     `equal` counts the images for which the program returns exactly the scores of the Python
     reference, out of `images`; `equal_m0`, `equal_m4` and `equal_rv32` count them on the chips, out
-    of `images_on_chip`.
+    of `images_on_chip`, where the number of looks is compared too. `doubtful` counts the validation
+    images that are looked at again. `instructions_m0` and the like are the mean of a validation
+    image: those of an image that is looked at once, and of one that is looked at again
+    (`most_instructions_m0`), in the proportion of all validation images.
 
     Args:
         firmware: The exported C folder.
         run: The run that it was exported from.
         split: The run's data set.
         test: Whether to read the test images too, not only the validation images.
-        on_chip: Number of validation images to read on each chip in QEMU. 0 needs neither
+        on_chip: Number of validation images to read on each chip in QEMU, the first ones; one more
+            if these are all looked at once, or all again, and others are not. 0 needs neither
             compilers for chips nor QEMU, and leaves the columns of the chips empty.
     """
     folder, network = firmware.path, firmware.network
@@ -244,6 +258,9 @@ def make_row(
         "constants": firmware.flash,
         "ram": host.ram,
         "macs": network.macs,
+        "first_macs": network.first_macs,
+        "margin": network.margin,
+        "doubtful": int((firmware.looks > 1).sum()),
         "code_host": host.code,
         "float_val_correct": firmware.float_correct,
         "compiler": _compiler_version("cc"),
@@ -251,7 +268,7 @@ def make_row(
         "commit": run.environment["commit"],
     }
     if on_chip:
-        values |= _measure_chips(firmware, split.val.pixels[:on_chip])
+        values |= _measure_chips(firmware, split.val.pixels, on_chip)
     parts = {"val": (split.val, firmware.scores)}
     if test:
         images = load_test(split)
@@ -275,8 +292,14 @@ def _compiler_version(compiler: str) -> str:
     return _call(compiler, "--version").stdout.decode().splitlines()[0]
 
 
-def _measure_chips(firmware: Firmware, pixels: Tensor) -> dict[str, object]:
-    """Return the columns of the chips for the first validation images (n, 1, height, width)."""
+def _measure_chips(firmware: Firmware, pixels: Tensor, n: int) -> dict[str, object]:
+    """Return the columns of the chips for `n` of the validation images (m, 1, height, width)."""
+    again = firmware.looks > 1
+    chosen = list(range(n))
+    for kind in (again, ~again):
+        if kind.any() and not kind[:n].any():
+            chosen.append(int(kind.nonzero()[0]))
+    pixels = pixels[chosen]
     values: dict[str, object] = {
         "arm_compiler": _compiler_version(ARM_COMPILER),
         "riscv_compiler": _compiler_version(RISCV_COMPILER),
@@ -285,11 +308,21 @@ def _measure_chips(firmware: Firmware, pixels: Tensor) -> dict[str, object]:
     }
     for name, chip in CHIPS.items():
         found = read_on_chip(firmware.path, pixels, chip)
-        equal = (found.scores == firmware.scores[: len(pixels)]).all(1)
+        equal = (found.scores == firmware.scores[chosen]).all(1)
+        equal &= found.looks == firmware.looks[chosen]
+        # Images that take as many looks take nearly as many instructions.
+        mean = {
+            bool(kind): float(found.instructions[again[chosen] == kind].mean())
+            for kind in again.unique()
+        }
         values |= {
             f"code_{name}": measure(firmware.path, chip.compiler, *chip.flags).code,
             f"stack_{name}": found.stack,
-            f"instructions_{name}": found.instructions,
+            f"instructions_{name}": round(
+                sum(mean[bool(kind)] * int((again == kind).sum()) for kind in again.unique())
+                / len(again)
+            ),
+            f"most_instructions_{name}": round(float(found.instructions.max())),
             f"equal_{name}": int(equal.sum()),
         }
     return values

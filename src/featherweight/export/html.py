@@ -61,6 +61,8 @@ class Page:
     "Validation images that the network in integers reads right."
     total: int
     "Validation images."
+    looks: Tensor
+    "Number of looks at each (n,) int64."
 
 
 def _base64(values: Tensor, dtype: str) -> str:
@@ -101,6 +103,7 @@ def model_values(network: IntegerNetwork) -> dict[str, Any]:
         "side": network.shape[0],
         "hardswish": network.hardswish,
         "shifts": list(network.image_shifts),
+        "margin": network.margin,
         "bits": network.bits,
         "layers": rows,
         "headBiases": network.head_biases.tolist(),
@@ -208,7 +211,8 @@ def export_html(run: Run, split: Split, bits: int) -> Page:
     model = run.load_model()
     network = integer_network(model, split, bits)
     expected = evaluate(model, split.val, split.mean_std)
-    logits = network.scores(split.val.pixels).double() / network.scores_per_logit
+    scores, looks = network.read(split.val.pixels)
+    logits = scores.double() / network.scores_per_logit
     correct = int((logits.argmax(1) == split.val.labels).sum())
     synthetic = None
     if run.recipe.synthetic:
@@ -222,4 +226,4 @@ def export_html(run: Run, split: Split, bits: int) -> Page:
     page = source(network, split.kind, confidence, run.recipe.name, facts).encode()
     path = run.export_path(f"digit-int{bits}.html")
     write_atomic(path, page)
-    return Page(path, len(page), network, expected.correct, correct, len(logits))
+    return Page(path, len(page), network, expected.correct, correct, len(logits), looks)

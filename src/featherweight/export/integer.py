@@ -1,7 +1,7 @@
 """The reference implementation of a Feather network in integers, which the exported C reproduces.
 
     network = integer_network(model, split, bits=4)
-    scores = network.scores(split.val.pixels)   # (n, classes) int64; the C code returns the same
+    scores, looks = network.read(split.val.pixels)  # (n, classes), (n,) int64, as the C code has
 
 An activation is an unsigned 8-bit integer q with a scale and an offset: it stands for the real
 number scale * (q - offset). A convolution with integer weights w computes
@@ -16,6 +16,10 @@ A stage that only pools takes the maximum of q, without (2) to (4). The scores a
 
     (5)  score = head . (sum of q over all positions and image shifts) + head_bias
 
+Dense evaluation looks at an image at several shifts, which is seldom needed. The first look is at
+the image as it is: its scores are (5) with its features times the number of shifts. Only if the two
+largest differ by less than `margin`, the image is looked at at all shifts, and the scores are (5).
+
 Multipliers and biases, one for each output channel, hold batch norm, scales and offsets. With
 weights w * filter_scale, batch norm gain * (z - mean) + beta and inputs as above, the real number
 before the activation is
@@ -28,15 +32,15 @@ so that multiplier / 2**shift is factor * 2**fraction. The scheme is that of Jac
 
 import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data import Split
+from ..confidence import temperature
+from ..data import Images, Split
 from ..errors import InputError
 from ..evaluate import normalise
 from ..model import Block, Feather, Pool
@@ -46,7 +50,10 @@ from . import CALIBRATION_IMAGES
 MAX_FRACTION = 12  # fractional bits of x; more would not fit a bias of ordinary size
 MULTIPLIER_BITS, MAX_BIAS = 15, 2**15 - 1  # a sign and 15 bits, as int16_t holds
 HEAD_BITS = 8  # of the head's weights
-SCORE_BATCH = 500  # images at a time in `scores`; it bounds the memory
+MAX_MARGIN = 2**31 - 1  # as int32_t holds
+SCORE_BATCH = 500  # images at a time in `read`; it bounds the memory
+# Calibrated probability of the likelier of two classes from which on one look is enough.
+ONE_LOOK_FROM = 0.9
 
 
 class AccumulatorOverflowError(InputError):
@@ -167,6 +174,8 @@ class IntegerNetwork:
     "Biases of the head, (classes,)."
     scores_per_logit: float = 1.0
     "Score that corresponds to a logit of 1."
+    margin: int = 0
+    "Least difference of the two largest scores with which one look is enough."
 
     def activation(self, layer: Layer, x: Tensor) -> Tensor:
         """Apply (3) of a conv."""
@@ -183,31 +192,54 @@ class IntegerNetwork:
             return layer.requantise(sums)
         return layer.requantise(self.activation(layer, layer.before_activation(sums)))
 
-    def _shifted(self, pixels: Tensor) -> Iterator[Tensor]:
-        """Yield the images (n, 1, height, width) at every pair of shifts, the border repeated."""
+    @property
+    def max_looks(self) -> int:
+        """Return the number of pairs of shifts at which an image is looked at, at most."""
+        return len(self.image_shifts) ** 2
+
+    def _features(self, pixels: Tensor, y: int, x: int) -> Tensor:
+        """Return the features (n, channels) int64 of images (n, 1, height, width) at one shift.
+
+        The image's border is repeated.
+        """
         (height, width), margin = self.shape, -self.image_shifts[0]
-        padded = (
-            F.pad(pixels.double(), (margin,) * 4, mode="replicate").long()
-            if margin
-            else pixels.long()
-        )
-        for y in self.image_shifts:
-            for x in self.image_shifts:
-                top, left = margin + y, margin + x
-                yield padded[:, :, top : top + height, left : left + width]
+        q = F.pad(pixels.double(), (margin,) * 4, mode="replicate") if margin else pixels
+        q = q[:, :, margin + y : margin + y + height, margin + x : margin + x + width].long()
+        for layer in self.layers:
+            q = self.output(layer, q)
+        return q.sum((2, 3))  # (n, channels, h, w) -> (n, channels)
+
+    def _scores(self, features: Tensor) -> Tensor:
+        """Apply (5) to sums of features over all shifts (n, channels)."""
+        return (features.double() @ self.head.double().T).long() + self.head_biases
 
     @torch.no_grad()
-    def scores(self, pixels: Tensor) -> Tensor:
-        """Return the scores (n, classes) int64 of pixels (n, 1, height, width) uint8."""
-        batches = []
+    def read(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores (n, classes) and the number of looks (n,), both int64.
+
+        Args:
+            pixels: Images (n, 1, height, width) uint8.
+        """
+        scores, looks = [], []
         for batch in pixels.split(SCORE_BATCH):
-            features = torch.zeros(len(batch), self.head.shape[1], dtype=torch.int64)
-            for q in self._shifted(batch):
-                for layer in self.layers:
-                    q = self.output(layer, q)
-                features += q.sum((2, 3))  # (n, channels, h, w) -> (n, channels)
-            batches.append((features.double() @ self.head.double().T).long() + self.head_biases)
-        return torch.cat(batches)
+            features = self._features(batch, 0, 0)
+            found = self._scores(features * self.max_looks)
+            best, second = found.topk(2).values.T
+            doubtful = best - second < self.margin
+            if doubtful.any():
+                features = features[doubtful]
+                for y in self.image_shifts:
+                    for x in self.image_shifts:
+                        if (y, x) != (0, 0):
+                            features = features + self._features(batch[doubtful], y, x)
+                found[doubtful] = self._scores(features)
+            scores.append(found)
+            looks.append(torch.where(doubtful, self.max_looks, 1))
+        return torch.cat(scores), torch.cat(looks)
+
+    def scores(self, pixels: Tensor) -> Tensor:
+        """Return the scores (n, classes) int64 of images (n, 1, height, width) uint8."""
+        return self.read(pixels)[0]
 
     def check(self) -> None:
         """Check that every number fits the integer that the C code has for it, for any image.
@@ -224,7 +256,7 @@ class IntegerNetwork:
             channels = layer.outputs
         _check_fits("weights", weights, 17)
         _check_fits("bytes of rows", rows, 17)
-        max_feature = 255 * height * width * len(self.image_shifts) ** 2
+        max_feature = 255 * height * width * self.max_looks
         max_head = int(self.head.abs().sum(1).max())
         max_score = max_feature * max_head + int(self.head_biases.abs().max())
         _check_fits("a score", max_score, 32)
@@ -250,14 +282,20 @@ class IntegerNetwork:
 
     @property
     def macs(self) -> int:
-        """Return the multiply-accumulates for one image, over all shifts."""
+        """Return the multiply-accumulates for an image that is looked at at all shifts."""
         height, width = self.shape
         total = 0
         for layer in self.layers:
             height, width = layer.output_side(height), layer.output_side(width)
             if layer.kind != "pool":
                 total += height * width * layer.pool**2 * layer.weights.numel()
-        return total * len(self.image_shifts) ** 2 + self.head.numel()
+        # The head is applied after the first look and after the last one.
+        return total * self.max_looks + self.head.numel() * min(self.max_looks, 2)
+
+    @property
+    def first_macs(self) -> int:
+        """Return the multiply-accumulates for an image that is looked at once."""
+        return replace(self, image_shifts=range(1)).macs
 
 
 def _check_fits(what: str, values: Tensor | int, bits: int) -> None:
@@ -412,7 +450,7 @@ class _Builder:
 
     def head(self, weight: Tensor, bias: Tensor) -> None:
         # The features (5) are sums over positions and shifts; the network's head takes the mean.
-        count = self.q.shape[2] * self.q.shape[3] * len(self.network.image_shifts) ** 2
+        count = self.q.shape[2] * self.q.shape[3] * self.network.max_looks
         # One scale for the whole matrix, so that the scores of the classes compare.
         integers, scale = round_filters(weight.flatten()[None], HEAD_BITS)
         unit = float(scale) * self.scale / count  # the logit that corresponds to a score of 1
@@ -435,13 +473,28 @@ class _Builder:
         self.head(weight, norm.bias - gain * norm.running_mean)
 
 
+def choose_margin(network: IntegerNetwork, images: Images) -> int:
+    """Return the margin with which one look is enough from ONE_LOOK_FROM on.
+
+    Args:
+        network: The network; its own margin does not count.
+        images: Validation images, by which the scores of first looks are calibrated.
+    """
+    if network.max_looks == 1:
+        return 0
+    logits = replace(network, margin=0).scores(images.pixels).double() / network.scores_per_logit
+    logit = math.log(ONE_LOOK_FROM / (1 - ONE_LOOK_FROM)) * temperature(logits, images.labels)
+    return min(math.ceil(logit * network.scores_per_logit), MAX_MARGIN)
+
+
 @torch.no_grad()
 def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork:
     """Convert a trained Feather network in evaluation mode to integers, without its views.
 
     Args:
         model: The network.
-        split: Data set; the ranges of activations are taken from its first training images.
+        split: Data set. The ranges of activations are taken from its first training images, the
+            margin of dense evaluation from its validation images.
         bits: Bits of each weight: 2, 4 or 8.
 
     Raises:
@@ -494,4 +547,5 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
     else:
         builder.head(model.head.weight, model.head.bias)
     network.check()
+    network.margin = choose_margin(network, split.val)
     return network

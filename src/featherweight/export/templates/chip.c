@@ -1,6 +1,6 @@
 /* For `featherweight firmware`: reads the images of images.raw on a processor in QEMU and prints by
- * semihosting one line for each image, as main.c does. Then it prints the instructions, or the ticks
- * of the system timer, that the last image took, and the bytes of stack that the calls used. */
+ * semihosting one line for each image: what main.c prints, the looks, and the instructions, or the
+ * ticks of the system timer, that it took. Then it prints the bytes of stack that the calls used. */
 #include "digit.h"
 
 extern uint8_t image_data[], image_data_end[];
@@ -96,7 +96,7 @@ void run(void)
 {
     const uint8_t *image;
     uint8_t *to, *low;
-    uint32_t count = 0;
+    uint32_t count;
     int k;
 
     for (to = ram_data; to < ram_data_end; to++)
@@ -117,9 +117,10 @@ void run(void)
             ;
         print(digit, ' ');
         for (k = 0; k < DIGIT_CLASSES; k++)
-            print(scores[k], k < DIGIT_CLASSES - 1 ? ' ' : '\n');
+            print(scores[k], ' ');
+        print(digit_looks(), ' ');
+        print(count, '\n');
     }
-    print(count, '\n');
     print(low - to, '\n');
 #ifdef __riscv
     {

@@ -27,12 +27,14 @@ $depthwise_steps
 #define SPLIT $split /* low bits of a sum that are multiplied apart, so that 32 bits suffice */
 #define FIRST_SHIFT $first_shift /* smallest shift of the image in pixels, down and to the right */
 #define SHIFTS $shifts /* number of shifts in each direction; features are added over all pairs */
+#define LOOKS (SHIFTS * SHIFTS)
+#define MARGIN $margin /* least difference of the two largest scores with which one look is enough */
 #define BORDER $border /* value of a pixel that stands for 0 */
 
 #define LANES $lanes /* sums in a word */
 #define BLOCK 4 /* output channels that are computed together */
 #define WORDS (BLOCK / LANES) /* words that hold a weight of each of them */
-#define BATCH 14 /* outputs in a row whose sums are kept; even */
+#define BATCH $batch /* outputs in a row whose sums are kept on the stack, BLOCK times; even */
 #if LANES == 2 && !defined(__ARM_ARCH_6M__)
 #define PIXELS 2 /* outputs in a row that are computed together: as many as registers allow */
 #else
@@ -99,6 +101,7 @@ static struct {
     State states[LAYERS];
     uint32_t filter[FILTER];
     uint8_t rows[ROWS];
+    uint8_t looks; /* that the last call took */
 } scratch;
 
 typedef char scratch_is_as_large_as_promised[sizeof scratch == DIGIT_RAM ? 1 : -1];
@@ -632,7 +635,7 @@ static void put_channel(int32_t *sums, unsigned n, unsigned l, unsigned channel,
 }
 
 /* Computes a row of a convolution's output. */
-static void convolve(unsigned l, const uint8_t *const *parts, unsigned across, uint8_t *to)
+static INLINE void convolve(unsigned l, const uint8_t *const *parts, unsigned across, uint8_t *to)
 {
     const Layer *layer = &layers[l];
     const State *state = &scratch.states[l];
@@ -724,7 +727,7 @@ static NOINLINE void add_depthwise(const uint8_t *const *rows, unsigned at, unsi
 }
 
 /* Computes a row of a depthwise layer's output. */
-static void convolve_depthwise(unsigned l, const uint8_t *const *row, unsigned across, uint8_t *to)
+static INLINE void convolve_depthwise(unsigned l, const uint8_t *const *row, unsigned across, uint8_t *to)
 {
     const Layer *layer = &layers[l];
     unsigned channels = layer->outputs, c, x, n;
@@ -768,7 +771,7 @@ static void pool(unsigned l, const uint8_t *const *row, unsigned across, uint8_t
 
 /* Computes the next row of a layer's output. The row goes to the next layer's ring buffer; the last
  * layer adds it to the features. */
-static void compute_row(unsigned l)
+static INLINE void compute_row(unsigned l)
 {
     const Layer *layer = &layers[l];
     State *state = &scratch.states[l];
@@ -842,21 +845,53 @@ static void add_features(const uint8_t *image, int dy, int dx)
     }
 }
 
-int digit_read(const uint8_t image[DIGIT_HEIGHT * DIGIT_WIDTH], int32_t scores[DIGIT_CLASSES])
+/* Writes the scores from `times` the features: equation (5). Returns the class. Writes by how much
+ * its score is above the next one. */
+static int score(int32_t times, int32_t scores[DIGIT_CLASSES], uint32_t *lead)
 {
-    int dy, dx, best = 0, k, c;
+    int best = 0, next = -1, k, c;
 
-    for (c = 0; c < FEATURES; c++)
-        scratch.features[c] = 0;
-    for (dy = FIRST_SHIFT; dy < FIRST_SHIFT + SHIFTS; dy++)
-        for (dx = FIRST_SHIFT; dx < FIRST_SHIFT + SHIFTS; dx++)
-            add_features(image, dy, dx);
     for (k = 0; k < DIGIT_CLASSES; k++) {
         scores[k] = head_biases[k];
         for (c = 0; c < FEATURES; c++)
-            scores[k] += head[k * FEATURES + c] * scratch.features[c];
-        if (scores[k] > scores[best])
+            scores[k] += head[k * FEATURES + c] * (scratch.features[c] * times);
+        if (scores[k] > scores[best]) {
+            next = best;
             best = k;
+        } else if (k > 0 && (next < 0 || scores[k] > scores[next])) {
+            next = k;
+        }
     }
+    *lead = (uint32_t)scores[best] - (uint32_t)scores[next];
     return best;
+}
+
+int digit_read(const uint8_t image[DIGIT_HEIGHT * DIGIT_WIDTH], int32_t scores[DIGIT_CLASSES])
+{
+    int best, c;
+    uint32_t lead;
+
+    for (c = 0; c < FEATURES; c++)
+        scratch.features[c] = 0;
+    add_features(image, 0, 0);
+    scratch.looks = 1;
+    best = score(LOOKS, scores, &lead);
+#if LOOKS > 1
+    if (lead < MARGIN) {
+        int dy, dx;
+
+        for (dy = FIRST_SHIFT; dy < FIRST_SHIFT + SHIFTS; dy++)
+            for (dx = FIRST_SHIFT; dx < FIRST_SHIFT + SHIFTS; dx++)
+                if (dy != 0 || dx != 0)
+                    add_features(image, dy, dx);
+        scratch.looks = LOOKS;
+        best = score(1, scores, &lead);
+    }
+#endif
+    return best;
+}
+
+int digit_looks(void)
+{
+    return scratch.looks;
 }

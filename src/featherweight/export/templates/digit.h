@@ -10,6 +10,7 @@
 #define DIGIT_WIDTH $width
 #define DIGIT_CLASSES $classes
 #define DIGIT_RAM $ram
+#define DIGIT_LOOKS $max_looks
 #define DIGIT_LOGIT $logit /* divide scores by this to get logits */
 
 #ifdef __cplusplus
@@ -20,6 +21,9 @@ extern "C" {
  * all classes. The image is stored row by row, $looks, and must be centred
  * and scaled as the training images are. */
 int digit_read(const uint8_t image[DIGIT_HEIGHT * DIGIT_WIDTH], int32_t scores[DIGIT_CLASSES]);
+
+/* Returns how many looks at its image the last digit_read took: 1 or, if in doubt, DIGIT_LOOKS. */
+int digit_looks(void);
 
 #ifdef __cplusplus
 }

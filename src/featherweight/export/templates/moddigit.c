@@ -2,6 +2,7 @@
  *
  *     import digit
  *     label, scores = digit.read(image)   # digit.HEIGHT * digit.WIDTH bytes, row by row
+ *     digit.looks()                       # that it took: 1 or, if in doubt, digit.LOOKS
  *
  * label is the index of the largest score. Scores divided by digit.LOGIT are logits. */
 #include "py/runtime.h"
@@ -26,9 +27,17 @@ static mp_obj_t read_image(mp_obj_t image)
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(read_image_obj, read_image);
 
+static mp_obj_t looks(void)
+{
+    return mp_obj_new_int(digit_looks());
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(looks_obj, looks);
+
 static const mp_rom_map_elem_t digit_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR_digit)},
     {MP_ROM_QSTR(MP_QSTR_read), MP_ROM_PTR(&read_image_obj)},
+    {MP_ROM_QSTR(MP_QSTR_looks), MP_ROM_PTR(&looks_obj)},
+    {MP_ROM_QSTR(MP_QSTR_LOOKS), MP_ROM_INT(DIGIT_LOOKS)},
     {MP_ROM_QSTR(MP_QSTR_HEIGHT), MP_ROM_INT(DIGIT_HEIGHT)},
     {MP_ROM_QSTR(MP_QSTR_WIDTH), MP_ROM_INT(DIGIT_WIDTH)},
     {MP_ROM_QSTR(MP_QSTR_CLASSES), MP_ROM_INT(DIGIT_CLASSES)},
