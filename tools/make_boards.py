@@ -88,16 +88,16 @@ def format_number(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def put_table(page: str, table: str) -> str:
-    """Return the text of the page with another table.
+def put_table(page: str, table: str, start: str = START) -> str:
+    """Return the text of the page with another table after the line `start`.
 
     Raises:
         InputError: The page has no place for a table.
     """
-    before, start, rest = page.partition(START)
+    before, found, rest = page.partition(start)
     _, end, after = rest.partition(END)
-    if not start or not end:
-        raise InputError(f"{PAGE.name}: expected the lines {START.strip()} and {END.strip()}")
+    if not found or not end:
+        raise InputError(f"{PAGE.name}: expected the lines {start.strip()} and {END.strip()}")
     return f"{before}{start}\n{table}\n{end}{after}"
 
 

@@ -11,6 +11,7 @@ from helpers import featherweight
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.text import Text
 
+from featherweight.cli.study import cmd_frontier
 from featherweight.contract import load_contract
 from featherweight.errors import InputError
 from featherweight.export.firmware import FIRMWARE_COLUMNS as FIRMWARE
@@ -20,6 +21,7 @@ from featherweight.studies.data_efficiency import accuracy_curves, images_pictur
 from featherweight.studies.frontier import (
     Point,
     frontier_picture,
+    instruction_points,
     pareto_front,
     read_published,
     study_points,
@@ -27,7 +29,7 @@ from featherweight.studies.frontier import (
 from featherweight.studies.plan import run_config
 from featherweight.studies.rows import STUDY_COLUMNS, read_rows, sign_row
 from featherweight.studies.summary import spread
-from featherweight.tables import read_table, write_table
+from featherweight.tables import make_cells, read_table, write_table
 
 POINTS = [
     Point("a", 900, 0.988, True, "ours", (0.9871, 0.9889)),
@@ -59,6 +61,11 @@ def real(root, by):
     if by == "bytes":
         points = study_points(read_table(results / "c99.csv", FIRMWARE), "constants")
         points += read_published(results / "public-bytes.csv", "bytes")
+    elif by == "instructions":
+        points = instruction_points(
+            read_table(results / "c99-kernels.csv", FIRMWARE), "instructions_m0"
+        )
+        points += read_published(results / "peers-mcu.csv", "instructions_m0")
     else:
         tables = ("quick", "sprint", "records", "baseline")
         rows = [row for name in tables for row in read_rows(results / f"{name}.csv")]
@@ -102,7 +109,7 @@ def gap(box, other):
 
 
 @pytest.mark.parametrize("dpi", [72, 100, 150])
-@pytest.mark.parametrize("by", ["parameters", "bytes"])
+@pytest.mark.parametrize("by", ["parameters", "bytes", "instructions"])
 def test_labels_touch_nothing_and_are_nearest_to_their_own_point_or_joined_to_it(request, by, dpi):
     points, figure = real(request.config.rootpath, by)
     figure.set_dpi(dpi)
@@ -207,6 +214,65 @@ def test_texts_of_the_pictures(request):
         text.get_text() for text in axes.texts
     ]
     assert not any(isinstance(patch, Rectangle) for patch in axes.patches)
+
+
+def test_the_picture_over_instructions_is_legible_at_80_mm(request):
+    points, figure = real(request.config.rootpath, "instructions")
+    axes = figure.axes[0]
+    scale = 80 / 25.4 / figure.get_figwidth()
+    texts = [*axes.texts, *figure.legends[0].texts, *axes.get_xticklabels()]
+    assert min(text.get_fontsize() for text in texts) * scale > 6  # points
+    assert axes.get_xlabel() == "million instructions (log)"
+    assert axes.xaxis.get_major_formatter()(500_000) == "0.5"
+    drawn = {
+        line.get_label(): (line.get_markerfacecolor() == "white", len(line.get_xdata()))
+        for line in axes.lines
+        if line.get_marker() != "None"
+    }
+    assert drawn == {
+        "ours: one seed; last epoch; 50,000 training images; validation images": (False, 4),
+        "test images of 16x16, resized on the host, which is not counted; configurations compared "
+        "on test images; one run each": (True, 5),
+        "test images; the engine's example model": (True, 4),
+    }
+    assert sum(point.ours for point in points) == 4
+    key = [text.get_text().replace("\n", " ") for text in figure.legends[0].texts]
+    assert {*drawn, "ours: the best with as many instructions or fewer"} == set(key)
+
+
+def test_accuracy_over_instructions_is_that_of_the_code_that_was_counted():
+    def row(recipe, count, val, test):
+        values = {"recipe": recipe, "instructions_m0": count, "val_correct": val, "val_total": 100}
+        return make_cells(values | {"test_correct": test, "test_total": 100}, FIRMWARE)
+
+    tested, validated = instruction_points(
+        [
+            row("tested", 30, 80, 90),
+            row("tested", 10, 80, 94),
+            row("tested", 14, 80, 92),
+            row("tested", 1, 80, None),  # neither its accuracy nor its instructions
+            row("tested", None, 80, 99),
+            row("validated", 7, 81, None),
+            row("uncounted", None, 82, 91),
+        ],
+        "instructions_m0",
+    )
+    assert (tested.name, tested.size, tested.accuracy) == ("tested", 14, pytest.approx(0.92))
+    assert tested.protocol.startswith("ours: mean of 3 seeds, its 95 % interval")
+    assert tested.protocol.endswith("test read once")
+    assert (validated.name, validated.size, validated.accuracy) == ("validated", 7, 0.81)
+    assert validated.protocol.startswith("ours: one seed; ")
+    assert validated.protocol.endswith("validation images")
+    assert validated.ours
+    assert validated.interval is None
+
+
+def test_tables_without_instructions_are_refused(tmp_path):
+    row = {"recipe": "a", "val_correct": 1, "val_total": 2, "test_correct": 1, "test_total": 2}
+    write_table(tmp_path / "a.csv", [make_cells(row, FIRMWARE)], FIRMWARE)
+    with pytest.raises(InputError, match=r"a\.csv: no row with instructions on a Cortex-M0") as got:
+        cmd_frontier([str(tmp_path / "a.csv")], by="instructions")
+    assert "--on-chip" in str(got.value.hint)
 
 
 def test_a_contract_without_a_limit_on_both_axes_shades_nothing():
@@ -356,6 +422,17 @@ def test_published_results_out_of_range_are_refused(tmp_path, row):
     (tmp_path / "a.csv").write_text(f"n_params,accuracy,protocol,source\n{row}\n")
     with pytest.raises(InputError, match=r"a\.csv: "):
         read_published(tmp_path / "a.csv", "n_params")
+
+
+def test_published_results_without_a_size_or_an_accuracy_are_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "engine,model,instructions_m0,accuracy,protocol,source\n"
+        "E,one,5,0.9,p,s\nE,two,,0.9,p,s\nE,three,5,,p,s\n"
+    )
+    (point,) = read_published(tmp_path / "a.csv", "instructions_m0")
+    assert (point.name, point.size, point.accuracy, point.protocol) == ("E one", 5, 0.9, "p")
+    with pytest.raises(InputError, match=r"a\.csv: got KeyError\('bytes'\)"):
+        read_published(tmp_path / "a.csv", "bytes")
 
 
 def test_names_of_points_are_drawn_as_they_are(tmp_path):

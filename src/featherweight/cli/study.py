@@ -220,27 +220,31 @@ def cmd_frontier(
     tables: list[str],
     /,
     *,
-    by: Literal["parameters", "bytes", "images"] = "parameters",
+    by: Literal["parameters", "bytes", "instructions", "images"] = "parameters",
     public: str | None = None,
     out: str = "frontier.svg",
 ) -> int:
-    """Draw the accuracy of studies against network size or training images.
+    """Draw the accuracy of studies against network size, instructions or training images.
 
     By parameters and bytes it is the test accuracy, beside published results; recipes whose test
     images were not read are left out. A published result is hollow; if one of the tables has its
-    network trained again, an arrow points to that. By images it is the validation accuracy.
+    network trained again, an arrow points to that. By instructions it is the test accuracy too, or
+    the validation accuracy of a recipe whose test images were not read. By images it is the
+    validation accuracy.
 
     Parameters
     ----------
     tables
-        CSV files of `study`, or of `firmware` with `--by bytes`.
+        CSV files of `study`, or of `firmware` with `--by bytes` and `--by instructions`.
     by
         What is on the horizontal axis. parameters: the number of parameters, with the limits of
-        era-v3-s6 if the runs were judged by it. bytes: the bytes of all constants in C. images: the
-        number of training images, of a study whose plan has `train_size`.
+        era-v3-s6 if the runs were judged by it. bytes: the bytes of all constants in C.
+        instructions: those of one image on a Cortex-M0. images: the number of training images, of a
+        study whose plan has `train_size`.
     public
-        CSV file of published results, with the columns accuracy, protocol, source, and n_params or
-        bytes; a column recipe may name the recipe that trains the same network in a table.
+        CSV file of published results, with the columns accuracy, protocol, source, and n_params,
+        bytes or instructions_m0; a column recipe may name the recipe that trains the same network
+        in a table. Rows without accuracy or size are left out.
     out
         Picture to write, .svg or .png.
     """
@@ -269,24 +273,42 @@ def _images_figure(tables: list[Path], public: str | None) -> "Figure":
 
 
 def _size_figure(
-    tables: list[Path], by: Literal["parameters", "bytes"], public: str | None
+    tables: list[Path], by: Literal["parameters", "bytes", "instructions"], public: str | None
 ) -> "Figure":
     from ..export.firmware import FIRMWARE_COLUMNS
-    from ..studies.frontier import check_one_size, frontier_picture, read_published, study_points
+    from ..studies.frontier import (
+        check_one_size,
+        frontier_picture,
+        instruction_points,
+        read_published,
+        study_points,
+    )
     from ..studies.rows import read_rows
     from ..tables import read_table
 
     rows: list[Row] = []
-    size, published_size = ("constants", "bytes") if by == "bytes" else ("n_params", "n_params")
+    size, published_size = {
+        "parameters": ("n_params", "n_params"),
+        "bytes": ("constants", "bytes"),
+        "instructions": ("instructions_m0", "instructions_m0"),
+    }[by]
     for table in tables:
-        if by == "bytes":
-            rows += read_table(table, FIRMWARE_COLUMNS, must_exist=True)
-        else:
+        if by == "parameters":
             rows += read_rows(table, must_exist=True)
+        else:
+            rows += read_table(table, FIRMWARE_COLUMNS, must_exist=True)
     published = [] if public is None else read_published(Path(public), published_size)
     if by == "parameters":
         check_one_size(rows)
-    points = study_points(rows, size, published)
+    if by == "instructions":
+        points = instruction_points(rows, size)
+    else:
+        points = study_points(rows, size, published)
+    if not points and by == "instructions":
+        raise InputError(
+            f"{', '.join(map(str, tables))}: no row with instructions on a Cortex-M0",
+            hint="pass --on-chip to firmware",
+        )
     if not points:
         raise InputError(
             f"{', '.join(map(str, tables))}: no row with a test count",

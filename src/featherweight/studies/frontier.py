@@ -1,4 +1,4 @@
-"""Draw test accuracy against network size: the rows of studies beside published results.
+"""Draw accuracy against size or instructions: the rows of studies beside published results.
 
 Example:
     published = read_published(Path("results/public.csv"), "n_params")
@@ -9,11 +9,13 @@ Example:
 
 import csv
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -32,6 +34,9 @@ from ..tables import Row
 from .rows import train_size
 from .summary import fraction, size_of, spread
 
+WIDE = (9, 8.2)  # inches: size of the picture
+# The picture over instructions is for a phone or a column: its texts are legible at 80 mm.
+NARROW, NARROW_KEY = (4.6, 7.4), 54  # inches, and characters in a line of the key
 MIN_ERROR = 1e-5  # drawn for an accuracy, or an end of an interval, of 100 % or more
 MARKER = 7.0  # points: size of a marker
 MIN_ARROW = 11.0  # points: smallest distance of markers that an arrow joins
@@ -62,9 +67,9 @@ class Point:
     name: str
     "Recipe, or source of a published result: the label, but a re-run has none."
     size: int
-    "Number of parameters, or bytes."
+    "Number of parameters, bytes, or instructions."
     accuracy: float
-    "Test accuracy, as a fraction."
+    "Accuracy as a fraction, on the images that `protocol` names; test images if it names none."
     ours: bool
     "Whether it is a network of this project; False for a published result and its re-run."
     protocol: str
@@ -102,8 +107,9 @@ def drawn_error(accuracy: float) -> float:
 def study_points(rows: list[Row], size: str, published: Sequence[Point] = ()) -> list[Point]:
     """Return one point for each recipe whose test images were read: the mean over its seeds.
 
-    `size` is the column with the size: n_params in the table of a study, constants in that of
-    `featherweight firmware`. A recipe that one of `published` names is a re-run of it."""
+    `size` is the column with the size: n_params in the table of a study, constants or
+    instructions_m0 in that of `featherweight firmware`. Of seeds that differ in it the point has
+    the median. A recipe that one of `published` names is a re-run of it."""
     again = {point.recipe for point in published} - {""}
     own = [row for row in rows if row["recipe"] not in again]
     reruns = [row for row in rows if row["recipe"] in again]
@@ -112,28 +118,42 @@ def study_points(rows: list[Row], size: str, published: Sequence[Point] = ()) ->
     )
 
 
-def _means(rows: list[Row], size: str, whose: str, rerun: bool) -> list[Point]:
+def instruction_points(rows: list[Row], size: str) -> list[Point]:
+    """Return one point for each recipe in the rows of `featherweight firmware` that has `size`.
+
+    `size` is a column of instructions, which is empty where they were not counted. The accuracy is
+    that of the code whose instructions were counted: on the test images if they were read, and
+    otherwise on the validation images, which the protocol then says."""
+    counted = [row for row in rows if row[size]]
+    tested = {row["recipe"] for row in counted if row["test_correct"]}
+    rest = [row for row in counted if row["recipe"] not in tested]
+    return study_points(counted, size) + _means(rest, size, "ours", rerun=False, part="val")
+
+
+def _means(
+    rows: list[Row], size: str, whose: str, rerun: bool, part: Literal["test", "val"] = "test"
+) -> list[Point]:
     """Return the points of recipes with one protocol, which begins with `whose` they are."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if row["test_correct"]:
+        if row[f"{part}_correct"]:
             groups.setdefault(row["recipe"], []).append(row)
     means = {
-        recipe: spread([fraction(row, "test") for row in group]) for recipe, group in groups.items()
+        recipe: spread([fraction(row, part) for row in group]) for recipe, group in groups.items()
     }
     if not means:
         return []
     usual = Counter(mean.n for mean in means.values()).most_common(1)[0][0]
     others = ", ".join(f"{recipe}: {mean.n}" for recipe, mean in means.items() if mean.n != usual)
-    seeds = f"{usual} {'seed' if usual == 1 else 'seeds'}" + (f" ({others})" if others else "")
-    protocol = (
-        f"{whose}: mean of {seeds}, its 95 % interval; last epoch; 50,000 training images; "
-        "test read once"
-    )
+    of = f"mean of {usual} seeds" if usual > 1 else "one seed"
+    of += f" ({others})" if others else ""
+    of += ", its 95 % interval" if any(mean.n > 1 for mean in means.values()) else ""
+    images = "test read once" if part == "test" else "validation images"
+    protocol = f"{whose}: {of}; last epoch; 50,000 training images; {images}"
     return [
         Point(
             name=recipe,
-            size=size_of(groups[recipe][0], size),
+            size=round(median(size_of(row, size) for row in groups[recipe])),
             accuracy=mean.mean,
             ours=not rerun,
             protocol=protocol,
@@ -163,13 +183,15 @@ def check_one_size(rows: list[Row]) -> None:
 def read_published(file: Path, size: str) -> list[Point]:
     """Return published results from a CSV with the columns accuracy, protocol, source and `size`.
 
-    A column `recipe` may name the recipe that trains the same network in a study. Raises InputError
-    if a column is missing, or a value is no number or outside its range."""
+    A column `recipe` may name the recipe that trains the same network in a study. Columns `engine`
+    and `model` are the label in place of the source. Rows in which `size` or the accuracy is empty
+    are left out, because not every source states both. Raises InputError if a column is missing, or
+    a value is no number or outside its range."""
     with file.open(newline="", encoding="utf-8-sig") as lines:
         try:
             points = [
                 Point(
-                    name=row["source"],
+                    name=f"{row['engine']} {row['model']}" if "engine" in row else row["source"],
                     size=int(row[size]),
                     accuracy=float(row["accuracy"]),
                     ours=False,
@@ -177,6 +199,7 @@ def read_published(file: Path, size: str) -> list[Point]:
                     recipe=row.get("recipe") or "",
                 )
                 for row in csv.DictReader(lines)
+                if row[size] != "" and row["accuracy"] != ""
             ]
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise InputError(
@@ -203,16 +226,19 @@ def pareto_front(points: list[Point]) -> list[Point]:
 
 @literally
 def frontier_picture(
-    points: list[Point], by: Literal["parameters", "bytes"], contract: Contract | None = None
+    points: list[Point],
+    by: Literal["parameters", "bytes", "instructions"],
+    contract: Contract | None = None,
 ) -> Figure:
-    """Draw accuracy against size; takes at least one point.
+    """Draw accuracy against size or instructions; takes at least one point.
 
     A published result is hollow. If its network was trained again, an arrow points to that result,
     which is filled. Both axes are logarithmic, the vertical one in the error, so that accuracies
     near 100 % can be told apart. `contract` shades the sizes and accuracies that it allows. A
     contract limits parameters, so pass it only with `by="parameters"`."""
     points = sorted(points, key=lambda point: point.rerun)  # which have no labels
-    figure = Figure(figsize=(9, 8.2))
+    narrow = by == "instructions"
+    figure = Figure(figsize=NARROW if narrow else WIDE)
     figure.set_layout_engine("constrained", w_pad=0.12)  # inches: the last tick label sticks out
     axes = figure.subplots()
     _set_limits(axes, points)
@@ -231,12 +257,16 @@ def frontier_picture(
     reruns = {point.name: point for point in points if point.rerun}
     pairs = [(point, reruns[point.recipe]) for point in points if point.recipe in reruns]
     _draw_points(axes, points)
-    _draw_front(axes, front)
+    _draw_front(
+        axes, front, "with as many instructions or fewer" if narrow else "of that size or smaller"
+    )
     _draw_intervals(axes, bars)
     notes = [] if contract is None else _draw_contract(axes, contract)
     bitnet = any(point.name.startswith("BitNetMCU") for point in points)
     write_axes(axes, *_axis_texts(by, bitnet))
-    write_key(figure, sorted(axes.lines, key=_place_in_key))
+    if by == "instructions":
+        axes.xaxis.set_major_formatter(lambda count, _: f"{count / 1e6:,g}")
+    write_key(figure, sorted(axes.lines, key=_place_in_key), NARROW_KEY if narrow else None)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the labels are placed for the axes as they are now
     lines = _draw_arrows(axes, pairs)
@@ -290,7 +320,7 @@ def _draw_points(axes: Axes, points: list[Point]) -> None:
         )
 
 
-def _draw_front(axes: Axes, front: list[tuple[int, float]]) -> None:
+def _draw_front(axes: Axes, front: list[tuple[int, float]], size: str) -> None:
     if len(front) > 1:
         axes.plot(
             *zip(*front, strict=True),
@@ -299,7 +329,7 @@ def _draw_front(axes: Axes, front: list[tuple[int, float]]) -> None:
             lw=1,
             alpha=0.6,
             zorder=2,
-            label="ours: the best of that size or smaller",
+            label=f"ours: the best {size}",
         )
 
 
@@ -406,6 +436,12 @@ def _axis_texts(by: str, against_bitnet: bool) -> tuple[str, str, str]:
             f"ours counts every constant{others}",
             "bytes of constants in flash (log)",
         )
+    if by == "instructions":
+        return (
+            "Accuracy over instructions",
+            "one image on a Cortex-M0, counted in QEMU",
+            "million instructions (log)",
+        )
     return (
         "Accuracy over parameters",
         "on the test images, unless the key says otherwise",
@@ -441,10 +477,12 @@ def write_axes(axes: Axes, title: str, detail: str, size: str) -> None:
     bare(axes)
 
 
-def write_key(figure: Figure, lines: Sequence[Line2D]) -> None:
-    """Write a legend of the lines below the axes."""
+def write_key(figure: Figure, lines: Sequence[Line2D], width: int | None = None) -> None:
+    """Write a legend of the lines below the axes, in lines of at most `width` characters."""
+    labels = [str(line.get_label()) for line in lines]
     figure.legend(
         handles=lines,
+        labels=[textwrap.fill(label, width) for label in labels] if width else labels,
         loc="outside lower left",
         frameon=False,
         fontsize=9,
