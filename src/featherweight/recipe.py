@@ -422,8 +422,9 @@ RECIPES = (
     Recipe(
         "int4-8kb",
         **FEATHER,
-        epochs=15,
+        epochs=19,
         muon=0.2,
+        muon_depthwise=False,
         weight_bits=4,
         model_args={
             "layers": [
@@ -443,8 +444,9 @@ RECIPES = (
     Recipe(
         "int4-4kb",
         **FEATHER,
-        epochs=12,
+        epochs=19,
         muon=0.2,
+        muon_depthwise=False,
         weight_bits=4,
         model_args={
             "layers": ["conv 8", "conv 8 m2", "sep 24", "sep 32", "sep 32", "sep 48"],
