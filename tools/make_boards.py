@@ -2,7 +2,7 @@
 
 python tools/make_boards.py
 
-Instructions are the medians of results/c99-kernels.csv over seeds. A time is the instructions over
+Instructions are the medians of results/c99.csv over seeds. A time is the instructions over
 the clock, as if each took one cycle; a real processor takes longer.
 """
 
@@ -15,10 +15,10 @@ from featherweight.export.firmware import FIRMWARE_COLUMNS
 from featherweight.tables import Row, read_table
 
 ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "results" / "c99-kernels.csv"
+TABLE = ROOT / "results" / "c99.csv"
 PAGE = ROOT / "docs" / "guides" / "microcontrollers.md"
 START = (
-    "<!-- The table is generated from results/c99-kernels.csv: python tools/make_boards.py -->\n"
+    "<!-- The table is generated from results/c99.csv: python tools/make_boards.py -->\n"
 )
 END = "<!-- End of the generated table. -->\n"
 

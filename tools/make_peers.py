@@ -2,7 +2,7 @@
 
 python tools/make_peers.py
 
-Their figures are results/peers-mcu.csv, and ours the medians of results/c99-kernels.csv over seeds.
+Their figures are results/peers-mcu.csv, and ours the medians of results/c99.csv over seeds.
 """
 
 from statistics import fmean, median
@@ -33,7 +33,7 @@ PEER_COLUMNS = (
     "remarks",
 )
 START = (
-    "<!-- The table is generated from results/c99-kernels.csv and results/peers-mcu.csv: "
+    "<!-- The table is generated from results/c99.csv and results/peers-mcu.csv: "
     "python tools/make_peers.py -->\n"
 )
 HEADER = (

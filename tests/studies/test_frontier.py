@@ -63,7 +63,7 @@ def real(root, by):
         points += read_published(results / "public-bytes.csv", "bytes")
     elif by == "instructions":
         points = instruction_points(
-            read_table(results / "c99-kernels.csv", FIRMWARE), "instructions_m0"
+            read_table(results / "c99.csv", FIRMWARE), "instructions_m0"
         )
         points += read_published(results / "peers-mcu.csv", "instructions_m0")
     else:
