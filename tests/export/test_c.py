@@ -290,6 +290,8 @@ def test_a_folder_is_all_one_needs(run, split):
         "main.c",
         "Makefile",
         "README.md",
+        "prepare.h",
+        "prepare.c",
         "example.raw",
         "example.txt",
     }

@@ -22,9 +22,12 @@ from .._files import new_folder
 from ..data import Split
 from ..errors import InputError
 from ..evaluate import evaluate, percent
+from ..image_kind import ImageKind
+from ..layout import SIDE
 from ..run import Run
 from .integer import IntegerNetwork, Layer, integer_network
 from .packing import Packing, Parts, pack_network, split_bits
+from .prepare import CODE, MAX_SIDE, RAM, prepare_source
 
 TEMPLATES = Path(__file__).parent / "templates"
 C_KINDS = {"conv": "CONVOLUTION", "depthwise": "DEPTHWISE", "pool": "MAX_POOL"}
@@ -169,7 +172,10 @@ def flash(network: IntegerNetwork) -> int:
 
 
 def source(
-    network: IntegerNetwork, title: str, looks: str = LOOKS["light on dark"]
+    network: IntegerNetwork,
+    title: str,
+    looks: str = LOOKS["light on dark"],
+    prepared: bool = False,
 ) -> dict[str, str]:
     """Return the source files by name.
 
@@ -177,6 +183,7 @@ def source(
         network: The network.
         title: Put into the comment of digit.h.
         looks: What an image looks like, such as `light ink (255) on black (0)`.
+        prepared: Whether prepare.h and prepare.c are among them, for images as MNIST has them.
     """
     tables, sizes = constants(network), scratch(network)
     figures = (
@@ -208,15 +215,26 @@ def source(
         "first_shift": network.image_shifts[0],
         "shifts": len(network.image_shifts),
         "border": network.layers[0].pad_value,
+        "objects": "digit.o prepare.o" if prepared else "digit.o",
         "layer_rows": ",\n".join(_format_layer(*pair) for pair in pairs),
     } | {
         name: _format_numbers(np.frombuffer(table, TABLE_TYPES[name]).tolist())
         for name, table in tables.items()
     }
-    return {
-        name: Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
-        for name in ("digit.h", "digit.c", "main.c", "Makefile")
-    }
+    return {name: _fill(name, values) for name in ("digit.h", "digit.c", "main.c", "Makefile")} | (
+        prepare_source() if prepared else {}
+    )
+
+
+def _fill(name: str, values: dict[str, object]) -> str:
+    """Return a template with its values."""
+    return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
+
+
+def is_prepared(kind: ImageKind) -> bool:
+    """Return whether prepare.c makes images of this kind: size, polarity and direction of MNIST."""
+    looks = kind.polarity, kind.orientation
+    return kind.shape == (1, SIDE, SIDE) and looks == ("light on dark", "upright")
 
 
 def expected_output(scores: Tensor) -> str:
@@ -278,24 +296,30 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
     looks = LOOKS[split.kind.polarity]
     if split.kind.orientation == "transposed":
         looks += ", rows and columns exchanged"
-    files = source(network, title, looks)
+    prepared = is_prepared(split.kind)
+    files = source(network, title, looks, prepared)
     height, width = network.shape
-    files["README.md"] = Template((TEMPLATES / "README.md").read_text(encoding="utf-8")).substitute(
-        title=title,
-        looks=looks,
-        pixels=height * width,
-        height=height,
-        width=width,
-        classes=len(network.head),
-        bits=bits,
-        flash=f"{firmware.flash:,}",
-        ram=f"{firmware.ram:,}",
-        macs=f"{network.macs:,}",
-        logit=round(network.scores_per_logit),
-        correct=percent(firmware.correct, len(scores)),
-        float_correct=percent(expected.correct, expected.total),
-        examples=EXAMPLES,
-    )
+    values: dict[str, object] = {
+        "title": title,
+        "looks": looks,
+        "pixels": height * width,
+        "height": height,
+        "width": width,
+        "classes": len(network.head),
+        "bits": bits,
+        "flash": f"{firmware.flash:,}",
+        "ram": f"{firmware.ram:,}",
+        "macs": f"{network.macs:,}",
+        "logit": round(network.scores_per_logit),
+        "correct": percent(firmware.correct, len(scores)),
+        "float_correct": percent(expected.correct, expected.total),
+        "examples": EXAMPLES,
+        "max_side": MAX_SIDE,
+        "code": f"{CODE:,}",
+        "prepare_ram": f"{RAM:,}",
+    }
+    values["prepare"] = _fill("prepare.md", values) if prepared else ""
+    files["README.md"] = _fill("README.md", values)
     files["example.txt"] = expected_output(scores[:EXAMPLES])
     contents = {name: text.encode() for name, text in files.items()}
     contents["example.raw"] = split.val.pixels[:EXAMPLES].numpy().tobytes()

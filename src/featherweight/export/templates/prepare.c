@@ -11,7 +11,7 @@ enum { AREA, SUM_X, SUM_Y, LEFT, TOP, RIGHT, BOTTOM, FIELDS };
 typedef int32_t Part[FIELDS];
 
 #define ROWS (2 * PREPARE_MAX_SIDE + 4)
-#define BYTES (MAX_PARTS * sizeof(Part) + ROWS)
+#define BYTES ((MAX_PARTS + 1) * sizeof(Part) + ROWS)
 
 /* All memory, so that the code reaches it from one address. */
 static struct {
@@ -25,7 +25,7 @@ static struct {
         uint8_t line[BLOCKS];
         uint8_t bytes[BYTES]; /* all of them */
         struct {
-            Part parts[MAX_PARTS];
+            Part parts[MAX_PARTS + 1]; /* the first one is for pixels that find no other */
             uint8_t rows[ROWS];
         } labels;
     } scratch;
@@ -80,16 +80,15 @@ static void clear_scratch(void)
         s.scratch.bytes[i] = 0;
 }
 
-/* Counts the grey levels of all pixels, or their strengths. */
-static void count(int grey)
+/* Counts the strengths of all pixels. */
+static void count(void)
 {
     int32_t x, y;
-    const uint8_t *pixel = s.pixels;
 
     clear_scratch();
     for (y = 0; y < s.height; y++)
-        for (x = 0; x < s.width; x++, pixel++)
-            s.scratch.counts[grey ? *pixel : strength(x, y)]++;
+        for (x = 0; x < s.width; x++)
+            s.scratch.counts[strength(x, y)]++;
 }
 
 /* Returns the level of a rank among those that were counted. */
@@ -118,7 +117,10 @@ static int32_t estimate_paper(int32_t flip)
             y = ((int32_t)(i / BLOCKS) * 4 + (j >> 2)) * s.height >> 7;
             sum += s.pixels[y * s.width + x] ^ flip;
         }
-        s.paper[i] = (uint8_t)(sum >> 4);
+        sum >>= 4;
+        s.paper[i] = (uint8_t)sum;
+        if (i < BLOCKS)
+            changes -= sum;
     }
     for (pass = 0; pass < 4; pass++) { /* rows, columns, rows, columns: maximum, then minimum */
         int32_t step = pass & 1 ? BLOCKS : 1, turned = pass & 2 ? 255 : 0;
@@ -141,20 +143,24 @@ static int32_t estimate_paper(int32_t flip)
     x = s.paper[0];
     for (i = 0; i < BLOCKS * BLOCKS; i++) {
         y = s.paper[i];
-        changes += most(x - y, y - x);
+        changes += 4 * most(x - y, y - x);
+        if (i < BLOCKS)
+            changes += y;
         x = y;
     }
     return changes;
 }
 
-/* Finds the levels of paper, full ink and noise. Returns the strength of full ink; 0: no ink. */
-static int32_t measure_levels(void)
+/* Finds the levels of paper, noise and full ink, which is 0 or less if there is no ink. */
+static void measure_levels(void)
 {
-    int32_t n = s.width * s.height, level, lowest = $min_contrast, mass = 0, square = 0;
+    int32_t n = s.width * s.height, level, lowest = $min_strength, mass = 0, square = 0;
     int32_t *counts = s.scratch.counts;
 
     s.rest = 0;
-    count(0);
+    count();
+    if (s.opening == 0)
+        s.plain = s.longer < $small || 5 * counts[0] > 3 * n;
     if (!s.plain) {
         level = quantile(n - (n >> 14) - 1) >> 1;
         for (n = 0; level >= 0; level--)
@@ -167,12 +173,18 @@ static int32_t measure_levels(void)
         mass += n;
         square += n * level;
     }
-    if (mass == 0)
-        return 0;
-    level = square / mass;
-    s.low = most(level >> 3, lowest);
-    s.full = level - 2 * s.low;
-    return level;
+    if (mass > 0)
+        square /= mass;
+    s.low = most(square >> 3, lowest);
+    s.full = square - 2 * s.low;
+}
+
+static void empty(int32_t *part)
+{
+    int32_t i;
+
+    for (i = 0; i < FIELDS; i++)
+        part[i] = i < LEFT ? 0 : -PREPARE_MAX_SIDE;
 }
 
 static void unite(int32_t *part, const int32_t *other)
@@ -217,11 +229,11 @@ static void find_parts(int32_t level)
                         if (s.scratch.labels.rows[k] == other)
                             s.scratch.labels.rows[k] = (uint8_t)label;
                 }
-                for (i = MAX_PARTS - 1; i > 0 && label == 0; i--)
-                    if (parts[i][AREA] < $speck && parts[i][BOTTOM] < y - 1) {
+                for (i = MAX_PARTS; i > 0 && label == 0; i--)
+                    if (parts[i][AREA] == 0 ||
+                        (parts[i][AREA] < $speck && parts[i][BOTTOM] < y - 1)) {
                         label = i;
-                        parts[i][AREA] = parts[i][SUM_X] = parts[i][SUM_Y] = 0;
-                        parts[i][LEFT] = parts[i][TOP] = -PREPARE_MAX_SIDE;
+                        empty(parts[i]);
                     }
                 unite(parts[label], pixel);
             }
@@ -244,7 +256,7 @@ static int choose(void)
 {
     int32_t i, any = 1, heaviest = 0, high, wide;
 
-    for (i = 0; i < MAX_PARTS; i++) {
+    for (i = 1; i <= MAX_PARTS; i++) {
         int32_t *part = s.scratch.labels.parts[i];
 
         high = part[BOTTOM] + part[TOP] + 1;
@@ -252,16 +264,15 @@ static int choose(void)
         if (5 * high >= s.height && 8 * part[AREA] >= high * wide && inside(part))
             any = 0;
     }
-    for (i = 0; i < MAX_PARTS; i++) {
+    for (i = 1; i <= MAX_PARTS; i++) {
         int32_t *part = s.scratch.labels.parts[i];
 
         if (!any && !inside(part))
             part[AREA] = 0;
         heaviest = most(heaviest, part[AREA]);
     }
-    for (i = 0; i < FIELDS; i++)
-        s.box[i] = i < LEFT ? 0 : -PREPARE_MAX_SIDE;
-    for (i = 0; i < MAX_PARTS; i++)
+    empty(s.box);
+    for (i = 1; i <= MAX_PARTS; i++)
         if (s.scratch.labels.parts[i][AREA] > heaviest >> 5)
             unite(s.box, s.scratch.labels.parts[i]);
     return inside(s.box) && (5 * (s.box[BOTTOM] + s.box[TOP] + 1) < 4 * s.height ||
@@ -314,22 +325,15 @@ int digit_prepare(const uint8_t *picture, int width, int height, uint8_t image[2
     s.width = width;
     s.height = height;
     s.longer = most(width, height);
-    s.plain = s.longer < $small;
-    count(1);
-    for (i = 0; i < 256; i++)
-        if (5 * s.scratch.counts[i] >= 2 * width * height)
-            s.plain = 1;
     i = estimate_paper(0);
     if (estimate_paper(255) >= i)
         (void)estimate_paper(0);
     for (i = 0; i < 5; i++) {
-        int32_t level;
-
         s.opening = s.longer * (i & 3) / 80;
-        level = measure_levels();
-        if (level == 0 || s.full <= 0)
+        measure_levels();
+        if (s.full <= 0)
             continue;
-        find_parts(most(level * 3 >> 3, s.low));
+        find_parts(most((s.full + 2 * s.low) * 3 >> 3, s.low));
         if (choose() || s.plain || i == 4)
             return place(image);
     }
