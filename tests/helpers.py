@@ -44,8 +44,29 @@ epochs = 2
 batch_size = 50
 augmentation.rotation = 3
 """
+# The same with a network that trains and is judged in a fraction of the time.
+SMALL_PLAN = PLAN.replace(
+    "batch_size = 50\n",
+    'batch_size = 50\nmodel_args.layers = ["conv 8 m2", "conv 8"]\nmodel_args.views = []\n',
+)
 # The recipes for 28x28 grey pixels and ten classes.
 MNIST_RECIPES = [each for each in RECIPES if load_contract(each.contract).data == "mnist"]
+# Layers of every kind, for networks in integers.
+FEATHERS = {
+    "hardswish": {
+        "layers": ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
+    },
+    "dense": {"layers": ["conv 8", "conv 8 m2", "conv 12 p1", "sep 16", "sep 9"], "dense": True},
+    "relu": {
+        "layers": ["conv 5 k4 p3", "sep 7 k2 m3", "pool", "conv 8 k1 s2"],
+        "activation": "relu",
+    },
+    "wide": {"layers": ["sep 8 m2", "conv 255 s4", "sep 3"]},
+    "separable head": {"layers": ["conv 8 m2", "sep 9"], "head": "sep", "dense": True},
+    "parts": {"layers": ["conv 8 k5 m2", "conv 24 p1", "sep 8", "sep 70 k5", "conv 8 k1"]},
+    "primes": {"layers": ["conv 83 k5 m2", "conv 8 k1", "sep 12"]},
+    "products": {"layers": ["conv 8 m2", "sep 12"]},
+}
 LAYERS = ["conv 8 k5 s2 p2", "sep 8 p1 m2", "conv 8 p1 x2", "sep 8 p1 x2", "pool"]
 VERDICT = {
     "contract": "tiny",
@@ -208,6 +229,40 @@ def random_feather(split, layers=LAYERS, **arguments):
             module.momentum = None
     model.train()(normalise(split.train.pixels, split.mean_std))
     return model.eval()
+
+
+def with_extreme_weights(network):
+    """All weights as large as their bits allow, or as small: the sums that overflow first.
+
+    Rows of a filter are then taken apart in parts; those of the layer whose rows are 17 weights
+    long, a prime, do not fit two to a word at all.
+    """
+    for layer in network.layers:
+        if layer.kind != "pool":
+            low, high = -(2 ** (network.bits - 1)), 2 ** (network.bits - 1) - 1
+            sign = torch.randn(layer.weights.shape, generator=torch.Generator().manual_seed(1))
+            layer.weights = torch.where(sign < 0.4, low, high)
+            layer.weights[0] = low
+            layer.weights[-1] = high
+    network.check()
+
+
+def with_wide_products(network):
+    """A depthwise layer whose second multiplier leaves its products in 32 bits no room."""
+    _, depthwise, _ = network.layers
+    depthwise.out_multiplier, depthwise.out_shift = (
+        depthwise.out_multiplier >> 8,
+        depthwise.out_shift - 8,
+    )
+    network.check()
+
+
+# What is done to these networks once they are in integers.
+FEATHER_CHANGES = {
+    "parts": with_extreme_weights,
+    "primes": with_extreme_weights,
+    "products": with_wide_products,
+}
 
 
 def result(n, n_wrong, classes=10):

@@ -45,10 +45,12 @@ GIVEN = {
     "contract": "featherweight.contract.Contract",
     "convolution": "torch.nn.Conv2d",
     "device": "torch.device",
+    "grey": "typing.Any",
     "images": "torch.Tensor",
     "labels": "typing.Any",
     "loss": "torch.nn.Module",
     "model": "torch.nn.Module",
+    "network": "featherweight.export.integer.IntegerNetwork",
     "recipe": "featherweight.recipe.Recipe",
     "run": "featherweight.run.Run",
     "split": "featherweight.data.Split",
@@ -238,7 +240,7 @@ def test_a_workflow_uses_the_action_with_its_inputs(block):
 
 def test_every_kind_of_block_is_tested():
     kinds = {match[2] for text in TEXTS.values() for match in FENCE.finditer(text)}
-    assert kinds <= {"sh", "toml", "python", "text", "console", "c", "yaml"}
+    assert kinds <= {"sh", "toml", "python", "text", "console", "c", "js", "yaml"}
     assert len(_blocks("sh")) > 30
     assert len(_blocks("python")) > 10
     assert len(_blocks("toml")) > 3

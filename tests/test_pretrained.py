@@ -14,8 +14,8 @@ from featherweight.inference.reader import Reader, find_model
 from featherweight.pretrained import DEFAULT_MODEL, FOLDER, find_pretrained, pretrained
 from featherweight.run import FORMAT
 
-# The network of quick is that of reader, which reads better. feather-2k is not trained to the end.
-WITHOUT = ("quick", "feather-2k")
+# The network of quick is that of reader, which reads better.
+WITHOUT = ("quick",)
 NAMES = [recipe.name for recipe in MNIST_RECIPES if recipe.name not in WITHOUT] + ["reader"]
 
 

@@ -501,7 +501,7 @@ def from_pretrained(folder: str | Path, *, trust_code: bool = False) -> nn.Modul
 
 def export_run(
     run: str | Path | Run,
-    format: Literal["onnx", "onnx-int8", "c", "hub"] = "onnx",
+    format: Literal["onnx", "onnx-int8", "c", "html", "hub"] = "onnx",
     *,
     bits: Literal[2, 4, 8] | None = None,
     data: str | None = None,
@@ -515,9 +515,10 @@ def export_run(
         name, whose file is written to the working directory.
     format
         onnx: 32-bit floats; onnx-int8: weights and activations of 8 bits; c: a folder of C99 for a
-        microcontroller, in integers; hub: a folder for a model hub, RUN/hub.
+        microcontroller, in integers; html: one file that reads drawings and pictures in a browser,
+        in integers; hub: a folder for a model hub, RUN/hub.
     bits
-        Bits of a weight, in C. Default: what the run was trained for, else 8.
+        Bits of a weight, in C or HTML. Default: what the run was trained for, else 8.
     data
         Where the run's data set is now.
 
@@ -532,6 +533,10 @@ def export_run(
         from .export.c import export_c
 
         return export_c(opened, split, bits or opened.recipe.weight_bits or 8).path
+    if format == "html":
+        from .export.html import export_html
+
+        return export_html(opened, split, bits or opened.recipe.weight_bits or 8).path
     if format == "hub":
         from .export.hub import export_hub
 

@@ -221,7 +221,7 @@ def test_a_device_that_computes_something_else_disagrees(monkeypatch):
 
     real = gpu.audit_weights
     monkeypatch.setattr(gpu, "audit_weights", audit)
-    found = gpu.agreement("feather-1k", few, CPU, everything=False)
+    found = gpu.agreement("feather-4k", few, CPU, everything=False)
     what = [line.split(":")[0] for line in found.differences]
     assert what == ["accuracy", "predictions", "probabilities"]
 

@@ -174,7 +174,7 @@ def test_photographs_are_read_by_the_names_of_their_classes(command, workplace):
 
 
 def test_names_and_labels_of_strangers_are_shown_as_they_are(command, workplace):
-    shown = Path(find_pretrained("feather-1k") / "model.onnx")
+    shown = Path(find_pretrained("int4-1kb") / "model.onnx")
     graph = onnx.load(shown)
     (entry,) = (each for each in graph.metadata_props if each.key == "labels")
     entry.value = " ".join(f"[red]{k}[/] [/]".split()[k % 2] + str(k) for k in range(10))

@@ -8,7 +8,14 @@ import torch
 from featherweight.cli import app
 from featherweight.data import load_split, load_test
 from featherweight.export.c import export_c
-from featherweight.export.firmware import ARM_COMPILER, FIRMWARE_COLUMNS, make_row, measure, read_c
+from featherweight.export.firmware import (
+    CHIPS,
+    FIRMWARE_COLUMNS,
+    SOURCE,
+    make_row,
+    measure,
+    read_c,
+)
 from featherweight.run import create_run
 from featherweight.tables import read_table
 from featherweight.train import train
@@ -49,13 +56,17 @@ def test_a_row_tells_what_the_program_reads(finished):
 
 
 @pytest.mark.skipif(
-    not (shutil.which(ARM_COMPILER) and shutil.which("qemu-system-arm")),
-    reason="no ARM compiler or QEMU",
+    not all(
+        shutil.which(tool) for chip in CHIPS.values() for tool in (chip.compiler, chip.emulator)
+    ),
+    reason="no compilers for chips or QEMU",
 )
 def test_a_row_tells_of_the_chips(finished):
     run, split = finished
     row = make_row(export_c(run, split, 8), run, split, test=False, on_chip=3)
-    assert row["equal_m0"] == row["equal_m4"] == row["images_on_chip"] == "3"
+    for chip in CHIPS:
+        assert row[f"equal_{chip}"] == row["images_on_chip"] == "3"
+        assert 100 < int(row[f"stack_{chip}"]) < 700
     assert 500 < int(row["code_m4"]) < 5000
     assert int(row["instructions_m4"]) < int(row["instructions_m0"])
 
@@ -101,7 +112,7 @@ def test_bits_are_for_c_alone(finished, digits, capsys):
 def test_a_program_that_computes_otherwise_is_counted(finished):
     run, split = finished
     made = export_c(run, split, 8)
-    file = made.path / "digit.c"
+    file = made.path / SOURCE
     file.write_text(file.read_text().replace("= head_biases[k];", "= head_biases[k] + (k == 3);"))
     row = make_row(made, run, split, test=False, on_chip=0)
     assert (row["equal"], row["images"]) == ("0", "100")
@@ -112,13 +123,14 @@ def test_tools_that_fail_or_are_not_there_are_named(finished):
     folder = export_c(run, split, 8).path
     with pytest.raises(ValueError, match="no-such-gcc: does not run"):
         measure(folder, "no-such-gcc")
-    (folder / "digit.c").write_text("int digit_read(;")
+    (folder / SOURCE).write_text("int digit_read(;")
     with pytest.raises(ValueError, match=r"cc failed: .*digit.c"):
         read_c(folder, split.val.pixels)
 
 
 def test_the_section_sizes_are_the_objects(tmp_path):
-    (tmp_path / "digit.c").write_text(
+    (tmp_path / "src").mkdir()
+    (tmp_path / SOURCE).write_text(
         "const char table[100] = {1}; static int buffer[50]; int *f(void) { return buffer; }"
     )
     sizes = measure(tmp_path, "cc")

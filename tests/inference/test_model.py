@@ -14,7 +14,7 @@ from featherweight.inference.reader import Reader
 from featherweight.pretrained import find_pretrained
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
-EXPORTED = find_pretrained("feather-1k") / "model.onnx"
+EXPORTED = find_pretrained("int4-1kb") / "model.onnx"
 CARD = {
     "format": EXPORT_FORMAT,
     "recipe": "mine",

@@ -33,7 +33,8 @@ seeds = [3]
 contract = "{contract}"
 [[overrides]]
 epochs = {epochs}
-model_args.dense = false
+model_args.views = []
+model_args.head = "linear"
 ema = 0.8
 [search]
 trials = {trials}

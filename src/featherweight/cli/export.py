@@ -17,15 +17,16 @@ def cmd_export(
     run: str,
     /,
     *,
-    format: Literal["onnx", "onnx-int8", "c", "hub"],
+    format: Literal["onnx", "onnx-int8", "c", "html", "hub"],
     bits: Literal[2, 4, 8] | None = None,
     data: str | None = None,
 ) -> int:
-    """Write the network of a finished run as an ONNX file, as C code, or for a model hub.
+    """Write the network of a finished run as an ONNX file, C code, a page, or for a model hub.
 
     The exported network is compared with PyTorch on every validation image. The file is written
-    into the run folder: model.onnx, model-int8.onnx, or the folder c-int8 (c-int4, c-int2) or hub.
-    That of a pretrained network is written to the working directory, as feather-20k-model.onnx.
+    into the run folder: model.onnx, model-int8.onnx, digit-int8.html (digit-int4.html,
+    digit-int2.html), or the folder c-int8 (c-int4, c-int2) or hub. That of a pretrained network is
+    written to the working directory, as feather-20k-model.onnx.
 
     Parameters
     ----------
@@ -33,20 +34,21 @@ def cmd_export(
         Run folder, or the name of a pretrained network.
     format
         onnx: float32. onnx-int8: 8-bit weights and activations. c: integer C99 for
-        microcontrollers. hub: a folder to upload to a model hub, with a model card, the weights
-        and a script that reads a picture without this package.
+        microcontrollers. html: one file that reads drawings and pictures in a browser, without a
+        server or a network connection. hub: a folder to upload to a model hub, with a model card,
+        the weights and a script that reads a picture without this package.
     bits
-        Bits per weight in C (the recipe's weight_bits, else 8).
+        Bits per weight in C or HTML (the recipe's weight_bits, else 8).
     data
         Where the run's data set is now, if it has moved.
     """
     from ..run import open_run
 
     opened = open_run(run)
-    if format == "c":
-        return _export_c(opened, data, bits)
+    if format == "c" or format == "html":
+        return _export_integers(opened, data, format, bits)
     if bits is not None:
-        raise InputError(f"--bits with --format {format}: expected it with --format c only")
+        raise InputError(f"--bits with --format {format}: expected it with --format c or html only")
     return _export_onnx(opened, data, format)
 
 
@@ -92,25 +94,31 @@ def _export_onnx(run: "Run", data: str | None, format: Literal["onnx", "onnx-int
     return DONE
 
 
-def _export_c(run: "Run", data: str | None, bits: int | None) -> int:
+def _export_integers(
+    run: "Run", data: str | None, format: Literal["c", "html"], bits: int | None
+) -> int:
     from ..evaluate import percent
-    from ..export.c import export_c
+    from ..export.c import Firmware, export_c
+    from ..export.html import export_html
 
     split, verdict = run.load_split(data), run.read_verdict()
-    bits = bits or run.recipe.weight_bits or 8
+    bits, total = bits or run.recipe.weight_bits or 8, len(split.val)
     with networks_apart(), progress_line() as show:
-        show(f"evaluating {len(split.val):,} images with PyTorch and with {bits}-bit integers")
-        firmware = export_c(run, split, bits)
-    total = len(firmware.scores)
+        show(f"evaluating {total:,} images with PyTorch and with {bits}-bit integers")
+        exported = (export_c if format == "c" else export_html)(run, split, bits)
+    size = (
+        f"{exported.flash:,} bytes of constants, {exported.ram:,} bytes of RAM"
+        if isinstance(exported, Firmware)
+        else f"{exported.size:,} bytes"
+    )
     stderr.print(
-        f"{firmware.flash:,} bytes of constants, {firmware.ram:,} bytes of RAM, "
-        f"{firmware.network.macs:,} multiply-accumulates per image\n"
-        f"PyTorch:  {percent(firmware.float_correct, total)}\n"
-        f"integers: {percent(firmware.correct, total)}\n"
+        f"{size}, {exported.network.macs:,} multiply-accumulates per image\n"
+        f"PyTorch:  {percent(exported.float_correct, total)}\n"
+        f"integers: {percent(exported.correct, total)}\n"
         f"verdict: {verdict}",
         markup=False,
     )
-    stdout.write(f"{firmware.path}\n")
+    stdout.write(f"{exported.path}\n")
     return DONE
 
 
@@ -132,14 +140,15 @@ def cmd_firmware(
     Parameters
     ----------
     runs
-        Run folders. A run that the CSV file already has with the same bits is skipped.
+        Run folders, or names of pretrained networks. A run that the CSV file already has with the
+        same bits is skipped.
     bits
         Bits per weight (each recipe's weight_bits, else 8).
     test
         Read the test images too. Never choose anything by their result.
     on_chip
-        Number of validation images to read on a simulated Cortex-M0 and Cortex-M4 too, at most 200.
-        Needs arm-none-eabi-gcc and QEMU.
+        Number of validation images to read on a simulated Cortex-M0, Cortex-M4 and RV32 too, at
+        most 200. Needs arm-none-eabi-gcc, riscv64-unknown-elf-gcc and QEMU.
     results
         CSV file.
     data

@@ -1,14 +1,16 @@
 """Export a finished run as C99 for a microcontroller: integers only, no heap, no library.
 
-    firmware = export_c(run, split, bits=8)     # RUN/c-int8/: digit.h, digit.c, main.c ...
+    firmware = export_c(run, split, bits=8)     # RUN/c-int8/: src/digit.h, src/digit.c, main.c ...
     firmware.flash, firmware.ram                # bytes
 
 The code returns exactly the scores of `integer.IntegerNetwork`; `firmware.py` compiles, measures
-and compares it.
+and compares it. The folder is a library for Arduino and PlatformIO, a CMake project and a user
+module of MicroPython, each of which finds its own files at the places they have here.
 """
 
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +32,21 @@ from .packing import Packing, Parts, pack_network, split_bits
 from .prepare import CODE, MAX_SIDE, RAM, prepare_source
 
 TEMPLATES = Path(__file__).parent / "templates"
+# Files of the folder that do not depend on its images; templates have the same names. Arduino and
+# PlatformIO compile what is in src, and main.c has to stay out of that.
+SOURCES = (
+    "src/digit.h",
+    "src/digit.c",
+    "main.c",
+    "Makefile",
+    "CMakeLists.txt",
+    "library.properties",
+    "library.json",
+    "examples/ReadDigit/ReadDigit.ino",
+    "micropython.mk",
+    "micropython.cmake",
+    "micropython/moddigit.c",
+)
 C_KINDS = {"conv": "CONVOLUTION", "depthwise": "DEPTHWISE", "pool": "MAX_POOL"}
 LOOKS = {
     "light on dark": "light ink (255) on black (0)",
@@ -159,7 +176,8 @@ def scratch(network: IntegerNetwork) -> dict[str, int]:
         filters.append(packing.filter_words(layer, channels))
         channels = layer.outputs
         if layer.kind == "depthwise" and packing.lanes == 2 and width % 2:
-            read = rows + layer.stride * channels  # the last output's neighbour is computed too
+            # The last output's neighbour, which is outside, is computed too.
+            read = max(read, rows + layer.stride * channels)
     rows = max(rows, read) if packing.lanes == 2 else rows + 3  # four inputs are read at once
     states = -(-STATE_BYTES * len(network.layers) // 4) * 4  # filters begin at a multiple of 4
     ram = 4 * channels + states + 4 * max(filters) + rows
@@ -177,13 +195,13 @@ def source(
     looks: str = LOOKS["light on dark"],
     prepared: bool = False,
 ) -> dict[str, str]:
-    """Return the source files by name.
+    """Return the source files by their paths in the folder.
 
     Args:
         network: The network.
         title: Put into the comment of digit.h.
         looks: What an image looks like, such as `light ink (255) on black (0)`.
-        prepared: Whether prepare.h and prepare.c are among them, for images as MNIST has them.
+        prepared: Whether prepare.h and prepare.c, for images as MNIST has them, are among the files.
     """
     tables, sizes = constants(network), scratch(network)
     figures = (
@@ -194,12 +212,15 @@ def source(
     pairs = list(zip(network.layers, packing.parts, strict=True))
     values: dict[str, object] = {
         "version": version("featherweight"),
+        "release": _release(),
         "title": title,
         "looks": looks,
         "figures": figures,
         **sizes,
+        "flash": flash(network),
         "height": network.shape[0],
         "width": network.shape[1],
+        "pixels": network.shape[0] * network.shape[1],
         "classes": len(network.head),
         "logit": round(network.scores_per_logit),
         "layers": len(network.layers),
@@ -215,20 +236,32 @@ def source(
         "first_shift": network.image_shifts[0],
         "shifts": len(network.image_shifts),
         "border": network.layers[0].pad_value,
-        "objects": "digit.o prepare.o" if prepared else "digit.o",
+        "prepares": int(prepared),
+        "max_side": MAX_SIDE,
+        **_list_sources(prepared),
         "layer_rows": ",\n".join(_format_layer(*pair) for pair in pairs),
     } | {
         name: _format_numbers(np.frombuffer(table, TABLE_TYPES[name]).tolist())
         for name, table in tables.items()
     }
-    return {name: _fill(name, values) for name in ("digit.h", "digit.c", "main.c", "Makefile")} | (
-        prepare_source() if prepared else {}
-    )
+    files = {path: _fill_template(Path(path).name, values) for path in SOURCES}
+    if prepared:
+        files |= {f"src/{name}": text for name, text in prepare_source().items()}
+    return files
 
 
-def _fill(name: str, values: dict[str, object]) -> str:
-    """Return a template with its values."""
-    return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
+def _list_sources(prepared: bool) -> dict[str, str]:
+    """Return the lists of sources and objects in the build systems' files, by template name."""
+    names = ("digit", "prepare") if prepared else ("digit",)
+    return {
+        "headers": ",".join(f"{name}.h" for name in names),
+        "objects": " ".join(f"{name}.o" for name in names),
+        "cmake_sources": " ".join(f"src/{name}.c" for name in names),
+        "micropython_sources": "".join(
+            f"\n  ${{CMAKE_CURRENT_LIST_DIR}}/src/{name}.c" for name in names
+        ),
+        "micropython_make_sources": " ".join(f"$(USERMOD_DIR)/src/{name}.c" for name in names),
+    }
 
 
 def is_prepared(kind: ImageKind) -> bool:
@@ -237,24 +270,40 @@ def is_prepared(kind: ImageKind) -> bool:
     return kind.shape == (1, SIDE, SIDE) and looks == ("light on dark", "upright")
 
 
+def _release() -> str:
+    """Return this package's version as three numbers, which is all that Arduino accepts."""
+    found = re.match(r"\d+\.\d+\.\d+", version("featherweight"))
+    return found[0] if found else "0.0.0"
+
+
+def _fill_template(name: str, values: Mapping[str, object]) -> str:
+    return Template((TEMPLATES / name).read_text(encoding="utf-8")).substitute(values)
+
+
 def expected_output(scores: Tensor) -> str:
     """Return what the program prints for scores (n, classes)."""
     return "".join(f"{int(row.argmax())} {' '.join(map(str, row.tolist()))}\n" for row in scores)
 
 
+def _is_export(folder: Path) -> bool:
+    """Return whether a folder was exported, be it by an early version, which had no folder src."""
+    for name in ("src/digit.c", "digit.c"):
+        try:
+            if (folder / name).read_text(encoding="utf-8").startswith(EXPORT_HEADER):
+                return True
+        except (OSError, UnicodeDecodeError):
+            continue
+    return False
+
+
 def _write_folder(path: Path, files: dict[str, bytes]) -> None:
     """Write all files or none. Replace a folder of an earlier export; refuse any other folder."""
-    if path.exists():
-        try:
-            text = (path / "digit.c").read_text(encoding="utf-8")
-            exported = text.startswith(EXPORT_HEADER)
-        except (OSError, UnicodeDecodeError):
-            exported = False
-        if not exported:
-            raise InputError(f"{path}: exists and is no earlier export, expected no such folder")
+    if path.exists() and not _is_export(path):
+        raise InputError(f"{path}: exists and is no earlier export, expected no such folder")
     temporary = new_folder(path.parent, f".{path.name}.")
     try:
         for name, content in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_bytes(content)
         if path.exists():  # a folder cannot be renamed over one that has files
             path.rename(temporary / "before")
@@ -268,7 +317,7 @@ def _write_folder(path: Path, files: dict[str, bytes]) -> None:
 
 
 def export_c(run: Run, split: Split, bits: int) -> Firmware:
-    """Write RUN/c-int8, c-int4 or c-int2: the C code, a Makefile, a README and example images.
+    """Write RUN/c-int8, c-int4 or c-int2: the C code as a package, a README and example images.
 
     Args:
         run: A finished run of a Feather network.
@@ -318,8 +367,16 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
         "code": f"{CODE:,}",
         "prepare_ram": f"{RAM:,}",
     }
-    values["prepare"] = _fill("prepare.md", values) if prepared else ""
-    files["README.md"] = _fill("README.md", values)
+    values["prepare"] = _fill_template("prepare.md", values) if prepared else ""
+    files["README.md"] = _fill_template("README.md", values)
+    files["examples/ReadDigit/example.h"] = _fill_template(
+        "example.h",
+        {
+            "looks": looks,
+            "image": _format_numbers(split.val.pixels[0].flatten().tolist()),
+            "scores": _format_numbers(scores[0].tolist()),
+        },
+    )
     files["example.txt"] = expected_output(scores[:EXAMPLES])
     contents = {name: text.encode() for name, text in files.items()}
     contents["example.raw"] = split.val.pixels[:EXAMPLES].numpy().tobytes()

@@ -2,7 +2,7 @@
 
 Example:
     scores = read_c(folder, pixels)                                     # (n, classes)
-    scores, instructions = read_on_chip(folder, pixels, CHIPS["m4"])    # a Cortex-M4 in QEMU
+    read_on_chip(folder, pixels, CHIPS["m4"]).instructions              # on a Cortex-M4 in QEMU
     row = make_row(export_c(run, split, 8), run, split, test=True, on_chip=40)
 """
 
@@ -30,9 +30,14 @@ FIRMWARE_COLUMNS = (
     "macs",
     "code_m0",
     "code_m4",
+    "code_rv32",
     "code_host",
+    "stack_m0",
+    "stack_m4",
+    "stack_rv32",
     "instructions_m0",
     "instructions_m4",
+    "instructions_rv32",
     "float_val_correct",
     "val_correct",
     "val_total",
@@ -42,32 +47,73 @@ FIRMWARE_COLUMNS = (
     "images",
     "equal_m0",
     "equal_m4",
+    "equal_rv32",
     "images_on_chip",
     "compiler",
     "arm_compiler",
+    "riscv_compiler",
     "commit",
     "data_sha256",
 )
-ARM_COMPILER = "arm-none-eabi-gcc"
+ARM_COMPILER, RISCV_COMPILER = "arm-none-eabi-gcc", "riscv64-unknown-elf-gcc"
+SOURCE = "src/digit.c"
+
+# Debian's compiler for RISC-V comes without a C library, so that it must not make loops into calls.
+BARE = ("-ffreestanding", "-fno-tree-loop-distribute-patterns", "-nodefaultlibs")
 
 
 @dataclass(frozen=True)
 class Chip:
     """A processor, and a machine of QEMU that has it."""
 
+    compiler: str
+    "Name of the compiler."
     flags: tuple[str, ...]
     "Compiler flags that select the processor."
-    machine: str
-    "Name of the machine in QEMU."
+    emulator: str
+    "Name of the program that emulates it."
+    machine: tuple[str, ...]
+    "Its options that select the machine."
+    flash: int
+    "Address of the flash."
+    ram: int
+    "Address of the RAM."
     nanoseconds: float
-    """Nanoseconds of one tick of the system timer. Where QEMU counts one nanosecond for each
-    instruction, this is also the number of instructions in a tick."""
+    """Nanoseconds of one tick of what counts. QEMU is told to take one nanosecond for each
+    instruction, so that this is also the number of instructions in a tick."""
+
+
+def _cortex_m(processor: str, machine: str, nanoseconds: float) -> Chip:
+    flags = (f"-mcpu={processor}", "-mthumb")
+    emulator = "qemu-system-arm"
+    return Chip(ARM_COMPILER, flags, emulator, ("-M", machine), 0, 0x20000000, nanoseconds)
 
 
 CHIPS = {
-    "m0": Chip(("-mcpu=cortex-m0", "-mthumb"), "microbit", 62.5),
-    "m4": Chip(("-mcpu=cortex-m4", "-mthumb"), "mps2-an386", 40.0),
+    "m0": _cortex_m("cortex-m0", "microbit", 62.5),
+    "m4": _cortex_m("cortex-m4", "mps2-an386", 40.0),
+    "rv32": Chip(
+        RISCV_COMPILER,
+        ("-march=rv32imac", "-misa-spec=2.2", "-mabi=ilp32", *BARE),
+        "qemu-system-riscv32",
+        ("-M", "virt", "-bios", "none"),
+        0x80000000,
+        0x80100000,
+        1.0,
+    ),
 }
+
+
+@dataclass(frozen=True)
+class OnChip:
+    """What a program did on a processor in the emulator."""
+
+    scores: Tensor
+    "Scores (n, classes) int64 of the images."
+    instructions: int
+    "Instructions for the last image."
+    stack: int
+    "Bytes of stack, at most."
 
 
 @dataclass(frozen=True)
@@ -97,8 +143,8 @@ def _call(
         ) from error
 
 
-def measure(folder: Path, compiler: str, *flags: str, file: str = "digit.c") -> Sizes:
-    """Compile a file of a folder for size, and return the sizes of the object's sections.
+def measure(folder: Path, compiler: str, *flags: str, source: str = SOURCE) -> Sizes:
+    """Compile a source of a folder for size, and return the sizes of the object's sections.
 
     Raises:
         InputError: The compiler does not exist or fails.
@@ -106,7 +152,7 @@ def measure(folder: Path, compiler: str, *flags: str, file: str = "digit.c") -> 
     tool = f"{compiler.removesuffix('gcc')}size" if compiler.endswith("-gcc") else "size"
     with tempfile.TemporaryDirectory() as work:
         target = f"{work}/digit.o"
-        _call(compiler, "-std=c99", "-Os", *flags, "-c", str(folder / file), "-o", target)
+        _call(compiler, "-std=c99", "-Os", *flags, "-c", str(folder / source), "-o", target)
         lines = _call(tool, "-A", target).stdout.decode().splitlines()
     sections = [words for line in lines if len(words := line.split()) == 3]  # name, size, address
     code, constants, ram = (
@@ -133,44 +179,43 @@ def read_c(folder: Path, pixels: Tensor, compiler: str = "cc") -> Tensor:
         InputError: The compiler does not exist or fails.
     """
     with tempfile.TemporaryDirectory() as work:
-        sources = [str(folder / "digit.c"), str(folder / "main.c")]
+        sources = [f"-I{folder / 'src'}", str(folder / SOURCE), str(folder / "main.c")]
         _call(compiler, "-std=c99", "-O3", *sources, "-o", f"{work}/digit")
         output = _call(f"{work}/digit", given=pixels.numpy().tobytes()).stdout
     return _parse_scores(output.decode().splitlines())
 
 
-def read_on_chip(folder: Path, pixels: Tensor, chip: Chip) -> tuple[Tensor, int]:
-    """Run the program on a Cortex-M in QEMU, with 256 kB of flash and 16 kB of RAM.
+def read_on_chip(folder: Path, pixels: Tensor, chip: Chip) -> OnChip:
+    """Run the program on a processor in QEMU, with 256 kB of flash and 16 kB of RAM.
 
-    The program is compiled with -Os. The flash holds the images too: about 200 of 28x28.
-
-    Returns:
-        The scores (n, classes) int64, and the number of instructions for the last image.
+    The program is compiled with -Os. The flash holds the images (n, 1, height, width) uint8 too:
+    about 200 of 28x28.
 
     Raises:
         InputError: The compiler or QEMU does not exist or fails.
     """
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        for file in ("cortex_m.c", "cortex_m.ld"):
+        for file in ("chip.c", "chip.ld"):
             shutil.copy(TEMPLATES / file, work)
         (work / "images.raw").write_bytes(pixels.numpy().tobytes())
         _call(
-            *(ARM_COMPILER, "-std=gnu99", "-Os", *chip.flags, f"-I{folder.resolve()}"),
-            *("-nostartfiles", "-T", "cortex_m.ld"),
-            *(str(folder.resolve() / "digit.c"), "cortex_m.c", "-o", "digit.elf"),
+            *(chip.compiler, "-std=gnu99", "-Os", *chip.flags, f"-I{folder.resolve() / 'src'}"),
+            *("-nostartfiles", "-T", "chip.ld"),
+            *(f"-Wl,--defsym=FLASH={chip.flash}", f"-Wl,--defsym=RAM={chip.ram}"),
+            *(str(folder.resolve() / SOURCE), "chip.c", "-o", "digit.elf", "-lgcc"),
             cwd=work,
         )
         # -icount shift=0: an instruction takes one nanosecond of the machine's time. Semihosting
         # writes to standard error.
         output = _call(
-            *("qemu-system-arm", "-M", chip.machine, "-icount", "shift=0"),
+            *(chip.emulator, *chip.machine, "-icount", "shift=0"),
             *("-nographic", "-monitor", "none", "-serial", "none"),
             *("-semihosting-config", "enable=on,target=native", "-kernel", "digit.elf"),
             cwd=work,
         ).stderr.decode()
-    *lines, ticks = output.splitlines()
-    return _parse_scores(lines), round(int(ticks) * chip.nanoseconds)
+    *lines, ticks, stack = output.splitlines()
+    return OnChip(_parse_scores(lines), round(int(ticks) * chip.nanoseconds), int(stack))
 
 
 def make_row(
@@ -179,16 +224,16 @@ def make_row(
     """Return a row of FIRMWARE_COLUMNS: sizes, and results of the compiled program.
 
     `equal` counts the images for which the program returns exactly the scores of the Python
-    reference, out of `images`; `equal_m0` and `equal_m4` count them on the chips, out of
-    `images_on_chip`.
+    reference, out of `images`; `equal_m0`, `equal_m4` and `equal_rv32` count them on the chips, out
+    of `images_on_chip`.
 
     Args:
         firmware: The exported C folder.
         run: The run that it was exported from.
         split: The run's data set.
         test: Whether to read the test images too, not only the validation images.
-        on_chip: Number of validation images to read on each chip in QEMU. 0 needs neither an ARM
-            compiler nor QEMU, and leaves the columns of the chips empty.
+        on_chip: Number of validation images to read on each chip in QEMU. 0 needs neither
+            compilers for chips nor QEMU, and leaves the columns of the chips empty.
     """
     folder, network = firmware.path, firmware.network
     host = measure(folder, "cc")
@@ -234,15 +279,17 @@ def _measure_chips(firmware: Firmware, pixels: Tensor) -> dict[str, object]:
     """Return the columns of the chips for the first validation images (n, 1, height, width)."""
     values: dict[str, object] = {
         "arm_compiler": _compiler_version(ARM_COMPILER),
+        "riscv_compiler": _compiler_version(RISCV_COMPILER),
         "images_on_chip": len(pixels),
+        "constants": measure(firmware.path, ARM_COMPILER, *CHIPS["m0"].flags).constants,
     }
     for name, chip in CHIPS.items():
-        sizes = measure(firmware.path, ARM_COMPILER, *chip.flags)
-        scores, instructions = read_on_chip(firmware.path, pixels, chip)
+        found = read_on_chip(firmware.path, pixels, chip)
+        equal = (found.scores == firmware.scores[: len(pixels)]).all(1)
         values |= {
-            "constants": sizes.constants,
-            f"code_{name}": sizes.code,
-            f"instructions_{name}": instructions,
-            f"equal_{name}": int((scores == firmware.scores[: len(pixels)]).all(1).sum()),
+            f"code_{name}": measure(firmware.path, chip.compiler, *chip.flags).code,
+            f"stack_{name}": found.stack,
+            f"instructions_{name}": found.instructions,
+            f"equal_{name}": int(equal.sum()),
         }
     return values

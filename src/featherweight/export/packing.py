@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .integer import IntegerNetwork, Layer
+from .integer import AccumulatorOverflowError, IntegerNetwork, Layer
 
 BLOCK = 4  # output channels that digit.c computes together
 MAX_SPLIT, MAX_GROUP = 16, 31  # as many as the fields of digit.c hold
@@ -75,7 +75,11 @@ def pack(values: Tensor, bits: int) -> bytes:
 
 
 def pack_network(network: IntegerNetwork) -> Packing:
-    """Return the weights of a network as digit.c keeps them."""
+    """Return the weights of a network as digit.c keeps them.
+
+    Raises:
+        AccumulatorOverflowError: They are too many bytes for the indices in digit.c.
+    """
     found = [find_parts(layer) for layer in network.layers] if network.bits < 8 else [None]
     parts = [each for each in found if each is not None]
     if len(parts) == len(network.layers):
@@ -92,8 +96,13 @@ def pack_network(network: IntegerNetwork) -> Packing:
             layer.repeat or (i and weighted[i - 1].repeat and weighted[i - 1].kind == "depthwise")
         )
     ]
-    weights = torch.cat([_in_blocks(layer, lanes) for layer in stored])
-    return Packing(lanes, tuple(parts), pack(weights, network.bits))
+    weights = pack(torch.cat([_in_blocks(layer, lanes) for layer in stored]), network.bits)
+    if len(weights) >= 2**16:
+        raise AccumulatorOverflowError(
+            f"weights: got {len(weights):,} bytes in blocks of {BLOCK} channels, expected fewer "
+            "than 65,536"
+        )
+    return Packing(lanes, tuple(parts), weights)
 
 
 def find_parts(layer: Layer) -> Parts | None:

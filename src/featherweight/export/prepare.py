@@ -241,6 +241,7 @@ def prepare_source() -> dict[str, str]:
         "max_parts": MAX_PARTS,
         "speck": SPECK,
         "min_side": MIN_SIDE,
+        "page": PAGE,
         "ram": f"{RAM:,}",
     }
     templates = Path(__file__).parent / "templates"

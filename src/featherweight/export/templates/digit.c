@@ -10,6 +10,9 @@
  * with two neighbouring outputs. With 8 bits a word holds one weight. */
 #include "digit.h"
 
+/* Processors of 8 and 16 bits are refused: too little RAM, and sums of int would overflow. */
+typedef char int_has_at_least_32_bits[sizeof(int) >= 4 ? 1 : -1];
+
 #define LAYERS $layers
 #define FEATURES $features /* channels of the last layer */
 #define FILTER $filter /* words of the filters that are computed together, at most */

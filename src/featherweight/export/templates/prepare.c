@@ -243,40 +243,43 @@ static void find_parts(int32_t level)
     }
 }
 
-/* Returns whether a component is away from the border. */
+static int32_t high(const int32_t *part)
+{
+    return part[BOTTOM] + part[TOP] + 1;
+}
+
+static int32_t wide(const int32_t *part)
+{
+    return part[RIGHT] + part[LEFT] + 1;
+}
+
+/* Returns whether a component neither touches the border nor goes around the picture. */
 static int inside(const int32_t *part)
 {
     return most(most(part[LEFT], part[TOP]),
-                most(part[RIGHT] - s.width + 1, part[BOTTOM] - s.height + 1)) < 0;
+                most(part[RIGHT] - s.width + 1, part[BOTTOM] - s.height + 1)) < 0 &&
+           (5 * high(part) < 4 * s.height || 5 * wide(part) < 4 * s.width);
 }
 
-/* Chooses the digit's components; returns whether the box around them is as one around a digit in
- * its picture. */
-static int choose(void)
+/* Unites the digit's components in the box. */
+static void choose(void)
 {
-    int32_t i, any = 1, heaviest = 0, high, wide;
+    Part *parts = s.scratch.labels.parts;
+    int32_t i, any = 1, heaviest = 0;
 
-    for (i = 1; i <= MAX_PARTS; i++) {
-        int32_t *part = s.scratch.labels.parts[i];
-
-        high = part[BOTTOM] + part[TOP] + 1;
-        wide = part[RIGHT] + part[LEFT] + 1;
-        if (5 * high >= s.height && 8 * part[AREA] >= high * wide && inside(part))
+    for (i = 1; i <= MAX_PARTS; i++)
+        if (5 * high(parts[i]) >= s.height &&
+            8 * parts[i][AREA] >= high(parts[i]) * wide(parts[i]) && inside(parts[i]))
             any = 0;
-    }
     for (i = 1; i <= MAX_PARTS; i++) {
-        int32_t *part = s.scratch.labels.parts[i];
-
-        if (!any && !inside(part))
-            part[AREA] = 0;
-        heaviest = most(heaviest, part[AREA]);
+        if (!any && !inside(parts[i]))
+            parts[i][AREA] = 0;
+        heaviest = most(heaviest, parts[i][AREA]);
     }
     empty(s.box);
     for (i = 1; i <= MAX_PARTS; i++)
-        if (s.scratch.labels.parts[i][AREA] > heaviest >> 5)
-            unite(s.box, s.scratch.labels.parts[i]);
-    return inside(s.box) && (5 * (s.box[BOTTOM] + s.box[TOP] + 1) < 4 * s.height ||
-                             5 * (s.box[RIGHT] + s.box[LEFT] + 1) < 4 * s.width);
+        if (parts[i][AREA] > heaviest >> 5)
+            unite(s.box, parts[i]);
 }
 
 /* Returns the ink of a pixel, from 0 to 255; of those outside of the box 0. */
@@ -291,7 +294,7 @@ static int32_t ink(int32_t x, int32_t y)
 static int place(uint8_t *image)
 {
     int32_t x, y, j, n = 0, strongest = 1;
-    int32_t side = most(s.box[RIGHT] + s.box[LEFT], s.box[BOTTOM] + s.box[TOP]) + 1;
+    int32_t side = most(high(s.box), wide(s.box));
     /* In 1/320 of a pixel of the picture. */
     int32_t left = s.box[SUM_X] * 20 / s.box[AREA] * 16 + 160 - 231 * side;
     int32_t top = s.box[SUM_Y] * 20 / s.box[AREA] * 16 + 160 - 231 * side;
@@ -317,7 +320,7 @@ static int place(uint8_t *image)
 
 int digit_prepare(const uint8_t *picture, int width, int height, uint8_t image[28 * 28])
 {
-    int32_t i;
+    int32_t light, turn, i;
 
     if ((uint32_t)width - 1 >= PREPARE_MAX_SIDE || (uint32_t)height - 1 >= PREPARE_MAX_SIDE)
         return 0;
@@ -325,17 +328,22 @@ int digit_prepare(const uint8_t *picture, int width, int height, uint8_t image[2
     s.width = width;
     s.height = height;
     s.longer = most(width, height);
-    i = estimate_paper(0);
-    if (estimate_paper(255) >= i)
-        (void)estimate_paper(0);
-    for (i = 0; i < 5; i++) {
-        s.opening = s.longer * (i & 3) / 80;
-        measure_levels();
-        if (s.full <= 0)
-            continue;
-        find_parts(most((s.full + 2 * s.low) * 3 >> 3, s.low));
-        if (choose() || s.plain || i == 4)
-            return place(image);
+    light = estimate_paper(0);
+    light = estimate_paper(255) < light ? 255 : 0;
+    for (turn = 0; turn < 3; turn++) { /* the other polarity is the second to be tried */
+        (void)estimate_paper(turn == 1 ? light ^ 255 : light);
+        for (i = 0; i < 5; i++) {
+            s.opening = s.longer * (i & 3) / 80;
+            measure_levels();
+            if (s.full <= 0)
+                continue;
+            find_parts(most((s.full + 2 * s.low) * 3 >> 3, s.low));
+            choose();
+            /* A page on a table is inside too, and much of the picture. */
+            if (turn == 2 || (inside(s.box) ? 5 * s.box[AREA] < $page * width * height
+                                            : s.plain || i == 4))
+                return place(image);
+        }
     }
     return 0;
 }
