@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from helpers import FEATHER_CHANGES, FEATHERS, random_feather
+from helpers import COMPILERS, FEATHER_CHANGES, FEATHERS, WARNINGS, random_feather
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -35,9 +35,7 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler"),
 ]
 CPU = torch.device("cpu")
-WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 STACK = 700  # bytes, which the README of an exported folder promises
-COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 
 
 @pytest.fixture(scope="module")

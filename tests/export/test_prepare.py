@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from test_c import COMPILERS, WARNINGS
+from helpers import COMPILERS, WARNINGS
 
 from featherweight.errors import InputError
 from featherweight.export.firmware import ARM_COMPILER, CHIPS, measure
@@ -139,7 +139,7 @@ def test_a_size_out_of_range_has_no_image(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(ARM_COMPILER), reason="no ARM compiler")
 def test_it_is_as_small_as_promised(folder):
-    sizes = measure(folder, ARM_COMPILER, *CHIPS["m0"].flags, file="prepare.c")
+    sizes = measure(folder, ARM_COMPILER, *CHIPS["m0"].flags, source="prepare.c")
     assert sizes.code + sizes.constants <= CODE
     assert sizes.ram <= RAM
 
