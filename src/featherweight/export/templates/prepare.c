@@ -59,8 +59,8 @@ static int32_t strength(int32_t x, int32_t y)
 {
     int32_t here = raw_strength(x, y) - s.rest, dx = s.opening, dy = dx, found = 0, turn;
 
-    if (here <= 0)
-        return 0;
+    if (here <= 0 || dx == 0)
+        return most(here, 0);
     for (turn = 0; turn < 4; turn++) {
         int32_t turned = -dx;
 
@@ -134,8 +134,9 @@ static int32_t estimate_paper(int32_t flip)
             for (j = 0; j < BLOCKS; j++) {
                 int32_t level = 0;
 
-                for (x = most(j - reach, 0); x < BLOCKS && x <= j + reach; x++)
-                    level = most(level, s.scratch.line[x]);
+                for (x = 0; x < BLOCKS; x++)
+                    if (x >= j - reach && x <= j + reach)
+                        level = most(level, s.scratch.line[x]);
                 line[j * step] = (uint8_t)(level ^ turned);
             }
         }
@@ -264,22 +265,22 @@ static int inside(const int32_t *part)
 /* Unites the digit's components in the box. */
 static void choose(void)
 {
-    Part *parts = s.scratch.labels.parts;
-    int32_t i, any = 1, heaviest = 0;
+    Part *part, *end = s.scratch.labels.parts + MAX_PARTS + 1;
+    int32_t any = 1, heaviest = 0;
 
-    for (i = 1; i <= MAX_PARTS; i++)
-        if (5 * high(parts[i]) >= s.height &&
-            8 * parts[i][AREA] >= high(parts[i]) * wide(parts[i]) && inside(parts[i]))
+    for (part = s.scratch.labels.parts + 1; part < end; part++)
+        if (5 * high(*part) >= s.height && 8 * (*part)[AREA] >= high(*part) * wide(*part) &&
+            inside(*part))
             any = 0;
-    for (i = 1; i <= MAX_PARTS; i++) {
-        if (!any && !inside(parts[i]))
-            parts[i][AREA] = 0;
-        heaviest = most(heaviest, parts[i][AREA]);
+    for (part = s.scratch.labels.parts + 1; part < end; part++) {
+        if (!any && !inside(*part))
+            (*part)[AREA] = 0;
+        heaviest = most(heaviest, (*part)[AREA]);
     }
     empty(s.box);
-    for (i = 1; i <= MAX_PARTS; i++)
-        if (parts[i][AREA] > heaviest >> 5)
-            unite(s.box, parts[i]);
+    for (part = s.scratch.labels.parts + 1; part < end; part++)
+        if ((*part)[AREA] > heaviest >> 5)
+            unite(s.box, *part);
 }
 
 /* Returns the ink of a pixel, from 0 to 255; of those outside of the box 0. */
@@ -293,7 +294,7 @@ static int32_t ink(int32_t x, int32_t y)
 /* Scales and centres the ink in the box; returns 0 if it is too small to be read. */
 static int place(uint8_t *image)
 {
-    int32_t x, y, j, n = 0, strongest = 1;
+    int32_t x, y, j, strongest = 1;
     int32_t side = most(high(s.box), wide(s.box));
     /* In 1/320 of a pixel of the picture. */
     int32_t left = s.box[SUM_X] * 20 / s.box[AREA] * 16 + 160 - 231 * side;
@@ -310,17 +311,19 @@ static int place(uint8_t *image)
                 sum += ink((left + (x * 8 + (j & 7)) * side) / 320,
                            (top + (y * 8 + (j >> 3)) * side) / 320);
             sum >>= 6;
-            image[n++] = (uint8_t)sum;
+            *image++ = (uint8_t)sum;
             strongest = most(strongest, sum);
         }
-    while (--n >= 0)
-        image[n] = (uint8_t)(image[n] * 255 / strongest);
+    for (j = 0; j < 28 * 28; j++) {
+        image--;
+        *image = (uint8_t)(*image * 255 / strongest);
+    }
     return strongest > 1;
 }
 
 int digit_prepare(const uint8_t *picture, int width, int height, uint8_t image[28 * 28])
 {
-    int32_t light, turn, i;
+    int32_t flip, turn, i;
 
     if ((uint32_t)width - 1 >= PREPARE_MAX_SIDE || (uint32_t)height - 1 >= PREPARE_MAX_SIDE)
         return 0;
@@ -328,10 +331,11 @@ int digit_prepare(const uint8_t *picture, int width, int height, uint8_t image[2
     s.width = width;
     s.height = height;
     s.longer = most(width, height);
-    light = estimate_paper(0);
-    light = estimate_paper(255) < light ? 255 : 0;
-    for (turn = 0; turn < 3; turn++) { /* the other polarity is the second to be tried */
-        (void)estimate_paper(turn == 1 ? light ^ 255 : light);
+    flip = estimate_paper(0);
+    flip = estimate_paper(255) < flip ? 255 : 0;
+    for (turn = 0; turn < 3; turn++) {
+        (void)estimate_paper(flip);
+        flip ^= 255; /* the other polarity is the second to be tried */
         for (i = 0; i < 5; i++) {
             s.opening = s.longer * (i & 3) / 80;
             measure_levels();
