@@ -165,8 +165,10 @@ def test_the_digit_is_centred_and_twenty_pixels_long():
     picture[30:130, 40:60] = 20  # a bar
     picture[150:152, 200:202] = 20  # a speck
     image = prepare_integers(picture)
-    assert np.flatnonzero(image.max(1) > 127).tolist() == list(range(4, 24))
-    assert np.flatnonzero(image.max(0) > 127).tolist() == [12, 13, 14, 15]
+    # Around the middle of pixel (14, 14), so that the pixels at each end are half ink.
+    assert np.flatnonzero(image.max(1) == 255).tolist() == list(range(5, 24))
+    assert np.flatnonzero(image.max(0) == 255).tolist() == [13, 14, 15]
+    assert image[[4, 24], 14].tolist() == image[14, [12, 16]].tolist() == [127] * 4
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (28, 28), (320, 320)])

@@ -39,11 +39,12 @@ SMALL = 24  # pixels; the noise of smaller pictures is not measured, most of the
 TRIES = (0, 1, 2, 3, 0)  # sides of the square that opens strengths, in 1/80 of the longer side
 MIN_STRENGTH = 10  # of ink; 10 grey levels on white paper
 NOISE = 6  # the same in multiples of the noise, which is 2/3 of its standard deviation
-MAX_PARTS = 29  # components that are known at a time
+MAX_PARTS = 31  # components that are known at a time
 SPECK = 12  # pixels; of fewer, a component that has ended may be forgotten
 PAGE = 2
 MIN_SIDE = 5  # pixels of a digit
-CODE, RAM = 2048, 2600  # bytes that the compiled prepare.c takes on a Cortex-M0, at most
+STROKE = 32  # sixteenths of an image's pixel: thinner strokes are widened
+CODE, RAM = 2048, 2800  # bytes that the compiled prepare.c takes on a Cortex-M0, at most
 
 
 @dataclass
@@ -53,16 +54,21 @@ class Part:
     area: int = 0
     x: int = 0
     y: int = 0
+    edges: int = 0
     left: int = 0
     top: int = 0
     right: int = 0
     bottom: int = 0
 
     def unite(self, other: "Part") -> None:
-        """Add the pixels of another component; `x` and `y` are sums over the pixels."""
+        """Add another component.
+
+        `x`, `y` and `edges` are sums over the pixels, of columns, rows and left and upper edges.
+        """
         self.area += other.area
         self.x += other.x
         self.y += other.y
+        self.edges += other.edges
         self.left, self.right = min(self.left, other.left), max(self.right, other.right)
         self.top, self.bottom = min(self.top, other.top), max(self.bottom, other.bottom)
 
@@ -166,7 +172,8 @@ def _find_parts(inked: NDArray[np.bool_]) -> list[Part]:
                     parts[other].area = 0
                     above[:] = [label if each == other else each for each in above]
                     now[:] = [label if each == other else each for each in now]
-            pixel = Part(1, x, y, x, y, x, y)
+            edges = (not now[x]) + (not above[x + 1])
+            pixel = Part(1, x, y, edges, x, y, x, y)
             if label:
                 parts[label].unite(pixel)
             for i in range(MAX_PARTS, 0, -1):
@@ -199,7 +206,7 @@ def _choose(parts: list[Part], height: int, width: int) -> tuple[Part, bool]:
             parts = [part for part in parts if inside(part)]
             break
     heaviest = max(part.area for part in parts)
-    digit = Part(0, 0, 0, MAX_SIDE, MAX_SIDE, -MAX_SIDE, -MAX_SIDE)
+    digit = Part(0, 0, 0, 0, MAX_SIDE, MAX_SIDE, -MAX_SIDE, -MAX_SIDE)
     for part in parts:
         if part.area > heaviest >> 5:
             digit.unite(part)
@@ -215,10 +222,17 @@ def _place(ink: Integers, digit: Part) -> Bytes | None:
     if side < MIN_SIDE:
         return None
 
+    # The mean width of the strokes is twice the area over the outline's length, which is the number
+    # of edges, times pi / 4 (Cauchy and Crofton). Here it is in sixteenths of an image's pixel.
+    stroke = digit.area * 410 // (digit.edges * side)
+    wider = min(max(STROKE - stroke, 0), 16)
+    spread = side * (16 + wider) // 8  # between two samples, in 1/320 of a picture's pixel
+
     def lines(total: int, first: int, last: int) -> Integers:
         """Return the row or column + 1 of the box for each sample, 0 for those outside."""
-        start = total * FIT // digit.area * 16 + 160 - 231 * side  # in 1/320 pixels
-        place = start + 2 * side * np.arange(8 * SIDE)
+        start = total * FIT // digit.area * 16 + 160 - 224 * side - spread * 7 // 2
+        at = np.arange(8 * SIDE)
+        place = start + at // 8 * 16 * side + at % 8 * spread
         at = np.where(place < 0, -(-place // 320), place // 320)
         return np.where((at < first) | (at > last), 0, at - first + 1)
 
@@ -241,6 +255,7 @@ def prepare_source() -> dict[str, str]:
         "max_parts": MAX_PARTS,
         "speck": SPECK,
         "min_side": MIN_SIDE,
+        "stroke": STROKE,
         "page": PAGE,
         "ram": f"{RAM:,}",
     }

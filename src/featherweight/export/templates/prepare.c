@@ -7,7 +7,7 @@
 
 /* Of a component: the number of its pixels, the sums of their columns and rows, then the largest
  * -column, -row, column and row. */
-enum { AREA, SUM_X, SUM_Y, LEFT, TOP, RIGHT, BOTTOM, FIELDS };
+enum { AREA, SUM_X, SUM_Y, EDGES, LEFT, TOP, RIGHT, BOTTOM, FIELDS };
 typedef int32_t Part[FIELDS];
 
 #define ROWS (2 * PREPARE_MAX_SIDE + 4)
@@ -19,7 +19,7 @@ static struct {
     int32_t width, height, longer;
     int32_t flip, plain; /* flip: 255 if the ink is lighter than the paper */
     int32_t opening, rest, low, full;
-    Part box;
+    const int32_t *box; /* the digit, one of the parts */
     union {
         int32_t counts[256];
         uint8_t line[BLOCKS];
@@ -72,25 +72,6 @@ static int32_t strength(int32_t x, int32_t y)
     return least(here, found - s.rest);
 }
 
-static void clear_scratch(void)
-{
-    uint32_t i;
-
-    for (i = 0; i < BYTES; i++)
-        s.scratch.bytes[i] = 0;
-}
-
-/* Counts the strengths of all pixels. */
-static void count(void)
-{
-    int32_t x, y;
-
-    clear_scratch();
-    for (y = 0; y < s.height; y++)
-        for (x = 0; x < s.width; x++)
-            s.scratch.counts[strength(x, y)]++;
-}
-
 /* Returns the level of a rank among those that were counted. */
 static int32_t quantile(int32_t rank)
 {
@@ -117,13 +98,12 @@ static int32_t estimate_paper(int32_t flip)
             y = ((int32_t)(i / BLOCKS) * 4 + (j >> 2)) * s.height >> 7;
             sum += s.pixels[y * s.width + x] ^ flip;
         }
-        sum >>= 4;
-        s.paper[i] = (uint8_t)sum;
+        s.paper[i] = (uint8_t)(sum >> 4);
         if (i < BLOCKS)
-            changes -= sum;
+            changes -= s.paper[i];
     }
     for (pass = 0; pass < 4; pass++) { /* rows, columns, rows, columns: maximum, then minimum */
-        int32_t step = pass & 1 ? BLOCKS : 1, turned = pass & 2 ? 255 : 0;
+        int32_t step = pass & 1 ? BLOCKS : 1, turned = -(pass >> 1);
         int32_t reach = s.longer * 5 / (pass & 1 ? s.height : s.width);
 
         for (i = 0; i < BLOCKS; i++) {
@@ -152,6 +132,69 @@ static int32_t estimate_paper(int32_t flip)
     return changes;
 }
 
+static void unite(int32_t *part, const int32_t *other)
+{
+    int32_t i;
+
+    for (i = 0; i < FIELDS; i++)
+        part[i] = i < LEFT ? part[i] + other[i] : most(part[i], other[i]);
+}
+
+/* Finds the connected components of what is stronger than a level; or, if the level is negative,
+ * counts the strengths of all pixels. */
+static void scan(int32_t level)
+{
+    Part *parts = s.scratch.labels.parts, pixel;
+    int32_t i, k, x, y;
+
+    for (i = 0; i < (int32_t)BYTES; i++)
+        s.scratch.bytes[i] = 0;
+    pixel[AREA] = 1;
+    for (y = 0; y < s.height; y++) {
+        /* Each row begins a byte before the one above, so that the neighbours of a pixel are the
+         * four bytes from at[-1] on, and its own number replaces one that is not needed again. */
+        uint8_t *at = s.scratch.labels.rows + s.height - y;
+
+        for (x = 0; x < s.width; x++, at++) {
+            int32_t label = 0, found = strength(x, y);
+
+            if (level < 0)
+                s.scratch.counts[found]++;
+            else if (found > level) {
+                pixel[SUM_X] = pixel[RIGHT] = x;
+                pixel[SUM_Y] = pixel[BOTTOM] = y;
+                pixel[LEFT] = -x;
+                pixel[TOP] = -y;
+                pixel[EDGES] = !at[-1] + !at[1];
+                for (i = -1; i < 3; i++) {
+                    int32_t other = at[i];
+
+                    if (label == 0)
+                        label = other;
+                    if (other == label || other == 0)
+                        continue;
+                    unite(parts[label], parts[other]);
+                    parts[other][AREA] = 0;
+                    for (k = 0; k < ROWS; k++)
+                        if (s.scratch.labels.rows[k] == other)
+                            s.scratch.labels.rows[k] = (uint8_t)label;
+                }
+                if (label > 0)
+                    unite(parts[label], pixel);
+                for (i = MAX_PARTS; i > 0 && label == 0; i--)
+                    if (parts[i][AREA] == 0 ||
+                        (parts[i][AREA] < $speck && parts[i][BOTTOM] < y - 1)) {
+                        label = i;
+                        for (k = 0; k < FIELDS; k++)
+                            parts[i][k] = pixel[k];
+                    }
+            }
+            *at = (uint8_t)label;
+        }
+        *at = 0;
+    }
+}
+
 /* Finds the levels of paper, noise and full ink, which is 0 or less if there is no ink. */
 static void measure_levels(void)
 {
@@ -159,7 +202,7 @@ static void measure_levels(void)
     int32_t *counts = s.scratch.counts;
 
     s.rest = 0;
-    count();
+    scan(-1);
     if (s.opening == 0)
         s.plain = s.longer < $small || 5 * counts[0] > 3 * n;
     if (!s.plain) {
@@ -178,70 +221,6 @@ static void measure_levels(void)
         square /= mass;
     s.low = most(square >> 3, lowest);
     s.full = square - 2 * s.low;
-}
-
-static void empty(int32_t *part)
-{
-    int32_t i;
-
-    for (i = 0; i < FIELDS; i++)
-        part[i] = i < LEFT ? 0 : -PREPARE_MAX_SIDE;
-}
-
-static void unite(int32_t *part, const int32_t *other)
-{
-    int32_t i;
-
-    for (i = 0; i < FIELDS; i++)
-        part[i] = i < LEFT ? part[i] + other[i] : most(part[i], other[i]);
-}
-
-/* Finds the connected components of what is stronger than a level. */
-static void find_parts(int32_t level)
-{
-    Part *parts = s.scratch.labels.parts, pixel;
-    int32_t i, x, y;
-
-    clear_scratch();
-    pixel[AREA] = 1;
-    for (y = 0; y < s.height; y++) {
-        /* Each row begins a byte before the one above, so that the neighbours of a pixel are the
-         * four bytes from at[-1] on, and its own number replaces one that is not needed again. */
-        uint8_t *at = s.scratch.labels.rows + s.height - y;
-
-        for (x = 0; x < s.width; x++, at++) {
-            int32_t label = 0;
-
-            if (strength(x, y) > level) {
-                pixel[SUM_X] = pixel[RIGHT] = x;
-                pixel[SUM_Y] = pixel[BOTTOM] = y;
-                pixel[LEFT] = -x;
-                pixel[TOP] = -y;
-                for (i = -1; i < 3; i++) {
-                    int32_t other = at[i], k;
-
-                    if (label == 0)
-                        label = other;
-                    if (other == label || other == 0)
-                        continue;
-                    unite(parts[label], parts[other]);
-                    parts[other][AREA] = 0;
-                    for (k = 0; k < ROWS; k++)
-                        if (s.scratch.labels.rows[k] == other)
-                            s.scratch.labels.rows[k] = (uint8_t)label;
-                }
-                for (i = MAX_PARTS; i > 0 && label == 0; i--)
-                    if (parts[i][AREA] == 0 ||
-                        (parts[i][AREA] < $speck && parts[i][BOTTOM] < y - 1)) {
-                        label = i;
-                        empty(parts[i]);
-                    }
-                unite(parts[label], pixel);
-            }
-            *at = (uint8_t)label;
-        }
-        *at = 0;
-    }
 }
 
 static int32_t high(const int32_t *part)
@@ -264,25 +243,27 @@ static int inside(const int32_t *part)
     return (away & ((5 * high(part) - 4 * s.height) | (5 * wide(part) - 4 * s.width))) < 0;
 }
 
-/* Unites the digit's components in the box. */
+/* Unites the digit's components in the heaviest one. */
 static void choose(void)
 {
-    Part *part, *end = s.scratch.labels.parts + MAX_PARTS + 1;
-    int32_t any = 1, heaviest = 0;
+    Part *first = s.scratch.labels.parts + 1, *part, *box = first;
+    int32_t any = 1, few;
 
-    for (part = s.scratch.labels.parts + 1; part < end; part++)
+    for (part = first; part < first + MAX_PARTS; part++)
         if (5 * high(*part) >= s.height && 8 * (*part)[AREA] >= high(*part) * wide(*part) &&
             inside(*part))
             any = 0;
-    for (part = s.scratch.labels.parts + 1; part < end; part++) {
+    for (part = first; part < first + MAX_PARTS; part++) {
         if (!any && !inside(*part))
             (*part)[AREA] = 0;
-        heaviest = most(heaviest, (*part)[AREA]);
+        if ((*part)[AREA] > (*box)[AREA])
+            box = part;
     }
-    empty(s.box);
-    for (part = s.scratch.labels.parts + 1; part < end; part++)
-        if ((*part)[AREA] > heaviest >> 5)
-            unite(s.box, *part);
+    few = (*box)[AREA] >> 5;
+    for (part = first; part < first + MAX_PARTS; part++)
+        if (part != box && (*part)[AREA] > few)
+            unite(*box, *part);
+    s.box = *box;
 }
 
 /* Returns the ink of a pixel, from 0 to 255; of those outside of the box 0. */
@@ -298,20 +279,23 @@ static int place(uint8_t *image)
 {
     int32_t x, y, j, strongest = 1;
     int32_t side = most(high(s.box), wide(s.box));
+    int32_t wider = least(most($stroke - s.box[AREA] * 410 / (s.box[EDGES] * side), 0), 16);
+    int32_t spread = side * (16 + wider) >> 3;
     /* In 1/320 of a pixel of the picture. */
-    int32_t left = s.box[SUM_X] * 20 / s.box[AREA] * 16 + 160 - 231 * side;
-    int32_t top = s.box[SUM_Y] * 20 / s.box[AREA] * 16 + 160 - 231 * side;
+    int32_t middle = 160 - 224 * side - (spread * 7 >> 1);
+    int32_t left = s.box[SUM_X] * 20 / s.box[AREA] * 16 + middle;
+    int32_t top = s.box[SUM_Y] * 20 / s.box[AREA] * 16 + middle;
 
     if (side < $min_side)
         return 0;
-    side *= 2;
+    side *= 16;
     for (y = 0; y < 28; y++)
         for (x = 0; x < 28; x++) {
             int32_t sum = 0;
 
             for (j = 0; j < 64; j++)
-                sum += ink((left + (x * 8 + (j & 7)) * side) / 320,
-                           (top + (y * 8 + (j >> 3)) * side) / 320);
+                sum += ink((left + x * side + (j & 7) * spread) / 320,
+                           (top + y * side + (j >> 3) * spread) / 320);
             sum >>= 6;
             *image++ = (uint8_t)sum;
             strongest = most(strongest, sum);
@@ -343,10 +327,10 @@ int digit_prepare(const uint8_t *picture, int width, int height, uint8_t image[2
             measure_levels();
             if (s.full <= 0)
                 continue;
-            find_parts(most((s.full + 2 * s.low) * 3 >> 3, s.low));
+            scan(most((s.full + 2 * s.low) * 3 >> 3, s.low));
             choose();
             /* A page on a table is inside too, and much of the picture. */
-            if (turn == 2 || (inside(s.box) ? 5 * s.box[AREA] < $page * width * height
+            if (turn == 2 || (inside(s.box) ? 5 * s.box[AREA] < $page * s.width * s.height
                                             : s.plain || i == 4))
                 return place(image);
         }

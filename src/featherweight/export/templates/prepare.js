@@ -3,7 +3,7 @@
 //     prepare(grey, width, height)    // bytes, row by row -> 784 of them, or null without ink
 
 const BLOCKS = 32, SAMPLES = 4, SMALL = 24, TRIES = [0, 1, 2, 3, 0], MIN_STRENGTH = 10, NOISE = 6;
-const MAX_PARTS = 29, SPECK = 12, PAGE = 2, MIN_SIDE = 5, SIDE = 28, FIT = 20;
+const MAX_PARTS = 31, SPECK = 12, PAGE = 2, MIN_SIDE = 5, STROKE = 32, SIDE = 28, FIT = 20;
 
 const divide = (a, b) => floor(a / b);
 const sumUp = (values) => values.reduce((a, b) => a + b, 0);
@@ -76,7 +76,7 @@ function measureLevels(strength, isPlain) {
   return peak > 2 * low && { rest, low, full: peak - 2 * low };
 }
 
-const unite = (a, b) => ({ area: a.area + b.area, x: a.x + b.x, y: a.y + b.y,
+const unite = (a, b) => ({ area: a.area + b.area, x: a.x + b.x, y: a.y + b.y, edges: a.edges + b.edges,
   left: min(a.left, b.left), right: max(a.right, b.right), top: min(a.top, b.top), bottom: max(a.bottom, b.bottom) });
 
 function findParts(isInk, width, height) {
@@ -94,7 +94,7 @@ function findParts(isInk, width, height) {
         parts[other] = { area: 0 };
         for (const line of [above, now]) line.forEach((each, i) => { if (each === other) line[i] = label; });
       }
-      const pixel = { area: 1, x, y, left: x, right: x, top: y, bottom: y };
+      const pixel = { area: 1, x, y, edges: !now[x] + !above[x + 1], left: x, right: x, top: y, bottom: y };
       if (label) parts[label] = unite(parts[label], pixel);
       else {
         label = MAX_PARTS;
@@ -127,11 +127,13 @@ function choose(parts, width, height) {
 }
 
 // `ink` is a function of a pixel.
-function place(ink, width, { area, x, y, left, right, top, bottom }) {
+function place(ink, width, { area, x, y, edges, left, right, top, bottom }) {
   const side = max(right - left, bottom - top) + 1;
   if (side < MIN_SIDE) return null;
+  const wider = min(max(STROKE - divide(area * 410, edges * side), 0), 16), spread = side * (16 + wider) >> 3;
+  const start = 160 - 224 * side - (spread * 7 >> 1);
   const lines = (total) => range(8 * SIDE).map((i) =>
-    Math.trunc((divide(total * FIT, area) * 16 + 160 - 231 * side + 2 * side * i) / 320));
+    Math.trunc((divide(total * FIT, area) * 16 + start + (i >> 3) * 16 * side + i % 8 * spread) / 320));
   const columns = lines(x), image = new Array(SIDE ** 2).fill(0);
   lines(y).forEach((row, i) => columns.forEach((column, j) => {
     if (row >= top && row <= bottom && column >= left && column <= right)
