@@ -6,12 +6,20 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from helpers import COMPILERS, WARNINGS
 
 from featherweight.errors import InputError
-from featherweight.export.firmware import ARM_COMPILER, CHIPS, measure
-from featherweight.export.prepare import CODE, MAX_SIDE, RAM, prepare_integers, prepare_source
+from featherweight.export.firmware import ARM_COMPILER, CHIPS, measure, read_on_chip
+from featherweight.export.prepare import (
+    CODE,
+    MAX_SIDE,
+    RAM,
+    STACK,
+    prepare_integers,
+    prepare_source,
+)
 from featherweight.inference.prepare import prepare
 from featherweight.inference.stress import stroke
 
@@ -34,6 +42,29 @@ int main(void)
         fwrite(image, 1, sizeof image, stdout);
     }
     return 0;
+}
+"""
+
+# Lets the program for chips, which reads images, prepare pictures: an image's scores are its pixels.
+CHIP_HEADER = """
+#include <stdint.h>
+#define DIGIT_HEIGHT {height}
+#define DIGIT_WIDTH {width}
+#define DIGIT_CLASSES (28 * 28)
+int digit_read(const uint8_t *image, int32_t *scores);
+"""
+CHIP_SOURCE = """
+#include "digit.h"
+#include "prepare.c"
+
+int digit_read(const uint8_t *image, int32_t *scores)
+{
+    static uint8_t pixels[DIGIT_CLASSES];
+    int i, found = digit_prepare(image, DIGIT_WIDTH, DIGIT_HEIGHT, pixels);
+
+    for (i = 0; i < DIGIT_CLASSES; i++)
+        scores[i] = pixels[i];
+    return found;
 }
 """
 
@@ -144,6 +175,29 @@ def test_it_is_as_small_as_promised(folder):
     assert sizes.ram <= RAM
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which(ARM_COMPILER), reason="no ARM compiler")
+@pytest.mark.skipif(not shutil.which(CHIPS["m0"].emulator), reason="no QEMU")
+def test_a_cortex_m0_gives_the_definitions_images(folder, tmp_path):
+    height, width = 120, 100
+    rng = np.random.default_rng(3)
+    found = []
+    for label, (ink, paper, noise) in enumerate(((30, 220, 0), (200, 60, 5), (120, 180, 4))):
+        page = np.zeros((height, width))
+        page[20:90, 10:80] = 1 - digit(label + 2, 70, rng) / 255
+        page[::30] = np.maximum(page[::30], 0.6)  # ruled lines, so that all steps are needed
+        level = paper + page * (ink - paper) + rng.normal(0, noise, page.shape)
+        found.append(np.clip(level, 0, 255).astype(np.uint8))
+    source = tmp_path / "src"
+    shutil.copytree(folder, source)
+    (source / "digit.h").write_text(CHIP_HEADER.format(height=height, width=width))
+    (source / "digit.c").write_text(CHIP_SOURCE)
+    done = read_on_chip(tmp_path, torch.tensor(np.array(found)), CHIPS["m0"])
+    expected = [prepare_integers(picture) for picture in found]
+    assert np.array_equal(done.scores.numpy().reshape(-1, 28, 28), expected)
+    assert done.stack <= STACK
+
+
 @pytest.mark.parametrize("ink", [0, 255])
 def test_a_drawn_digit_is_prepared_as_in_floating_point(ink):
     """Wherever it is drawn, and however large, its image is that of `prepare`."""
@@ -168,7 +222,7 @@ def test_the_digit_is_centred_and_twenty_pixels_long():
     # Around the middle of pixel (14, 14), so that the pixels at each end are half ink.
     assert np.flatnonzero(image.max(1) == 255).tolist() == list(range(5, 24))
     assert np.flatnonzero(image.max(0) == 255).tolist() == [13, 14, 15]
-    assert image[[4, 24], 14].tolist() == image[14, [12, 16]].tolist() == [127] * 4
+    assert image[[4, 24], 14].tolist() == image[14, [12, 16]].tolist() == [127, 127]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (28, 28), (320, 320)])

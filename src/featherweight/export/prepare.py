@@ -44,7 +44,8 @@ SPECK = 12  # pixels; of fewer, a component that has ended may be forgotten
 PAGE = 2
 MIN_SIDE = 5  # pixels of a digit
 STROKE = 32  # sixteenths of an image's pixel: thinner strokes are widened
-CODE, RAM = 2048, 2800  # bytes that the compiled prepare.c takes on a Cortex-M0, at most
+# Bytes that the compiled prepare.c takes on a Cortex-M0, at most.
+CODE, RAM, STACK = 2048, 2800, 300
 
 
 @dataclass

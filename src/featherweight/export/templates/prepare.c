@@ -2,6 +2,9 @@
  * featherweight.export.prepare, which says what each step is for. */
 #include "prepare.h"
 
+/* Processors of 8 and 16 bits are refused: sums of int would overflow. */
+typedef char int_has_at_least_32_bits[sizeof(int) >= 4 ? 1 : -1];
+
 #define BLOCKS $blocks
 #define MAX_PARTS $max_parts
 
