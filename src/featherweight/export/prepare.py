@@ -43,7 +43,7 @@ MAX_PARTS = 31  # components that are known at a time
 SPECK = 12  # pixels; of fewer, a component that has ended may be forgotten
 PAGE = 2
 MIN_SIDE = 5  # pixels of a digit
-STROKE = 32  # sixteenths of an image's pixel: thinner strokes are widened
+STROKE = 36  # sixteenths of an image's pixel: thinner strokes are widened
 # Bytes that the compiled prepare.c takes on a Cortex-M0, at most.
 CODE, RAM, STACK = 2048, 2800, 300
 
@@ -226,7 +226,7 @@ def _place(ink: Integers, digit: Part) -> Bytes | None:
     # The mean width of the strokes is twice the area over the outline's length, which is the number
     # of edges, times pi / 4 (Cauchy and Crofton). Here it is in sixteenths of an image's pixel.
     stroke = digit.area * 410 // (digit.edges * side)
-    wider = min(max(STROKE - stroke, 0), 16)
+    wider = (STROKE - min(stroke, STROKE)) // 2
     spread = side * (16 + wider) // 8  # between two samples, in 1/320 of a picture's pixel
 
     def lines(total: int, first: int, last: int) -> Integers:
@@ -241,7 +241,10 @@ def _place(ink: Integers, digit: Part) -> Bytes | None:
     box = np.pad(ink[digit.top : digit.bottom + 1, digit.left : digit.right + 1], ((1, 0), (1, 0)))
     image = box[y][:, x].reshape(SIDE, 8, SIDE, 8).sum((1, 3)) // 64
     strongest = int(image.max())
-    return (image * 255 // strongest).astype(np.uint8) if strongest > 1 else None
+    if strongest < 3:
+        return None
+    full = strongest * (32 - wider) // 32  # widened strokes are paler
+    return np.minimum(image * 255 // full, 255).astype(np.uint8)
 
 
 def prepare_source() -> dict[str, str]:

@@ -280,9 +280,9 @@ static int32_t ink(int32_t x, int32_t y)
 /* Scales and centres the ink in the box; returns 0 if it is too small to be read. */
 static int place(uint8_t *image)
 {
-    int32_t x, y, j, strongest = 1;
+    int32_t x, y, j, strongest = 2;
     int32_t side = most(high(s.box), wide(s.box));
-    int32_t wider = least(most($stroke - s.box[AREA] * 410 / (s.box[EDGES] * side), 0), 16);
+    int32_t wider = ($stroke - least(s.box[AREA] * 410 / (s.box[EDGES] * side), $stroke)) >> 1;
     int32_t spread = side * (16 + wider) >> 3;
     /* In 1/320 of a pixel of the picture. */
     int32_t middle = 160 - 224 * side - (spread * 7 >> 1);
@@ -303,11 +303,12 @@ static int place(uint8_t *image)
             *image++ = (uint8_t)sum;
             strongest = most(strongest, sum);
         }
+    wider = strongest * (32 - wider) >> 5;
     for (j = 0; j < 28 * 28; j++) {
         image--;
-        *image = (uint8_t)(*image * 255 / strongest);
+        *image = (uint8_t)least(*image * 255 / wider, 255);
     }
-    return strongest > 1;
+    return strongest > 2;
 }
 
 int digit_prepare(const uint8_t *picture, int width, int height, uint8_t image[28 * 28])

@@ -3,7 +3,7 @@
 //     prepare(grey, width, height)    // bytes, row by row -> 784 of them, or null without ink
 
 const BLOCKS = 32, SAMPLES = 4, SMALL = 24, TRIES = [0, 1, 2, 3, 0], MIN_STRENGTH = 10, NOISE = 6;
-const MAX_PARTS = 31, SPECK = 12, PAGE = 2, MIN_SIDE = 5, STROKE = 32, SIDE = 28, FIT = 20;
+const MAX_PARTS = 31, SPECK = 12, PAGE = 2, MIN_SIDE = 5, STROKE = 36, SIDE = 28, FIT = 20;
 
 const divide = (a, b) => floor(a / b);
 const sumUp = (values) => values.reduce((a, b) => a + b, 0);
@@ -130,7 +130,7 @@ function choose(parts, width, height) {
 function place(ink, width, { area, x, y, edges, left, right, top, bottom }) {
   const side = max(right - left, bottom - top) + 1;
   if (side < MIN_SIDE) return null;
-  const wider = min(max(STROKE - divide(area * 410, edges * side), 0), 16), spread = side * (16 + wider) >> 3;
+  const wider = (STROKE - min(divide(area * 410, edges * side), STROKE)) >> 1, spread = side * (16 + wider) >> 3;
   const start = 160 - 224 * side - (spread * 7 >> 1);
   const lines = (total) => range(8 * SIDE).map((i) =>
     Math.trunc((divide(total * FIT, area) * 16 + start + (i >> 3) * 16 * side + i % 8 * spread) / 320));
@@ -139,8 +139,8 @@ function place(ink, width, { area, x, y, edges, left, right, top, bottom }) {
     if (row >= top && row <= bottom && column >= left && column <= right)
       image[(i >> 3) * SIDE + (j >> 3)] += ink(row * width + column);
   }));
-  const strongest = max(...image) >> 6;
-  return strongest > 1 ? Uint8Array.from(image, (each) => (each >> 6) * 255 / strongest) : null;
+  const strongest = max(...image) >> 6, full = strongest * (32 - wider) >> 5;
+  return strongest < 3 ? null : Uint8Array.from(image, (each) => min((each >> 6) * 255 / full, 255));
 }
 
 function prepare(grey, width, height) {
