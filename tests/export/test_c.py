@@ -1,5 +1,6 @@
 """The C code against the Python reference, with every installed compiler and two sanitizers."""
 
+import dataclasses
 import shutil
 import subprocess
 
@@ -16,6 +17,7 @@ from featherweight.export.c import (
     expected_output,
     export_c,
     flash,
+    is_prepared,
     scratch,
     source,
 )
@@ -295,6 +297,28 @@ def files_of(folder):
     }
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"classes": ("no", "yes")}, True),
+        ({"height": 20}, False),
+        ({"channels": 3}, False),
+        ({"polarity": "dark on light"}, False),
+        ({"orientation": "transposed"}, False),
+    ],
+)
+def test_pictures_are_prepared_for_images_as_mnist_has_them(split, change, expected):
+    assert is_prepared(dataclasses.replace(split.kind, **change)) == expected
+    network = integer_network(random_feather(split), split, 8)
+    files = source(network, "made", prepared=expected)
+    assert ({"src/prepare.h", "src/prepare.c"} < set(files)) == expected
+    built = ("Makefile", "CMakeLists.txt", "library.properties", "micropython.mk")
+    for name in (*built, "micropython.cmake"):
+        assert ("prepare" in files[name]) == expected, name
+    assert f"#define PREPARES {int(expected)}" in files["micropython/moddigit.c"]
+
+
 def test_a_folder_is_all_one_needs(run, split):
     firmware = export_c(run, split, 8)
     assert firmware.path == run.path / "c-int8"
@@ -312,8 +336,8 @@ def test_a_folder_is_all_one_needs(run, split):
         "micropython.cmake",
         "micropython/moddigit.c",
         "README.md",
-        "prepare.h",
-        "prepare.c",
+        "src/prepare.h",
+        "src/prepare.c",
         "example.raw",
         "example.txt",
     }

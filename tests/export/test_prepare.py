@@ -75,6 +75,14 @@ def digit(label, side, rng):
     return np.asarray(picture)
 
 
+def pixels(shapes):
+    """Pictures with a single pixel of ink."""
+    for shape in shapes:
+        page = np.zeros(shape, np.uint8)
+        page[shape[0] // 2, shape[1] // 2] = 255
+        yield page
+
+
 def pictures():
     """Return pictures of every kind and of sizes from 1x1 to 320x320."""
     rng = np.random.default_rng(0)
@@ -82,6 +90,10 @@ def pictures():
         np.full((height, width), level, np.uint8)
         for height, width, level in ((1, 1, 0), (1, 1, 255), (320, 320, 0), (9, 320, 255))
     ]
+    for height, width, step in ((28, 28, 1), (320, 320, 1), (99, 140, 7)):  # checkerboards
+        y, x = np.mgrid[:height, :width] // step
+        found.append((255 * ((y + x) % 2)).astype(np.uint8))
+    found += [255 - page for page in pixels(((5, 5), (28, 28), (320, 1), (1, 320), (320, 320)))]
     for height, width in ((1, 320), (320, 1), (2, 3), (31, 33), (320, 320)):  # all noise
         found.append(rng.integers(0, 256, (height, width)).astype(np.uint8))
     for i in range(25):
