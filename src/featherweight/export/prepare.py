@@ -148,7 +148,7 @@ def _measure_levels(strength: Integers, plain: bool) -> Levels | None:
         product = counts[level + rest] * level >> 3  # so that the sums fit 32 bits
         mass += product
         square += product * level
-    peak = square // mass if mass else 0  # a mean that strong pixels decide
+    peak = square // (mass + 1)  # a mean that strong pixels decide
     low = max(peak >> 3, least)
     return Levels(rest, low, peak - 2 * low) if peak > 2 * low else None
 
@@ -307,8 +307,7 @@ def prepare_integers(picture: Bytes) -> Bytes | None:
                 continue
             rest, low, full = levels.rest, levels.low, levels.full
             beyond = strength - rest
-            least = max((full + 2 * low) * 3 >> 3, low)
-            digit, inside = _choose(_find_parts(beyond > least), height, width)
+            digit, inside = _choose(_find_parts(beyond > low + (full >> 2)), height, width)
             # A page on a table is inside too, and much of the picture.
             page = inside and 5 * digit.area >= PAGE * height * width
             if turn == 2 or (not page and (inside or plain or i == len(TRIES) - 1)):

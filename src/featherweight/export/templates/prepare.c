@@ -201,7 +201,7 @@ static void scan(int32_t level)
 /* Finds the levels of paper, noise and full ink, which is 0 or less if there is no ink. */
 static void measure_levels(void)
 {
-    int32_t n = s.width * s.height, level, lowest = $min_strength, mass = 0, square = 0;
+    int32_t n = s.width * s.height, level, lowest = $min_strength, mass = 1, square = 0;
     int32_t *counts = s.scratch.counts;
 
     s.rest = 0;
@@ -220,8 +220,7 @@ static void measure_levels(void)
         mass += n;
         square += n * level;
     }
-    if (mass > 0)
-        square /= mass;
+    square /= mass;
     s.low = most(square >> 3, lowest);
     s.full = square - 2 * s.low;
 }
@@ -331,7 +330,7 @@ int digit_prepare(const uint8_t *picture, int width, int height, uint8_t image[2
             measure_levels();
             if (s.full <= 0)
                 continue;
-            scan(most((s.full + 2 * s.low) * 3 >> 3, s.low));
+            scan(s.low + (s.full >> 2));
             choose();
             /* A page on a table is inside too, and much of the picture. */
             if (turn == 2 || (inside(s.box) ? 5 * s.box[AREA] < $page * s.width * s.height

@@ -72,7 +72,7 @@ function measureLevels(strength, isPlain) {
     mass += product;
     square += product * level;
   }
-  const peak = mass && divide(square, mass), low = max(peak >> 3, least);
+  const peak = divide(square, mass + 1), low = max(peak >> 3, least);
   return peak > 2 * low && { rest, low, full: peak - 2 * low };
 }
 
@@ -154,7 +154,7 @@ function prepare(grey, width, height) {
       const strength = openBySquare(raw, width, height, divide(longer * TRIES[i], 80));
       const levels = measureLevels(strength, isPlain);
       if (!levels) continue;
-      const { rest, low, full } = levels, least = max((full + 2 * low) * 3 >> 3, low);
+      const { rest, low, full } = levels, least = low + (full >> 2);
       const parts = findParts((at) => strength[at] - rest > least, width, height);
       const [digit, isInside] = choose(parts, width, height);
       // A page on a table is inside too, and much of the picture.
