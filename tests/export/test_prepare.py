@@ -1,4 +1,4 @@
-"""Pictures prepared in integers: the C code against its definition, and what the definition does."""
+"""Pictures prepared in integers: the C code against its definition, and what that does."""
 
 import shutil
 import struct
@@ -7,8 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from helpers import COMPILERS, WARNINGS
+from PIL import Image
 
 from featherweight.errors import InputError
 from featherweight.export.firmware import ARM_COMPILER, CHIPS, measure, read_on_chip
@@ -45,7 +45,7 @@ int main(void)
 }
 """
 
-# Lets the program for chips, which reads images, prepare pictures: an image's scores are its pixels.
+# Lets the program for chips, which reads images, prepare pictures: scores are the image's pixels.
 CHIP_HEADER = """
 #include <stdint.h>
 #define DIGIT_HEIGHT {height}
@@ -96,7 +96,7 @@ def pictures():
     found += [255 - page for page in pixels(((5, 5), (28, 28), (320, 1), (1, 320), (320, 320)))]
     for height, width in ((1, 320), (320, 1), (2, 3), (31, 33), (320, 320)):  # all noise
         found.append(rng.integers(0, 256, (height, width)).astype(np.uint8))
-    for i in range(25):
+    for _ in range(25):
         height, width = rng.integers(1, 100, 2)
         noise = rng.normal(rng.integers(0, 256), rng.uniform(0, 60), (height, width))
         found.append(np.clip(noise, 0, 255).astype(np.uint8))
@@ -164,8 +164,9 @@ def test_the_program_gives_the_definitions_images(folder, expected, tmp_path, co
         assert image is None or np.array_equal(image, other), picture.shape
     assert 40 < sum(image is not None for _, image in expected) < len(expected) - 10
     cpp = {"gcc": "g++", "clang": "clang++"}[compiler]
-    subprocess.run([cpp, "-x", "c++", "-std=c++11", *WARNINGS, "-c", *sources[:1]], check=True,
-                   cwd=tmp_path)
+    subprocess.run(
+        [cpp, "-x", "c++", "-std=c++11", *WARNINGS, "-c", *sources[:1]], check=True, cwd=tmp_path
+    )
 
 
 @pytest.mark.slow
@@ -245,8 +246,12 @@ def test_a_blank_picture_has_no_ink(shape):
 
 @pytest.mark.parametrize(
     "picture",
-    [np.zeros((0, 5), np.uint8), np.zeros((5, 5)), np.zeros((5, 5, 3), np.uint8),
-     np.zeros((321, 5), np.uint8)],
+    [
+        np.zeros((0, 5), np.uint8),
+        np.zeros((5, 5)),
+        np.zeros((5, 5, 3), np.uint8),
+        np.zeros((321, 5), np.uint8),
+    ],
     ids=["empty", "floats", "colour", "large"],
 )
 def test_other_pictures_are_refused(picture):

@@ -29,7 +29,7 @@ from ..layout import SIDE
 from ..run import Run
 from .integer import IntegerNetwork, Layer, integer_network
 from .packing import Packing, Parts, pack_network, split_bits
-from .prepare import CODE, MAX_SIDE, RAM, prepare_source
+from .prepare import CODE, MAX_SIDE, RAM, STACK, prepare_source
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Files of the folder that do not depend on its images; templates have the same names. Arduino and
@@ -201,7 +201,7 @@ def source(
         network: The network.
         title: Put into the comment of digit.h.
         looks: What an image looks like, such as `light ink (255) on black (0)`.
-        prepared: Whether prepare.h and prepare.c, for images as MNIST has them, are among the files.
+        prepared: Whether prepare.h and prepare.c, for images as MNIST has them, are added.
     """
     tables, sizes = constants(network), scratch(network)
     figures = (
@@ -366,6 +366,7 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
         "max_side": MAX_SIDE,
         "code": f"{CODE:,}",
         "prepare_ram": f"{RAM:,}",
+        "prepare_stack": STACK,
     }
     values["prepare"] = _fill_template("prepare.md", values) if prepared else ""
     files["README.md"] = _fill_template("README.md", values)

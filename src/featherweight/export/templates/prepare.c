@@ -8,8 +8,8 @@ typedef char int_has_at_least_32_bits[sizeof(int) >= 4 ? 1 : -1];
 #define BLOCKS $blocks
 #define MAX_PARTS $max_parts
 
-/* Of a component: the number of its pixels, the sums of their columns and rows, then the largest
- * -column, -row, column and row. */
+/* Of a component: the number of its pixels, the sums of their columns and rows, and their left and
+ * upper edges; then the largest -column, -row, column and row. */
 enum { AREA, SUM_X, SUM_Y, EDGES, LEFT, TOP, RIGHT, BOTTOM, FIELDS };
 typedef int32_t Part[FIELDS];
 
@@ -28,12 +28,16 @@ static struct {
         uint8_t line[BLOCKS];
         uint8_t bytes[BYTES]; /* all of them */
         struct {
-            Part parts[MAX_PARTS + 1]; /* the first one is for pixels that find no other */
-            uint8_t rows[ROWS];
+            Part parts[MAX_PARTS + 1]; /* the first one is not used */
+            uint8_t rows[ROWS];        /* the number of each pixel's component */
         } labels;
     } scratch;
     uint8_t paper[BLOCKS * BLOCKS];
 } s;
+
+/* For scan writes to rows while it counts. */
+typedef char
+    rows_are_behind_counts[sizeof s.scratch.labels.parts >= sizeof s.scratch.counts ? 1 : -1];
 
 static int32_t least(int32_t a, int32_t b)
 {
@@ -279,7 +283,7 @@ static int32_t ink(int32_t x, int32_t y)
 /* Scales and centres the ink in the box; returns 0 if it is too small to be read. */
 static int place(uint8_t *image)
 {
-    int32_t x, y, j, strongest = 2;
+    int32_t x, y, j, full, strongest = 2;
     int32_t side = most(high(s.box), wide(s.box));
     int32_t wider = ($stroke - least(s.box[AREA] * 410 / (s.box[EDGES] * side), $stroke)) >> 1;
     int32_t spread = side * (16 + wider) >> 3;
@@ -302,10 +306,10 @@ static int place(uint8_t *image)
             *image++ = (uint8_t)sum;
             strongest = most(strongest, sum);
         }
-    wider = strongest * (32 - wider) >> 5;
+    full = strongest * (32 - wider) >> 5; /* widened strokes are paler */
     for (j = 0; j < 28 * 28; j++) {
         image--;
-        *image = (uint8_t)least(*image * 255 / wider, 255);
+        *image = (uint8_t)least(*image * 255 / full, 255);
     }
     return strongest > 2;
 }
