@@ -1,6 +1,6 @@
 """Prepare a grey picture for a network of MNIST in integers, as the exported `prepare.c` does.
 
-    image = prepare_integers(picture)   # (height, width) uint8 -> (28, 28) uint8; None without ink
+    image = prepare_integers(grey)       # (height, width) uint8 -> (28, 28) uint8; None without ink
 
 This is the definition of `digit_prepare` in C, which gives the same images to the bit. It follows
 what `inference.prepare` does as far as 2 kB of code allow:
