@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -53,6 +54,9 @@ SMALL_PLAN = PLAN.replace(
 )
 # The recipes for 28x28 grey pixels and ten classes.
 MNIST_RECIPES = [each for each in RECIPES if load_contract(each.contract).data == "mnist"]
+# What C code is compiled with.
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror")
 # Layers of every kind, for networks in integers.
 FEATHERS = {
     "hardswish": {

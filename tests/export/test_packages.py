@@ -18,6 +18,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler"),
 ]
+# Sources of the module for MicroPython.
+MODULE = ("micropython/moddigit.c", SOURCE, "src/prepare.c")
 SKETCH = "examples/ReadDigit/ReadDigit.ino"
 # What the sketch needs of Arduino's core. Its clock goes on by 1,000 microseconds a call.
 ARDUINO = """
@@ -95,9 +97,10 @@ def test_arduino_knows_the_library(folder):
     assert {"author", "maintainer", "sentence", "paragraph"} < set(values)
     assert values["category"] == "Data Processing"
     assert "avr" not in values["architectures"].split(",")  # an int has 16 bits there
-    assert (folder / "src" / values["includes"]).is_file()
+    assert values["includes"] == "digit.h,prepare.h"
     # All of src is compiled into every sketch, so it has no main.
-    assert {path.name for path in (folder / "src").iterdir()} == {"digit.h", "digit.c"}
+    names = {"digit.h", "digit.c", "prepare.h", "prepare.c"}
+    assert {path.name for path in (folder / "src").iterdir()} == names
 
 
 def test_platformio_knows_the_library(folder):
@@ -189,7 +192,7 @@ def test_cmake_adds_the_folder_to_a_project(copy, tmp_path):
     code, said = call("cmake", "-S", tmp_path, "-B", tmp_path / "build")
     assert code == 0, said
     found = re.search("found: (.*)", said)[1].split(";")
-    assert found == [str(copy / name) for name in ("micropython/moddigit.c", SOURCE, "src")]
+    assert found == [str(copy / name) for name in (*MODULE, "src")]
     code, said = call("cmake", "--build", tmp_path / "build")
     assert code == 0, said
     assert call(tmp_path / "build" / "user") == (0, "")
@@ -202,7 +205,7 @@ def test_make_finds_the_module_for_micropython(folder, tmp_path):
         "show:\n\t@echo $(SRC_USERMOD_C) $(SRC_USERMOD_LIB_C) $(CFLAGS_USERMOD)\n"
     )
     code, said = call("make", "-s", "show", cwd=tmp_path)
-    paths = [folder / name for name in ("micropython/moddigit.c", SOURCE)]
+    paths = [folder / name for name in MODULE]
     assert all(path.is_file() for path in paths)
     assert (code, said.split()) == (0, [*map(str, paths), f"-I{folder / 'src'}"])
 

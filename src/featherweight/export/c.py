@@ -24,9 +24,12 @@ from .._files import new_folder
 from ..data import Split
 from ..errors import InputError
 from ..evaluate import evaluate, percent
+from ..image_kind import ImageKind
+from ..layout import SIDE
 from ..run import Run
 from .integer import IntegerNetwork, Layer, integer_network
 from .packing import Packing, Parts, pack_network, split_bits
+from .prepare import CODE, MAX_SIDE, RAM, STACK, prepare_source
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Files of the folder that do not depend on its images; templates have the same names. Arduino and
@@ -193,7 +196,10 @@ def flash(network: IntegerNetwork) -> int:
 
 
 def source(
-    network: IntegerNetwork, title: str, looks: str = LOOKS["light on dark"]
+    network: IntegerNetwork,
+    title: str,
+    looks: str = LOOKS["light on dark"],
+    prepared: bool = False,
 ) -> dict[str, str]:
     """Return the source files by their paths in the folder.
 
@@ -201,6 +207,7 @@ def source(
         network: The network.
         title: Put into the comment of digit.h.
         looks: What an image looks like, such as `light ink (255) on black (0)`.
+        prepared: Whether prepare.h and prepare.c, for images as MNIST has them, are added.
     """
     tables, sizes = constants(network), scratch(network)
     figures = (
@@ -238,12 +245,38 @@ def source(
         "max_looks": network.max_looks,
         "margin": network.margin,
         "border": network.layers[0].pad_value,
+        "prepares": int(prepared),
+        "max_side": MAX_SIDE,
+        **_list_sources(prepared),
         "layer_rows": ",\n".join(_format_layer(*pair) for pair in pairs),
     } | {
         name: _format_numbers(np.frombuffer(table, TABLE_TYPES[name]).tolist())
         for name, table in tables.items()
     }
-    return {path: _fill_template(Path(path).name, values) for path in SOURCES}
+    files = {path: _fill_template(Path(path).name, values) for path in SOURCES}
+    if prepared:
+        files |= {f"src/{name}": text for name, text in prepare_source().items()}
+    return files
+
+
+def _list_sources(prepared: bool) -> dict[str, str]:
+    """Return the lists of sources and objects in the build systems' files, by template name."""
+    names = ("digit", "prepare") if prepared else ("digit",)
+    return {
+        "headers": ",".join(f"{name}.h" for name in names),
+        "objects": " ".join(f"{name}.o" for name in names),
+        "cmake_sources": " ".join(f"src/{name}.c" for name in names),
+        "micropython_sources": "".join(
+            f"\n  ${{CMAKE_CURRENT_LIST_DIR}}/src/{name}.c" for name in names
+        ),
+        "micropython_make_sources": " ".join(f"$(USERMOD_DIR)/src/{name}.c" for name in names),
+    }
+
+
+def is_prepared(kind: ImageKind) -> bool:
+    """Return whether prepare.c makes images of this kind: size, polarity and direction of MNIST."""
+    looks = kind.polarity, kind.orientation
+    return kind.shape == (1, SIDE, SIDE) and looks == ("light on dark", "upright")
 
 
 def describe_macs(network: IntegerNetwork) -> str:
@@ -340,29 +373,32 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
     looks = LOOKS[split.kind.polarity]
     if split.kind.orientation == "transposed":
         looks += ", rows and columns exchanged"
-    files = source(network, title, looks)
+    prepared = is_prepared(split.kind)
+    files = source(network, title, looks, prepared)
     height, width = network.shape
-    files["README.md"] = _fill_template(
-        "README.md",
-        {
-            "title": title,
-            "looks": looks,
-            "pixels": height * width,
-            "height": height,
-            "width": width,
-            "classes": len(network.head),
-            "bits": bits,
-            "flash": f"{firmware.flash:,}",
-            "ram": f"{firmware.ram:,}",
-            "macs": describe_macs(network),
-            "max_looks": network.max_looks,
-            "n_looks": describe_looks(n_looks),
-            "logit": round(network.scores_per_logit),
-            "correct": percent(firmware.correct, len(scores)),
-            "float_correct": percent(expected.correct, expected.total),
-            "examples": EXAMPLES,
-        },
-    )
+    values: dict[str, object] = {
+        "title": title,
+        "looks": looks,
+        "pixels": height * width,
+        "height": height,
+        "width": width,
+        "classes": len(network.head),
+        "bits": bits,
+        "flash": f"{firmware.flash:,}",
+        "ram": f"{firmware.ram:,}",
+        "macs": describe_macs(network),
+        "n_looks": describe_looks(n_looks),
+        "logit": round(network.scores_per_logit),
+        "correct": percent(firmware.correct, len(scores)),
+        "float_correct": percent(expected.correct, expected.total),
+        "examples": EXAMPLES,
+        "max_side": MAX_SIDE,
+        "code": f"{CODE:,}",
+        "prepare_ram": f"{RAM:,}",
+        "prepare_stack": STACK,
+    }
+    values["prepare"] = _fill_template("prepare.md", values) if prepared else ""
+    files["README.md"] = _fill_template("README.md", values)
     files["examples/ReadDigit/example.h"] = _fill_template(
         "example.h",
         {

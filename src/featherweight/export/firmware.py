@@ -126,7 +126,7 @@ class OnChip:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the object file of digit.c, compiled with -Os."""
+    """Sizes of the object file of digit.c, or of prepare.c, compiled with -Os."""
 
     code: int
     "Bytes of code."
@@ -151,8 +151,8 @@ def _call(
         ) from error
 
 
-def measure(folder: Path, compiler: str, *flags: str) -> Sizes:
-    """Compile a folder's digit.c for size, and return the sizes of the object's sections.
+def measure(folder: Path, compiler: str, *flags: str, source: str = SOURCE) -> Sizes:
+    """Compile a source of a folder for size, and return the sizes of the object's sections.
 
     Raises:
         InputError: The compiler does not exist or fails.
@@ -160,7 +160,7 @@ def measure(folder: Path, compiler: str, *flags: str) -> Sizes:
     tool = f"{compiler.removesuffix('gcc')}size" if compiler.endswith("-gcc") else "size"
     with tempfile.TemporaryDirectory() as work:
         target = f"{work}/digit.o"
-        _call(compiler, "-std=c99", "-Os", *flags, "-c", str(folder / SOURCE), "-o", target)
+        _call(compiler, "-std=c99", "-Os", *flags, "-c", str(folder / source), "-o", target)
         lines = _call(tool, "-A", target).stdout.decode().splitlines()
     sections = [words for line in lines if len(words := line.split()) == 3]  # name, size, address
     code, constants, ram = (
