@@ -21,7 +21,7 @@ from featherweight.inference.reader import Reader
 from featherweight.recipe import find_recipe
 
 # One that resizes, one with dense evaluation, one that is quantised: the others are like these.
-FEATHERS = {name: find_recipe(name).model_args for name in ("sprint", "reader", "int4-1kb")}
+FEATHERS = {name: find_recipe(name).model_args for name in ("sprint", "reader", "int4-4kb")}
 
 
 class Own(nn.Module):
@@ -193,7 +193,7 @@ def _wrong(head):
     return dataclasses.replace(head, weight=weight)
 
 
-@pytest.mark.parametrize("name", ["reader", "int4-8kb", "int4-1kb", "sprint"])
+@pytest.mark.parametrize("name", ["reader", "int4-8kb", "int4-fast", "sprint"])
 def test_the_reader_puts_each_place_where_the_network_has_it(name):
     """Without PyTorch the reader joins the offsets of dense evaluation by itself."""
     mnist = load_split(None, 50_000, 10_000)

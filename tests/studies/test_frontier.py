@@ -62,9 +62,7 @@ def real(root, by):
         points = study_points(read_table(results / "c99.csv", FIRMWARE), "constants")
         points += read_published(results / "public-bytes.csv", "bytes")
     elif by == "instructions":
-        points = instruction_points(
-            read_table(results / "c99.csv", FIRMWARE), "instructions_m0"
-        )
+        points = instruction_points(read_table(results / "c99.csv", FIRMWARE), "instructions_m0")
         points += read_published(results / "peers-mcu.csv", "instructions_m0")
     else:
         tables = ("quick", "sprint", "records", "baseline")
