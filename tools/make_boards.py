@@ -17,9 +17,7 @@ from featherweight.tables import Row, read_table
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "results" / "c99.csv"
 PAGE = ROOT / "docs" / "guides" / "microcontrollers.md"
-START = (
-    "<!-- The table is generated from results/c99.csv: python tools/make_boards.py -->\n"
-)
+START = "<!-- The table is generated from results/c99.csv: python tools/make_boards.py -->\n"
 END = "<!-- End of the generated table. -->\n"
 
 
