@@ -7,6 +7,7 @@ import torch
 
 from featherweight.cli import app
 from featherweight.data import load_split, load_test
+from featherweight.export import firmware
 from featherweight.export.c import export_c
 from featherweight.export.firmware import (
     CHIPS,
@@ -17,7 +18,7 @@ from featherweight.export.firmware import (
     read_c,
 )
 from featherweight.run import create_run
-from featherweight.tables import read_table
+from featherweight.tables import read_table, write_table
 from featherweight.train import train
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
@@ -97,6 +98,32 @@ def test_the_command_adds_a_row_a_run_and_none_twice(finished, digits, tmp_path,
         featherweight("frontier", table, "--out", tmp_path / "a.svg")
     with pytest.raises(ValueError, match="no row with a test count"):
         featherweight("frontier", table, "--by", "bytes", "--out", tmp_path / "a.svg")
+
+
+@pytest.mark.parametrize("wrong", ["equal", "equal_m0", "equal_m4", "equal_rv32"])
+def test_a_score_that_differs_anywhere_is_an_exit_code(
+    finished, digits, tmp_path, monkeypatch, wrong
+):
+    run, _ = finished
+    table = tmp_path / "c99.csv"
+    words = ("firmware", run.path, "--data", digits, "--results", table)
+    row = dict.fromkeys(FIRMWARE_COLUMNS, "7")
+    monkeypatch.setattr(firmware, "make_row", lambda *_, **__: row | {wrong: "6"})
+    assert featherweight(*words) == 1
+
+
+def test_a_row_that_another_process_adds_meanwhile_is_kept(finished, digits, tmp_path, monkeypatch):
+    run, _ = finished
+    table = tmp_path / "c99.csv"
+    row = dict.fromkeys(FIRMWARE_COLUMNS, "7")
+
+    def make(*_, **__):
+        write_table(table, [row | {"recipe": "another"}], FIRMWARE_COLUMNS)
+        return row
+
+    monkeypatch.setattr(firmware, "make_row", make)
+    assert featherweight("firmware", run.path, "--data", digits, "--results", table) == 0
+    assert [each["recipe"] for each in read_table(table, FIRMWARE_COLUMNS)] == ["another", "7"]
 
 
 def test_bits_are_for_c_alone(finished, digits, capsys):

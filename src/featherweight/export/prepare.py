@@ -42,7 +42,7 @@ MIN_STRENGTH = 10  # of ink; 10 grey levels on white paper
 NOISE = 6  # the same in multiples of the noise, which is 2/3 of its standard deviation
 MAX_PARTS = 31  # components that are known at a time
 SPECK = 12  # pixels; of fewer, a component that has ended may be forgotten
-PAGE = 2
+PAGE = 2  # fifths of the picture: what is larger and inside is a page on a table
 MIN_SIDE = 5  # pixels of a digit
 STROKE = 36  # sixteenths of an image's pixel: thinner strokes are widened
 # Bytes that the compiled prepare.c takes on a Cortex-M0, at most.
