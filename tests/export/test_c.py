@@ -29,6 +29,7 @@ from featherweight.export.integer import (
     integer_network,
 )
 from featherweight.export.packing import find_parts, pack, pack_network, split_bits
+from featherweight.recipe import find_recipe
 from featherweight.run import create_run, open_run
 from featherweight.train import train
 
@@ -260,6 +261,34 @@ def test_a_chip_gives_the_same(written, extremes, chip):
         assert (macs < found.instructions).all()
         assert (found.instructions < 100 * macs).all()
         assert 200 < found.stack < STACK
+
+
+@pytest.mark.skipif(
+    not all(shutil.which(tool) for tool in (CHIPS["m0"].compiler, CHIPS["m0"].emulator)),
+    reason="no compiler for the chip or QEMU",
+)
+@pytest.mark.parametrize(
+    ("recipe", "most_bytes", "most_ram", "most_instructions"),
+    [
+        ("int4-8kb", 8000, 8000, 7_500_000),
+        ("int4-4kb", 4000, 5000, 3_600_000),
+        ("int4-fast", 5000, 4000, 2_000_000),
+        ("int4-1kb", 1000, 1900, 1_500_000),
+    ],
+)
+def test_one_look_of_a_recipe_stays_within_its_limits(
+    split, tmp_path, recipe, most_bytes, most_ram, most_instructions
+):
+    model = random_feather(split, **find_recipe(recipe).model_args)
+    network = integer_network(model, split, 4)
+    network.margin = 0
+    for file, text in source(network, recipe).items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    found = read_on_chip(tmp_path, split.val.pixels[:1], CHIPS["m0"])
+    assert flash(network) <= most_bytes
+    assert scratch(network)["ram"] + found.stack <= most_ram
+    assert found.instructions.max() <= most_instructions
 
 
 def test_images_that_end_too_early_are_an_error(written, tmp_path):

@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 import torch
+from helpers import integer_feather
 
 from featherweight.cli import app
 from featherweight.data import load_split, load_test
-from featherweight.export import firmware
+from featherweight.export import c, firmware
 from featherweight.export.c import export_c
 from featherweight.export.firmware import (
     CHIPS,
@@ -16,6 +17,7 @@ from featherweight.export.firmware import (
     make_row,
     measure,
     read_c,
+    read_on_chip,
 )
 from featherweight.run import create_run
 from featherweight.tables import read_table, write_table
@@ -70,6 +72,30 @@ def test_a_row_tells_of_the_chips(finished):
         assert 100 < int(row[f"stack_{chip}"]) < 600
     assert 500 < int(row["code_m4"]) < 5000
     assert int(row["instructions_m4"]) < int(row["instructions_m0"])
+
+
+@pytest.mark.skipif(
+    not all(
+        shutil.which(tool) for chip in CHIPS.values() for tool in (chip.compiler, chip.emulator)
+    ),
+    reason="no compilers for chips or QEMU",
+)
+def test_instructions_are_the_mean_of_images_in_doubt_and_others(finished, monkeypatch):
+    run, split = finished
+    network = integer_feather(split, "separable head", 4, split.val.pixels)
+    monkeypatch.setattr(c, "integer_network", lambda *_: network)
+    made = export_c(run, split, 4)
+    again = made.looks == 4
+    row = make_row(made, run, split, test=False, on_chip=1)
+    # The first image, and the first of the other kind.
+    assert row["images_on_chip"] == row["equal_m0"] == row["equal_rv32"] == "2"
+    assert row["doubtful"] == str(int(again.sum()))
+    pixels = split.val.pixels[[int((~again).nonzero()[0]), int(again.nonzero()[0])]]
+    once, all_looks = read_on_chip(made.path, pixels, CHIPS["m0"]).instructions.tolist()
+    share = float(again.double().mean())
+    assert all_looks > 3.5 * once
+    assert int(row["instructions_m0"]) == round(once * (1 - share) + all_looks * share)
+    assert int(row["most_instructions_m0"]) == round(all_looks)
 
 
 def featherweight(*words):
