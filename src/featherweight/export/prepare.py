@@ -11,7 +11,8 @@ what `inference.prepare` does as far as 2 kB of code allow:
 3. From a histogram of the strengths, the paper's roughness and noise, and the strength of full ink.
 4. Connected components. Specks are left out, and what touches the border beside a digit inside.
 5. If what is left touches the border or fills the picture, the strengths are opened by a square
-   and looked at again. This removes lines, as of ruled paper and boxes, and edges of shadows.
+   and looked at again. This removes lines, as of ruled paper and boxes, and edges of shadows. If
+   all that is found is a page on a table, or nothing, the other polarity is tried.
 6. The box around the digit is scaled to 20 pixels by averaging 8x8 samples a pixel, and the centre
    of mass is put in the middle of pixel (14, 14), as in MNIST (LeCun et al. 1998). The samples of
    thin strokes are farther apart, which widens them.
