@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from featherweight.data import load_split
 from featherweight.export.c import (
     constants,
+    describe_looks,
     expected_output,
     export_c,
     flash,
@@ -289,6 +290,13 @@ def test_one_look_of_a_recipe_stays_within_its_limits(
     assert flash(network) <= most_bytes
     assert scratch(network)["ram"] + found.stack <= most_ram
     assert found.instructions.max() <= most_instructions
+
+
+def test_the_looks_are_told_in_words():
+    assert describe_looks(torch.ones(3)) == "One look at every image."
+    assert describe_looks(torch.tensor([1, 4, 1] * 1000)) == (
+        "One look, or 4 where the two largest scores are close: at 1,000 of 3,000 validation images."
+    )
 
 
 def test_images_that_end_too_early_are_an_error(written, tmp_path):

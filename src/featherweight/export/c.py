@@ -302,8 +302,8 @@ def describe_looks(looks: Tensor) -> str:
     if int(looks.max()) == 1:
         return "One look at every image."
     return (
-        f"One look at most images, {int(looks.max())} where the two largest scores are close: "
-        f"at {percent(again, len(looks))} of the validation images."
+        f"One look, or {int(looks.max())} where the two largest scores are close: at {again:,} of "
+        f"{len(looks):,} validation images."
     )
 
 
