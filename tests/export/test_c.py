@@ -295,7 +295,8 @@ def test_one_look_of_a_recipe_stays_within_its_limits(
 def test_the_looks_are_told_in_words():
     assert describe_looks(torch.ones(3)) == "One look at every image."
     assert describe_looks(torch.tensor([1, 4, 1] * 1000)) == (
-        "One look, or 4 where the two largest scores are close: at 1,000 of 3,000 validation images."
+        "One look, or 4 where the two largest scores are close: at 1,000 of 3,000 validation "
+        "images."
     )
 
 
