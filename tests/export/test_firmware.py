@@ -8,7 +8,7 @@ from helpers import integer_feather
 
 from featherweight.cli import app
 from featherweight.data import load_split, load_test
-from featherweight.export import c, firmware
+from featherweight.export import firmware, integer
 from featherweight.export.c import export_c
 from featherweight.export.firmware import (
     CHIPS,
@@ -83,7 +83,7 @@ def test_a_row_tells_of_the_chips(finished):
 def test_instructions_are_the_mean_of_images_in_doubt_and_others(finished, monkeypatch):
     run, split = finished
     network = integer_feather(split, "separable head", 4, split.val.pixels)
-    monkeypatch.setattr(c, "integer_network", lambda *_: network)
+    monkeypatch.setattr(integer, "integer_network", lambda *_: network)
     made = export_c(run, split, 4)
     again = made.looks == 4
     row = make_row(made, run, split, test=False, on_chip=1)

@@ -23,11 +23,11 @@ from torch import Tensor
 from .._files import new_folder
 from ..data import Split
 from ..errors import InputError
-from ..evaluate import evaluate, percent
+from ..evaluate import percent
 from ..image_kind import ImageKind
 from ..layout import SIDE
 from ..run import Run
-from .integer import IntegerNetwork, Layer, integer_network
+from .integer import Conversion, IntegerNetwork, Layer, convert_run
 from .packing import Packing, Parts, pack_network, split_bits
 from .prepare import CODE, MAX_SIDE, RAM, STACK, prepare_source
 
@@ -70,22 +70,12 @@ TABLE_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Firmware:
+@dataclass(frozen=True, kw_only=True)
+class Firmware(Conversion):
     """A C folder that was written, and its results on the validation images."""
 
     path: Path
     "The folder."
-    network: IntegerNetwork
-    "The reference implementation."
-    float_correct: int
-    "Validation images that the network in floating point reads right."
-    correct: int
-    "Validation images that the network in integers reads right."
-    scores: Tensor
-    "Scores (n, classes) int64 of the validation images, in integers."
-    looks: Tensor
-    "Number of looks at each (n,) int64."
     flash: int
     "Bytes of all constants: the weights and every other table."
     ram: int
@@ -355,17 +345,11 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
         InputError: The run is not finished, its network is no Feather or does not fit the integers
             of the C code, or the folder exists and is no earlier export.
     """
-    model = run.load_model()
-    network = integer_network(model, split, bits)
-    expected = evaluate(model, split.val, split.mean_std)
-    scores, n_looks = network.read(split.val.pixels)
+    converted = convert_run(run, split, bits)
+    network, scores = converted.network, converted.scores
     firmware = Firmware(
+        **vars(converted),
         path=run.export_path(f"c-int{bits}"),
-        network=network,
-        float_correct=expected.correct,
-        correct=int((scores.argmax(1) == split.val.labels).sum()),
-        scores=scores,
-        looks=n_looks,
         flash=flash(network),
         ram=scratch(network)["ram"],
     )
@@ -387,10 +371,10 @@ def export_c(run: Run, split: Split, bits: int) -> Firmware:
         "flash": f"{firmware.flash:,}",
         "ram": f"{firmware.ram:,}",
         "macs": describe_macs(network),
-        "n_looks": describe_looks(n_looks),
+        "n_looks": describe_looks(converted.looks),
         "logit": round(network.scores_per_logit),
         "correct": percent(firmware.correct, len(scores)),
-        "float_correct": percent(expected.correct, expected.total),
+        "float_correct": percent(firmware.float_correct, len(scores)),
         "examples": EXAMPLES,
         "max_side": MAX_SIDE,
         "code": f"{CODE:,}",

@@ -27,11 +27,10 @@ from .._files import write_atomic
 from ..confidence import Confidence, find_confidence, validation_images
 from ..data import Split
 from ..errors import InputError
-from ..evaluate import evaluate
 from ..image_kind import ImageKind
 from ..layout import SIDE
 from ..run import Run
-from .integer import IntegerNetwork, integer_network
+from .integer import Conversion, IntegerNetwork, convert_run
 from .packing import pack
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,24 +44,14 @@ POLICY = (
 )
 
 
-@dataclass(frozen=True)
-class Page:
+@dataclass(frozen=True, kw_only=True)
+class Page(Conversion):
     """An HTML file that was written, and its results on the validation images."""
 
     path: Path
     "The file."
     size: int
     "Bytes of the file."
-    network: IntegerNetwork
-    "The reference implementation."
-    float_correct: int
-    "Validation images that the network in floating point reads right."
-    correct: int
-    "Validation images that the network in integers reads right."
-    total: int
-    "Validation images."
-    looks: Tensor
-    "Number of looks at each (n,) int64."
 
 
 def _base64(values: Tensor, dtype: str) -> str:
@@ -208,22 +197,19 @@ def export_html(run: Run, split: Split, bits: int) -> Page:
             of the page, or takes other images.
     """
     _check_images(split.kind)
-    model = run.load_model()
-    network = integer_network(model, split, bits)
-    expected = evaluate(model, split.val, split.mean_std)
-    scores, looks = network.read(split.val.pixels)
-    logits = scores.double() / network.scores_per_logit
-    correct = int((logits.argmax(1) == split.val.labels).sum())
+    converted = convert_run(run, split, bits)
+    network = converted.network
+    logits = converted.scores.double() / network.scores_per_logit
     synthetic = None
     if run.recipe.synthetic:
         synthetic = network.scores(validation_images().pixels).double() / network.scores_per_logit
     confidence = find_confidence(logits, split.val.labels, synthetic)
-    n_params = sum(parameter.numel() for parameter in model.parameters())
     facts = (
-        f"{run.recipe.name}: {n_params:,} parameters as {bits}-bit integers, "
-        f"{100 * correct / len(logits):.2f} % right on {len(logits):,} images it never saw."
+        f"{run.recipe.name}: {converted.n_params:,} parameters as {bits}-bit integers, "
+        f"{100 * converted.correct / len(logits):.2f} % right on {len(logits):,} images it never "
+        "saw."
     )
     page = source(network, split.kind, confidence, run.recipe.name, facts).encode()
     path = run.export_path(f"digit-int{bits}.html")
     write_atomic(path, page)
-    return Page(path, len(page), network, expected.correct, correct, len(logits), looks)
+    return Page(**vars(converted), path=path, size=len(page))

@@ -42,9 +42,10 @@ from torch.nn import functional as F
 from ..confidence import temperature
 from ..data import Images, Split
 from ..errors import InputError
-from ..evaluate import normalise
+from ..evaluate import evaluate, normalise
 from ..model import Block, Feather, Pool
 from ..quantise import convolutions, round_block, round_filters
+from ..run import Run
 from . import CALIBRATION_IMAGES
 
 MAX_FRACTION = 12  # fractional bits of x; more would not fit a bias of ordinary size
@@ -549,3 +550,39 @@ def integer_network(model: nn.Module, split: Split, bits: int) -> IntegerNetwork
     network.check()
     network.margin = choose_margin(network, split.val)
     return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """A run's network in integers, and its results on the validation images."""
+
+    network: IntegerNetwork
+    "The reference implementation."
+    n_params: int
+    "Number of parameters of the network in floating point."
+    float_correct: int
+    "Validation images that the network in floating point reads right."
+    correct: int
+    "Validation images that the network in integers reads right."
+    scores: Tensor
+    "Scores (n, classes) int64 of the validation images, in integers."
+    looks: Tensor
+    "Number of looks at each (n,) int64."
+
+
+def convert_run(run: Run, split: Split, bits: int) -> Conversion:
+    """Convert a finished run's network to integers and evaluate both on the validation images.
+
+    Raises what `Run.load_model` and `integer_network` raise.
+    """
+    model = run.load_model()
+    network = integer_network(model, split, bits)
+    scores, looks = network.read(split.val.pixels)
+    return Conversion(
+        network=network,
+        n_params=sum(parameter.numel() for parameter in model.parameters()),
+        float_correct=evaluate(model, split.val, split.mean_std).correct,
+        correct=int((scores.argmax(1) == split.val.labels).sum()),
+        scores=scores,
+        looks=looks,
+    )
