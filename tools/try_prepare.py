@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from featherweight.cli.base import load_mnist
-from featherweight.export.prepare import MAX_SIDE, prepare_integers
+from featherweight.export.prepare import MAX_SIDE, Bytes, prepare_integers
 from featherweight.inference._stress_drawn import Picture
-from featherweight.inference.prepare import Bytes, prepare
+from featherweight.inference.prepare import prepare
 from featherweight.inference.reader import Reader
 from featherweight.inference.stress import BLANK, NUMBER, check_reader, make_stress
 
