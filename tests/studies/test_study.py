@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -16,8 +17,10 @@ from functools import partial
 import pytest
 import torch
 from helpers import SMALL_PLAN
+from rich.console import Console
 from scipy import stats
 
+from featherweight.cli import study
 from featherweight.contract import load_contract
 from featherweight.data import load_test
 from featherweight.errors import InputError
@@ -355,3 +358,17 @@ def test_the_committed_rows_belong_to_their_plans(request):
             assert len({data for _, data, _ in keys}) == 1
         else:
             assert keys <= {task.key for task in load_plan(name).tasks}
+
+
+def test_no_figure_is_broken_at_80_columns_however_long_a_name_is(monkeypatch, request):
+    table = read_rows(request.config.rootpath / "results/peers.csv")
+    rows = [row for row in table if row["recipe"] == "jyanivaddi-14372"]
+    console = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr(study, "stdout", console)
+    study._print_summaries(summarise(rows))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    first, rest, test = lines[1:]
+    assert first.split()[0] + rest.split()[0] == "jyanivaddi-14372"
+    assert " 10  99.456  0.039  99.41  99.43 to 99.48  145" in first
+    assert " 10  99.494  0.049  99.37  99.46 to 99.53" in test

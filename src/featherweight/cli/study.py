@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..tables import Row
 
 MAX_CANDIDATES = 5  # of a search, that are printed
+WIDTH = 80  # columns of a terminal in which a table of figures fits
 
 
 @app.command(name="study")
@@ -186,13 +187,17 @@ def _print_search(result: "SearchResult", search: "Search", table: Path) -> int:
 
 
 def _print_summaries(summaries: "list[Summary]") -> None:
-    """Print a line per recipe, number of training images and split; the table fits in 80 columns.
+    """Print a line per recipe, number of training images and split, within `WIDTH` columns.
 
     The numbers of images, if there are several, stand in the place of the parameters."""
     by_images = len({summary.train_size for summary in summaries}) > 1
     size = "images" if by_images else "params"
     titles = ("recipe", size, "pass", "on", "n", "mean %", "s.d.", "min", "95 % of mean", "s")
-    table = Table(*titles, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for title in titles:
+        # Where a line is too long, the name is broken before a figure is.
+        keep = title != titles[0] and stdout.width >= WIDTH
+        table.add_column(title, overflow="fold", no_wrap=keep)
     for summary in summaries:
         n = f"{summary.train_size:,}" if by_images else summary.n_params
         first = (literal(summary.recipe), literal(n), literal(f"{summary.passed}/{summary.runs}"))
