@@ -9,6 +9,8 @@ import pytest
 from featherweight.build import build, count_parameters
 from featherweight.recipe import find_recipe
 from featherweight.studies.plan import PLAN_KEYS, override_recipe
+from featherweight.studies.rows import read_rows
+from featherweight.studies.summary import summarise
 
 
 def published(root):
@@ -46,6 +48,23 @@ def test_the_page_of_results_has_the_published_rows(request):
         assert line in page
     table = page.split("## Published results")[1].split("\n## ")[0]
     assert len(re.findall(r"^\| [\d,]+ \|", table, re.M)) == len(published(root))
+
+
+def test_the_page_of_results_has_what_the_same_networks_reach_here(request):
+    root = request.config.rootpath
+    table = (root / "docs/results.md").read_text().split("## Published networks, trained here")[1]
+    rows = {row["recipe"]: row for row in published(root) if row["recipe"]}
+    trained = {each.recipe: each for each in summarise(read_rows(root / "results/peers.csv"))}
+    for name, row in rows.items():
+        claimed, found = 100 * float(row["accuracy"]), "not run yet"
+        if name in trained:
+            val, test = trained[name].val, trained[name].test
+            assert (trained[name].runs, val.n, test.n) == (10, 10, 10)
+            low, high = (100 * end for end in test.interval)
+            found = f"{100 * val.mean:.2f} %; **{100 * test.mean:.2f} %** ({low:.2f} to {high:.2f})"
+        assert re.search(
+            rf"^\| `{name}` \|.*\| {claimed:.2f} % \| {re.escape(found)} \|$", table, re.M
+        )
 
 
 def test_an_unknown_operation_is_named(request, monkeypatch):
