@@ -1,9 +1,14 @@
-"""The memory that a training process keeps."""
+"""The memory that a training process keeps, and how many of them fit on a GPU."""
 
 import os
 import platform
 import subprocess
 import sys
+
+import pytest
+import torch
+
+from featherweight.device import trainings_at_a_time
 
 # Works as a training step does, and prints how many pages the system had to clear for it.
 SCRIPT = """
@@ -39,3 +44,13 @@ def test_what_a_step_frees_is_kept_for_the_next():
     assert _pages("keep") < 10_000  # a piece may be given back, now and then
     if platform.libc_ver()[0] == "glibc":
         assert _pages("not") > 100_000  # else nothing is gained
+
+
+@pytest.mark.parametrize(
+    ("free", "n_cores", "fit"),
+    [(8.0, 16, 4), (7.9, 16, 3), (0.5, 16, 1), (80.0, 16, 16), (80.0, 1, 1)],
+)
+def test_no_more_trainings_than_the_memory_of_a_gpu_holds(monkeypatch, free, n_cores, fit):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * 2**30), 80 * 2**30))
+    assert trainings_at_a_time(torch.device("cuda:0"), n_cores) == fit
+    assert trainings_at_a_time(torch.device("cpu"), n_cores) == n_cores

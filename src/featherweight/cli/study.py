@@ -68,7 +68,8 @@ def cmd_study(
     data
         Where a data set is, instead of MNIST: a folder or file, as for `train`.
     workers
-        Number of runs at a time (number of cores divided by `--threads`).
+        Number of runs at a time (number of cores divided by `--threads`; on a CUDA GPU at most one
+        for each 2 GiB of its free memory).
     threads
         Number of CPU threads per run, for recipes without ghost batches.
     device
@@ -93,7 +94,7 @@ def cmd_study(
     if threads != 1 and split is not None:
         raise InputError(f"threads: got {threads}, expected 1, as {split} has ghost batches")
     table = Path(results) if results is not None else default_table(plan)
-    engine = _make_workers(workers or max(1, cores() // threads), threads, device, ray, runs)
+    engine = _make_workers(workers, threads, device, ray, runs)
     with progress_bar("runs") as progress:
         total = opened.search.trials if opened.search else len(opened.tasks)
         bar = progress.add_task("", total=total)
@@ -135,15 +136,19 @@ def _check_options(workers: int | None, threads: int, device: str, ray: str | No
         )
 
 
-def _make_workers(workers: int, threads: int, device: str, ray: str | None, runs: str) -> "Workers":
+def _make_workers(
+    workers: int | None, threads: int, device: str, ray: str | None, runs: str
+) -> "Workers":
+    n_cores = max(1, cores() // threads)
     if ray is None:
-        from ..device import pick_device
+        from ..device import pick_device, trainings_at_a_time
         from ..studies.workers import LocalProcesses
 
-        return LocalProcesses(workers, threads, pick_device(device))
+        where = pick_device(device)
+        return LocalProcesses(workers or trainings_at_a_time(where, n_cores), threads, where)
     from ..studies.ray_workers import RayTasks
 
-    return RayTasks(ray, Path(runs), threads, device, workers * threads)
+    return RayTasks(ray, Path(runs), threads, device, (workers or n_cores) * threads)
 
 
 def _search(
