@@ -15,6 +15,13 @@ from ._files import reason
 from .errors import InputError
 
 
+def lock_beside(folder: Path) -> Path:
+    """Return the lock file of a folder that several processes make and replace.
+
+    It is hidden, so that `runs/*` in a shell names run folders alone."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
 @contextlib.contextmanager
 def hold(path: str | Path, seconds: float = -1, *, again: bool = False) -> Iterator[None]:
     """Hold a lock, which ends with the process, however that ends.

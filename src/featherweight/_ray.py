@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from ._files import new_folder
-from ._locks import hold
+from ._locks import hold, lock_beside
 from .errors import InputError
 
 # Bytes of a local cluster's object store: MNIST takes 45 MiB, and /dev/shm may be small.
@@ -83,7 +83,7 @@ def unpack(content: bytes, folder: Path) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(temporary / "run", filter=_safe_member)
-        with hold(f"{folder}.lock"):
+        with hold(lock_beside(folder)):
             if folder.exists():
                 folder.rename(temporary / "old")
             (temporary / "run").rename(folder)

@@ -211,7 +211,7 @@ def test_a_folder_is_sent_whole_and_replaces_an_unfinished_one(tmp_path):
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["config.json"]
     with pytest.raises(Exception, match="file"):
         unpack(b"nonsense", tmp_path / "b")
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "b.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", ".b.lock"}
     assert (tmp_path / "b" / "config.json").is_file()
 
 

@@ -1,6 +1,7 @@
 """Studies: what a row holds, what is repeated, and what survives a kill."""
 
 import dataclasses
+import glob
 import hashlib
 import io
 import json
@@ -87,7 +88,8 @@ def test_rows_have_what_is_needed_to_repeat_a_run(finished):
         assert 0 < float(row["val_loss"]) < 3  # of 10 classes by chance: 2.3
         assert row["threads"] == "1"
         assert row["verdict"] in ("PASS", "FAIL")
-    assert len(list((folder / "runs").glob("*/verdict.json"))) == 4
+    made = glob.glob(str(folder / "runs" / "*"))  # as in a shell
+    assert len(made) == len(list((folder / "runs").glob("*/verdict.json"))) == 4
 
 
 def test_a_finished_study_submits_no_job(done, go, tmp_path, monkeypatch):

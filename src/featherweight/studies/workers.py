@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from filelock import Timeout
 
-from .._locks import hold
+from .._locks import hold, lock_beside
 from ..audit import Evidence, audit_run
 from ..data import Split
 from ..errors import NoGraphError
@@ -66,7 +66,7 @@ def run_task(
     `open_run`, `train` and `audit_run` raise, except divergence."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with hold(f"{folder}.lock", -1 if block else 0):
+        with hold(lock_beside(folder), -1 if block else 0):
             if folder.exists():
                 run = open_run(folder)
             else:
