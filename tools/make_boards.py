@@ -2,13 +2,13 @@
 
 python tools/make_boards.py
 
-Instructions are the medians of results/c99.csv over seeds. A time is the instructions over
+Instructions are the means of results/c99.csv over seeds. A time is the instructions over
 the clock, as if each took one cycle; a real processor takes longer.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 
 from featherweight.errors import InputError
 from featherweight.export.firmware import FIRMWARE_COLUMNS
@@ -44,7 +44,7 @@ BOARDS = (
 
 
 def count_instructions(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Return the instructions of an image by core, by recipe and bits: medians over seeds.
+    """Return the instructions of an image by core, by recipe and bits: means over seeds.
 
     A recipe without a count, which was measured without a chip, is left out.
     """
@@ -55,7 +55,7 @@ def count_instructions(rows: list[Row]) -> dict[str, dict[str, float]]:
         own = [row for row in own if row["instructions_m0"] and row["instructions_m4"]]
         if own:
             counts[name] = {
-                core: median(int(row[f"instructions_{core}"]) for row in own)
+                core: fmean(int(row[f"instructions_{core}"]) for row in own)
                 for core in ("m0", "m4")
             }
     return counts

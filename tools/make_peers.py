@@ -2,10 +2,10 @@
 
 python tools/make_peers.py
 
-Their figures are results/peers-mcu.csv, and ours the medians of results/c99.csv over seeds.
+Their figures are results/peers-mcu.csv, and ours the means of results/c99.csv over seeds.
 """
 
-from statistics import fmean, median
+from statistics import fmean
 
 from make_boards import PAGE, TABLE, put_table
 
@@ -71,19 +71,19 @@ def peer_cells(row: Row) -> list[str]:
 def our_cells(rows: list[Row]) -> list[str]:
     """Return the cells of our rows of one recipe, which were counted on a chip."""
 
-    def middle(*columns: str) -> str:
-        return str(round(median(sum(int(row[column]) for column in columns) for row in rows)))
+    def mean(*columns: str) -> str:
+        return str(round(fmean(sum(int(row[column]) for column in columns) for row in rows)))
 
     tested = [row for row in rows if row["test_correct"]]
     part, of = ("test", tested) if tested else ("val", rows)
     correct = fmean(int(row[f"{part}_correct"]) / int(row[f"{part}_total"]) for row in of)
     return [
         f"**ours: `{rows[0]['recipe']}`**",
-        f"{int(middle('macs')):,}",
-        scaled(middle("constants", "code_m0"), 1e3),
-        scaled(middle("ram", "stack_m0"), 1e3),
-        scaled(middle("instructions_m0"), 1e6),
-        scaled(middle("instructions_m4"), 1e6),
+        f"{int(mean('macs')):,}",
+        scaled(mean("constants", "code_m0"), 1e3),
+        scaled(mean("ram", "stack_m0"), 1e3),
+        scaled(mean("instructions_m0"), 1e6),
+        scaled(mean("instructions_m4"), 1e6),
         f"{100 * correct:.2f} %" + ("" if tested else ", validation"),
     ]
 

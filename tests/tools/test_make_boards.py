@@ -13,10 +13,10 @@ def row(recipe, m0, m4, bits=4):
     return make_cells(values, FIRMWARE_COLUMNS)
 
 
-def test_instructions_are_medians_over_seeds():
-    rows = [row("a", 1, 10), row("a", 7, 30), row("b", 5, 6), row("a", 2, 20), row("a", 9, 9, 8)]
+def test_instructions_are_means_over_seeds():
+    rows = [row("a", 1, 10), row("a", 7, 30), row("b", 5, 6), row("a", 1, 20), row("a", 9, 9, 8)]
     assert make_boards.count_instructions([*rows, row("c", None, None)]) == {
-        "a, 4 bits": {"m0": 2, "m4": 20},
+        "a, 4 bits": {"m0": 3, "m4": 20},
         "b, 4 bits": {"m0": 5, "m4": 6},
         "a, 8 bits": {"m0": 9, "m4": 9},
     }
