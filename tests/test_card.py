@@ -18,7 +18,7 @@ from featherweight.card import card
 from featherweight.cli import app
 from featherweight.data import Images, Split
 from featherweight.formats import Said
-from featherweight.run import Run, create_run, open_run
+from featherweight.run import PLACE_KEYS, Run, create_run, open_run
 
 
 @pytest.fixture
@@ -187,6 +187,19 @@ def test_how_it_was_made_in_good_english(
         replace(tiny_recipe, epochs=epochs),
         environment={"threads": threads, "commit": commit},
     )
+
+
+def test_a_run_that_went_on_in_another_place_names_both(make_card, split, tiny_recipe):
+    place = dict.fromkeys(PLACE_KEYS) | {"torch": "3.0", "gpu": "a GPU", "featherweight": "1"}
+    text = make_card(
+        split,
+        replace(tiny_recipe, epochs=19),
+        environment={"device": "cpu", "resumed": [place | {"epoch": 9}]},
+    )
+    assert (
+        "training: 19 epochs, 2 s on a chip, 1 thread;\n  torch 2.9, featherweight 0.1.0;\n"
+        "  from epoch 10 on: a GPU;\n  torch 3.0, featherweight 1\n"
+    ) in text
 
 
 def test_a_network_that_is_not_the_recipes_own(make_card, split, tiny_recipe):

@@ -19,7 +19,7 @@ from featherweight.errors import InputError
 from featherweight.exported import load_exported
 from featherweight.pretrained import find_pretrained
 from featherweight.retrain import retrain, retrain_epochs
-from featherweight.run import create_run, open_run
+from featherweight.run import PLACE_KEYS, create_run, open_run
 from featherweight.train import export_network, train
 from featherweight.weights import tensors
 
@@ -237,7 +237,26 @@ def test_another_machine_is_named_where_the_bits_differ(run, images):
     assert "there another processor" in clause.found
 
 
+def test_a_run_that_was_resumed_elsewhere_says_where(run, images):
+    place = {key: run.environment[key] for key in PLACE_KEYS} | {"epoch": 2, "torch": "1.0"}
+    run.write_json("environment.json", run.environment | {"resumed": [place]})
+    run = open_run(run.path)
+    assert retrain(run, images, workers=1).passed
+    run.write_metrics([row | {"val_loss": 9.0} for row in run.read_metrics()])
+    found = retrain(run, images, workers=1).found
+    assert f"torch here {torch.__version__}, there {torch.__version__}, then 1.0" in found
+
+
 # --- Some epochs ---
+
+
+def test_an_epoch_is_trained_again_on_the_device_that_it_was_trained_on(run, images, monkeypatch):
+    place = {key: run.environment[key] for key in PLACE_KEYS} | {"epoch": 2, "device": "mine"}
+    run.write_json("environment.json", run.environment | {"resumed": [place]})
+    asked = []
+    monkeypatch.setattr(retraining, "pick_device", lambda name: asked.append(name) or CPU)
+    assert retrain_epochs(open_run(run.path), images, EPOCHS, workers=1).passed
+    assert asked == ["cpu", "cpu"] + ["mine"] * (EPOCHS - 2)
 
 
 @pytest.mark.parametrize("k", range(1, EPOCHS + 1))

@@ -21,7 +21,8 @@ from featherweight.device import pick_device, seed_everything
 from featherweight.errors import InputError
 from featherweight.evaluate import evaluate
 from featherweight.recipe import Augmentation, Recipe
-from featherweight.run import create_run, open_run
+from featherweight.run import PLACE_KEYS, create_run, open_run
+from featherweight.studies.rows import Outcome, make_row
 from featherweight.synthetic import NO_DIGIT
 from featherweight.train import DivergedError, export_network, train
 from featherweight.trainer import Trainer, probabilities
@@ -204,6 +205,43 @@ def test_a_run_stopped_between_epochs_resumes_to_the_same_bits(make, split):
     train(open_run(stopped.path), split, CPU, on_epoch=rest.append)
     assert [row["epoch"] for row in rest] == [2, 3, 4]
     assert weights(stopped) == weights(whole)
+
+
+def test_a_run_that_goes_on_in_another_place_says_where(make, split):
+    run = make("run")
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, split, CPU, on_epoch=stop)
+    here = {key: run.environment[key] for key in PLACE_KEYS}
+    there = {"torch": "1.0", "device": "cuda:0", "gpu": "a GPU"}
+    run.write_json("environment.json", run.environment | there)
+    with pytest.raises(KeyboardInterrupt):
+        train(open_run(run.path), split, CPU, on_epoch=stop)
+    train(open_run(run.path), split, CPU)  # once more, in the same place
+    run = open_run(run.path)
+    assert run.environment["resumed"] == [{"epoch": 1} | here]
+    begun, then = run.places
+    assert (begun["epoch"], begun["torch"], begun["gpu"]) == (0, "1.0", "a GPU")
+    assert (then["epoch"], then["torch"], then["gpu"]) == (1, torch.__version__, None)
+    assert then["threads"] == begun["threads"]
+    row = make_row(run, Outcome.PASS, 1)
+    assert (row["torch"], row["device"]) == (f"1.0; {torch.__version__}", "cuda:0; cpu")
+    assert row["cpu"] == here["cpu"]
+    # A finished run is not trained any further, wherever it is opened.
+    run.write_json("environment.json", run.environment | there | {"resumed": []})
+    train(open_run(run.path), split, CPU)
+    assert open_run(run.path).environment["resumed"] == []
+
+
+@pytest.mark.parametrize("resumed", [3, [{"epoch": 1}], [{}], ["x"]])
+def test_a_place_that_is_none_is_damage(make, resumed):
+    run = make("run")
+    run.write_json("environment.json", run.environment | {"resumed": resumed})
+    with pytest.raises(InputError, match="damaged, or not a run's"):
+        _ = open_run(run.path).environment
 
 
 KILLED = """

@@ -135,6 +135,16 @@ def _count(n: int, word: str) -> str:
     return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 
+def _place(place: dict[str, Any]) -> str:
+    """Return where a run was trained, of `Run.places`: processor or GPU, and versions."""
+    processor = f"{_text(place['cpu'])}, {_count(place['threads'], 'thread')}"
+    commit = f", commit {_text(place['commit'])}" if place["commit"] else ""
+    return (
+        f"{_text(place['gpu']) if place['gpu'] else processor};\n  torch {_text(place['torch'])}, "
+        f"featherweight {_text(place['featherweight'])}{commit}"
+    )
+
+
 def _use(run: Run, split: Split, needed: str) -> str:
     """Return how to use the files of the run folder; one for a hub has a script of its own."""
     moved = "" if split.source is None else " --data DATA"
@@ -200,7 +210,8 @@ def card(
         test: Test images that it reads right, and all of them, if they were read.
         chosen: How the run was chosen among others, if it was.
     """
-    environment, rows, recipe = run.environment, run.read_metrics(), run.recipe
+    rows, recipe = run.read_metrics(), run.recipe
+    seconds = sum(row["seconds"] for row in rows)
     embedded = split.source is None
     low, high = result.interval
     judged = Verdict.from_dict(verdict)
@@ -217,12 +228,10 @@ def card(
         named = f": {', '.join(map(_text, classes[:MAX_NAMES]))}"
         named += ", ..." if len(classes) > MAX_NAMES else ""
     data = "MNIST" if split.source is None else Path(split.source).name
-    where = (
-        _text(environment["gpu"] or environment["cpu"])
-        if environment["gpu"]
-        else f"{_text(environment['cpu'])}, {_count(environment['threads'], 'thread')}"
+    begun, *others = run.places
+    places = f"{seconds:.0f} s on {_place(begun)}" + "".join(
+        f";\n  from epoch {place['epoch'] + 1} on: {_place(place)}" for place in others
     )
-    commit = f", commit {_text(environment['commit'])}" if environment["commit"] else ""
     replaced = any(
         preset.name == recipe.name and preset.model != recipe.model for preset in RECIPES
     )
@@ -239,7 +248,6 @@ def card(
             "; `featherweight stress .` measures it\n  on digits that were drawn, printed and "
             "photographed in other ways"
         )
-    seconds = sum(row["seconds"] for row in rows)
     added = synthetic = rejects = ""
     limit = (
         f"- The network predicts one of its {split.num_classes} classes for any image, even if it "
@@ -259,9 +267,10 @@ def card(
         )
     taught = ""
     if recipe.teacher:
+        teacher = _text(run.environment.get("teacher", recipe.teacher))
         taught = (
-            f"- teacher: {_text(environment.get('teacher', recipe.teacher))}, trained on the same "
-            f"images;\n  its probabilities were learned instead of labels, at temperature "
+            f"- teacher: {teacher}, trained on the same images;\n"
+            f"  its probabilities were learned instead of labels, at temperature "
             f"{recipe.temperature:g}\n"
         )
     tested = ""
@@ -331,8 +340,7 @@ measured on {_validation_images(split)}, with the last epoch's weights.
 - data: {_text(data)}, {len(split.train):,} training and {len(split.val):,} validation images,
   {width}x{height} {colour} pixels, {split.num_classes} classes;
   normalised with mean {split.mean_std[0]:.4f} and standard deviation {split.mean_std[1]:.4f}
-{synthetic}{taught}- training: {_count(recipe.epochs, "epoch")}, {seconds:.0f} s on {where};
-  torch {_text(environment["torch"])}, featherweight {_text(environment["featherweight"])}{commit}
+{synthetic}{taught}- training: {_count(recipe.epochs, "epoch")}, {places}
 - weights: the last epoch's{" (moving average)" if recipe.ema else ""};
   {"the test images were not read" if test is None else "the test images decided nothing"}
 

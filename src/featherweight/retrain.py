@@ -150,8 +150,9 @@ def _train_again(
     report: Report,
 ) -> Run:
     """Train a run again in another folder, from a state until after an epoch (0: the last)."""
-    environment = run.environment
-    device = pick_device(str(environment["device"]))
+    # Where the epoch was trained, or of a whole training the first.
+    place = next(place for place in reversed(run.places) if place["epoch"] < max(1, until))
+    device = pick_device(str(place["device"]))
     again = create_run(
         str(folder / "again"),
         run.recipe,
@@ -160,7 +161,7 @@ def _train_again(
         run.seed,
         device,
         "featherweight audit --retrain",
-        int(environment["threads"]),
+        int(place["threads"]),
         graph=graph,
     )
     if before is not None:
@@ -200,11 +201,13 @@ def _start_faults(again: Run, split: Split) -> list[str]:
 
 def _environment_faults(run: Run, again: Run) -> list[str]:
     """Say what differs here, where other bits may come from."""
-    return [
-        f"{key} here {again.environment.get(key)}, there {run.environment.get(key)}"
-        for key in SAME
-        if again.environment.get(key) != run.environment.get(key)
-    ]
+    faults = []
+    for key in SAME:
+        here = again.environment.get(key)
+        there = dict.fromkeys(str(place.get(key)) for place in run.places)
+        if list(there) != [str(here)]:
+            faults.append(f"{key} here {here}, there {', then '.join(there)}")
+    return faults
 
 
 def _but_seconds(row: Row) -> Row:

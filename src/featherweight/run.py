@@ -69,6 +69,8 @@ REMEDIES = {
 DATA_KEYS = ("source", "sha256", "n_train", "n_val", "num_classes", "shape", "mean", "std")
 # What environment.json says in texts, or null, and metrics.jsonl in numbers.
 ENVIRONMENT_KEYS = ("featherweight", "torch", "cpu", "gpu", "commit")
+# Of these and the device: what decides the bits of a training. A resumed run may change them.
+PLACE_KEYS = (*ENVIRONMENT_KEYS, "device")
 METRICS_KEYS = ("epoch", "seconds", "lr", "train_loss", "val_loss", "val_correct", "val_total")
 # Pictures of the folder that a notebook shows, and their widths in pixels; two stand side by side.
 PICTURE_WIDTHS = {"curves.png": 450, "confusion.png": 420, "mistakes.png": 870}
@@ -186,6 +188,10 @@ class Run:
             texts = [values[key] for key in ENVIRONMENT_KEYS if values[key] is not None]
             if type(values["threads"]) is not int or not all(type(t) is str for t in texts):
                 raise TypeError("expected texts, and a whole number of threads")
+            for place in values.get("resumed", []):
+                texts = [place[key] for key in PLACE_KEYS if place[key] is not None]
+                if type(place["epoch"]) is not int or not all(type(t) is str for t in texts):
+                    raise TypeError("resumed: expected an epoch and texts")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{file}: damaged, or not a run's: {error!r}") from error
         return values
@@ -225,6 +231,24 @@ class Run:
         used = self.environment.setdefault("workers", [])
         if used[-1:] != [n]:
             used.append(n)
+            self.write_json("environment.json", self.environment)
+
+    @property
+    def places(self) -> list[dict[str, Any]]:
+        """Return environment.json as it was at the start, and as it was wherever training went on.
+
+        Each has the key `epoch`: how many epochs were finished there and then."""
+        begun = self.environment
+        return [{"epoch": 0} | begun, *(begun | place for place in begun.get("resumed", []))]
+
+    def record_place(self, device: torch.device, epoch: int) -> None:
+        """Add to environment.json where training goes on after an epoch, if it is another place.
+
+        Another place is another processor, GPU or version, with which the bits may differ."""
+        here = environment(device, "", self.environment["threads"])
+        if any(here[key] != self.places[-1][key] for key in PLACE_KEYS):
+            place = {"epoch": epoch} | {key: here[key] for key in PLACE_KEYS}
+            self.environment.setdefault("resumed", []).append(place)
             self.write_json("environment.json", self.environment)
 
     def record_teacher(self, title: str) -> None:

@@ -153,6 +153,8 @@ def start(
         if state := run.load_resume():
             trainer.load_state(state)
             rows = state["rows"]
+            if len(rows) < recipe.epochs:
+                run.record_place(device, len(rows))
             run.write_metrics(rows)
     if group.size > 1:  # the others go on from where the main process is
         state, rows = group.broadcast((trainer.state(), rows))

@@ -95,7 +95,9 @@ def make_row(run: Run, outcome: Outcome, n_params: int | None) -> Row:
         "data_sha256": run.config["data"]["sha256"],
         "config": run_config(run.recipe, run.contract),
     }
-    values |= {key: run.environment[key] for key in FROM_ENVIRONMENT}
+    for key in FROM_ENVIRONMENT:  # all of them, where a run was resumed in another place
+        found = list(dict.fromkeys(place[key] for place in run.places))
+        values[key] = found[0] if len(found) == 1 else "; ".join(map(str, found))
     return sign_row(make_cells(values, STUDY_COLUMNS))
 
 
