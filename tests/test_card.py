@@ -197,8 +197,8 @@ def test_a_run_that_went_on_in_another_place_names_both(make_card, split, tiny_r
         environment={"device": "cpu", "resumed": [place | {"epoch": 9}]},
     )
     assert (
-        "training: 19 epochs, 2 s on a chip, 1 thread;\n  torch 2.9, featherweight 0.1.0;\n"
-        "  from epoch 10 on: a GPU;\n  torch 3.0, featherweight 1\n"
+        "training: 19 epochs, 2 s in all, on a chip, 1 thread;\n  torch 2.9, featherweight 0.1.0;\n"
+        "  from epoch 10 on a GPU;\n  torch 3.0, featherweight 1\n"
     ) in text
 
 

@@ -259,6 +259,14 @@ def test_an_epoch_is_trained_again_on_the_device_that_it_was_trained_on(run, ima
     assert asked == ["cpu", "cpu"] + ["mine"] * (EPOCHS - 2)
 
 
+def test_places_that_did_not_train_an_epoch_are_no_excuse_for_it(run, images, monkeypatch):
+    place = {key: run.environment[key] for key in PLACE_KEYS} | {"epoch": 2, "torch": "1.0"}
+    run.write_json("environment.json", run.environment | {"resumed": [place]})
+    monkeypatch.setattr(retraining, "_same", lambda one, other: isinstance(one, list))
+    found = retrain_epochs(open_run(run.path), images, EPOCHS, workers=1).found
+    assert found == "epoch 1: another state"
+
+
 @pytest.mark.parametrize("k", range(1, EPOCHS + 1))
 def test_some_epochs_come_out_to_the_bit(run, images, k):
     clause = retrain_epochs(run, images, k, workers=1)

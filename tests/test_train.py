@@ -236,6 +236,37 @@ def test_a_run_that_goes_on_in_another_place_says_where(make, split):
     assert open_run(run.path).environment["resumed"] == []
 
 
+def test_a_place_where_no_epoch_was_finished_is_left_out(make, split):
+    run = make("run")
+    here = dict(run.environment)
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    def places():
+        return [(place["epoch"], place["torch"]) for place in open_run(run.path).places]
+
+    # Begun elsewhere, and killed before an epoch was finished.
+    run.write_json("environment.json", here | {"torch": "1.0"})
+    with pytest.raises(KeyboardInterrupt):
+        train(run, split, CPU, on_epoch=stop)  # which has read another environment before
+    assert places() == [(0, torch.__version__)]
+    # On from there in yet another place, which was killed too.
+    elsewhere = {key: here[key] for key in PLACE_KEYS} | {"epoch": 1, "torch": "2.0"}
+    run.write_json("environment.json", here | {"resumed": [elsewhere]})
+    assert places() == [(0, torch.__version__), (1, "2.0")]
+    train(run, split, CPU)
+    assert places() == [(0, torch.__version__)]
+
+
+def test_what_another_process_wrote_is_not_lost(make, split):
+    run = make("run")
+    assert "note" not in run.environment
+    open_run(run.path).write_json("environment.json", run.environment | {"note": "kept"})
+    train(run, split, CPU)
+    assert open_run(run.path).environment["note"] == "kept"
+
+
 @pytest.mark.parametrize("resumed", [3, [{"epoch": 1}], [{}], ["x"]])
 def test_a_place_that_is_none_is_damage(make, resumed):
     run = make("run")

@@ -74,4 +74,5 @@ expected = [*(str(value) for _, value in steps), *["refused"] * len(refused)]
 Path("expected.txt").write_text("\n".join([*expected, ""]))
 PY
 build/micropython read.py | diff - expected.txt
-echo "MicroPython reads $(wc -l < "$folder/example.txt") images, and prepares pictures, as expected"
+prepares=$([ -f "$folder/src/prepare.c" ] && echo ", and prepares pictures," || true)
+echo "MicroPython reads $(wc -l < "$folder/example.txt") images$prepares as expected"

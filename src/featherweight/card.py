@@ -228,9 +228,9 @@ def card(
         named = f": {', '.join(map(_text, classes[:MAX_NAMES]))}"
         named += ", ..." if len(classes) > MAX_NAMES else ""
     data = "MNIST" if split.source is None else Path(split.source).name
-    begun, *others = run.places
-    places = f"{seconds:.0f} s on {_place(begun)}" + "".join(
-        f";\n  from epoch {place['epoch'] + 1} on: {_place(place)}" for place in others
+    begun, *later = run.places
+    places = f"{seconds:.0f} s{' in all,' if later else ''} on {_place(begun)}" + "".join(
+        f";\n  from epoch {place['epoch'] + 1} on {_place(place)}" for place in later
     )
     replaced = any(
         preset.name == recipe.name and preset.model != recipe.model for preset in RECIPES

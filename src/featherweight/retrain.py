@@ -29,7 +29,7 @@ from .verdict import Clause
 from .workers import choose_workers, start_workers
 
 # What must be the same for the same bits, as environment.json names it.
-SAME = ("torch", "cpu", "device", "threads", "teacher")
+SAME = ("torch", "cpu", "gpu", "device", "threads", "teacher")
 # Images that show whether initial weights are trained ones, and the accuracy from which they are.
 N_START, MAX_START = 1000, 0.5
 Report = tuple[OnEpoch | None, OnBatch | None]
@@ -69,7 +69,7 @@ def retrain(
             faults.append(f"the log has {len(rows)} epochs, the recipe {len(others)}")
         if run.read_weights() != again.read_weights():
             faults.append("other weights")
-        faults += _environment_faults(run, again) if faults else []
+        faults += _environment_faults(run.places, again) if faults else []
     seconds = time.perf_counter() - started
     return Clause(
         "retrained",
@@ -114,7 +114,7 @@ def retrain_epochs(
             faults += _graph_faults(run, again) + _start_faults(again, split)
             if not _same(again.load_resume(), after):
                 faults.append(f"epoch {epoch}: another state")
-            faults += _environment_faults(run, again) if faults else []
+            faults += _environment_faults([_place_of(run, epoch)], again) if faults else []
     seconds = time.perf_counter() - started
     which = ", ".join(map(str, epochs))
     return Clause(
@@ -150,8 +150,7 @@ def _train_again(
     report: Report,
 ) -> Run:
     """Train a run again in another folder, from a state until after an epoch (0: the last)."""
-    # Where the epoch was trained, or of a whole training the first.
-    place = next(place for place in reversed(run.places) if place["epoch"] < max(1, until))
+    place = _place_of(run, max(1, until))
     device = pick_device(str(place["device"]))
     again = create_run(
         str(folder / "again"),
@@ -183,6 +182,11 @@ def _train_again(
     return again
 
 
+def _place_of(run: Run, epoch: int) -> dict[str, Any]:
+    """Return where an epoch of a run, 1 to n, was trained: one of `Run.places`."""
+    return next(place for place in reversed(run.places) if place["epoch"] < epoch)
+
+
 def _graph_faults(run: Run, again: Run) -> list[str]:
     """Compare the graph of the folder with the one that its source gives now."""
     # A run that was trained without a graph is compared by its weights alone.
@@ -199,12 +203,12 @@ def _start_faults(again: Run, split: Split) -> list[str]:
     return [f"the initial weights, before any training, are right for {result}"]
 
 
-def _environment_faults(run: Run, again: Run) -> list[str]:
-    """Say what differs here, where other bits may come from."""
+def _environment_faults(places: list[dict[str, Any]], again: Run) -> list[str]:
+    """Say what differs here from the places of a run, where other bits may come from."""
     faults = []
     for key in SAME:
         here = again.environment.get(key)
-        there = dict.fromkeys(str(place.get(key)) for place in run.places)
+        there = dict.fromkeys(str(place.get(key)) for place in places)
         if list(there) != [str(here)]:
             faults.append(f"{key} here {here}, there {', then '.join(there)}")
     return faults

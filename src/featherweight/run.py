@@ -69,8 +69,8 @@ REMEDIES = {
 DATA_KEYS = ("source", "sha256", "n_train", "n_val", "num_classes", "shape", "mean", "std")
 # What environment.json says in texts, or null, and metrics.jsonl in numbers.
 ENVIRONMENT_KEYS = ("featherweight", "torch", "cpu", "gpu", "commit")
-# Of these and the device: what decides the bits of a training. A resumed run may change them.
-PLACE_KEYS = (*ENVIRONMENT_KEYS, "device")
+# What may change where a run is resumed. Most of it decides the bits.
+PLACE_KEYS = (*ENVIRONMENT_KEYS, "device", "python", "numpy")
 METRICS_KEYS = ("epoch", "seconds", "lr", "train_loss", "val_loss", "val_correct", "val_total")
 # Pictures of the folder that a notebook shows, and their widths in pixels; two stand side by side.
 PICTURE_WIDTHS = {"curves.png": 450, "confusion.png": 420, "mistakes.png": 870}
@@ -235,21 +235,35 @@ class Run:
 
     @property
     def places(self) -> list[dict[str, Any]]:
-        """Return environment.json as it was at the start, and as it was wherever training went on.
+        """Return environment.json as it was in each place where epochs of the run were trained.
 
-        Each has the key `epoch`: how many epochs were finished there and then."""
-        begun = self.environment
-        return [{"epoch": 0} | begun, *(begun | place for place in begun.get("resumed", []))]
+        Each has the key `epoch`: how many epochs were finished before."""
+        begun = {"epoch": 0} | self.environment
+        later = [
+            begun | {key: place[key] for key in ("epoch", *PLACE_KEYS)}
+            for place in self.environment.get("resumed", [])
+        ]
+        return later if later and later[0]["epoch"] == 0 else [begun, *later]
 
     def record_place(self, device: torch.device, epoch: int) -> None:
         """Add to environment.json where training goes on after an epoch, if it is another place.
 
-        Another place is another processor, GPU or version, with which the bits may differ."""
+        Another place is another processor, GPU, device, version or commit, with which the bits may
+        differ. A place where no epoch was finished, or only such as are trained again, is left out.
+        """
         here = environment(device, "", self.environment["threads"])
-        if any(here[key] != self.places[-1][key] for key in PLACE_KEYS):
-            place = {"epoch": epoch} | {key: here[key] for key in PLACE_KEYS}
-            self.environment.setdefault("resumed", []).append(place)
+        known = self.environment.get("resumed", [])
+        kept = [place for place in known if place["epoch"] < epoch]
+        last = (kept or [self.environment])[-1]
+        if any(here[key] != last.get(key) for key in PLACE_KEYS):
+            kept.append({"epoch": epoch} | {key: here[key] for key in PLACE_KEYS})
+        if kept != known:
+            self.environment["resumed"] = kept
             self.write_json("environment.json", self.environment)
+
+    def forget_environment(self) -> None:
+        """Read environment.json anew when it is needed: another process may have written it."""
+        self.__dict__.pop("environment", None)
 
     def record_teacher(self, title: str) -> None:
         """Add to environment.json which network teaches.

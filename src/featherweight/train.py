@@ -140,6 +140,7 @@ def start(
     seed_everything(run.seed, -1)
     model = run.build_model()
     if group.is_main:
+        run.forget_environment()
         check_recipe(recipe, split, model)
     teacher = load_teacher(recipe.teacher, split).to(device) if recipe.teacher else None
     if teacher is not None and group.is_main:
@@ -153,9 +154,9 @@ def start(
         if state := run.load_resume():
             trainer.load_state(state)
             rows = state["rows"]
-            if len(rows) < recipe.epochs:
-                run.record_place(device, len(rows))
             run.write_metrics(rows)
+        if len(rows) < recipe.epochs:
+            run.record_place(device, len(rows))
     if group.size > 1:  # the others go on from where the main process is
         state, rows = group.broadcast((trainer.state(), rows))
         if not group.is_main:

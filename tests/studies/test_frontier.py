@@ -257,7 +257,7 @@ def test_accuracy_over_instructions_is_that_of_the_code_that_was_counted():
         ],
         "instructions_m0",
     )
-    assert (tested.name, tested.size, tested.accuracy) == ("tested", 14, pytest.approx(0.92))
+    assert (tested.name, tested.size, tested.accuracy) == ("tested", 18, pytest.approx(0.92))
     assert tested.protocol.startswith("ours: mean of 3 seeds, its 95 % interval")
     assert tested.protocol.endswith("test read once")
     assert (validated.name, validated.size, validated.accuracy) == ("validated", 7, 0.81)

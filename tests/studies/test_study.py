@@ -21,6 +21,7 @@ from helpers import SMALL_PLAN
 from rich.console import Console
 from scipy import stats
 
+from featherweight import device
 from featherweight.cli import study
 from featherweight.contract import load_contract
 from featherweight.data import load_test
@@ -356,6 +357,15 @@ def test_the_committed_rows_belong_to_their_plans(request):
             assert len({data for _, data, _ in keys}) == 1
         else:
             assert keys <= {task.key for task in load_plan(name).tasks}
+
+
+def test_a_study_on_a_gpu_runs_what_fits_or_what_it_is_told(monkeypatch):
+    monkeypatch.setattr(device, "pick_device", lambda name: torch.device(name))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 2**30, 8 * 2**30))
+    monkeypatch.setattr(study, "cores", lambda: 16)
+    for name, told, slots in (("cuda", None, 2), ("cuda", 20, 20), ("cpu", None, 16)):
+        with study._make_workers(told, 1, name, None, "runs") as workers:
+            assert workers.slots == slots
 
 
 def test_no_figure_is_broken_at_80_columns_however_long_a_name_is(monkeypatch, request):

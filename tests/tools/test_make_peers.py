@@ -20,12 +20,12 @@ def peer(**values):
 
 def test_our_row_is_the_mean_and_says_which_images():
     header, rule, row = make_peers.make_table(
-        [ours(), ours(constants=1000, val_correct=92), ours(constants=1100, val_correct=94),
+        [ours(), ours(constants=1000, val_correct=92), ours(constants=1400, val_correct=94),
          ours(recipe="uncounted", instructions_m0=None)],
         [],
     ).splitlines()  # fmt: skip
     assert header.count("|") == rule.count("|") == row.count("|")
-    cells = "| **ours: `a`** | 5,000 | 1.1 | 1.5 | 2 | 1.25 | "
+    cells = "| **ours: `a`** | 5,000 | 1.2 | 1.5 | 2 | 1.25 | "
     assert row == cells + "92.00 %, validation |"
     tested = make_peers.make_table([ours(test_correct=95), ours()], []).splitlines()[2]
     assert tested.endswith("| 95.00 % |")

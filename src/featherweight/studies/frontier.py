@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -109,7 +109,7 @@ def study_points(rows: list[Row], size: str, published: Sequence[Point] = ()) ->
 
     `size` is the column with the size: n_params in the table of a study, constants or
     instructions_m0 in that of `featherweight firmware`. Of seeds that differ in it the point has
-    the median. A recipe that one of `published` names is a re-run of it."""
+    the mean. A recipe that one of `published` names is a re-run of it."""
     again = {point.recipe for point in published} - {""}
     own = [row for row in rows if row["recipe"] not in again]
     reruns = [row for row in rows if row["recipe"] in again]
@@ -153,7 +153,7 @@ def _means(
     return [
         Point(
             name=recipe,
-            size=round(median(size_of(row, size) for row in groups[recipe])),
+            size=round(fmean(size_of(row, size) for row in groups[recipe])),
             accuracy=mean.mean,
             ours=not rerun,
             protocol=protocol,

@@ -97,7 +97,7 @@ def make_row(run: Run, outcome: Outcome, n_params: int | None) -> Row:
     }
     for key in FROM_ENVIRONMENT:  # all of them, where a run was resumed in another place
         found = list(dict.fromkeys(place[key] for place in run.places))
-        values[key] = found[0] if len(found) == 1 else "; ".join(map(str, found))
+        values[key] = found[0] if len(found) == 1 else "; ".join(map(str, filter(None, found)))
     return sign_row(make_cells(values, STUDY_COLUMNS))
 
 

@@ -2,7 +2,7 @@
  *
  *     import digit
  *     label, scores = digit.read(image)   # digit.HEIGHT * digit.WIDTH bytes, row by row
- *     digit.looks()                       # that it took: 1 or, if in doubt, digit.LOOKS
+ *     digit.looks()                       # of the last call: 1 or, if in doubt, digit.LOOKS
  *
  * label is the index of the largest score. Scores divided by digit.LOGIT are logits.
  *
