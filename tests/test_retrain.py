@@ -228,13 +228,13 @@ def test_one_other_bit_of_the_weights_fails(either, images):
 
 
 def test_another_machine_is_named_where_the_bits_differ(run, images):
-    values = dict(run.environment) | {"cpu": "another processor"}
+    values = dict(run.environment) | {"cpu": "another processor", "gpu": "another GPU"}
     run.write_json("environment.json", values)
     run = open_run(run.path)
     assert retrain(run, images, workers=1).passed  # not where they are the same
     run.write_metrics([row | {"val_loss": 9.0} for row in run.read_metrics()])
     clause = retrain(run, images, workers=1)
-    assert "there another processor" in clause.found
+    assert "there another processor; gpu here None, there another GPU" in clause.found
 
 
 def test_a_run_that_was_resumed_elsewhere_says_where(run, images):

@@ -216,7 +216,7 @@ def test_a_run_that_goes_on_in_another_place_says_where(make, split):
     with pytest.raises(KeyboardInterrupt):
         train(run, split, CPU, on_epoch=stop)
     here = {key: run.environment[key] for key in PLACE_KEYS}
-    there = {"torch": "1.0", "device": "cuda:0", "gpu": "a GPU"}
+    there = {"torch": "1.0", "device": "cuda:0", "gpu": "a GPU", "python": "3.0", "commit": None}
     run.write_json("environment.json", run.environment | there)
     with pytest.raises(KeyboardInterrupt):
         train(open_run(run.path), split, CPU, on_epoch=stop)
@@ -229,7 +229,9 @@ def test_a_run_that_goes_on_in_another_place_says_where(make, split):
     assert then["threads"] == begun["threads"]
     row = make_row(run, Outcome.PASS, 1)
     assert (row["torch"], row["device"]) == (f"1.0; {torch.__version__}", "cuda:0; cpu")
+    assert row["python"] == f"3.0; {here['python']}"
     assert row["cpu"] == here["cpu"]
+    assert row["commit"] == (here["commit"] or "")  # what is not known is left out
     # A finished run is not trained any further, wherever it is opened.
     run.write_json("environment.json", run.environment | there | {"resumed": []})
     train(open_run(run.path), split, CPU)
@@ -267,7 +269,10 @@ def test_what_another_process_wrote_is_not_lost(make, split):
     assert open_run(run.path).environment["note"] == "kept"
 
 
-@pytest.mark.parametrize("resumed", [3, [{"epoch": 1}], [{}], ["x"]])
+@pytest.mark.parametrize(
+    "resumed",
+    [3, ["x"], [{"epoch": 1}], *([dict.fromkeys(PLACE_KEYS) | e] for e in ({}, {"epoch": "1"}))],
+)
 def test_a_place_that_is_none_is_damage(make, resumed):
     run = make("run")
     run.write_json("environment.json", run.environment | {"resumed": resumed})

@@ -249,7 +249,8 @@ class Run:
         """Add to environment.json where training goes on after an epoch, if it is another place.
 
         Another place is another processor, GPU, device, version or commit, with which the bits may
-        differ. A place where no epoch was finished, or only such as are trained again, is left out.
+        differ. Places of which no epoch is kept are taken out: none was finished there, or those
+        that were are trained again.
         """
         here = environment(device, "", self.environment["threads"])
         known = self.environment.get("resumed", [])
