@@ -396,7 +396,7 @@ RECIPES = (
         muon_depthwise=False,
         contract="under-2500",
         model_args={
-            "layers": ["conv 8", "sep 8 m2", "sep 16", "sep 16", "sep 32"],
+            "layers": ["conv 8", "conv 8 m2", "sep 16", "sep 16", "sep 24"],
             "dropout": 0.01,
             "views": FOUR_VIEWS,
             "head": "sep",
