@@ -95,6 +95,7 @@ BUILT_IN = {
         "accuracy": "at least 99.59 %",
     },
     "under-4k": old("4,000", 20, "at least 99.35 %"),
+    "under-2500": old("2,500", 20, "at least 99.30 %"),
     "under-2k": old("2,000", 20, "at least 99.20 %"),
     "under-1k": old("1,000", 20, "at least 98.80 %"),
     "fashion-20k": old("20,000", 20, "at least 92.00 %")

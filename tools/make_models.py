@@ -32,7 +32,7 @@ from featherweight.studies.rows import read_rows, row_key
 from featherweight.studies.workers import run_task
 
 # Whose runs ship, and whose rows the seeds are chosen from.
-PLANS = ("records", "records-first", "sprint-first", "int4", "baseline", "reader")
+PLANS = ("records", "records-first", "sprint-first", "int4", "int4-small", "baseline", "reader")
 BEST_SEED = ("reader",)
 FILES = (
     "model.onnx",
