@@ -498,6 +498,20 @@ RECIPES = (
         },
         augmentation=Augmentation(rotation=3, shift=0.4, scale=0.03, shear=2),
     ),
+    # The smallest: 488 bytes of constants. It learns nothing by heart, so images are not augmented.
+    Recipe(
+        "int4-tiny",
+        **FEATHER,
+        epochs=19,
+        muon=0.4,
+        muon_depthwise=False,
+        weight_bits=4,
+        model_args={
+            "layers": ["conv 4 k5 m2", "conv 4", "conv 4", "sep 8"],
+            "dropout": 0.002,
+            "dense": True,
+        },
+    ),
     # The shortest training that reaches 99.4 %: smaller images first, max-pooling in the first
     # layer, large batches, a high learning rate, and the weakest augmentation and dropout, because
     # in four epochs nothing is learnt by heart.
