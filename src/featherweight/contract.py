@@ -449,7 +449,7 @@ CONTRACTS = (
         *("reader", "", 50_000, 10_000),
         (_below(20_000), _reach(0.9959)),
     ),
-    # Not assignments: the limits that the recipes below 4,000 parameters were designed for.
+    # Not assignments: the limits that the feather recipes below 4,000 parameters were designed for.
     _mnist(
         "under-4k",
         *(_below(4_000), _BATCH_NORM, _DROPOUT, _HEAD, _fewer_epochs(20), _reach(0.9935)),

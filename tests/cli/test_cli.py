@@ -700,8 +700,8 @@ def test_bad_input_is_one_line_and_a_hint(words, message, workplace, monkeypatch
         (
             ["study", "nope"],
             "plan 'nope': neither built in (baseline, cifar, data-efficiency, fashion, "
-            "feather-8k-first, feather-8k-second, ghosts, int4-first, int4-small, int4, quick, reader, "
-            "records-first, records, sprint-first, sprint) nor a file",
+            "feather-8k-first, feather-8k-second, ghosts, int4-first, int4-small, int4, quick, "
+            "reader, records-first, records, sprint-first, sprint) nor a file",
             "study --help",
         ),
         (["frontier", "gone.csv"], "gone.csv: no such file", "frontier --help"),
