@@ -132,8 +132,8 @@ def test_the_first_process_alone_writes_and_prints(trained):
         for path in folder.iterdir()
         if path.is_dir() and path.name not in ("one", "__pycache__")
     ] == ["two"]
-    assert said.stderr.count("3 epochs") == 1
-    assert said.stdout.count("verdict: ") == 1
+    assert said.stderr.count("3 epochs") == 1, said.stderr
+    assert said.stdout.count("verdict: ") == 1, said.stderr
     assert json.loads((run / "environment.json").read_text())["command"].startswith(
         "torchrun --nnodes=1 --nproc-per-node=2 -m featherweight train"
     )
