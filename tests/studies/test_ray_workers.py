@@ -87,7 +87,7 @@ def longer(tmp_path_factory, tiny_contract, digits):
     (folder / "tiny.toml").write_text(tiny_contract.to_toml())
     (folder / "plan.toml").write_text(
         f'recipes = ["feather-20k"]\nseeds = 4\ntest = true\ncontract = "{folder / "tiny.toml"}"\n'
-        '[[overrides]]\nname = "long"\nepochs = 19\nbatch_size = 50\n'
+        '[[overrides]]\nname = "long"\nepochs = 12\nbatch_size = 50\n'
         'model_args.layers = ["conv 8 m2", "conv 16", "conv 16"]\nmodel_args.views = []\n'
     )
     rows = run_study(

@@ -281,7 +281,7 @@ def test_a_candidate_worse_than_the_median_validation_loss_is_stopped(tmp_path):
 
 
 def test_a_killed_search_resumes_its_interrupted_trials(tmp_path, digits, tiny_contract):
-    plan = write(tmp_path, tiny_contract, trials=3, epochs=9)
+    plan = write(tmp_path, tiny_contract, trials=3, epochs=4)
     command = [
         sys.executable,
         "-c",
