@@ -7,6 +7,7 @@ which finds names that do not exist and arguments that a function does not take.
 import ast
 import builtins
 import contextlib
+import csv
 import importlib
 import os
 import re
@@ -26,6 +27,8 @@ from featherweight.cli import app
 from featherweight.contract import load_contract
 from featherweight.formats._source import make_said
 from featherweight.studies.plan import load_plan
+from featherweight.studies.rows import read_rows
+from featherweight.studies.summary import Spread, spread, summarise
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(featherweight.__file__).parent
@@ -394,3 +397,43 @@ def test_the_architecture_page_lists_what_the_package_has():
         if path.is_dir() and path.name != "__pycache__"
     }
     assert listed == present
+
+
+def _stated(found: Spread) -> str:
+    """A mean and its 95 % interval, as the tables state them."""
+    low, high = found.interval
+    return f"**{100 * found.mean:.2f} %** ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def test_the_records_that_pages_state_are_those_of_the_rows():
+    readme = TEXTS[ROOT / "README.md"]
+    page = TEXTS[ROOT / "docs" / "results.md"].split("\n## The first records")[0]
+    for each in summarise(read_rows(ROOT / "results" / "records.csv")):
+        val, test, seconds = each.val, _stated(each.test), f"{each.seconds:.0f}"
+        mean, least = f"{100 * val.mean:.2f} %", f"{100 * val.minimum:.2f}"
+        line = rf"^\| `{each.recipe}`[^|]*\| {int(each.n_params):,} \|.*$"
+        short, long = (re.search(line, text, re.MULTILINE)[0] for text in (readme, page))
+        assert f"| {seconds} | {mean} ({least}) | {test} |" in short
+        assert f"| {seconds} (" in long
+        assert f"| {mean}, {val.sd * 100:.3f}, {least} |" in long
+        assert all(words in long for words in test.split(" (")), long
+
+
+def test_the_c_code_that_pages_state_is_that_of_the_rows():
+    with (ROOT / "results" / "c99.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def found(own: list[dict[str, str]], part: str) -> Spread:
+        return spread([int(row[f"{part}_correct"]) / int(row[f"{part}_total"]) for row in own])
+
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        own = [row for row in rows if row["recipe"] == recipe]
+        val = f"{100 * found(own, 'val').mean:.2f} %"
+        test = _stated(found(own, "test")) if own[0]["test_correct"] else "not read"
+        size = f"| {int(own[0]['constants']):,} bytes | {int(own[0]['ram']):,} "
+        for page in ("README.md", "docs/results.md", "docs/guides/microcontrollers.md"):
+            start = f"| `{recipe}`, {own[0]['bits']} bits"
+            (line,) = (text for text in TEXTS[ROOT / page].splitlines() if text.startswith(start))
+            assert size in line, page
+            assert test in line, page
+            assert val in line or page == "README.md", page
